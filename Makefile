@@ -1,0 +1,92 @@
+# make demo and make test are all that a newcomer needs; `make help` lists the rest.
+# Everything is installed into .venv in this folder, whatever environment is active outside.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX
+
+# A Python to make the environment from: `make test PYTHON=python3.13` chooses.
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+SOURCES := pyproject.toml setup.py python/dropcore/_version.py \
+	$(shell find src python/dropcore/include -type f ! -name _core.c)
+
+define FIND_PYTHON
+found=; without=; \
+for name in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	"$$name" -c 'import ensurepip, venv' 2>/dev/null \
+		|| { without="$$without $$name(venv)"; continue; }; \
+	"$$name" -c 'import os, sys, sysconfig; \
+sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+		|| { without="$$without $$name(headers)"; continue; }; \
+	found="$$name"; break; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "dropcore needs Python 3.11 or later with its venv module and C headers." >&2; \
+	echo "Looked for: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14)" >&2; \
+	if [ -n "$$without" ]; then echo "Found, but with parts missing:$$without" >&2; fi; \
+	echo "Debian, Ubuntu: apt-get install python3 python3-venv python3-dev" >&2; \
+	echo "Or name one: make test PYTHON=/path/to/python3" >&2; \
+	exit 1; \
+fi
+endef
+
+.PHONY: help build demo test check lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: $(VENV)/.built ## environment and editable install
+
+demo: $(VENV)/.built $(VENV)/.extra-demo ## train a network on digits with and without dropout
+	$(BIN)/dropcore demo
+
+test: $(VENV)/.built $(VENV)/.extra-test ## the tests, in minutes
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.built $(VENV)/.extra-test ## the long rest: slow tests, every Python, compiler and ISA
+	.ci/check
+
+lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy
+	.ci/lint
+
+bench: $(VENV)/.built $(VENV)/.extra-bench ## every kernel beside a copy and its peers
+	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+
+clean: ## remove what was built, and the environment
+	rm -rf build dist $(VENV) python/*.egg-info src/cdrop/_core.c python/dropcore/_core*.so
+
+# The link to the interpreter is dead or missing where the environment was never made or its
+# Python has gone: make it afresh.
+ifeq ($(shell $(BIN)/python -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null),True)
+$(VENV)/.made:
+	@touch $@
+else
+.PHONY: $(VENV)/.made
+$(VENV)/.made:
+	@$(FIND_PYTHON); echo "making $(VENV) with $$found ($$("$$found" -V))"; \
+	"$$found" -m venv --clear $(VENV) && touch $@
+endif
+
+$(VENV)/.extra-build: $(VENV)/.made pyproject.toml
+	@.ci/requirements build > $@.txt
+	$(PIP) install -r $@.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.extra-build $(SOURCES)
+	$(PIP) install --no-build-isolation --editable .
+	@$(BIN)/python -c "import dropcore as d; i = d.build_info(); \
+	print('dropcore', d.__version__, 'built:', i['isa'] + ',', \
+	'OpenMP' if i['openmp'] else 'single-threaded, for OpenMP is not available here')"
+	@touch $@
+
+$(VENV)/.extra-%: $(VENV)/.made pyproject.toml
+	@.ci/requirements $* > $@.txt
+	$(PIP) install -r $@.txt
+	@touch $@

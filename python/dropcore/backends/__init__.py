@@ -1,0 +1,1 @@
+"""The array backends: ``numpy`` is the slow, obvious reference that the tests trust."""

@@ -1,0 +1,573 @@
+"""The mask contract and the kernels, written for the reader and not for the clock.
+
+This is the oracle of the tests: every number the compiled core produces is compared with one from
+here. It is written from the text of the design alone, in NumPy, and needs nothing else of this
+package. Nothing in production calls it.
+
+The mask contract, version 1, in one paragraph. A mask is a pure function of (seed, stream, step,
+index). Philox4x32-10 turns a block number into four 32-bit words. A tile is 16 blocks, 256
+elements. Element ``e`` of a tile owns one byte of one word: byte ``e % 4`` of word ``e // 64`` of
+block ``(e % 64) // 4``. That byte is the top of its uniform number ``u32``; the low 24 bits come
+from the other three words of its block. It is kept where ``u32 < T = round(keep * 2**32)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = [
+    "decisions",
+    "dropout",
+    "masked_matmul",
+    "masked_matmul_backward",
+    "max_norm",
+    "noise_uniform",
+    "noise_words",
+    "pack",
+    "philox",
+    "scale",
+    "threshold",
+    "uniform",
+    "uniforms",
+    "words",
+]
+
+Words: TypeAlias = NDArray[np.uint32]
+Floats: TypeAlias = NDArray[np.float64]
+Pair: TypeAlias = tuple[ArrayLike, ArrayLike]
+Activation: TypeAlias = Literal["relu"] | None
+
+LOW32 = np.uint64(0xFFFFFFFF)
+
+# Philox4x32: the two multipliers and the two steps of the key (Salmon et al. 2011, table 2).
+MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+
+# C of the contract: element e multiplies the fold of its block by C[e % 4].
+SPREAD = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], dtype=np.uint64)
+
+TILE = 256
+BLOCKS_PER_TILE = 16
+
+
+# The generator ------------------------------------------------------------------------------------
+
+
+def philox(counter: ArrayLike, key: ArrayLike) -> Words:
+    """Philox4x32-10.
+
+    Parameters
+    ----------
+    counter : array_like of uint32, shape (..., 4)
+    key : array_like of uint32, shape (2,)
+
+    Returns
+    -------
+    ndarray of uint32, shape (..., 4)
+    """
+    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, dtype=np.uint32).astype(np.uint64), -1, 0)
+    k0, k1 = (int(k) for k in np.asarray(key, dtype=np.uint32))
+    for _ in range(ROUNDS):
+        p0 = MULTIPLIERS[0] * c0
+        p1 = MULTIPLIERS[1] * c2
+        high0, low0 = p0 >> np.uint64(32), p0 & LOW32
+        high1, low1 = p1 >> np.uint64(32), p1 & LOW32
+        c0, c1, c2, c3 = high1 ^ c1 ^ np.uint64(k0), low1, high0 ^ c3 ^ np.uint64(k1), low0
+        k0 = (k0 + KEY_STEPS[0]) % 2**32
+        k1 = (k1 + KEY_STEPS[1]) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def words(
+    seed: int, stream: int, step: int, first_block: int, count: int, *, domain: int = 0
+) -> Words:
+    """The words of ``count`` consecutive blocks.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key, in [0, 2**64), [0, 2**28) and [0, 2**32).
+    first_block, count : int
+        Blocks ``first_block ... first_block + count - 1``, below 2**64.
+    domain : int, default 0
+        In [0, 16). 0: decisions while training, 1: noise, 2: decisions of Monte Carlo prediction.
+
+    Returns
+    -------
+    ndarray of uint32, shape (count, 4)
+    """
+    _check("first_block", first_block, 2**64)
+    _check("first_block + count", first_block + count, 2**64 + 1)
+    blocks = np.uint64(first_block) + np.arange(count, dtype=np.uint64)
+    return _block_words(seed, stream, step, domain, blocks)
+
+
+def _block_words(
+    seed: int, stream: int, step: int, domain: int, blocks: NDArray[np.uint64]
+) -> Words:
+    """The four words of each block of an array of block numbers."""
+    _check("seed", seed, 2**64)
+    _check("stream", stream, 2**28)
+    _check("step", step, 2**32)
+    _check("domain", domain, 16)
+    counter = np.empty((*blocks.shape, 4), dtype=np.uint32)
+    counter[..., 0] = blocks & LOW32
+    counter[..., 1] = blocks >> np.uint64(32)
+    counter[..., 2] = step
+    counter[..., 3] = domain << 28 | stream
+    return philox(counter, [seed % 2**32, seed >> 32])
+
+
+def _check(name: str, value: int, stop: int) -> None:
+    if not 0 <= value < stop:
+        raise ValueError(f"{name} must be in [0, {stop}), got {value}")
+
+
+# The uniform --------------------------------------------------------------------------------------
+
+
+def uniform(
+    seed: int, stream: int, step: int, index: ArrayLike, *, domain: int = 0
+) -> NDArray[np.uint32]:
+    """``u32`` of the contract at each index.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key.
+    index : array_like of uint64
+        Logical indices in [0, 2**63), in any order and of any shape.
+    domain : int, default 0
+        0 or 2 for decisions.
+
+    Returns
+    -------
+    ndarray of uint32, shape of ``index``
+    """
+    index = _indices(index)
+    return _u32(_block_words(seed, stream, step, domain, _block(index)), index)
+
+
+def uniforms(
+    seed: int, stream: int, step: int, offset: int, count: int, *, domain: int = 0
+) -> NDArray[np.uint32]:
+    """``u32`` at indices ``offset ... offset + count - 1``.
+
+    The same as :func:`uniform` of them, with each block drawn once and not once for each of the 16
+    elements that read it.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key.
+    offset, count : int
+        ``offset + count`` is at most 2**63.
+    domain : int, default 0
+        0 or 2 for decisions.
+
+    Returns
+    -------
+    ndarray of uint32, shape (count,)
+    """
+    _check("offset", offset, 2**63)
+    _check("offset + count", offset + count, 2**63 + 1)
+    first = BLOCKS_PER_TILE * (offset // TILE)
+    stop = BLOCKS_PER_TILE * -(-(offset + count) // TILE)
+    block_words = words(seed, stream, step, first, max(0, stop - first), domain=domain)
+    index = np.uint64(offset) + np.arange(count, dtype=np.uint64)
+    return _u32(block_words[_block(index) - np.uint64(first)], index)
+
+
+def _indices(index: ArrayLike) -> NDArray[np.uint64]:
+    given = np.asarray(index)
+    if given.size and (int(given.min()) < 0 or int(given.max()) >= 2**63):
+        raise ValueError("index must be in [0, 2**63)")
+    return given.astype(np.uint64)
+
+
+def _block(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The block that element ``index`` reads."""
+    tile, e = index // np.uint64(TILE), index % np.uint64(TILE)
+    return np.uint64(BLOCKS_PER_TILE) * tile + e % np.uint64(64) // np.uint64(4)
+
+
+def _u32(block_words: Words, index: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """``u32`` of each index, given the four words of the block it reads."""
+    e = (index % np.uint64(TILE)).astype(np.int64)
+    q, j = e // 64, e % 4
+
+    def word(which: NDArray[np.int64]) -> NDArray[np.uint32]:
+        return np.take_along_axis(block_words, which[..., np.newaxis], axis=-1)[..., 0]
+
+    byte = word(q) >> (8 * j).astype(np.uint32) & np.uint32(255)
+    fold = word(q ^ 1) ^ _rotl(word(q ^ 2), 11) ^ _rotl(word(q ^ 3), 22)
+    low24 = (fold.astype(np.uint64) * SPREAD[j] & LOW32) >> np.uint64(8)
+    return byte << np.uint32(24) | low24.astype(np.uint32)
+
+
+def _rotl(word: NDArray[np.uint32], by: int) -> NDArray[np.uint32]:
+    return word << np.uint32(by) | word >> np.uint32(32 - by)
+
+
+# The decision -------------------------------------------------------------------------------------
+
+
+def threshold(keep: ArrayLike) -> int | NDArray[np.uint64]:
+    """``T = round(keep * 2**32)``, half to even, so 33 bits.
+
+    Parameters
+    ----------
+    keep : array_like of float
+        The fraction kept, in [0, 1].
+
+    Returns
+    -------
+    int or ndarray of uint64
+        An int for a scalar.
+
+    Raises
+    ------
+    ValueError
+        If any keep is NaN or outside [0, 1].
+    """
+    exact = np.asarray(keep, dtype=np.float64)
+    if not np.all((exact >= 0) & (exact <= 1)):
+        raise ValueError(f"keep must be in [0, 1], got {keep!r}")
+    # A product with a power of two is exact and rint rounds half to even: one rounding in all.
+    rounded = np.rint(exact * 2.0**32).astype(np.uint64)
+    return int(rounded) if rounded.ndim == 0 else rounded
+
+
+def scale(keep: ArrayLike) -> Floats:
+    """``1 / keep`` in float64, and 0 where nothing can be kept (``T = 0``).
+
+    Parameters
+    ----------
+    keep : array_like of float
+        The fraction kept, in [0, 1].
+
+    Returns
+    -------
+    ndarray of float64, shape of ``keep``
+    """
+    exact = np.asarray(keep, dtype=np.float64)
+    some = np.asarray(threshold(exact)) > 0
+    return np.where(some, 1.0 / np.where(some, exact, 1.0), 0.0)
+
+
+def decisions(
+    shape: int | tuple[int, ...],
+    keep: ArrayLike,
+    *,
+    seed: int,
+    stream: int = 0,
+    step: int = 0,
+    domain: int = 0,
+    offset: int = 0,
+    run: int = 1,
+) -> NDArray[np.bool_]:
+    """The mask: True where an element is kept.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The mask's own shape; axes that a user shares have length 1 here.
+    keep : array_like of float
+        The fraction kept. An array broadcasts to the drawn shape and never enlarges it.
+    seed, stream, step, domain : int
+        The address.
+    offset : int, default 0
+        Added to the C-order index of every element.
+    run : int, default 1
+        Runs of ``run`` consecutive units on the last axis share a decision. The drawn shape is then
+        ``shape`` with ``ceil(shape[-1] / run)`` at its end, and the index counts runs.
+
+    Returns
+    -------
+    ndarray of bool, shape ``shape``
+    """
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if run < 1 or (run > 1 and not shape):
+        raise ValueError(f"run must be at least 1, and 1 for a 0-d mask, got {run} for {shape}")
+    drawn = (*shape[:-1], -(-shape[-1] // run)) if shape else ()
+    u32 = uniforms(seed, stream, step, offset, math.prod(drawn), domain=domain).reshape(drawn)
+    kept = u32 < np.broadcast_to(np.asarray(threshold(keep), dtype=np.uint64), drawn)
+    if run > 1:
+        kept = np.repeat(kept, run, axis=-1)[..., : shape[-1]]
+    return kept
+
+
+def pack(kept: ArrayLike) -> NDArray[np.uint8]:
+    """A mask as bits: flat in C order, little-endian in each byte, padded with zeros.
+
+    Parameters
+    ----------
+    kept : array_like of bool
+
+    Returns
+    -------
+    ndarray of uint8, shape (ceil(size / 8),)
+    """
+    return np.packbits(np.asarray(kept, dtype=np.bool_).ravel(), bitorder="little")
+
+
+# Noise --------------------------------------------------------------------------------------------
+
+
+def noise_words(seed: int, stream: int, step: int, index: ArrayLike) -> NDArray[np.uint32]:
+    """The word of each noise element: word ``i % 4`` of block ``i // 4`` of domain 1.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key.
+    index : array_like of uint64
+        Logical indices in [0, 2**63).
+
+    Returns
+    -------
+    ndarray of uint32, shape of ``index``
+    """
+    index = _indices(index)
+    block_words = _block_words(seed, stream, step, 1, index // np.uint64(4))
+    which = (index % np.uint64(4)).astype(np.int64)[..., np.newaxis]
+    return np.take_along_axis(block_words, which, axis=-1)[..., 0]
+
+
+def noise_uniform(seed: int, stream: int, step: int, index: ArrayLike) -> Floats:
+    """``(word + 0.5) / 2**32``, strictly between 0 and 1 and exact in float64.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key.
+    index : array_like of uint64
+        Logical indices in [0, 2**63).
+
+    Returns
+    -------
+    ndarray of float64, shape of ``index``
+    """
+    return (noise_words(seed, stream, step, index).astype(np.float64) + 0.5) * 2.0**-32
+
+
+# Dropout ------------------------------------------------------------------------------------------
+
+
+def dropout(x: NDArray, kept: ArrayLike, scale: ArrayLike) -> NDArray:
+    """``x * scale`` where kept, +0.0 elsewhere, chosen and not multiplied.
+
+    Parameters
+    ----------
+    x : ndarray of float16, bfloat16, float32 or float64
+    kept : array_like of bool
+        Broadcasts to ``x``.
+    scale : array_like of float
+        Broadcasts to ``x``. Rounded once, to float64 for float64 and else to float32.
+
+    Returns
+    -------
+    ndarray, shape and dtype of ``x``
+        16-bit values are widened to float32, multiplied there, and rounded to 16 bits.
+    """
+    x = np.asarray(x)
+    if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    wide: DTypeLike = np.float64 if x.dtype == np.float64 else np.float32
+    with np.errstate(all="ignore"):
+        product = (x.astype(wide) * np.asarray(scale, dtype=np.float64).astype(wide)).astype(
+            x.dtype
+        )
+    y = np.zeros(x.shape, dtype=x.dtype)
+    np.copyto(y, product, where=np.broadcast_to(np.asarray(kept, dtype=np.bool_), x.shape))
+    return y
+
+
+# The masked product -------------------------------------------------------------------------------
+
+
+def masked_matmul(
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    x_mask: Pair | None = None,
+    w_mask: Pair | None = None,
+    y_mask: Pair | None = None,
+    activation: Activation = None,
+) -> Floats:
+    """``y = act((x o Mx) @ (w o Mw) + bias) o My``, in float64.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., K)
+    w : array_like, shape (K, N)
+    bias : array_like, shape (N,), optional
+    x_mask, w_mask, y_mask : (kept, scale), optional
+        Each broadcasts to what it masks. ``w_mask`` may be ``(B, K, N)``: another mask of the
+        weights for each entry of the first axis of ``x``.
+    activation : {None, "relu"}
+
+    Returns
+    -------
+    ndarray of float64, shape (..., N)
+    """
+    z = _product(_masked(x, x_mask), _masked_weights(w, w_mask))
+    if bias is not None:
+        z = z + np.asarray(bias, dtype=np.float64)
+    if activation == "relu":
+        z = np.maximum(z, 0.0)
+    elif activation is not None:
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+    return _masked(z, y_mask)
+
+
+def masked_matmul_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    w: ArrayLike,
+    y: ArrayLike,
+    *,
+    x_mask: Pair | None = None,
+    w_mask: Pair | None = None,
+    y_mask: Pair | None = None,
+    activation: Activation = None,
+) -> tuple[Floats, Floats, Floats]:
+    """The gradients of :func:`masked_matmul`, in float64.
+
+    With ``dz = (dy o My) o act'(z)``, ``X = x o Mx`` and ``W = w o Mw``::
+
+        dx = (dz @ W.T) o Mx        dw = (X.T @ dz) o Mw        dbias = sum(dz)
+
+    Parameters
+    ----------
+    dy : array_like, shape (..., N)
+    x, w, x_mask, w_mask, y_mask, activation
+        As given to the forward pass.
+    y : array_like, shape (..., N)
+        What the forward pass returned, mask and scale included.
+
+    Returns
+    -------
+    dx : ndarray of float64, shape (..., K)
+    dw : ndarray of float64, shape (K, N)
+    dbias : ndarray of float64, shape (N,)
+    """
+    dz = _masked(dy, y_mask)
+    if activation == "relu":
+        # Where y is kept it is positive exactly where z is; where it is dropped dz is 0 already.
+        dz = np.where(np.asarray(y) > 0, dz, 0.0)
+    elif activation is not None:
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+
+    used_x = _masked(x, x_mask)
+    used_w = _masked_weights(w, w_mask)
+    dx = _masked(_product(dz, np.swapaxes(used_w, -1, -2)), x_mask)
+
+    features, outputs = used_w.shape[-2:]
+    samples = len(used_w) if used_w.ndim == 3 else 1
+    dw = np.zeros((features, outputs))
+    for b in range(samples):
+        rows = slice(None) if used_w.ndim == 2 else b
+        per_row = used_x[rows].reshape(-1, features).T @ dz[rows].reshape(-1, outputs)
+        dw += _masked(per_row, _sample(w_mask, b))
+    return dx, dw, dz.reshape(-1, outputs).sum(axis=0)
+
+
+def _masked(values: ArrayLike, mask: Pair | None) -> Floats:
+    values = np.asarray(values).astype(np.float64)
+    return values if mask is None else dropout(values, *mask)
+
+
+def _masked_weights(w: ArrayLike, mask: Pair | None) -> Floats:
+    """The weights in use: (K, N), or (B, K, N) where each sample has its own mask."""
+    weights = np.asarray(w).astype(np.float64)
+    if mask is not None and np.ndim(mask[0]) == 3:
+        weights = np.broadcast_to(weights, (len(np.asarray(mask[0])), *weights.shape))
+    return _masked(weights, mask)
+
+
+def _product(x: Floats, w: Floats) -> Floats:
+    """``x @ w``; with a (B, K, N) ``w``, entry b of the first axis of ``x`` meets ``w[b]``."""
+    if w.ndim == 2:
+        return x @ w
+    if len(x) != len(w):
+        raise ValueError(f"{len(w)} masks of the weights for {len(x)} samples")
+    return np.stack([row @ own for row, own in zip(x, w, strict=True)])
+
+
+def _sample(mask: Pair | None, b: int) -> Pair | None:
+    """What sample ``b`` sees of a mask of the weights."""
+    if mask is None or np.ndim(mask[0]) < 3:
+        return mask
+    kept, scale = np.asarray(mask[0]), np.asarray(mask[1])
+    if scale.ndim == 3:
+        scale = np.broadcast_to(scale, kept.shape)[b]
+    return kept[b], scale
+
+
+# Max-norm -----------------------------------------------------------------------------------------
+
+
+def max_norm(w: NDArray, max_norm: float, axis: int | tuple[int, ...]) -> NDArray:
+    """Vectors longer than ``max_norm`` shortened to it, all others untouched.
+
+    Parameters
+    ----------
+    w : ndarray of float16, bfloat16, float32 or float64
+    max_norm : float
+        The bound c >= 0.
+    axis : int or tuple of int
+        The axes the norm runs over.
+
+    Returns
+    -------
+    ndarray, shape and dtype of ``w``
+        A copy in which the float64 norm of the stored values of every vector is at most c. A vector
+        that holds a NaN or an infinity is returned as it is.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be at least 0, got {max_norm}")
+    w = np.asarray(w)
+    axes = {a + w.ndim if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis)}
+    others = [a for a in range(w.ndim) if a not in axes]
+    result = w.copy()
+    # The vectors as rows of a copy: axes that are summed last, one row at a time.
+    rows = np.transpose(result, [*others, *sorted(axes)])
+    for row in np.ndindex(*(w.shape[a] for a in others)):
+        rows[row] = _shortened(rows[row], float(max_norm))
+    return result
+
+
+def _shortened(v: NDArray, bound: float) -> NDArray:
+    wide = v.astype(np.float64)
+    if not np.all(np.isfinite(wide)) or _within(wide, bound):
+        return v
+    unit, _ = _balanced(wide)
+    factor = bound / math.sqrt(float(np.sum(unit * unit)))
+    step = 2.0**-53
+    while True:
+        short = (unit * factor).astype(v.dtype)
+        if _within(short.astype(np.float64), bound):
+            return short
+        # Rounding to the dtype can lengthen by half an ulp of it: give way, faster each time.
+        factor *= 1.0 - step
+        step *= 2.0
+
+
+def _within(v: Floats, bound: float) -> bool:
+    """Whether the norm is at most ``bound``, whatever the squares would overflow to."""
+    unit, exponent = _balanced(v)
+    with np.errstate(over="ignore", under="ignore"):
+        return bool(np.sqrt(np.sum(unit * unit)) <= np.ldexp(bound, -exponent))
+
+
+def _balanced(v: Floats) -> tuple[Floats, int]:
+    """``v`` divided by the power of two that brings its largest element next to 1."""
+    exponent = math.frexp(float(np.abs(v).max(initial=0.0)))[1]
+    return np.ldexp(v, -exponent), exponent

@@ -1,0 +1,117 @@
+"""The command ``dropcore``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+import dropcore
+
+__all__ = ["main"]
+
+EXTRAS: Final = {
+    "demo": ("sklearn", "matplotlib"),
+    "gpu": ("cupy",),
+    "sklearn": ("sklearn",),
+    "torch": ("torch",),
+    "keras": ("keras",),
+    "thinc": ("thinc",),
+    "jax": ("jax",),
+    "onnx": ("onnx",),
+    "plot": ("matplotlib",),
+    "tune": ("optuna",),
+    "data": ("pandas",),
+    "checkpoint": ("safetensors",),
+    "bf16": ("ml_dtypes",),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process by default.
+    """
+    chosen = _parser().parse_args(arguments)
+    if chosen.command == "info":
+        print(info())
+        return 0
+    return _demo(chosen.output, chosen.epochs, chosen.seeds)
+
+
+def info() -> str:
+    """What this build can do and which packages it finds, one line each."""
+    build = dropcore.build_info()
+    openmp = "yes" if build["openmp"] else "no: this build runs on a single thread"
+    lines = {
+        "dropcore": build["version"],
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "ISA": f"{build['isa']} (of {', '.join(build['isas'])})",
+        "threads": build["threads"],
+        "OpenMP": openmp,
+        "CuPy": _presence(("cupy",)),
+    }
+    table = [f"{name:<14}{value}" for name, value in lines.items()]
+    extras = [f"  {name:<12}{_presence(modules)}" for name, modules in EXTRAS.items()]
+    return "\n".join([*table, "extras", *extras])
+
+
+def _demo(output: Path, epochs: int, seeds: int) -> int:
+    if not output.resolve().parent.is_dir():
+        print(f"dropcore demo: no such directory: {output.resolve().parent}", file=sys.stderr)
+        return 2
+    from dropcore.demo import run_demo
+
+    try:
+        run_demo(output, epochs=epochs, seeds=seeds)
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _presence(modules: Sequence[str]) -> str:
+    missing = [module for module in modules if find_spec(module) is None]
+    return f"missing {', '.join(missing)}" if missing else "installed"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dropcore", description="Dropout for neural networks at memory speed."
+    )
+    parser.add_argument("--version", action="version", version=f"dropcore {dropcore.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("info", help="version, instruction set, threads and extras")
+    demo = commands.add_parser(
+        "demo", help="train with and without dropout on noisy digits; a table and a picture"
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("dropcore-demo.png"),
+        metavar="PATH",
+        help="the PNG to write (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--epochs", type=_positive, default=100, metavar="N", help="default: %(default)s"
+    )
+    demo.add_argument(
+        "--seeds", type=_positive, default=3, metavar="N", help="default: %(default)s"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)

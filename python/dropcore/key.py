@@ -1,0 +1,76 @@
+"""The address of a mask."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+__all__ = ["Key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The address of a mask: which seed, which dropout site, which update.
+
+    A mask is a pure function of its key, its shape and its rate. Nothing is consumed by drawing:
+    the same key gives the same mask on any machine, for any number of threads, at any time.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2**64). Two seeds give unrelated masks.
+    stream : int, default 0
+        Which dropout site of a network, in [0, 2**28).
+    step : int, default 0
+        Which update, in [0, 2**32).
+
+    Raises
+    ------
+    TypeError
+        If a field is not an integer.
+    ValueError
+        If a field is outside its range.
+
+    Examples
+    --------
+    >>> key = Key(7)
+    >>> key.at(stream=2, step=100)
+    Key(seed=7, stream=2, step=100)
+    """
+
+    seed: int
+    stream: int = 0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", _field("seed", self.seed, 64))
+        object.__setattr__(self, "stream", _field("stream", self.stream, 28))
+        object.__setattr__(self, "step", _field("step", self.step, 32))
+
+    def at(self, *, stream: int | None = None, step: int | None = None) -> Key:
+        """The same seed at another stream, another step, or both."""
+        return Key(
+            self.seed,
+            self.stream if stream is None else stream,
+            self.step if step is None else step,
+        )
+
+
+def _field(name: str, value: object, bits: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"Key: {name} must be an integer in [0, 2**{bits}), got {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"Key: {name} must be an integer in [0, 2**{bits}), got {value!r} "
+            f"of type {type(value).__name__}"
+        ) from None
+    if not 0 <= number < 1 << bits:
+        raise ValueError(f"Key: {name} must be in [0, 2**{bits}), got {number}")
+    return number
+
+
+def as_key(key: Key | int) -> Key:
+    """``7`` means ``Key(7)``."""
+    return key if isinstance(key, Key) else Key(_field("key", key, 64))

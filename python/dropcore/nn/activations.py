@@ -1,0 +1,26 @@
+"""Activations: elementwise functions without weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+
+__all__ = ["ReLU"]
+
+
+class ReLU(Layer):
+    """Rectified linear unit: y = max(x, 0), dx = dy * (y > 0).
+
+    After a Dense layer, ``Dense(units, activation="relu")`` is the same and saves a pass.
+    """
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        y = np.maximum(x, 0)
+        return y, lambda dy: (dy * (y > 0), {})

@@ -1,0 +1,135 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from dropcore.constraints import Constraint
+from dropcore.functional import masked_matmul, masked_matmul_backward
+from dropcore.key import Key
+from dropcore.nn.initializers import INITIALIZERS, Initializer
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+
+__all__ = ["Dense"]
+
+
+class Dense(Layer):
+    """Fully connected layer: y = activation(x @ weight + bias).
+
+    The gradients, with dz = dy, or dz = dy * (y > 0) under ReLU::
+
+        dx = dz @ weight.T        dweight = x.T @ dz        dbias = sum of dz over the rows
+
+    Parameters
+    ----------
+    units : int
+        Outputs. `weight` is (in, units), `bias` is (units,) and starts at zero.
+    activation : None or "relu", default None
+        Applied inside the product, which saves a pass over the output.
+    use_bias : bool, default True
+    initializer : str or callable, default "he_uniform"
+        "he_uniform", which suits ReLU, "glorot_uniform", or ``initializer(rng, shape)``.
+    constraint : callable, optional
+        What must hold for `weight` after every update, such as ``MaxNorm(2.0)``. It is called with
+        the array and changes it in place.
+
+    Raises
+    ------
+    TypeError
+        If `units` is not an integer.
+    ValueError
+        If `units` is not positive, or for an unknown activation or initializer.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        activation: str | None = None,
+        use_bias: bool = True,
+        initializer: str | Initializer = "he_uniform",
+        constraint: Constraint | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            self.units = operator.index(units)
+        except TypeError:
+            raise TypeError(f"Dense: units must be a positive integer, got {units!r}") from None
+        if self.units < 1:
+            raise ValueError(f"Dense: units must be a positive integer, got {units}")
+        if activation not in (None, "relu"):
+            raise ValueError(f"Dense: activation must be None or 'relu', got {activation!r}")
+        if not callable(initializer) and initializer not in INITIALIZERS:
+            choices = ", ".join(map(repr, INITIALIZERS))
+            raise ValueError(
+                f"Dense: initializer must be {choices} or a callable, got {initializer!r}"
+            )
+        self.activation = activation
+        self.use_bias = use_bias
+        self.initializer = initializer
+        self.constraint = constraint
+        if constraint is not None:
+            self._constraints["weight"] = constraint
+
+    @property
+    def built(self) -> bool:
+        return bool(self._params)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        features = self._params["weight"].shape[0] if self.built else None
+        found = input_shape[-1] if input_shape else None
+        if found is None or found < 1 or features not in (None, found):
+            expected = "in_features" if features is None else features
+            raise ValueError(
+                f"{self!r} expects samples of shape (..., {expected}), got {input_shape}"
+            )
+        return (*input_shape[:-1], self.units)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if self.built:
+            return
+        features = input_shape[-1]
+        assert features is not None  # output_shape has seen to it
+        given = self.initializer
+        draw = INITIALIZERS[given] if isinstance(given, str) else given
+        self._params["weight"] = np.ascontiguousarray(draw(rng, (features, self.units)), dtype)
+        if self.use_bias:
+            self._params["bias"] = np.zeros(self.units, dtype)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        self._check(x)
+        weight, bias = self._params["weight"], self._params.get("bias")
+        rows = x.reshape(-1, x.shape[-1])
+        y = masked_matmul(rows, weight, bias, activation=self.activation)
+
+        def backward(dy: Array) -> tuple[Array, dict[str, Array]]:
+            dx, dweight, dbias = masked_matmul_backward(
+                dy.reshape(y.shape), rows, weight, y, activation=self.activation
+            )
+            grads = {"weight": dweight} if bias is None else {"weight": dweight, "bias": dbias}
+            return dx.reshape(x.shape), grads
+
+        return y.reshape(*x.shape[:-1], self.units), backward
+
+    def _check(self, x: Array) -> None:
+        if not self.built:
+            raise ValueError(
+                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
+                "fit(..., key=...) first"
+            )
+        weight = self._params["weight"]
+        if not hasattr(x, "dtype"):
+            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        if x.ndim < 2 or x.shape[-1] != weight.shape[0]:
+            raise ValueError(
+                f"{self!r} expects x of shape (batch, ..., {weight.shape[0]}), got {x.shape}"
+            )
+        if x.dtype != weight.dtype:
+            raise TypeError(
+                f"{self!r} has {weight.dtype} weights and expects x of that dtype, got {x.dtype}"
+            )

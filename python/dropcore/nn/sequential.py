@@ -1,0 +1,98 @@
+"""Layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dropcore.key import Key, as_key
+from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
+
+__all__ = ["Sequential"]
+
+
+class Sequential(Layer):
+    """Layers one after the other: y = layer_n(... layer_1(layer_0(x))).
+
+    Every dropout site inside has a stream of its own: sites are numbered depth-first and added to
+    ``key.stream``.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+
+    Raises
+    ------
+    TypeError
+        If `layers` is anything else.
+
+    Examples
+    --------
+    >>> Sequential([Dense(256, activation="relu"), Dropout(0.5), Dense(10)])
+    Sequential([Dense(256, activation='relu'), Dropout(0.5), Dense(10)])
+    """
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+            raise TypeError(
+                f"Sequential takes a list of layers, as in Sequential([Dense(10)]), got {layers!r}"
+            )
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential takes layers, got {layer!r} at position {index}")
+            self.children[str(index)] = layer
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self.children.values())
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.children)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        for name, layer in self.children.items():
+            with named(name):
+                input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        for layer in self.layers:
+            layer._build(input_shape, rng, dtype)
+            input_shape = layer.output_shape(input_shape)
+
+    def keyed(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
+        """Name, layer and key of each child; a child that draws nothing gets none."""
+        key, site = None if key is None else as_key(key), 0
+        for name, layer in self.children.items():
+            yield name, layer, key.at(stream=key.stream + site) if key and layer.sites else None
+            site += layer.sites
+
+    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+        for name, layer, own in self.keyed(key):
+            with named(name):
+                x = layer(x, own, row=row)
+        return x
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        steps: list[tuple[str, Backward]] = []
+        for name, layer, own in self.keyed(key):
+            with named(name):
+                x, step = layer.forward(x, key=own, row=row)
+            steps.append((name, step))
+
+        def backward(dy: Array) -> tuple[Array, dict[str, Array]]:
+            grads: dict[str, Array] = {}
+            for name, step in reversed(steps):
+                dy, inner = step(dy)
+                grads |= prefixed(name, inner)
+            return dy, grads
+
+        return x, backward

@@ -1,0 +1,58 @@
+"""Which layer is to blame for a loss that is not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Layer
+from dropcore.nn.sequential import Sequential
+
+__all__ = ["first_not_finite", "weights_not_finite"]
+
+
+def weights_not_finite(model: Layer, path: str = "") -> str | None:
+    """Describe the first layer with a weight that is not finite, if there is one."""
+    for place, layer in model.leaves(path):
+        for name, weight in layer.params.items():
+            bad = weight.size - np.count_nonzero(np.isfinite(weight))
+            if bad:
+                return (
+                    f"{bad} of the {weight.size} values in the {name} of {_called(place, layer)} "
+                    "are not finite"
+                )
+    return None
+
+
+def first_not_finite(model: Layer, x: Array, key: Key) -> str:
+    """Describe the first layer, in the order of the network, that is not finite on `x`.
+
+    Parameters
+    ----------
+    model : Layer
+    x : ndarray, shape (batch, ...)
+    key : Key
+        Of the training step that went wrong.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found, _ = _walk(model, x, key, "")
+    return found or "all weights and outputs are finite, it is the loss itself that is not"
+
+
+def _walk(layer: Layer, x: Array, key: Key | None, path: str) -> tuple[str | None, Array]:
+    if isinstance(layer, Sequential):
+        for name, child, own in layer.keyed(key):
+            found, x = _walk(child, x, own, f"{path}.{name}" if path else name)
+            if found:
+                return found, x
+        return None, x
+    found = weights_not_finite(layer, path)
+    if found is None:
+        x, _ = layer.forward(x, key=key)
+        if not np.isfinite(x).all():
+            found = f"the output of {_called(path, layer)} is not finite"
+    return found, x
+
+
+def _called(path: str, layer: Layer) -> str:
+    return f"layer {path}, {layer!r}," if path else repr(layer)

@@ -1,0 +1,296 @@
+"""The loop: fit, predict, evaluate."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from dropcore.generators import SHUFFLE, generator
+from dropcore.key import Key, as_key
+from dropcore.losses import LOSSES, Loss, accuracy, softmax_cross_entropy
+from dropcore.nn.layer import Array, Layer
+from dropcore.optim import Optimizer
+from dropcore.training.data import (
+    batch,
+    checked_count,
+    checked_inputs,
+    checked_targets,
+    model_dtype,
+)
+from dropcore.training.diverged import first_not_finite, weights_not_finite
+from dropcore.training.history import History
+from dropcore.training.state import Snapshot, TrainingState
+
+__all__ = ["evaluate", "fit", "predict"]
+
+
+def fit(
+    model: Layer,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    epochs: int,
+    optimizer: Optimizer,
+    batch_size: int = 32,
+    loss: str | Loss = "softmax_cross_entropy",
+    key: Key | int | None = None,
+    validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    progress: bool | None = None,
+) -> History:
+    """Train a model on arrays.
+
+    Everything random hangs on the key's seed: the initial weights, the order of the samples in each
+    epoch, and the masks, which are addressed by (seed, site, update, row). The same seed on a fresh
+    model repeats every bit, for any number of threads. A second call goes on where the first
+    stopped, with the same optimiser state, so that two calls of 5 epochs are one of 10.
+
+    All arguments are checked before anything is changed.
+
+    Parameters
+    ----------
+    model : Layer
+        Its missing weights are drawn, in float32. For float64 call ``model.build`` first.
+    x : array_like, shape (samples, ...)
+        Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
+        memory map.
+    y : array_like, shape (samples, ...)
+        For cross-entropy integer labels in [0, classes).
+    epochs : int
+        How many more times to go through the data.
+    optimizer : Optimizer
+        Such as ``SGD(0.1, momentum=0.9)``.
+    batch_size : int, default 32
+        Samples in an update; the last one of an epoch may have fewer.
+    loss : "softmax_cross_entropy" or callable
+        ``loss(outputs, targets) -> (value, doutputs)``, the mean over the batch and its gradient.
+    key : Key or int, optional
+        Needed if the model has dropout. Without it weights and order are those of seed 0.
+    validation_data : (x, y), optional
+        Evaluated after each epoch, without noise.
+    progress : bool, optional
+        Whether to show a progress bar; by default if stderr is a terminal.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that cannot be meant.
+    FloatingPointError
+        If the loss or the weights are not finite. It names the step and the first layer to blame;
+        weights, optimiser state and counts are back to the start of the epoch.
+    KeyboardInterrupt
+        From the user, with the weights of the last update, so that the model may be used and
+        trained on.
+    """
+    epochs = checked_count("epochs", epochs, 0)
+    batch_size = checked_count("batch_size", batch_size, 1)
+    if isinstance(optimizer, type) or not all(hasattr(optimizer, m) for m in ("init", "apply")):
+        raise TypeError(
+            f"optimizer must have the methods init and apply, as SGD(0.1) has, got {optimizer!r}"
+        )
+    criterion = _criterion(loss)
+    address = _address(model, key)
+    dtype = model_dtype(model)
+    inputs = checked_inputs("x", x, dtype)
+    outputs = model.output_shape(inputs.shape[1:])
+    targets = checked_targets("y", y, len(inputs), outputs, criterion)
+    if validation_data is not None:
+        x_val = checked_inputs("validation x", validation_data[0], dtype)
+        if x_val.shape[1:] != inputs.shape[1:]:
+            raise ValueError(
+                f"validation x must have samples of shape {inputs.shape[1:]}, as x has, "
+                f"got {x_val.shape[1:]}"
+            )
+        y_val = checked_targets("validation y", validation_data[1], len(x_val), outputs, criterion)
+
+    model.build(inputs.shape[1:], key=address, dtype=dtype)
+    if model.training_state is None:
+        model.training_state = TrainingState()
+    state = model.training_state
+    state.prepare(optimizer, model.params)
+
+    history = History()
+    updates = math.ceil(len(inputs) / batch_size)
+    # tqdm takes None as "only on a terminal".
+    hidden = None if progress is None else not progress
+    with tqdm(total=epochs * updates, unit="update", disable=hidden) as bar:
+        for _ in range(epochs):
+            started = perf_counter()
+            good = Snapshot(model, state)
+            sums = {"loss": 0.0}
+            order = generator(address, SHUFFLE, state.epoch).permutation(len(inputs))
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                x_batch, y_batch = batch(inputs, rows, dtype), targets[rows]
+                here = address.at(step=address.step + state.step)
+                value, out = _update(model, optimizer, criterion, state, x_batch, y_batch, here)
+                if not math.isfinite(value):
+                    culprit = first_not_finite(model, x_batch, here)
+                    raise _diverged(f"the loss is {value}", culprit, state, good)
+                _add(sums, value, out, y_batch, criterion)
+                bar.update()
+            bad = weights_not_finite(model)
+            if bad:
+                raise _diverged("the weights are not finite", bad, state, good)
+            state.epoch += 1
+            metrics = {name: total / len(inputs) for name, total in sums.items()}
+            if validation_data is not None:
+                found = _evaluate(model, x_val, y_val, criterion, max(batch_size, 1024))
+                metrics |= {f"val_{name}": number for name, number in found.items()}
+            bar.set_postfix({"epoch": state.epoch} | metrics)
+            history.append(state.epoch, metrics | {"seconds": perf_counter() - started})
+    return history
+
+
+def predict(model: Layer, x: ArrayLike, *, batch_size: int = 1024) -> Array:
+    """Outputs of a model for each sample, without noise.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array_like, shape (samples, ...)
+        As in `fit`.
+    batch_size : int, default 1024
+
+    Returns
+    -------
+    ndarray, shape (samples, ...)
+        What the last layer gives: for a classifier the logits, whose ``argmax(axis=-1)`` are the
+        labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fit`, and if the model has no weights yet.
+    """
+    batch_size = checked_count("batch_size", batch_size, 1)
+    dtype = model_dtype(model)
+    inputs = checked_inputs("x", x, dtype)
+    starts = range(0, len(inputs), batch_size)
+    return np.concatenate(
+        [model(batch(inputs, slice(start, start + batch_size), dtype)) for start in starts]
+    )
+
+
+def evaluate(
+    model: Layer,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    loss: str | Loss = "softmax_cross_entropy",
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """Mean loss over the samples, without noise, and the accuracy for cross-entropy.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array_like, shape (samples, ...)
+    y : array_like, shape (samples, ...)
+    loss : "softmax_cross_entropy" or callable
+        All as in `fit`.
+    batch_size : int, default 1024
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and, for cross-entropy, "accuracy".
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `predict`.
+    """
+    batch_size = checked_count("batch_size", batch_size, 1)
+    criterion = _criterion(loss)
+    inputs = checked_inputs("x", x, model_dtype(model))
+    outputs = model.output_shape(inputs.shape[1:])
+    targets = checked_targets("y", y, len(inputs), outputs, criterion)
+    return _evaluate(model, inputs, targets, criterion, batch_size)
+
+
+def _update(
+    model: Layer,
+    optimizer: Optimizer,
+    criterion: Loss,
+    state: TrainingState,
+    x: Array,
+    y: NDArray,
+    key: Key,
+) -> tuple[float, Array]:
+    """Make one update, or none if the loss is not finite. Returns the loss and the outputs."""
+    # Numbers that are not finite are reported with their layer, which a warning cannot name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        out, backward = model.forward(x, key=key)
+        value, dout = criterion(out, y)
+        if math.isfinite(value):
+            _, grads = backward(np.asarray(dout, out.dtype))
+            params = model.params
+            try:
+                optimizer.apply(params, grads, state.slots, state.step)
+            finally:
+                # Also if the user interrupts the update: what is left satisfies its constraints.
+                for path, constraint in model.constraints.items():
+                    constraint(params[path])
+            state.step += 1
+    return value, out
+
+
+def _evaluate(
+    model: Layer, x: NDArray, y: NDArray, criterion: Loss, batch_size: int
+) -> dict[str, float]:
+    sums = {"loss": 0.0}
+    dtype = model_dtype(model)
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        out = model(batch(x, rows, dtype))
+        _add(sums, criterion(out, y[rows])[0], out, y[rows], criterion)
+    return {name: total / len(x) for name, total in sums.items()}
+
+
+def _add(sums: dict[str, float], value: float, out: Array, y: NDArray, criterion: Loss) -> None:
+    """Add a batch, as sums over its samples because the last batch may be smaller."""
+    sums["loss"] += value * len(y)
+    if criterion is softmax_cross_entropy:
+        sums["accuracy"] = sums.get("accuracy", 0.0) + accuracy(out, y) * len(y)
+
+
+def _criterion(loss: str | Loss) -> Loss:
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        choices = ", ".join(map(repr, LOSSES))
+        raise ValueError(f"loss must be {choices} or a callable, got {loss!r}")
+    return LOSSES[loss]
+
+
+def _address(model: Layer, key: Key | int | None) -> Key:
+    if key is not None:
+        return as_key(key)
+    stochastic = [
+        f"layer {path}, {layer!r}" if path else repr(layer)
+        for path, layer in model.leaves()
+        if layer.sites
+    ]
+    if stochastic:
+        raise ValueError(
+            f"the model draws masks ({'; '.join(stochastic)}) and fit has no key to "
+            "draw them from: write fit(..., key=0), or any other seed"
+        )
+    return Key(0)
+
+
+def _diverged(what: str, culprit: str, state: TrainingState, good: Snapshot) -> FloatingPointError:
+    step, epoch = state.step, state.epoch + 1
+    good.restore()
+    return FloatingPointError(
+        f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are back "
+        f"to the start of epoch {epoch}; a smaller learning rate may help"
+    )

@@ -1,0 +1,107 @@
+"""Builds the one extension module; everything else about the package is in pyproject.toml.
+
+Variables, each 0 when unset:
+DROPCORE_DEBUG=1      no optimisation, assertions, debug symbols
+DROPCORE_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
+DROPCORE_COVERAGE=1   gcov counters
+DROPCORE_WERROR=1     warnings are errors
+DROPCORE_NO_OPENMP=1  single-threaded even where OpenMP is there
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+from glob import glob
+
+from Cython.Build import cythonize
+from extension_helpers import add_openmp_flags_if_available
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def chosen(name):
+    return os.environ.get(f"DROPCORE_{name}", "0") not in ("", "0")
+
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+ABI3 = not FREE_THREADED
+
+# No fast-math and no contraction: every instruction set must give the same bits.
+GNU_FLAGS = [
+    "-std=gnu99",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
+MSVC_FLAGS = ["/O2", "/fp:precise", "/std:c11"]
+
+NO_COMPILER = """\
+dropcore: no C compiler found (looked for {command!r}).
+  Debian, Ubuntu:  apt-get install build-essential python3-dev
+  Fedora:          dnf install gcc python3-devel
+  macOS:           xcode-select --install
+Or set the variable CC to your compiler."""
+
+NO_OPENMP = (
+    "dropcore: OpenMP is not available with this compiler: building single-threaded. "
+    "(clang on Debian: libomp-dev; macOS: brew install libomp)"
+)
+
+
+class BuildExt(build_ext):
+    """Adds what depends on the compiler once it is known."""
+
+    def build_extensions(self):
+        (extension,) = self.extensions
+        if self.compiler.compiler_type == "msvc":
+            extension.extra_compile_args += MSVC_FLAGS + ["/WX"] * chosen("WERROR")
+        else:
+            command = self.compiler.compiler[0]
+            if shutil.which(command) is None:
+                sys.exit(NO_COMPILER.format(command=command))
+            extension.extra_compile_args += GNU_FLAGS + ["-Werror"] * chosen("WERROR")
+            if chosen("DEBUG"):
+                extension.extra_compile_args += ["-O0", "-g", "-UNDEBUG"]
+            if chosen("SANITIZE"):
+                flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+                extension.extra_compile_args += [*flags, "-O1", "-g", "-fno-omit-frame-pointer"]
+                extension.extra_link_args += flags
+            if chosen("COVERAGE"):
+                extension.extra_compile_args += ["--coverage", "-O0"]
+                extension.extra_link_args += ["--coverage"]
+        if chosen("NO_OPENMP") or not add_openmp_flags_if_available(extension):
+            print(NO_OPENMP, file=sys.stderr)
+        super().build_extensions()
+
+
+core = Extension(
+    "dropcore._core",
+    sources=[
+        "src/cdrop/_core.pyx",
+        "src/cdrop/runtime.c",
+        # Each file is empty on the processors that it is not for.
+        *(f"src/cdrop/isa/{isa}.c" for isa in ("scalar", "avx2", "avx512", "neon")),
+    ],
+    depends=[
+        path
+        for pattern in ("src/cdrop/**/*.h", "src/cdrop/*.p[xy][dix]", "python/dropcore/**/*.h")
+        for path in sorted(glob(pattern, recursive=True))
+    ],
+    include_dirs=["src/cdrop", "python/dropcore/include"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
+    py_limited_api=ABI3,
+)
+
+setup(
+    ext_modules=cythonize(
+        [core],
+        include_path=["src/cdrop"],
+        compiler_directives={"language_level": 3},
+    ),
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+)

@@ -1,0 +1,60 @@
+/* Every kernel of one instruction set, and its table. The includer defines ISA, the vector
+ * wrapper that the bodies ask for, and the V() names of the four dtypes. */
+
+#define CONCAT_(a, b) a##_##b
+#define CONCAT(a, b) CONCAT_(a, b)
+#define F(name) CONCAT(name, S)
+#define V(name) CONCAT(CONCAT(v, S), name)
+
+#include "mask.inc.h"
+
+#define S f32
+#define T float
+#define C float
+#include "dropout.inc.h"
+#include "product.inc.h"
+#undef S
+#undef T
+#undef C
+
+#define S f64
+#define T double
+#define C double
+#include "dropout.inc.h"
+#include "product.inc.h"
+#undef S
+#undef T
+#undef C
+
+#define S f16
+#define T uint16_t
+#define C float
+#include "dropout.inc.h"
+#undef S
+#undef T
+#undef C
+
+#define S bf16
+#define T uint16_t
+#define C float
+#include "dropout.inc.h"
+#undef S
+#undef T
+#undef C
+
+#define TABLE(name) CONCAT(cdrop_kernels, name)
+const cdrop_kernels TABLE(ISA) = {
+    .name = ISA_NAME,
+    .decide = decide,
+    .uniform = uniform,
+#define ENTRIES(T, C, S) .apply_##S = apply_##S, .dropout_##S = dropout_##S,
+    CDROP_FOR_TYPES(ENTRIES)
+#undef ENTRIES
+#define ENTRIES(T, C, S)                                                                         \
+    .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
+    .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
+    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .add_squares_##S = add_squares_##S,                \
+    .sum_squares_##S = sum_squares_##S,
+    CDROP_FOR_REAL_TYPES(ENTRIES)
+#undef ENTRIES
+};

@@ -1,0 +1,164 @@
+/* AVX2 with FMA and F16C. */
+
+#include "wrapper.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+#include <immintrin.h>
+
+#define ISA avx2
+#define ISA_NAME "avx2"
+
+TARGET_BEGIN("avx2,fma,f16c")
+
+/* ---- masks ---- */
+
+#define BLOCKS 4
+typedef __m256i vq, vw, vb;
+typedef uint32_t bits_t;
+
+static inline vq vq_set1(uint32_t a) {
+    return _mm256_set1_epi64x((long long)a);
+}
+static inline vq vq_even(uint32_t a) {
+    return _mm256_add_epi64(vq_set1(a), _mm256_setr_epi64x(0, 2, 4, 6));
+}
+static inline vq vq_add(vq a, vq b) {
+    return _mm256_add_epi64(a, b);
+}
+static inline vq vq_mul_low(vq a, vq b) {
+    return _mm256_mul_epu32(a, b);
+}
+static inline vq vq_high(vq a) {
+    return _mm256_srli_epi64(a, 32);
+}
+static inline vq vq_xor(vq a, vq b) {
+    return _mm256_xor_si256(a, b);
+}
+static inline vw vw_zip(vq even, vq odd) {
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+}
+static inline void vw_store(uint32_t *to, vw a) {
+    _mm256_storeu_si256((__m256i *)to, a);
+}
+static inline vb vb_set1(uint8_t a) {
+    return _mm256_set1_epi8((char)a);
+}
+static inline bits_t vb_less(vw a, vb b) { /* there is only a signed compare */
+    const __m256i flip = _mm256_set1_epi8((char)0x80);
+    return (bits_t)_mm256_movemask_epi8(
+        _mm256_cmpgt_epi8(_mm256_xor_si256(b, flip), _mm256_xor_si256(a, flip)));
+}
+static inline bits_t vb_equal(vw a, vb b) {
+    return (bits_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b));
+}
+static inline void bits_store(uint8_t *to, bits_t a) {
+    memcpy(to, &a, 4);
+}
+
+/* ---- applying them, and products ---- */
+
+typedef __m256i sel_t; /* the same 32 bits in every 32-bit lane */
+static inline sel_t sel_set(uint32_t bits) {
+    return _mm256_set1_epi32((int)bits);
+}
+static inline void stream_fence(void) {
+    _mm_sfence();
+}
+static inline __m256i sel_lanes32(sel_t sel, int j) {
+    const __m256i m =
+        _mm256_sllv_epi32(_mm256_set1_epi32(1 << (8 * j)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpeq_epi32(_mm256_and_si256(sel, m), m);
+}
+static inline __m256i sel_lanes64(sel_t sel, int j) {
+    const __m256i m = _mm256_sllv_epi64(_mm256_set1_epi64x(1ll << (4 * j)),
+                                        _mm256_setr_epi64x(0, 1, 2, 3));
+    return _mm256_cmpeq_epi64(_mm256_and_si256(sel, m), m);
+}
+
+#define v_f32_LANES 8
+#define v_f32_ROWS 6
+#define v_f32_COLUMNS 2
+typedef __m256 v_f32_vec;
+#define v_f32_set1 _mm256_set1_ps
+#define v_f32_zero _mm256_setzero_ps
+#define v_f32_load _mm256_loadu_ps
+#define v_f32_store _mm256_storeu_ps
+#define v_f32_stream _mm256_stream_ps
+#define v_f32_add _mm256_add_ps
+#define v_f32_fma _mm256_fmadd_ps
+static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
+    return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_castsi256_ps(sel_lanes32(sel, j)));
+}
+static inline float v_f32_mul1(float a, float b) {
+    return a * b;
+}
+
+#define v_f64_LANES 4
+#define v_f64_ROWS 6
+#define v_f64_COLUMNS 2
+typedef __m256d v_f64_vec;
+#define v_f64_set1 _mm256_set1_pd
+#define v_f64_zero _mm256_setzero_pd
+#define v_f64_load _mm256_loadu_pd
+#define v_f64_store _mm256_storeu_pd
+#define v_f64_stream _mm256_stream_pd
+#define v_f64_add _mm256_add_pd
+#define v_f64_fma _mm256_fmadd_pd
+static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
+    return _mm256_and_pd(_mm256_mul_pd(a, b), _mm256_castsi256_pd(sel_lanes64(sel, j)));
+}
+static inline double v_f64_mul1(double a, double b) {
+    return a * b;
+}
+
+#define v_f16_LANES 8
+#define v_f16_set1 _mm256_set1_ps
+#define v_f16_keep_mul v_f32_keep_mul
+typedef __m256 v_f16_vec;
+static inline __m256 v_f16_load(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+static inline void v_f16_store(uint16_t *p, __m256 a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline void v_f16_stream(uint16_t *p, __m256 a) {
+    _mm_stream_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline uint16_t v_f16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_f16(cdrop_widen_f16(a) * scale);
+}
+
+#define v_bf16_LANES 8
+#define v_bf16_set1 _mm256_set1_ps
+#define v_bf16_keep_mul v_f32_keep_mul
+typedef __m256 v_bf16_vec;
+static inline __m256 v_bf16_load(const uint16_t *p) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+static inline __m128i narrow_bf16(__m256 a) {
+    const __m256i u = _mm256_castps_si256(a), front = _mm256_srli_epi32(u, 16);
+    const __m256i odd = _mm256_and_si256(front, _mm256_set1_epi32(1));
+    const __m256i nearest = _mm256_srli_epi32(
+        _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+    const __m256i quiet = _mm256_or_si256(front, _mm256_set1_epi32(0x40));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i wide = _mm256_blendv_epi8(nearest, quiet, is_nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+}
+static inline void v_bf16_store(uint16_t *p, __m256 a) {
+    _mm_storeu_si128((__m128i *)p, narrow_bf16(a));
+}
+static inline void v_bf16_stream(uint16_t *p, __m256 a) {
+    _mm_stream_si128((__m128i *)p, narrow_bf16(a));
+}
+static inline uint16_t v_bf16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_bf16(cdrop_widen_bf16(a) * scale);
+}
+
+#include "generic/kernels.inc.h"
+
+TARGET_END
+
+#endif

@@ -1,0 +1,162 @@
+/* AVX-512 F, BW, DQ and VL. CDROP_SIMDE runs it on any machine, slowly, to check it. */
+
+#include "wrapper.h"
+
+#if defined(__x86_64__) || defined(_M_X64) || defined(CDROP_SIMDE)
+
+#if defined(CDROP_SIMDE)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#undef TARGET_BEGIN
+#undef TARGET_END
+#define TARGET_BEGIN(features)
+#define TARGET_END
+#else
+#include <immintrin.h>
+#endif
+
+#define ISA avx512
+#define ISA_NAME "avx512"
+
+TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+
+/* ---- masks ---- */
+
+#define BLOCKS 8
+typedef __m512i vq, vw, vb;
+typedef uint64_t bits_t;
+
+static inline vq vq_set1(uint32_t a) {
+    return _mm512_set1_epi64((long long)a);
+}
+static inline vq vq_even(uint32_t a) {
+    return _mm512_add_epi64(vq_set1(a), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0));
+}
+static inline vq vq_add(vq a, vq b) {
+    return _mm512_add_epi64(a, b);
+}
+static inline vq vq_mul_low(vq a, vq b) {
+    return _mm512_mul_epu32(a, b);
+}
+static inline vq vq_high(vq a) {
+    return _mm512_srli_epi64(a, 32);
+}
+static inline vq vq_xor(vq a, vq b) {
+    return _mm512_xor_si512(a, b);
+}
+static inline vw vw_zip(vq even, vq odd) {
+    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+}
+static inline void vw_store(uint32_t *to, vw a) {
+    _mm512_storeu_si512((void *)to, a);
+}
+static inline vb vb_set1(uint8_t a) {
+    return _mm512_set1_epi8((char)a);
+}
+static inline bits_t vb_less(vw a, vb b) {
+    return (bits_t)_mm512_cmplt_epu8_mask(a, b);
+}
+static inline bits_t vb_equal(vw a, vb b) {
+    return (bits_t)_mm512_cmpeq_epi8_mask(a, b);
+}
+static inline void bits_store(uint8_t *to, bits_t a) {
+    memcpy(to, &a, 8);
+}
+
+/* ---- applying them, and products ---- */
+
+typedef uint32_t sel_t;
+static inline sel_t sel_set(uint32_t bits) {
+    return bits;
+}
+static inline void stream_fence(void) {
+    _mm_sfence();
+}
+
+#define v_f32_LANES 16
+#define v_f32_ROWS 12
+#define v_f32_COLUMNS 2
+typedef __m512 v_f32_vec;
+#define v_f32_set1 _mm512_set1_ps
+#define v_f32_zero _mm512_setzero_ps
+#define v_f32_load(p) _mm512_loadu_ps((const void *)(p))
+#define v_f32_store(p, a) _mm512_storeu_ps((void *)(p), a)
+#define v_f32_stream(p, a) _mm512_stream_ps(p, a)
+#define v_f32_add _mm512_add_ps
+#define v_f32_fma _mm512_fmadd_ps
+static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
+    return _mm512_maskz_mul_ps((__mmask16)(sel >> (16 * j)), a, b);
+}
+static inline float v_f32_mul1(float a, float b) {
+    return a * b;
+}
+
+#define v_f64_LANES 8
+#define v_f64_ROWS 12
+#define v_f64_COLUMNS 2
+typedef __m512d v_f64_vec;
+#define v_f64_set1 _mm512_set1_pd
+#define v_f64_zero _mm512_setzero_pd
+#define v_f64_load(p) _mm512_loadu_pd((const void *)(p))
+#define v_f64_store(p, a) _mm512_storeu_pd((void *)(p), a)
+#define v_f64_stream(p, a) _mm512_stream_pd(p, a)
+#define v_f64_add _mm512_add_pd
+#define v_f64_fma _mm512_fmadd_pd
+static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
+    return _mm512_maskz_mul_pd((__mmask8)(sel >> (8 * j)), a, b);
+}
+static inline double v_f64_mul1(double a, double b) {
+    return a * b;
+}
+
+#define v_f16_LANES 16
+#define v_f16_set1 _mm512_set1_ps
+#define v_f16_keep_mul v_f32_keep_mul
+typedef __m512 v_f16_vec;
+static inline __m512 v_f16_load(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+#define narrow_f16(a) _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+static inline void v_f16_store(uint16_t *p, __m512 a) {
+    _mm256_storeu_si256((__m256i *)p, narrow_f16(a));
+}
+static inline void v_f16_stream(uint16_t *p, __m512 a) {
+    _mm256_stream_si256((__m256i *)p, narrow_f16(a));
+}
+static inline uint16_t v_f16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_f16(cdrop_widen_f16(a) * scale);
+}
+
+#define v_bf16_LANES 16
+#define v_bf16_set1 _mm512_set1_ps
+#define v_bf16_keep_mul v_f32_keep_mul
+typedef __m512 v_bf16_vec;
+static inline __m512 v_bf16_load(const uint16_t *p) {
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline __m256i narrow_bf16(__m512 a) {
+    const __m512i u = _mm512_castps_si512(a), front = _mm512_srli_epi32(u, 16);
+    const __m512i odd = _mm512_and_si512(front, _mm512_set1_epi32(1));
+    const __m512i nearest = _mm512_srli_epi32(
+        _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(
+        _mm512_mask_or_epi32(nearest, is_nan, front, _mm512_set1_epi32(0x40)));
+}
+static inline void v_bf16_store(uint16_t *p, __m512 a) {
+    _mm256_storeu_si256((__m256i *)p, narrow_bf16(a));
+}
+static inline void v_bf16_stream(uint16_t *p, __m512 a) {
+    _mm256_stream_si256((__m256i *)p, narrow_bf16(a));
+}
+static inline uint16_t v_bf16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_bf16(cdrop_widen_bf16(a) * scale);
+}
+
+#include "generic/kernels.inc.h"
+
+TARGET_END
+
+#endif

@@ -1,0 +1,150 @@
+/* NEON of AArch64, little-endian (big-endian ARM takes the scalar kernels). */
+
+#include "wrapper.h"
+
+#if defined(__aarch64__) && !CDROP_BIG_ENDIAN
+
+#include <arm_neon.h>
+
+#define ISA neon
+#define ISA_NAME "neon"
+
+/* ---- masks ---- */
+
+#define BLOCKS 2
+typedef uint64x2_t vq;
+typedef uint32x4_t vw;
+typedef uint8x16_t vb;
+typedef uint16_t bits_t;
+
+static inline vq vq_set1(uint32_t a) {
+    return vdupq_n_u64(a);
+}
+static inline vq vq_even(uint32_t a) {
+    return vcombine_u64(vcreate_u64(a), vcreate_u64((uint64_t)a + 2));
+}
+static inline vq vq_add(vq a, vq b) {
+    return vaddq_u64(a, b);
+}
+static inline vq vq_mul_low(vq a, vq b) {
+    return vmull_u32(vmovn_u64(a), vmovn_u64(b));
+}
+static inline vq vq_high(vq a) {
+    return vshrq_n_u64(a, 32);
+}
+static inline vq vq_xor(vq a, vq b) {
+    return veorq_u64(a, b);
+}
+static inline vw vw_zip(vq even, vq odd) {
+    return vreinterpretq_u32_u64(vsliq_n_u64(even, odd, 32));
+}
+static inline void vw_store(uint32_t *to, vw a) {
+    vst1q_u32(to, a);
+}
+static inline vb vb_set1(uint8_t a) {
+    return vdupq_n_u8(a);
+}
+static inline bits_t bits_of(uint8x16_t all_or_none) {
+    const uint8x16_t place = vcombine_u8(vcreate_u8(0x8040201008040201ull),
+                                         vcreate_u8(0x8040201008040201ull));
+    const uint8x16_t a = vandq_u8(all_or_none, place);
+    return (bits_t)(vaddv_u8(vget_low_u8(a)) | vaddv_u8(vget_high_u8(a)) << 8);
+}
+static inline bits_t vb_less(vw a, vb b) {
+    return bits_of(vcltq_u8(vreinterpretq_u8_u32(a), b));
+}
+static inline bits_t vb_equal(vw a, vb b) {
+    return bits_of(vceqq_u8(vreinterpretq_u8_u32(a), b));
+}
+static inline void bits_store(uint8_t *to, bits_t a) {
+    memcpy(to, &a, 2);
+}
+
+/* ---- applying them, and products ---- */
+
+typedef uint32_t sel_t;
+static inline sel_t sel_set(uint32_t bits) {
+    return bits;
+}
+static inline void stream_fence(void) {
+}
+
+#define v_f32_LANES 4
+#define v_f32_ROWS 6
+#define v_f32_COLUMNS 4
+typedef float32x4_t v_f32_vec;
+#define v_f32_set1 vdupq_n_f32
+#define v_f32_zero() vdupq_n_f32(0.0f)
+#define v_f32_load vld1q_f32
+#define v_f32_store vst1q_f32
+#define v_f32_stream vst1q_f32
+#define v_f32_add vaddq_f32
+#define v_f32_fma(a, b, c) vfmaq_f32(c, a, b)
+static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
+    const uint32x4_t place = vcombine_u32(vcreate_u32(0x0000000200000001ull),
+                                          vcreate_u32(0x0000000800000004ull));
+    const uint32x4_t kept = vtstq_u32(vdupq_n_u32(sel >> (4 * j)), place);
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(vmulq_f32(a, b)), kept));
+}
+static inline float v_f32_mul1(float a, float b) {
+    return a * b;
+}
+
+#define v_f64_LANES 2
+#define v_f64_ROWS 6
+#define v_f64_COLUMNS 4
+typedef float64x2_t v_f64_vec;
+#define v_f64_set1 vdupq_n_f64
+#define v_f64_zero() vdupq_n_f64(0.0)
+#define v_f64_load vld1q_f64
+#define v_f64_store vst1q_f64
+#define v_f64_stream vst1q_f64
+#define v_f64_add vaddq_f64
+#define v_f64_fma(a, b, c) vfmaq_f64(c, a, b)
+static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
+    const uint64x2_t place = vcombine_u64(vcreate_u64(1), vcreate_u64(2));
+    const uint64x2_t kept = vtstq_u64(vdupq_n_u64(sel >> (2 * j)), place);
+    return vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(vmulq_f64(a, b)), kept));
+}
+static inline double v_f64_mul1(double a, double b) {
+    return a * b;
+}
+
+#define v_f16_LANES 4
+#define v_f16_set1 vdupq_n_f32
+#define v_f16_keep_mul v_f32_keep_mul
+typedef float32x4_t v_f16_vec;
+static inline float32x4_t v_f16_load(const uint16_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+static inline void v_f16_store(uint16_t *p, float32x4_t a) {
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a)));
+}
+#define v_f16_stream v_f16_store
+static inline uint16_t v_f16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_f16(cdrop_widen_f16(a) * scale);
+}
+
+#define v_bf16_LANES 4
+#define v_bf16_set1 vdupq_n_f32
+#define v_bf16_keep_mul v_f32_keep_mul
+typedef float32x4_t v_bf16_vec;
+static inline float32x4_t v_bf16_load(const uint16_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+static inline void v_bf16_store(uint16_t *p, float32x4_t a) {
+    const uint32x4_t u = vreinterpretq_u32_f32(a), front = vshrq_n_u32(u, 16);
+    const uint32x4_t odd = vandq_u32(front, vdupq_n_u32(1));
+    const uint32x4_t nearest =
+        vshrq_n_u32(vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7FFF))), 16);
+    const uint32x4_t quiet = vorrq_u32(front, vdupq_n_u32(0x40));
+    vst1_u16(p, vmovn_u32(vbslq_u32(vceqq_f32(a, a), nearest, quiet)));
+}
+#define v_bf16_stream v_bf16_store
+static inline uint16_t v_bf16_mul1(uint16_t a, float scale) {
+    return cdrop_narrow_bf16(cdrop_widen_bf16(a) * scale);
+}
+
+#include "generic/kernels.inc.h"
+
+#endif

@@ -1,0 +1,160 @@
+/* Plain C: the slowest wrapper, on every machine, and the text that says what each name means. */
+
+#include "wrapper.h"
+
+#define ISA scalar
+#define ISA_NAME "scalar"
+
+/* ---- masks ---- */
+
+#define BLOCKS 8
+typedef struct {
+    uint64_t lane[8];
+} vq; /* a 32-bit word in the low half of each lane; the high half is anything */
+typedef struct {
+    uint32_t word[16];
+} vw;
+typedef uint8_t vb;     /* one byte for all lanes */
+typedef uint64_t bits_t; /* a bit a byte of vw */
+
+#define EACH(n) for (int l = 0; l < (n); ++l)
+
+static inline vq vq_set1(uint32_t a) {
+    vq r;
+    EACH(8) r.lane[l] = a;
+    return r;
+}
+static inline vq vq_even(uint32_t a) { /* a, a + 2, a + 4, ... */
+    vq r;
+    EACH(8) r.lane[l] = a + 2u * (uint32_t)l;
+    return r;
+}
+static inline vq vq_add(vq a, vq b) {
+    EACH(8) a.lane[l] += b.lane[l];
+    return a;
+}
+static inline vq vq_mul_low(vq a, vq b) { /* low half times low half, all 64 bits */
+    EACH(8) a.lane[l] = (uint64_t)(uint32_t)a.lane[l] * (uint32_t)b.lane[l];
+    return a;
+}
+static inline vq vq_high(vq a) {
+    EACH(8) a.lane[l] >>= 32;
+    return a;
+}
+static inline vq vq_xor(vq a, vq b) {
+    EACH(8) a.lane[l] ^= b.lane[l];
+    return a;
+}
+static inline vw vw_zip(vq even, vq odd) { /* even0, odd0, even1, odd1, ... */
+    vw r;
+    EACH(8) {
+        r.word[2 * l] = (uint32_t)even.lane[l];
+        r.word[2 * l + 1] = (uint32_t)odd.lane[l];
+    }
+    return r;
+}
+static inline void vw_store(uint32_t *to, vw a) {
+    EACH(16) to[l] = a.word[l];
+}
+static inline vb vb_set1(uint8_t a) {
+    return a;
+}
+static inline bits_t vb_less(vw a, vb b) {
+    bits_t r = 0;
+    EACH(64) r |= (bits_t)((uint8_t)(a.word[l / 4] >> (8 * (l % 4))) < b) << l;
+    return r;
+}
+static inline bits_t vb_equal(vw a, vb b) {
+    bits_t r = 0;
+    EACH(64) r |= (bits_t)((uint8_t)(a.word[l / 4] >> (8 * (l % 4))) == b) << l;
+    return r;
+}
+static inline void bits_store(uint8_t *to, bits_t a) {
+    EACH(8) to[l] = (uint8_t)(a >> (8 * l));
+}
+
+/* ---- applying them, and products ---- */
+
+typedef uint32_t sel_t;
+static inline sel_t sel_set(uint32_t bits) {
+    return bits;
+}
+static inline void stream_fence(void) {
+}
+
+#define REAL(T, S, N)                                                                            \
+    typedef struct {                                                                             \
+        T lane[N];                                                                               \
+    } v_##S##_vec;                                                                               \
+    static inline v_##S##_vec v_##S##_set1(T a) {                                                \
+        v_##S##_vec r;                                                                           \
+        EACH(N) r.lane[l] = a;                                                                   \
+        return r;                                                                                \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_zero(void) {                                               \
+        return v_##S##_set1((T)0);                                                               \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_load(const T *p) {                                         \
+        v_##S##_vec r;                                                                           \
+        memcpy(r.lane, p, sizeof r.lane);                                                        \
+        return r;                                                                                \
+    }                                                                                            \
+    static inline void v_##S##_store(T *p, v_##S##_vec a) {                                      \
+        memcpy(p, a.lane, sizeof a.lane);                                                        \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_add(v_##S##_vec a, v_##S##_vec b) {                        \
+        EACH(N) a.lane[l] += b.lane[l];                                                          \
+        return a;                                                                                \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_fma(v_##S##_vec a, v_##S##_vec b, v_##S##_vec c) {         \
+        EACH(N) c.lane[l] += a.lane[l] * b.lane[l];                                              \
+        return c;                                                                                \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_keep_mul(sel_t sel, int j, v_##S##_vec a, v_##S##_vec b) { \
+        EACH(N) a.lane[l] = sel >> (j * N + l) & 1 ? a.lane[l] * b.lane[l] : (T)0;               \
+        return a;                                                                                \
+    }                                                                                            \
+    static inline T v_##S##_mul1(T a, T b) {                                                     \
+        return a * b;                                                                            \
+    }
+
+#define v_f32_LANES 8
+#define v_f32_ROWS 4
+#define v_f32_COLUMNS 1
+REAL(float, f32, 8)
+
+#define v_f64_LANES 4
+#define v_f64_ROWS 4
+#define v_f64_COLUMNS 1
+REAL(double, f64, 4)
+
+#define v_f32_stream v_f32_store
+#define v_f64_stream v_f64_store
+
+#define HALF(S)                                                    \
+    typedef v_f32_vec v_##S##_vec;                                 \
+    static inline v_f32_vec v_##S##_load(const uint16_t *p) {      \
+        v_f32_vec r;                                               \
+        EACH(8) r.lane[l] = cdrop_widen_##S(p[l]);                 \
+        return r;                                                  \
+    }                                                              \
+    static inline void v_##S##_store(uint16_t *p, v_f32_vec a) {   \
+        EACH(8) p[l] = cdrop_narrow_##S(a.lane[l]);                \
+    }                                                              \
+    static inline uint16_t v_##S##_mul1(uint16_t a, float scale) { \
+        return cdrop_narrow_##S(cdrop_widen_##S(a) * scale);       \
+    }
+
+#define v_f16_LANES 8
+#define v_f16_set1 v_f32_set1
+#define v_f16_keep_mul v_f32_keep_mul
+#define v_f16_stream v_f16_store
+HALF(f16)
+
+#define v_bf16_LANES 8
+#define v_bf16_set1 v_f32_set1
+#define v_bf16_keep_mul v_f32_keep_mul
+#define v_bf16_stream v_bf16_store
+HALF(bf16)
+
+#include "generic/kernels.inc.h"

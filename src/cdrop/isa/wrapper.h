@@ -1,0 +1,32 @@
+/* What every instruction set's wrapper starts from. */
+#ifndef CDROP_WRAPPER_H
+#define CDROP_WRAPPER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bits.h"
+#include "kernels.h"
+
+/* Code between TARGET_BEGIN and TARGET_END may use the features; the rest of the file, and of
+ * the library, keeps to the compiler's baseline. MSVC needs no permission for intrinsics. */
+#define CDROP_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET_BEGIN(features) \
+    CDROP_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END CDROP_PRAGMA(clang attribute pop)
+#define UNROLL CDROP_PRAGMA(clang loop unroll(full))
+#elif defined(__GNUC__)
+#define TARGET_BEGIN(features) \
+    CDROP_PRAGMA(GCC push_options)         \
+    CDROP_PRAGMA(GCC target(features))
+#define TARGET_END CDROP_PRAGMA(GCC pop_options)
+#define UNROLL CDROP_PRAGMA(GCC unroll 32)
+#else
+#define TARGET_BEGIN(features)
+#define TARGET_END
+#define UNROLL
+#endif
+
+#endif

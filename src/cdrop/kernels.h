@@ -1,0 +1,79 @@
+/* The table of kernels: one filled-in copy per instruction set, chosen at run time.
+ *
+ * Conventions
+ *   - every pointer is IN (const) or OUT; `out` may be the input where a kernel says so;
+ *   - kernels are serial and never allocate, print or abort; drivers own threads and memory;
+ *   - bits are packed little-endian, one an element, addressed as (bits, first bit);
+ *   - dtype last in a name: f32, f64, f16 (IEEE half, as uint16_t), bf16 (as uint16_t).
+ */
+#ifndef CDROP_KERNELS_H
+#define CDROP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dropcore/philox.h"
+
+typedef struct {
+    dropcore_address address;
+    uint64_t threshold; /* 33 bits: kept iff u32 < threshold */
+} cdrop_draw;
+
+/* One factor of a product, seen as panel axis x depth axis (the depth is summed over).
+ * Element (p, d) is data[P(p) * panel_stride + D(d) * depth_stride], P and D through the lists
+ * of live indices where they are given, and is dropped where its bit is 0. */
+typedef struct {
+    const void *data;
+    int64_t panel_stride, depth_stride; /* in elements; one of them is 1 */
+    const int64_t *panel_index;         /* live indices, or NULL for all */
+    const int64_t *depth_index;
+    const uint8_t *bits; /* or NULL: nothing dropped */
+    int64_t bit_first, bit_panel_stride, bit_depth_stride;
+    double scale;
+} cdrop_factor;
+
+#define CDROP_FOR_REAL_TYPES(X) X(float, float, f32) X(double, double, f64)
+#define CDROP_FOR_TYPES(X) \
+    CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
+
+typedef struct {
+    const char *name;
+
+    /* bits__n = 32 bytes a tile for the tiles [tile, tile + n_tiles). */
+    void (*decide)(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits);
+    /* u32 of every element of those tiles: 256 a tile. */
+    void (*uniform)(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u);
+
+#define CDROP_ELEMENTWISE(T, C, S)                                                              \
+    /* out__n = bit ? x__n * scale : +0.0; out may be x; stream: stores pass by the cache. */    \
+    void (*apply_##S)(size_t n, const uint8_t *bits, uint64_t bit, C scale, const T *x, T *out,  \
+                      int stream);                                                              \
+    /* The same with the bits drawn on the fly for the elements [index, index + n). */           \
+    void (*dropout_##S)(const cdrop_draw *draw, uint64_t index, size_t n, C scale, const T *x,   \
+                        T *out, int stream);
+    CDROP_FOR_TYPES(CDROP_ELEMENTWISE)
+#undef CDROP_ELEMENTWISE
+
+#define CDROP_PRODUCT(T, C, S)                                                                  \
+    int tile_rows_##S, tile_columns_##S; /* of the register tile: the widths of the panels */    \
+    /* Factor (panel0 + 0..n_panel, depth0 + 0..n_depth) into panels of `width`. */              \
+    void (*pack_##S)(const cdrop_factor *f, int64_t panel0, int64_t n_panel, int64_t depth0,     \
+                     int64_t n_depth, int width, T *out);                                       \
+    /* c__mn (+)= a__mk b__kn from packed panels. */                                             \
+    void (*block_##S)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,         \
+                      int64_t c_stride, int accumulate);                                        \
+    /* y__n = act(y__n + bias__n), act = relu or identity; bias may be NULL. */                  \
+    void (*finish_##S)(size_t n, const T *bias, int relu, T *y);                                \
+    /* y__n += bit ? a * x__n : 0. */                                                            \
+    void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \
+    /* sum over n of bit ? x__n * w__n : 0. */                                                   \
+    T (*dot_##S)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w);           \
+    /* square__n += w__n^2 in float64, element by element. */                                    \
+    void (*add_squares_##S)(size_t n, const T *w, double *square);                              \
+    /* sum over n of (w__n / unit)^2, in float64. */                                             \
+    double (*sum_squares_##S)(size_t n, const T *w, double unit);
+    CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
+#undef CDROP_PRODUCT
+} cdrop_kernels;
+
+#endif

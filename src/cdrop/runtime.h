@@ -1,0 +1,33 @@
+/* Which kernels run, and on how many threads. */
+#ifndef CDROP_RUNTIME_H
+#define CDROP_RUNTIME_H
+
+#include "kernels.h"
+
+/* The kernels in use. Set by cdrop_use_isa, before any other call. */
+extern const cdrop_kernels *cdrop_active;
+
+/* The names of the sets that were compiled in and that this processor has, best first, NULL last. */
+const char *const *cdrop_isas(void);
+/* All sets known to the library, NULL last. */
+const char *const *cdrop_known_isas(void);
+/* Choose by name, or the best where name is NULL. 0, or -1 where it cannot run here. */
+int cdrop_use_isa(const char *name);
+
+/* A team for `work` nanoseconds of one thread's time, as estimated by the caller. */
+int cdrop_team_for(double work);
+/* What set_num_threads asked for (0: nothing), and the team that a large job gets. */
+void cdrop_set_threads(int n);
+int cdrop_max_threads(void);
+/* The bound from affinity and cgroup, found out once when the library is loaded. */
+void cdrop_set_available(int n);
+/* 1 where OpenMP was compiled in. */
+int cdrop_has_openmp(void);
+/* The team of the latest parallel region, for tests that must know that it was one. */
+extern volatile int cdrop_last_team;
+
+/* Bytes, 64-byte aligned, that last until released; kept for the next caller where possible. */
+void *cdrop_scratch_take(size_t bytes);
+void cdrop_scratch_give(void *scratch);
+
+#endif

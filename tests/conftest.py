@@ -1,0 +1,60 @@
+"""What the tests of the compiled core share."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+ISAS = ("scalar", "avx2", "avx512", "neon")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Each instruction set in turn, active in this process while the test runs."""
+    import dropcore
+    from dropcore import _core
+
+    runnable = dropcore.build_info()["isas"]
+    if request.param not in runnable:
+        pytest.skip(
+            f"{request.param} cannot run on this {platform.machine()} processor, "
+            f"which runs {', '.join(runnable)}"
+        )
+    before = dropcore.build_info()["isa"]
+    _core.set_isa(request.param)
+    try:
+        assert dropcore.build_info()["isa"] == request.param
+        yield request.param
+        # A test that ended under another instruction set has shown nothing about this one.
+        assert dropcore.build_info()["isa"] == request.param
+    finally:
+        _core.set_isa(before)
+
+
+@pytest.fixture(params=(1, 2, 3, 7))
+def threads(request):
+    """Each number of threads in turn."""
+    import dropcore
+
+    before = dropcore.get_num_threads()
+    dropcore.set_num_threads(request.param)
+    try:
+        assert dropcore.get_num_threads() == request.param
+        yield request.param
+    finally:
+        dropcore.set_num_threads(before)
+
+
+@pytest.fixture
+def assert_team(threads):
+    """A check that the last parallel loop ran on the number of threads that was asked for."""
+    import dropcore
+    from dropcore import _core
+
+    expected = threads if dropcore.build_info()["openmp"] else 1
+
+    def check() -> None:
+        assert _core.last_team_size() == expected
+
+    return check

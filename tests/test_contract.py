@@ -1,0 +1,738 @@
+"""The compiled core against the reference, bit for bit, and the mask against chance.
+
+A. Every instruction set, on every number of threads, draws what the slow reference draws: words,
+   uniforms, decisions, packed bits, and the four dtypes of dropout. Sizes above the serial
+   threshold assert the team and the instruction set, for a test that silently ran serial or scalar
+   would prove nothing.
+B. What follows from the contract: shards, supersets, arrays of keep, runs, shared axes.
+C. Statistics of the drawn masks. Seeds are fixed, so these are as repeatable as the rest; bounds
+   are 4 sigma where one number is looked at, and 6 sigma for the largest of many thousands.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dropcore
+from dropcore import Key, Mask, _core
+from dropcore.backends import numpy as reference
+
+DATA = Path(__file__).parent / "data"
+
+KEEPS = (0.0, 2.0**-32, 1e-4, 0.1, 1 / 3, 0.5, 0.8, 0.9, 1 - 2.0**-32, 1.0)
+OFFSETS = (
+    *(0, 1, 7, 100, 255, 256, 257, 4099),
+    *(2**32 - 77, 2**36 - 100, 2**36, 2**36 + 1234567, 2**40 + 13, 2**62 + 5),
+)
+SHAPES = (
+    *((), (0,), (1,), (7,), (63,), (64,), (65,), (255,), (256,), (257,), (1000,), (4096,)),
+    *((3, 5, 7), (2, 0, 4), (33, 129), (1, 513), (2, 1, 3, 1)),
+)
+LONGEST = max(math.prod(shape) for shape in SHAPES)
+KEY = Key(0x0123456789ABCDEF, stream=5, step=1000)
+
+# Far above the work that is worth a thread for seven of them, and not a multiple of anything.
+LARGE = 3 * 2**20 + 77
+LARGE_OFFSETS = (12345, 2**36 - 1000003)
+
+
+def address(key):
+    return {"seed": key.seed, "stream": key.stream, "step": key.step}
+
+
+def float_dtypes():
+    dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)]
+    try:
+        import ml_dtypes
+    except ImportError:
+        return dtypes
+    return [*dtypes, np.dtype(ml_dtypes.bfloat16)]
+
+
+def bits_of(x):
+    return x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
+
+
+def assert_same_bits(got, expected):
+    """Equal bit for bit; of a NaN only that it is one."""
+    assert got.dtype == expected.dtype
+    assert got.shape == expected.shape
+    # As raw integers first: it is quick, and right unless there are NaNs.
+    got, expected = np.ascontiguousarray(got), np.ascontiguousarray(expected)
+    if not np.array_equal(bits_of(got), bits_of(expected)):
+        nan = np.isnan(expected)
+        np.testing.assert_array_equal(np.isnan(got), nan)
+        np.testing.assert_array_equal(bits_of(got)[~nan], bits_of(expected)[~nan])
+
+
+@cache
+def values(dtype, size):
+    """Numbers of every magnitude, with zeros, subnormals, infinities and NaNs among them."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=size)
+    x *= np.exp2(rng.integers(-12, 13, size=size))
+    special = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 3.0]
+    x[5::17] = np.resize(special, x[5::17].shape)
+    x = x.astype(dtype)
+    if size:
+        # The subnormals of the dtype, and its largest values.
+        bits_of(x)[11::23] = np.arange(x[11::23].size) % 251
+        top = int(bits_of(np.array([np.inf], dtype=dtype))[0])
+        bits_of(x)[13::29] = top - 1 - np.arange(x[13::29].size) % 7
+    x.flags.writeable = False
+    return x
+
+
+@cache
+def uniforms(offset, size):
+    """The reference's ``u32`` of the common key."""
+    u = reference.uniforms(KEY.seed, KEY.stream, KEY.step, offset, size)
+    u.flags.writeable = False
+    return u
+
+
+def expected_kept(offset, shape, keep):
+    size = math.prod(shape)
+    u = uniforms(offset, max(size, LONGEST))[:size].reshape(shape)
+    return u < reference.threshold(keep)
+
+
+# A. The core is the reference ---------------------------------------------------------------------
+
+
+def test_isas_are_those_of_the_processor():
+    """The tests of an instruction set are skipped only where the processor really lacks it."""
+    info = dropcore.build_info()
+    assert info["isa"] in info["isas"]
+    assert "scalar" in info["isas"]
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        assert set(info["isas"]) == {"scalar", "neon"}
+        return
+    assert "neon" not in info["isas"]
+    cpuinfo = Path("/proc/cpuinfo")
+    if machine not in ("x86_64", "amd64") or not cpuinfo.exists():
+        pytest.skip("the processor's features are read from /proc/cpuinfo, on x86-64 only")
+    flags = set(
+        next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split()
+    )
+    assert ("avx2" in info["isas"]) == ({"avx2", "fma", "f16c"} <= flags)
+    if "avx512" in info["isas"]:
+        assert {"avx512f", "avx512bw"} <= flags
+    elif {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= flags:
+        pytest.fail("the processor has AVX-512 and the core does not use it")
+
+
+def test_unknown_isa_is_an_error_that_lists_the_choices():
+    runnable = dropcore.build_info()["isas"]
+    before = dropcore.build_info()["isa"]
+    for name in {"", "sse9", "avx2 ", "avx2", "avx512", "neon"} - set(runnable):
+        with pytest.raises(ValueError, match="scalar") as error:
+            _core.set_isa(name)
+        assert all(choice in str(error.value) for choice in runnable)
+        assert dropcore.build_info()["isa"] == before
+
+
+def test_words_and_uniforms(isa):
+    rng = np.random.default_rng(5)
+    for domain in (0, 1, 2, 15):
+        for _ in range(20):
+            seed = int(rng.integers(0, 2**64, dtype=np.uint64))
+            stream, step = int(rng.integers(2**28)), int(rng.integers(2**32))
+            start = int(rng.integers(2 ** int(rng.integers(1, 59))))
+            count = int(rng.integers(1, 200))
+            got = _core.words(seed, stream, step, domain, start, count)
+            expected = reference.words(seed, stream, step, start, count, domain=domain)
+            assert got.dtype == np.uint32
+            np.testing.assert_array_equal(got.reshape(-1, 4), expected)
+            start = int(rng.integers(2 ** int(rng.integers(1, 63))))
+            count = int(rng.integers(1, 1000))
+            got = _core.uniform(seed, stream, step, domain, start, count)
+            expected = reference.uniforms(seed, stream, step, start, count, domain=domain)
+            assert got.dtype == np.uint32
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_frozen_words(isa):
+    for line in (DATA / "frozen_words.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        kind, seed, stream, step, domain, number, *expected = line.split()
+        place = int(seed, 16), int(stream), int(step), int(domain)
+        expected = [int(word, 16) for word in expected]
+        if kind == "block":
+            got = _core.words(*place, int(number), 1).ravel()
+        elif kind == "uniform":
+            got = _core.uniform(*place, int(number), 1)
+        else:
+            got = _core.words(*place, int(number) // 4, 1).ravel()[[int(number) % 4]]
+        np.testing.assert_array_equal(got, expected, err_msg=line)
+
+
+def test_frozen_masks(isa):
+    checked = 0
+    for line in (DATA / "frozen_masks.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        seed, stream, step, domain, offset, size, t, keep, bits = line.split()
+        seed, stream, step, domain = int(seed, 16), int(stream), int(step), int(domain)
+        size, offset, keep = int(size), int(offset), float.fromhex(keep)
+        expected = np.frombuffer(bytes.fromhex(bits), dtype=np.uint8)
+        if domain == 0:
+            mask = Mask((size,), keep=keep, key=Key(seed, stream, step), offset=offset)
+            np.testing.assert_array_equal(mask.packed(), expected, err_msg=line[:120])
+        u = _core.uniform(seed, stream, step, domain, offset, size)
+        kept = u < np.uint64(int(t, 16))
+        np.testing.assert_array_equal(reference.pack(kept), expected, err_msg=line[:120])
+        checked += 1
+    assert checked == 606
+
+
+def test_small_masks(isa, threads):
+    for offset in OFFSETS:
+        for shape in SHAPES:
+            for keep in KEEPS:
+                kept = expected_kept(offset, shape, keep)
+                mask = Mask(shape, keep=keep, key=KEY, offset=offset)
+                got = mask.to_bool()
+                what = f"offset {offset}, shape {shape}, keep {keep}"
+                assert got.dtype == np.bool_
+                assert got.shape == mask.shape == shape
+                assert np.array_equal(got, kept), what
+                packed = mask.packed()
+                assert packed.dtype == np.uint8
+                assert np.array_equal(packed, reference.pack(kept)), what
+                assert mask.scale == reference.scale(keep), what
+
+
+def test_small_dropout(isa, threads):
+    """Into the middle of a larger buffer, from every alignment, and nothing beside it written."""
+    case = 0
+    for dtype in float_dtypes():
+        for offset in OFFSETS:
+            for shape in SHAPES:
+                case += 1
+                keep = KEEPS[case * 3 % len(KEEPS)]
+                size = math.prod(shape)
+                start, room = case % 19, size + 40
+                x = values(dtype, LONGEST + 20)[start : start + size].reshape(shape)
+                kept = expected_kept(offset, shape, keep)
+                expected = reference.dropout(x, kept, reference.scale(keep))
+                what = f"{dtype}, offset {offset}, shape {shape}, keep {keep}"
+
+                y = dropcore.dropout(x, keep=keep, key=KEY, offset=offset)
+                assert y.dtype == dtype, what
+                assert y.shape == shape, what
+                assert not np.shares_memory(x, y)
+                assert_same_bits(np.asarray(y), expected)
+
+                buffer = np.full(room, 7, dtype=dtype)
+                first = 1 + case % 17
+                out = buffer[first : first + size].reshape(shape)
+                assert dropcore.dropout(x, keep=keep, key=KEY, offset=offset, out=out) is out
+                assert_same_bits(out, expected)
+                assert (buffer[:first] == 7).all(), what
+                assert (buffer[first + size :] == 7).all(), what
+
+                # The same buffer in and out.
+                buffer[first : first + size] = x.ravel()
+                dropcore.dropout(out, keep=keep, key=KEY, offset=offset, out=out)
+                assert_same_bits(out, expected)
+
+
+@cache
+def large_kept(offset, keep):
+    kept = reference.pack(uniforms(offset, LARGE) < reference.threshold(keep))
+    kept.flags.writeable = False
+    return kept
+
+
+@cache
+def large_expected(dtype, offset, keep):
+    kept = np.unpackbits(large_kept(offset, keep), count=LARGE, bitorder="little").view(bool)
+    return reference.dropout(values(dtype, LARGE), kept, reference.scale(keep))
+
+
+def test_large_masks(isa, threads, assert_team):
+    for offset in LARGE_OFFSETS:
+        for keep in KEEPS:
+            mask = Mask((LARGE,), keep=keep, key=KEY, offset=offset)
+            got = mask.packed()
+            if 0 < keep < 1:
+                assert_team()
+            assert np.array_equal(got, large_kept(offset, keep)), f"{offset} {keep}"
+    kept = np.unpackbits(large_kept(offset, 0.8), count=LARGE, bitorder="little").view(bool)
+    mask = Mask((LARGE,), keep=0.8, key=KEY, offset=offset)
+    got = mask.to_bool()
+    assert_team()
+    assert np.array_equal(got, kept)
+    np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
+
+
+def test_large_dropout(isa, threads, assert_team):
+    float32, *others = float_dtypes()
+    cases = [(float32, LARGE_OFFSETS[0], keep) for keep in KEEPS]
+    cases += [(float32, LARGE_OFFSETS[1], keep) for keep in (1 / 3, 0.9)]
+    cases += [(dtype, LARGE_OFFSETS[1], 1 / 3) for dtype in others]
+    y = {dtype: np.empty(LARGE, dtype=dtype) for dtype in float_dtypes()}
+    for dtype, offset, keep in cases:
+        dropcore.dropout(values(dtype, LARGE), keep=keep, key=KEY, offset=offset, out=y[dtype])
+        assert_team()
+        expected = large_expected(dtype, offset, keep)
+        if not np.array_equal(bits_of(y[dtype]), bits_of(expected)):
+            assert_same_bits(y[dtype], expected)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_dropout_of_every_16_bit_number(isa, name):
+    """Widened to float32, multiplied there, rounded to 16 bits: all 65536 of them."""
+    dtype = next((dtype for dtype in float_dtypes() if dtype.name == name), None)
+    if dtype is None:
+        pytest.skip("ml_dtypes is not installed")
+    x = np.arange(2**16, dtype=np.uint16).view(dtype)
+    for keep in (0.1, 1 / 3, 0.5, 0.7, 0.8, 0.9, 0.95, 1 - 2.0**-32, 1.0, 1e-4):
+        kept = np.ones(x.shape, dtype=bool)
+        mask = Mask.given(kept, keep=keep)
+        assert_same_bits(
+            dropcore.dropout(x, mask=mask), reference.dropout(x, kept, reference.scale(keep))
+        )
+        kept = expected_kept(3, x.shape, keep)
+        assert_same_bits(
+            dropcore.dropout(x, keep=keep, key=KEY, offset=3),
+            reference.dropout(x, kept, reference.scale(keep)),
+        )
+
+
+def test_random_keys(isa):
+    rng = np.random.default_rng(17)
+    for _ in range(300):
+        key = Key(
+            int(rng.integers(0, 2**64, dtype=np.uint64)),
+            int(rng.integers(2**28)),
+            int(rng.integers(2**32)),
+        )
+        offset = int(rng.integers(2 ** int(rng.integers(1, 63))))
+        shape = tuple(int(n) for n in rng.integers(1, 30, size=rng.integers(0, 4)))
+        keep = float(rng.choice([rng.random(), 2.0 ** -rng.uniform(0, 34), 1 - rng.random() / 1e6]))
+        kept = reference.decisions(shape, keep, **address(key), offset=offset)
+        mask = Mask(shape, keep=keep, key=key, offset=offset)
+        np.testing.assert_array_equal(mask.to_bool(), kept)
+        np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
+        np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
+
+
+@pytest.mark.parametrize("byte", [0, 1, 127, 128, 254, 255])
+def test_ties_of_the_byte(isa, byte):
+    """Where the byte of the uniform is that of T the low 24 bits decide, also at their ends."""
+    tied = [i for i, u in enumerate(uniforms(0, 8192).tolist()) if u >> 24 == byte]
+    assert len(tied) > 15
+    for i in tied:
+        u = int(uniforms(0, 8192)[i])
+        for t in {u, u + 1, byte << 24, (byte << 24) + 1, (byte + 1 << 24) - 1, byte + 1 << 24}:
+            # Within a whole tile, where the vector code runs.
+            first = i // 256 * 256
+            got = Mask((256,), keep=t / 2**32, key=KEY, offset=first).to_bool()
+            np.testing.assert_array_equal(got, uniforms(0, 8192)[first : first + 256] < t)
+
+
+# B. What follows from the contract ----------------------------------------------------------------
+
+
+def test_rate_is_one_minus_keep(isa):
+    for rate in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1 / 3, 2.0**-33, 1e-4):
+        kept = reference.decisions((1000,), 1.0 - rate, **address(KEY))
+        mask = Mask((1000,), rate, key=KEY)
+        np.testing.assert_array_equal(mask.to_bool(), kept)
+        assert mask.scale == reference.scale(1.0 - rate)
+        x = values(np.dtype(np.float64), 1000)
+        expected = reference.dropout(x, kept, reference.scale(1.0 - rate))
+        assert_same_bits(dropcore.dropout(x, rate, key=KEY), expected)
+        assert_same_bits(dropcore.dropout(x, key=KEY, rate=rate), expected)
+    half = reference.dropout(x, reference.decisions((1000,), 0.5, **address(KEY)), 2.0)
+    assert_same_bits(dropcore.dropout(x, key=KEY), half)
+
+
+def keep_arrays(shape):
+    """Arrays of keep that broadcast to a two-dimensional mask."""
+    rng = np.random.default_rng(8)
+    rows, columns = shape
+    for keep_shape in [(columns,), (1, columns), (rows, 1), shape, (), (1,), (1, 1)]:
+        keep = rng.random(keep_shape)
+        yield keep
+        yield np.asarray(keep, dtype=np.float32)
+        corners = rng.choice(KEEPS, size=keep_shape)
+        yield corners
+    yield rng.random((columns, rows)).T
+    yield rng.random((rows, 3 * columns))[:, ::3]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (4, 256), (37, 300)])
+def test_keep_by_unit_sample_and_element(isa, threads, shape):
+    for keep in keep_arrays(shape):
+        for offset in (0, 13, 2**36 - 50):
+            kept = reference.decisions(shape, keep, **address(KEY), offset=offset)
+            mask = Mask(shape, keep=keep, key=KEY, offset=offset)
+            np.testing.assert_array_equal(mask.to_bool(), kept)
+            np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
+            scale = reference.scale(keep)
+            np.testing.assert_array_equal(
+                np.broadcast_to(mask.scale, shape), scale + np.zeros(shape)
+            )
+            for dtype in float_dtypes():
+                x = values(dtype, math.prod(shape)).reshape(shape)
+                expected = reference.dropout(x, kept, scale)
+                got = dropcore.dropout(x, keep=keep, key=KEY, offset=offset)
+                assert_same_bits(got, expected)
+                assert_same_bits(dropcore.dropout(x, mask=mask), expected)
+                assert_same_bits(dropcore.dropout_backward(x, mask=mask), expected)
+
+
+def test_keep_by_unit_and_sample_large(isa, threads):
+    shape = (1531, 2049)
+    rng = np.random.default_rng(4)
+    x = values(np.dtype(np.float32), math.prod(shape)).reshape(shape)
+    u = uniforms(LARGE_OFFSETS[0], LARGE)[: x.size].reshape(shape)
+    for keep in (rng.random((1, shape[1])), rng.random((shape[0], 1))):
+        kept = u < reference.threshold(keep)
+        expected = reference.dropout(x, kept, reference.scale(keep))
+        got = dropcore.dropout(x, keep=keep, key=KEY, offset=LARGE_OFFSETS[0])
+        assert_same_bits(got, expected)
+        mask = Mask(shape, keep=keep, key=KEY, offset=LARGE_OFFSETS[0])
+        np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
+
+
+def test_keep_never_enlarges(isa):
+    for keep_shape in [(1, 1, 3), (5,), (4, 3), (0,)]:
+        with pytest.raises(ValueError):
+            Mask((1, 3), keep=np.full(keep_shape, 0.5), key=KEY)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -1e-300, 1 + 2.0**-52, 2, -1, math.inf])
+def test_keep_outside(bad):
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Mask((3,), keep=bad, key=KEY)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Mask((3,), bad, key=KEY)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Mask((3,), keep=np.array([0.5, bad, 0.5]), key=KEY)
+
+
+@pytest.mark.parametrize("shape", [(1,), (10,), (256,), (3, 10), (2, 3, 257), (5, 1000), (4, 0)])
+def test_runs(isa, threads, shape):
+    x = values(np.dtype(np.float32), math.prod(shape)).reshape(shape)
+    for run in (1, 2, 3, 7, 8, 10, 64, 255, 256, 300, 2000):
+        drawn = (*shape[:-1], -(-shape[-1] // run))
+        by_run = np.linspace(0, 1, drawn[-1])
+        for offset in (0, 77, 2**36 - 3):
+            for keep in (0.5, 1 / 3, by_run):
+                kept = reference.decisions(shape, keep, **address(KEY), offset=offset, run=run)
+                mask = Mask(shape, keep=keep, key=KEY, offset=offset, run=run)
+                assert mask.shape == shape
+                np.testing.assert_array_equal(mask.to_bool(), kept)
+                np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
+                scale = reference.scale(keep)
+                if scale.ndim:
+                    scale = np.repeat(scale, run)[: shape[-1]]
+                assert_same_bits(dropcore.dropout(x, mask=mask), reference.dropout(x, kept, scale))
+
+
+def test_shared_axes_are_axes_of_length_one(isa, threads):
+    x = values(np.dtype(np.float32), 6 * 5 * 300).reshape(6, 5, 300)
+    for axes, shape in [
+        ((), (6, 5, 300)),
+        ((0,), (1, 5, 300)),
+        ((1,), (6, 1, 300)),
+        ((0, 1), (1, 1, 300)),
+        ((2,), (6, 5, 1)),
+        ((-1, 1), (6, 1, 1)),
+        ((0, 1, 2), (1, 1, 1)),
+    ]:
+        for offset in (0, 130, 2**36 - 20):
+            kept = reference.decisions(shape, 0.8, **address(KEY), offset=offset)
+            expected = reference.dropout(x, kept, 1 / 0.8)
+            got = dropcore.dropout(x, keep=0.8, key=KEY, shared_axes=axes, offset=offset)
+            assert_same_bits(got, expected)
+            mask = Mask(shape, keep=0.8, key=KEY, offset=offset)
+            assert_same_bits(dropcore.dropout(x, mask=mask), expected)
+            back = dropcore.dropout_backward(x, keep=0.8, key=KEY, shared_axes=axes, offset=offset)
+            assert_same_bits(back, expected)
+
+
+def test_memory_layout_does_not_matter(isa, threads):
+    views = [
+        lambda x: x[::2],
+        lambda x: x[:, ::-1],
+        lambda x: x[..., ::3],
+        lambda x: x[:, 1:-1, 3:-4],
+        lambda x: x.transpose(2, 0, 1),
+        lambda x: np.asfortranarray(x),
+        lambda x: np.broadcast_to(x[:, :1], x.shape),
+        lambda x: x[::-1, ::-2, ::-1].swapaxes(0, 2),
+    ]
+    for view in views:
+        for dtype in float_dtypes():
+            x = view(values(dtype, 4 * 60 * 50).reshape(4, 60, 50))
+            kept = expected_kept(7, x.shape, 0.9)
+            expected = reference.dropout(x, kept, 1 / 0.9)
+            assert_same_bits(dropcore.dropout(x, keep=0.9, key=KEY, offset=7), expected)
+            out = np.full((*x.shape, 2), 7, dtype=dtype)[..., 0]
+            dropcore.dropout(x, keep=0.9, key=KEY, offset=7, out=out)
+            assert_same_bits(out, expected)
+            assert (out.base[..., 1] == 7).all()
+
+
+def test_given_masks(isa, threads):
+    rng = np.random.default_rng(1)
+    for shape in [(), (1,), (257,), (5, 300), (1, 300), (5, 1)]:
+        kept = rng.random(shape) < 0.6
+        mask = Mask.given(kept, keep=0.6)
+        assert mask.shape == shape
+        np.testing.assert_array_equal(mask.to_bool(), kept)
+        np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
+        np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
+        for dtype in float_dtypes():
+            x = values(dtype, 1500).reshape(5, 300)
+            if shape == (257,):
+                x = x[:, :257]
+            assert_same_bits(dropcore.dropout(x, mask=mask), reference.dropout(x, kept, 1 / 0.6))
+            assert_same_bits(
+                dropcore.dropout(x, mask=Mask.given(kept)), reference.dropout(x, kept, 1.0)
+            )
+
+
+def test_shards_are_the_whole(isa, threads):
+    for shape in [(100, 37), (64, 256), (30, 3, 5)]:
+        per_row = math.prod(shape[1:])
+        for origin in (0, 2**36 - 1000):
+            whole = Mask(shape, keep=1 / 3, key=KEY, offset=origin).to_bool()
+            x = values(np.dtype(np.float32), math.prod(shape)).reshape(shape)
+            y = dropcore.dropout(x, keep=1 / 3, key=KEY, offset=origin)
+            for cuts in [(0, 1, shape[0]), (0, 13, 14, 29, shape[0]), range(shape[0] + 1)]:
+                masks, parts = [], []
+                for first, last in pairwise(cuts):
+                    offset = origin + first * per_row
+                    masks.append(
+                        Mask((last - first, *shape[1:]), keep=1 / 3, key=KEY, offset=offset)
+                    )
+                    parts.append(
+                        dropcore.dropout(x[first:last], keep=1 / 3, key=KEY, offset=offset)
+                    )
+                np.testing.assert_array_equal(np.concatenate([m.to_bool() for m in masks]), whole)
+                assert_same_bits(np.concatenate(parts), y)
+
+
+def test_nothing_is_consumed():
+    first = Mask((1000,), keep=0.5, key=3).packed()
+    Mask((12345,), keep=0.1, key=4).packed()
+    np.testing.assert_array_equal(Mask((1000,), keep=0.5, key=Key(3)).packed(), first)
+    mask = Mask((1000,), keep=0.5, key=3)
+    np.testing.assert_array_equal(mask.to_bool(), mask.to_bool())
+    np.testing.assert_array_equal(mask.packed(), first)
+
+
+def test_many_python_threads_at_once():
+    def draw(step):
+        return Mask((LARGE // 4,), keep=0.5, key=Key(1, step=step)).packed()
+
+    alone = [draw(step) for step in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(draw, range(8)))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_larger_keep_keeps_a_superset(isa):
+    rng = np.random.default_rng(2)
+    keeps = np.sort(np.concatenate([KEEPS, rng.random(40), 0.5 + np.arange(-9, 10) * 2.0**-32]))
+    for offset in (0, 2**36 - 99):
+        packed = [Mask((20000,), keep=float(k), key=KEY, offset=offset).packed() for k in keeps]
+        for smaller, larger in pairwise(packed):
+            assert not (smaller & ~larger).any()
+
+
+# C. Chance ----------------------------------------------------------------------------------------
+
+
+def kept_bits(size, keep, key, offset=0):
+    packed = Mask((size,), keep=keep, key=key, offset=offset).packed()
+    return np.unpackbits(packed, count=size, bitorder="little")
+
+
+def standard(size, keep, key, offset=0):
+    """The mask as numbers of mean 0 and variance 1."""
+    x = kept_bits(size, keep, key, offset).astype(np.float32)
+    x -= np.float32(keep)
+    x *= np.float32(1 / math.sqrt(keep * (1 - keep)))
+    return x
+
+
+def assert_rate(count, draws, keep):
+    sigma = math.sqrt(draws * keep * (1 - keep))
+    assert abs(count - draws * keep) <= 4 * sigma, f"keep {keep}: {count} of {draws}"
+
+
+def test_rate_on_ten_million_draws():
+    for stream, keep in enumerate(KEEPS):
+        assert_rate(int(kept_bits(10**7, keep, Key(1, stream)).sum()), 10**7, keep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", KEEPS)
+def test_rate_on_a_hundred_million_draws(keep):
+    for seed in (0, 1, 2**64 - 1):
+        part = 10**7
+        count = sum(
+            int(kept_bits(part, keep, Key(seed, 3, 7), first).sum())
+            for first in range(0, 10**8, part)
+        )
+        assert_rate(count, 10**8, keep)
+
+
+def test_rate_where_the_byte_is_tied():
+    """Of the elements that only the low 24 bits decide, the fraction that T asks for is kept."""
+    n = 10**7
+    u = _core.uniform(9, 0, 0, 0, 0, n)
+    for low in (0x800000, 0x400000, 0xE66666):
+        t = 0x80 << 24 | low
+        tied = u >> np.uint32(24) == 0x80
+        kept = kept_bits(n, t / 2**32, Key(9))[tied]
+        assert kept.size > 30000
+        assert_rate(int(kept.sum()), kept.size, low / 2**24)
+
+
+def test_uniforms_are_uniform():
+    """Each byte of u32, by chi-square, and the byte against the low bits."""
+    n = 2**22
+    u = _core.uniform(10, 0, 0, 0, 0, n)
+    for shift in (24, 16, 8, 0):
+        counts = np.bincount(u >> np.uint32(shift) & np.uint32(255), minlength=256)
+        chi2 = ((counts - n / 256) ** 2 / (n / 256)).sum()
+        assert abs(chi2 - 255) < 4 * math.sqrt(2 * 255), shift
+    pairs = np.bincount((u >> np.uint32(28)) * 16 + (u >> np.uint32(20) & np.uint32(15)))
+    chi2 = ((pairs - n / 256) ** 2 / (n / 256)).sum()
+    assert abs(chi2 - 255) < 4 * math.sqrt(2 * 255)
+
+
+def test_every_place_of_a_tile_has_the_same_rate():
+    tiles = 40000
+    for keep in (0.5, 1 / 3, 0.9):
+        z = standard(tiles * 256, keep, Key(2)).reshape(tiles, 256).sum(axis=0, dtype=np.float64)
+        z /= math.sqrt(tiles)
+        assert np.abs(z).max() < 6
+        assert abs((z**2).sum() - 256) < 4 * math.sqrt(2 * 256)
+
+
+def assert_uncorrelated_columns(x):
+    """No two columns are correlated: neither the worst pair nor all pairs together."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    z = (x.T @ x) / math.sqrt(len(x))
+    z = z[np.triu_indices(len(z), 1)].astype(np.float64)
+    assert np.abs(z).max() < 6
+    assert abs((z**2).mean() - 1) < 4 * math.sqrt(2 / z.size)
+
+
+def test_places_of_a_tile_are_uncorrelated():
+    for keep in (0.5, 0.9):
+        assert_uncorrelated_columns(standard(40000 * 256, keep, Key(3)).reshape(-1, 256))
+
+
+@pytest.mark.parametrize("columns", [32, 100, 256, 1000, 1024])
+def test_rows_and_columns_are_uncorrelated(columns):
+    x = standard(4096 * columns, 0.5, Key(4, stream=columns)).reshape(4096, columns)
+    assert_uncorrelated_columns(x)
+    assert_uncorrelated_columns(x[:1000].T)
+    # Sums of rows and of columns have the variance of independent draws.
+    for axis, other in ((0, 4096), (1, columns)):
+        sums = x.sum(axis=axis, dtype=np.float64) / math.sqrt(other)
+        assert abs((sums**2).mean() - 1) < 4 * math.sqrt(2 / sums.size)
+
+
+def test_lags():
+    n = 2**22
+    lags = (*range(1, 65), 128, 256, 512, 1024, 4096)
+    u = _core.uniform(5, 1, 0, 0, 0, n).astype(np.float32)
+    uniform = (u / np.float32(2**32) - np.float32(0.5)) * np.float32(math.sqrt(12))
+    for x in (standard(n, 0.5, Key(5)), standard(n, 0.9, Key(5)), uniform):
+        for lag in lags:
+            z = float(np.dot(x[:-lag], x[lag:])) / math.sqrt(n - lag)
+            assert abs(z) < 4, lag
+
+
+def test_no_lag_up_to_a_million():
+    """All periods at once: the autocorrelation at every lag up to 2**20, by FFT."""
+    n = 2**21
+    x = standard(n, 0.5, Key(6)).astype(np.float64)
+    spectrum = np.fft.rfft(x, 2 * n)
+    z = np.fft.irfft(spectrum * spectrum.conj())[1 : n // 2]
+    z /= np.sqrt(n - np.arange(1, n // 2))
+    assert np.abs(z).max() < 6
+    assert abs((z**2).mean() - 1) < 0.02
+
+
+@pytest.mark.parametrize("columns", [64, 96, 128, 256, 1000, 1024, 4096])
+def test_rows_do_not_repeat(columns):
+    rows = 2**22 // columns
+    kept = kept_bits(rows * columns, 0.5, Key(7)).reshape(rows, columns)
+    # At 64 columns the chance that any two of 65536 rows agree is 1e-10.
+    assert len(np.unique(np.packbits(kept, axis=1), axis=0)) == rows
+    for period in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
+        same = kept[:-period] == kept[period:]
+        assert_rate(int(same.sum()), same.size, 0.5)
+        # Of a single row with the one a period later, too.
+        by_row = np.abs(same.sum(axis=1) - columns / 2) / math.sqrt(columns / 4)
+        assert by_row.max() < 6.5
+
+
+def test_blocks_of_tiles_do_not_repeat():
+    """No 64 consecutive elements occur twice among the first 8 Mi, at any multiple of 8."""
+    packed = Mask((2**23,), keep=0.5, key=Key(8)).packed()
+    windows = np.stack([packed[k : packed.size - 7 + k] for k in range(8)], axis=1)
+    assert len(np.unique(windows.view(np.uint64))) == len(windows)
+
+
+def test_streams_steps_and_seeds_are_independent():
+    n = 2**20
+    keys = [
+        *(Key(0), Key(1), Key(2), Key(2**32), Key(2**33), Key(2**63), Key(2**64 - 1)),
+        *(Key(0, stream=1), Key(0, stream=2), Key(0, stream=2**27), Key(0, stream=2**28 - 1)),
+        *(Key(0, step=1), Key(0, step=2), Key(0, step=2**31), Key(0, step=2**32 - 1)),
+        *(Key(1, stream=1), Key(1, step=1), Key(1, stream=1, step=1)),
+    ]
+    for keep in (0.5, 0.9):
+        x = [standard(n, keep, key) for key in keys]
+        # The same keys far away, where the block's high word is not zero.
+        x += [standard(n, keep, key, 2**36) for key in keys[:8]]
+        for a, b in combinations(x, 2):
+            assert abs(float(np.dot(a, b))) / math.sqrt(n) < 4.5
+
+
+def test_neighbouring_masks_are_independent():
+    """The same element under 4096 consecutive steps, streams and seeds."""
+    n = 4096
+    for keys in (
+        [Key(3, step=i) for i in range(n)],
+        [Key(3, stream=i) for i in range(n)],
+        [Key(i) for i in range(n)],
+    ):
+        kept = np.stack([Mask((256,), keep=0.5, key=key).to_bool() for key in keys])
+        x = 2 * kept.astype(np.float32) - 1
+        assert_uncorrelated_columns(x)
+        for lag in (1, 2, 4, 32, 256, 1024):
+            z = float((x[:-lag] * x[lag:]).sum()) / math.sqrt((n - lag) * 256)
+            assert abs(z) < 4
+
+
+def test_domains_are_independent():
+    n = 2**18
+    x = [_core.uniform(1, 2, 3, domain, 0, n).astype(np.float64) / 2**32 for domain in (0, 1, 2)]
+    x = [(u - 0.5) * math.sqrt(12) for u in x]
+    for a, b in combinations(x, 2):
+        assert abs(float(np.dot(a, b))) / math.sqrt(n) < 4

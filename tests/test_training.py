@@ -1,0 +1,451 @@
+"""The training loop: repeats, goes on, goes back, and refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import dropcore
+from dropcore import Key
+from dropcore.constraints import MaxNorm
+from dropcore.losses import softmax_cross_entropy
+from dropcore.nn import Dense, Dropout, Layer, Sequential
+from dropcore.optim import SGD
+
+OPTIMIZER = SGD(0.1, momentum=0.9)
+
+
+def blobs(samples=150, features=6, classes=3, seed=0):
+    """Three clouds, a classifier's simplest task."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, samples)
+    centres = np.random.default_rng(99).normal(size=(classes, features))
+    return (centres[y] + 0.3 * rng.normal(size=(samples, features))).astype(np.float32), y
+
+
+def network(units=16):
+    return Sequential(
+        [Dropout(0.1), Dense(units, activation="relu"), Dropout(0.5), Dense(3)],
+    )
+
+
+def weights(model):
+    return b"".join(array.tobytes() for array in model.params.values())
+
+
+X, Y = blobs()
+
+
+# --- repeats, and goes on ------------------------------------------------------------------------
+
+
+def test_it_learns():
+    model = network()
+    history = model.fit(X, Y, epochs=20, optimizer=OPTIMIZER, key=1, validation_data=blobs(seed=1))
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert history["val_accuracy"][-1] > 0.95
+    assert model.evaluate(X, Y)["accuracy"] > 0.95
+
+
+def test_the_same_seed_repeats_every_bit_for_any_number_of_threads():
+    # Large enough for the products and the masks to be shared among threads.
+    x, y = blobs(520, features=300)
+    found = set()
+    before = dropcore.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 2):
+            dropcore.set_num_threads(threads)
+            model = network(units=700)
+            model.fit(x, y, epochs=2, batch_size=256, optimizer=OPTIMIZER, key=5)
+            found.add(weights(model))
+    finally:
+        dropcore.set_num_threads(before)
+    assert len(found) == 1
+
+
+def test_another_seed_is_another_run():
+    found = set()
+    for key in (5, 6):
+        model = network()
+        model.build((6,), key=0)
+        model.fit(X, Y, epochs=1, optimizer=OPTIMIZER, key=key)
+        found.add(weights(model))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    "between", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_second_fit_goes_on(between):
+    once = network()
+    history = once.fit(X, Y, epochs=5, optimizer=OPTIMIZER, key=2)
+    twice = network()
+    first = twice.fit(X, Y, epochs=2, optimizer=OPTIMIZER, key=2)
+    twice = between(twice)
+    second = twice.fit(X, Y, epochs=3, optimizer=OPTIMIZER, key=2)
+    assert weights(once) == weights(twice)
+    assert first.epochs + second.epochs == history.epochs == [1, 2, 3, 4, 5]
+    assert first["loss"] + second["loss"] == history["loss"]
+
+
+def test_another_learning_rate_keeps_the_velocity_and_another_momentum_starts_one():
+    model = network()
+    model.fit(X, Y, epochs=1, optimizer=OPTIMIZER, key=2)
+    velocity = model.training_state.slots["velocity"]["1.weight"]
+    model.fit(X, Y, epochs=1, optimizer=SGD(1e-3, momentum=0.5), key=2)
+    assert model.training_state.slots["velocity"]["1.weight"] is velocity
+    model.fit(X, Y, epochs=1, optimizer=SGD(1e-3), key=2)
+    assert model.training_state.slots == {}
+    model.fit(X, Y, epochs=1, optimizer=OPTIMIZER, key=2)
+    assert model.training_state.slots["velocity"].keys() == model.params.keys()
+
+
+class Witness(Layer):
+    """Draws nothing, remembers the addresses it was given."""
+
+    own_sites = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, *, key=None, row=0):
+        self.seen.append((key, row, len(x)))
+        return x, lambda dy: (dy, {})
+
+
+def test_masks_are_addressed_by_seed_site_update_and_row():
+    witness = Witness()
+    model = Sequential([Dropout(0.5), witness, Dense(3)])
+    key = Key(7, stream=10, step=1000)
+    for _ in range(2):
+        model.fit(X, Y, epochs=1, batch_size=64, optimizer=OPTIMIZER, key=key)
+    assert witness.seen == [
+        (Key(7, stream=11, step=1000 + step), 0, size)
+        for step, size in enumerate([64, 64, 22, 64, 64, 22])
+    ]
+
+
+def test_every_sample_is_seen_once_an_epoch_in_another_order():
+    seen = []
+
+    def loss(out, targets):
+        seen.append(targets)
+        return 0.0, np.zeros_like(out)
+
+    Dense(3).fit(X, np.arange(150), epochs=2, batch_size=40, optimizer=OPTIMIZER, loss=loss)
+    first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
+    assert not np.array_equal(first, second)
+    for order in (first, second):
+        assert not np.array_equal(order, np.arange(150))
+        np.testing.assert_array_equal(np.sort(order), np.arange(150))
+
+
+# --- what it returns -----------------------------------------------------------------------------
+
+
+def test_history_is_weighted_by_the_samples():
+    model = Dense(3)
+    model.build((6,), key=0)
+    still = SGD(1e-30)
+    history = model.fit(
+        X, Y, epochs=2, batch_size=64, optimizer=still, validation_data=(X[:70], Y[:70])
+    )
+    found = model.evaluate(X, Y)
+    assert history["loss"] == pytest.approx([found["loss"]] * 2, rel=1e-6)
+    assert history["accuracy"] == [found["accuracy"]] * 2
+    validation = model.evaluate(X[:70], Y[:70])
+    assert history["val_loss"] == [validation["loss"]] * 2
+    assert history["val_accuracy"] == [validation["accuracy"]] * 2
+    assert model.evaluate(X, Y, batch_size=64)["loss"] == pytest.approx(found["loss"], rel=1e-6)
+    assert len(history["seconds"]) == 2
+    assert repr(history).startswith(f"<History of 2 epochs; the last: loss={found['loss']:.3g}")
+    with pytest.raises(KeyError, match="'val_accuracy', 'seconds', not 'acc'"):
+        history["acc"]
+
+
+def test_predict_is_the_model_without_noise():
+    model = network()
+    model.build((6,), key=0)
+    out = model.predict(X, batch_size=64)
+    assert out.shape == (150, 3)
+    np.testing.assert_allclose(out, model(X), rtol=1e-5, atol=1e-6)
+    assert np.mean(out.argmax(-1) == Y) == model.evaluate(X, Y)["accuracy"]
+
+
+def test_a_loss_may_be_a_function():
+    target = (X @ np.ones((6, 2))).astype(np.float32)
+
+    def squares(out, y):
+        return float(np.mean((out - y) ** 2)), 2 * (out - y).astype(np.float64) / out.size
+
+    model = Dense(2)
+    history = model.fit(X, target, epochs=300, optimizer=SGD(0.1), loss=squares)
+    assert set(history.metrics) == {"loss", "seconds"}
+    assert history["loss"][-1] < 1e-3
+    np.testing.assert_allclose(model.params["weight"], np.ones((6, 2)), atol=0.05)
+
+
+def test_no_epochs_builds_only():
+    model = network()
+    assert model.fit(X, Y, epochs=0, optimizer=OPTIMIZER, key=4).epochs == []
+    built = network()
+    built.build((6,), key=4)
+    assert weights(model) == weights(built)
+
+
+def test_progress_is_silent_unless_it_is_asked_for(capsys):
+    for progress, shown in [(None, False), (False, False), (True, True)]:
+        Dense(3).fit(X, Y, epochs=1, optimizer=OPTIMIZER, progress=progress)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert ("update" in err) is shown
+
+
+# --- what it takes -------------------------------------------------------------------------------
+
+
+def memory_map(x, path):
+    found = np.memmap(path / "x.bin", x.dtype, "w+", shape=x.shape)
+    found[:] = x
+    found.flush()
+    return np.memmap(path / "x.bin", x.dtype, "r", shape=x.shape)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 4, (150, 6)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        lambda x, _: x.astype(np.float64),
+        lambda x, _: np.asfortranarray(x),
+        lambda x, _: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x, _: x.astype(np.uint8),
+        lambda x, _: x.astype(">i4"),
+        lambda x, _: x.astype(np.float16),
+        lambda x, _: x.tolist(),
+        memory_map,
+    ],
+    ids=["float64", "fortran", "strided", "uint8", "big-endian", "float16", "list", "memmap"],
+)
+def test_data_may_come_in_any_form(as_given, tmp_path):
+    plain = network()
+    x = PIXELS.astype(np.float32)
+    plain.fit(x, Y, epochs=2, optimizer=OPTIMIZER, key=3)
+    model = network()
+    given = as_given(x, tmp_path)
+    if isinstance(given, np.ndarray):
+        given.flags.writeable = False
+    labels = Y.astype(np.uint8)
+    labels.flags.writeable = False
+    model.fit(given, labels, epochs=2, optimizer=OPTIMIZER, key=3)
+    assert weights(model) == weights(plain)
+    np.testing.assert_array_equal(model.predict(given), plain.predict(x))
+
+
+def test_a_float64_model_stays_one():
+    model = network()
+    model.build((6,), key=0, dtype=np.float64)
+    model.fit(X, Y, epochs=1, optimizer=OPTIMIZER, key=3)
+    assert {array.dtype for array in model.params.values()} == {np.dtype(np.float64)}
+    assert model.predict(X).dtype == np.float64
+
+
+def fit(model=None, x=X, y=Y, **options):
+    usual = {"epochs": 1, "optimizer": OPTIMIZER, "key": 0}
+    return (model or network()).fit(x, y, **usual | options)
+
+
+def spoiled(value, dtype=np.float32):
+    x = X.astype(dtype)
+    x[149, 4] = value
+    return x
+
+
+WRONG = [
+    ({"key": None}, ValueError, r"layer 0, Dropout\(0.1\); layer 2, .* write fit\(..., key=0\)"),
+    ({"key": "7"}, TypeError, "'7'"),
+    ({"key": -1}, ValueError, "-1"),
+    ({"epochs": -1}, ValueError, "at least 0, got -1"),
+    ({"epochs": 1.5}, TypeError, "integer, got 1.5"),
+    ({"batch_size": 0}, ValueError, "at least 1, got 0"),
+    ({"batch_size": "32"}, TypeError, "integer, got '32'"),
+    ({"optimizer": 0.1}, TypeError, r"as SGD\(0.1\) has, got 0.1"),
+    ({"optimizer": SGD}, TypeError, "got <class"),
+    ({"loss": "mse"}, ValueError, "'softmax_cross_entropy' or a callable, got 'mse'"),
+    ({"x": X[:149]}, ValueError, "each of the 149 samples, got 150"),
+    ({"y": np.int64(3)}, ValueError, r"150 samples, got shape \(\)"),
+    ({"x": X[:0], "y": Y[:0]}, ValueError, r"not empty, got \(0, 6\)"),
+    ({"x": X[:, :0]}, ValueError, r"not empty, got \(150, 0\)"),
+    ({"x": X[:, 0]}, ValueError, r"layer 1, Dense\(16, .* got \(\)"),
+    ({"x": X.astype(complex)}, TypeError, "real numbers, got dtype complex128"),
+    ({"x": X.astype(str)}, TypeError, "real numbers, got dtype <U"),
+    ({"x": spoiled(np.nan)}, ValueError, r"finite in float32, got nan at \(149, 4\)"),
+    ({"x": spoiled(-np.inf)}, ValueError, r"finite in float32, got -inf at \(149, 4\)"),
+    ({"x": spoiled(1e300, np.float64)}, ValueError, r"finite in float32, got 1e\+300 at"),
+    ({"y": Y.astype(float)}, TypeError, r"integers in \[0, 3\), got dtype float64"),
+    ({"y": Y + 1}, ValueError, r"\[0, 3\), the network's outputs, got 3"),
+    ({"y": Y - 1}, ValueError, "got -1"),
+    ({"y": np.eye(3, dtype=int)[Y]}, ValueError, r"shape \(150,\), .* got \(150, 3\)"),
+    ({"validation_data": (X[:, :5], Y)}, ValueError, r"shape \(6,\), as x has, got \(5,\)"),
+    ({"validation_data": (spoiled(np.nan), Y)}, ValueError, "validation x must be finite"),
+    ({"validation_data": (X, Y[1:])}, ValueError, "validation y must hold .* got 149"),
+    ({"validation_data": (X, Y + 1)}, ValueError, "got 3"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), WRONG, ids=[row[2] for row in WRONG])
+def test_bad_input_is_refused_before_anything_changes(options, error, message):
+    fresh, trained = network(), network()
+    fit(trained)
+    # A model that was trained on 6 features names what it expects, a fresh one what it needs.
+    before = weights(trained), copy.deepcopy(vars(trained.training_state))
+    for model in (fresh, trained):
+        with pytest.raises(error, match=message):
+            fit(model, **options)
+    assert not fresh.built
+    assert fresh.training_state is None
+    assert weights(trained) == before[0]
+    assert trained.training_state.step == before[1]["step"]
+
+
+def test_the_place_of_a_bad_number_is_right_in_any_block(monkeypatch):
+    from dropcore.training import data
+
+    monkeypatch.setattr(data, "_BLOCK", 60)
+    with pytest.raises(ValueError, match=r"got nan at \(149, 4\)"):
+        fit(x=spoiled(np.nan))
+
+
+def test_sparse_data_and_unbuilt_models_are_refused():
+    from scipy.sparse import csr_array
+
+    with pytest.raises(TypeError, match=r"dense array, got csr_array; use \.toarray"):
+        fit(x=csr_array(X))
+    with pytest.raises(ValueError, match=r"layer 1, .* has no weights yet"):
+        network().predict(X)
+    with pytest.raises(ValueError, match=r"layer 1, .* has no weights yet"):
+        network().evaluate(X, Y)
+
+
+def test_a_model_without_dropout_needs_no_key():
+    given, default = Dense(3), Dense(3)
+    fit(given, key=0)
+    fit(default, key=None)
+    assert weights(given) == weights(default)
+
+
+# --- constraints, failures, interrupts -----------------------------------------------------------
+
+
+def bounded(bound):
+    return Sequential(
+        [
+            Dense(20, activation="relu", constraint=MaxNorm(bound)),
+            Dropout(0.5),
+            Sequential([Dense(3, constraint=MaxNorm(bound / 2))]),
+        ]
+    )
+
+
+def test_weights_end_inside_the_ball():
+    model = bounded(0.5)
+    fit(model, epochs=3)
+    for name, bound in [("0.weight", 0.5), ("2.0.weight", 0.25)]:
+        norms = np.linalg.norm(model.params[name].astype(np.float64), axis=0)
+        assert (norms <= bound).all()
+        assert norms.max() > 0.999 * bound
+    free = bounded(math.inf)
+    fit(free, epochs=3)
+    assert np.linalg.norm(free.params["0.weight"], axis=0).max() > 0.6
+
+
+def stop_at(step, action):
+    """Cross-entropy that does something else at one update."""
+    calls = iter(range(10**6))
+
+    def loss(out, labels):
+        return action(out, labels) if next(calls) == step else softmax_cross_entropy(out, labels)
+
+    return loss
+
+
+def test_a_loss_that_is_not_finite_goes_back_to_the_start_of_the_epoch():
+    good = network()
+    fit(good, epochs=2, key=8)
+    model = network()
+    loss = stop_at(13, lambda out, labels: (math.nan, out))
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 13, in epoch 3: .* itself"):
+        fit(model, epochs=5, key=8, loss=loss)
+    assert weights(model) == weights(good)
+    assert (model.training_state.step, model.training_state.epoch) == (10, 2)
+    # The optimiser's state is back too, else the next epochs would differ.
+    for each in (model, good):
+        fit(each, epochs=1, key=8)
+    assert weights(model) == weights(good)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("path", "layer"), [("1", r"Dense\(16, "), ("3", r"Dense\(3\)")])
+def test_weights_that_are_not_finite_are_named(path, layer, value):
+    model = network()
+    fit(model)
+    model.params[f"{path}.weight"][2, 1] = value
+    before, step = weights(model), model.training_state.step
+    with pytest.raises(
+        FloatingPointError, match=rf"weight of layer {path}, {layer}.*smaller learn"
+    ):
+        fit(model)
+    assert weights(model) == before
+    assert model.training_state.step == step
+
+
+def test_a_learning_rate_that_is_too_large():
+    model = network()
+    with pytest.raises(FloatingPointError, match=r"at step \d+, in epoch 1: .* layer [13], Dense"):
+        fit(model, optimizer=SGD(1e30), epochs=3)
+    fresh = network()
+    fresh.build((6,), key=0)
+    assert weights(model) == weights(fresh)
+    fit(model, epochs=20)
+    assert model.evaluate(X, Y)["accuracy"] > 0.9
+
+
+def test_weights_spoiled_by_the_last_update_are_noticed():
+    def infinite(out, labels):
+        return 1.0, np.full_like(out, np.inf)
+
+    model = network()
+    with pytest.raises(FloatingPointError, match=r"are not finite at step 5, .*layer 1, Dense"):
+        fit(model, loss=stop_at(4, infinite))
+    assert np.isfinite(np.frombuffer(weights(model), np.float32)).all()
+
+
+class Interrupted(SGD):
+    """The user presses Ctrl-C in the middle of an update."""
+
+    def apply(self, params, grads, state, step):
+        super().apply(params, grads, state, step)
+        if step == 7:
+            for array in params.values():
+                array *= 3
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_leaves_a_usable_model():
+    model = bounded(0.5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, epochs=5, optimizer=Interrupted(0.1))
+    assert model.training_state.step == 7
+    assert (np.linalg.norm(model.params["0.weight"].astype(float), axis=0) <= 0.5).all()
+    assert np.isfinite(model.predict(X)).all()
+    fit(model, epochs=20)
+    assert model.evaluate(X, Y)["accuracy"] > 0.9
