@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key
+from dropcore import Key, _core
 from dropcore.constraints import MaxNorm
 from dropcore.losses import softmax_cross_entropy
 from dropcore.nn import Dense, Dropout, Layer, Sequential
@@ -59,6 +59,8 @@ def test_the_same_seed_repeats_every_bit_for_any_number_of_threads():
     try:
         for threads in (1, 2, 3, 2):
             dropcore.set_num_threads(threads)
+            dropcore.masked_matmul(x[:256], np.ones((300, 700), np.float32))
+            assert _core.last_team_size() == (threads if dropcore.build_info()["openmp"] else 1)
             model = network(units=700)
             model.fit(x, y, epochs=2, batch_size=256, optimizer=OPTIMIZER, key=5)
             found.add(weights(model))
@@ -298,6 +300,7 @@ WRONG = [
     ({"validation_data": (X[:, :5], Y)}, ValueError, r"shape \(6,\), as x has, got \(5,\)"),
     ({"validation_data": (spoiled(np.nan), Y)}, ValueError, "validation x must be finite"),
     ({"validation_data": (X, Y[1:])}, ValueError, "validation y must hold .* got 149"),
+    ({"validation_data": 0.2}, TypeError, r"a pair of arrays \(x, y\), got float"),
     ({"validation_data": (X, Y + 1)}, ValueError, "got 3"),
 ]
 

@@ -36,6 +36,9 @@ typedef struct {
 #define CDROP_FOR_TYPES(X) \
     CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
 
+/* The parts of a product whose weight mask differs by sample. */
+enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };
+
 typedef struct {
     const char *name;
 
@@ -68,6 +71,10 @@ typedef struct {
     void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \
     /* sum over n of bit ? x__n * w__n : 0. */                                                   \
     T (*dot_##S)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w);           \
+    /* The elements [first, last) of one sample's own (K, N) weight mask: dropconnect.inc.h. */    \
+    void (*connect_##S)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,   \
+                        int64_t first, int64_t last, int64_t n, const T *a__k, const T *b,       \
+                        T *out);                                                                 \
     /* square__n += w__n^2 in float64, element by element. */                                    \
     void (*add_squares_##S)(size_t n, const T *w, double *square);                              \
     /* sum over n of (w__n / unit)^2, in float64. */                                             \

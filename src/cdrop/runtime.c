@@ -9,6 +9,8 @@
 
 #include "runtime.h"
 
+#include "bits.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,10 +18,13 @@
 #include <omp.h>
 #endif
 #if defined(_MSC_VER)
-#include <intrin.h>
 #include <malloc.h>
 #else
 #include <pthread.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #endif
 
 extern const cdrop_kernels cdrop_kernels_scalar;
@@ -29,7 +34,7 @@ extern const cdrop_kernels cdrop_kernels_avx2, cdrop_kernels_avx512;
 #else
 #define X86 0
 #endif
-#if defined(__aarch64__) && !CDROP_BIG_ENDIAN && (!defined(__BYTE_ORDER__) || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+#if defined(__aarch64__) && !CDROP_BIG_ENDIAN
 #define ARM 1
 extern const cdrop_kernels cdrop_kernels_neon;
 #else
@@ -58,9 +63,10 @@ static int has_avx512(void) {
 }
 #else
 static int has_avx2(void) {
-    __builtin_cpu_init();
+    unsigned a, b, c = 0, d;
+    __builtin_cpu_init(); /* also sees whether the system saves the wide registers */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1); /* F16C, which clang 14 cannot name */
 }
 static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -158,6 +164,26 @@ int cdrop_has_openmp(void) {
     return 1;
 #else
     return 0;
+#endif
+}
+
+size_t cdrop_cache_bytes(void) {
+    static size_t bytes = 0;
+    if (!bytes) {
+        long found = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+        found = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+        bytes = found > 0 ? (size_t)found : (size_t)32 << 20;
+    }
+    return bytes;
+}
+
+void cdrop_note_team(void) {
+#if defined(_OPENMP)
+    cdrop_last_team = omp_get_num_threads();
+#else
+    cdrop_last_team = 1;
 #endif
 }
 

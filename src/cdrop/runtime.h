@@ -25,6 +25,10 @@ void cdrop_set_available(int n);
 int cdrop_has_openmp(void);
 /* The team of the latest parallel region, for tests that must know that it was one. */
 extern volatile int cdrop_last_team;
+/* Called inside a region, by one of its threads. */
+void cdrop_note_team(void);
+/* Of the last-level cache, as far as the system tells. */
+size_t cdrop_cache_bytes(void);
 
 /* Bytes, 64-byte aligned, that last until released; kept for the next caller where possible. */
 void *cdrop_scratch_take(size_t bytes);

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dropcore.constraints import Constraint
-from dropcore.functional import masked_matmul, masked_matmul_backward
 from dropcore.key import Key
 from dropcore.nn.initializers import INITIALIZERS, Initializer
 from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.products import masked_matmul, masked_matmul_backward
 
 __all__ = ["Dense"]
 
@@ -104,17 +104,15 @@ class Dense(Layer):
     ) -> tuple[Array, Backward]:
         self._check(x)
         weight, bias = self._params["weight"], self._params.get("bias")
-        rows = x.reshape(-1, x.shape[-1])
-        y = masked_matmul(rows, weight, bias, activation=self.activation)
+        y = masked_matmul(x, weight, bias, activation=self.activation)
 
         def backward(dy: Array) -> tuple[Array, dict[str, Array]]:
             dx, dweight, dbias = masked_matmul_backward(
-                dy.reshape(y.shape), rows, weight, y, activation=self.activation
+                dy, x, weight, y, activation=self.activation
             )
-            grads = {"weight": dweight} if bias is None else {"weight": dweight, "bias": dbias}
-            return dx.reshape(x.shape), grads
+            return dx, {"weight": dweight} | ({} if bias is None else {"bias": dbias})
 
-        return y.reshape(*x.shape[:-1], self.units), backward
+        return y, backward
 
     def _check(self, x: Array) -> None:
         if not self.built:

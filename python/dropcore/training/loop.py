@@ -102,6 +102,9 @@ def fit(
     outputs = model.output_shape(inputs.shape[1:])
     targets = checked_targets("y", y, len(inputs), outputs, criterion)
     if validation_data is not None:
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            kind = type(validation_data).__name__
+            raise TypeError(f"validation_data must be a pair of arrays (x, y), got {kind}")
         x_val = checked_inputs("validation x", validation_data[0], dtype)
         if x_val.shape[1:] != inputs.shape[1:]:
             raise ValueError(

@@ -13,6 +13,7 @@
 #define C float
 #include "dropout.inc.h"
 #include "product.inc.h"
+#include "dropconnect.inc.h"
 #undef S
 #undef T
 #undef C
@@ -22,6 +23,7 @@
 #define C double
 #include "dropout.inc.h"
 #include "product.inc.h"
+#include "dropconnect.inc.h"
 #undef S
 #undef T
 #undef C
@@ -53,7 +55,8 @@ const cdrop_kernels TABLE(ISA) = {
 #define ENTRIES(T, C, S)                                                                         \
     .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
     .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
-    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .add_squares_##S = add_squares_##S,                \
+    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,                        \
+    .add_squares_##S = add_squares_##S,                                                          \
     .sum_squares_##S = sum_squares_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES

@@ -1,0 +1,45 @@
+"""dropcore: dropout at memory speed, with the same mask everywhere.
+
+The functions take NumPy arrays; a mask is addressed by a `Key` and is the same on any machine, for
+any number of threads. `dropcore.nn`, `dropcore.optim`, `dropcore.constraints` and
+`dropcore.losses` make networks of them and are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from dropcore._version import __version__
+from dropcore.functional import dropout, dropout_backward, max_norm_
+from dropcore.key import Key
+from dropcore.mask import Mask
+from dropcore.products import masked_matmul, masked_matmul_backward
+from dropcore.runtime import build_info, get_include, get_num_threads, set_num_threads
+
+__all__ = [
+    "Key",
+    "Mask",
+    "__version__",
+    "build_info",
+    "dropout",
+    "dropout_backward",
+    "get_include",
+    "get_num_threads",
+    "masked_matmul",
+    "masked_matmul_backward",
+    "max_norm_",
+    "set_num_threads",
+]
+
+_LAZY = ("constraints", "losses", "nn", "optim", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"dropcore.{name}")
+    raise AttributeError(f"module 'dropcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

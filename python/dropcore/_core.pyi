@@ -1,0 +1,96 @@
+"""The compiled core. Private: see the modules that call it."""
+
+from typing import Any
+
+_C_API: Any
+
+def isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def has_openmp() -> bool: ...
+def max_threads() -> int: ...
+def set_threads(n: int) -> None: ...
+def last_team_size() -> int: ...
+def threshold(keep: float) -> int: ...
+def draw(
+    bits: Any, n: int, seed: int, stream: int, step: int, domain: int, threshold: int, offset: int
+) -> None: ...
+def draw_each(
+    bits: Any, thresholds: Any, seed: int, stream: int, step: int, domain: int, offset: int
+) -> None: ...
+def kept_at(
+    kept: Any,
+    indices: Any,
+    seed: int,
+    stream: int,
+    step: int,
+    domain: int,
+    threshold: int,
+    offset: int,
+) -> None: ...
+def words(
+    seed: int, stream: int, step: int, domain: int, first_block: int, count: int
+) -> Any: ...
+def uniform(seed: int, stream: int, step: int, domain: int, offset: int, count: int) -> Any: ...
+def dropout(
+    out: Any,
+    x: Any,
+    dtype: int,
+    seed: int,
+    stream: int,
+    step: int,
+    domain: int,
+    threshold: int,
+    scale: float,
+    offset: int,
+) -> None: ...
+def apply(
+    out: Any,
+    x: Any,
+    dtype: int,
+    bits: Any,
+    bit_strides: tuple[int, ...],
+    scale: float,
+    scales: Any,
+) -> None: ...
+def max_norm(w: Any, outer: int, n: int, inner: int, max_norm: float) -> int: ...
+
+class Factor:
+    n_rows: int
+    n_columns: int
+    itemsize: int
+    def __init__(
+        self,
+        array: Any,
+        rows: Any = None,
+        columns: Any = None,
+        bits: Any = None,
+        bit_strides: tuple[int, int] = (0, 0),
+        scale: float = 1.0,
+    ) -> None: ...
+
+def product(
+    c: Any,
+    a: Factor,
+    b: Factor,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: Any = None,
+    relu: bool = False,
+    bits: Any = None,
+    scale: float = 1.0,
+) -> None: ...
+def connect_product(
+    which: str,
+    out: Any,
+    a: Any,
+    b: Any,
+    bits: Any,
+    seed: int,
+    stream: int,
+    step: int,
+    domain: int,
+    threshold: int,
+    offset: int,
+) -> None: ...
+def sparse_product(out: Any, data: Any, starts: Any, columns: Any, b: Any) -> None: ...

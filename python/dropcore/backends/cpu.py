@@ -1,0 +1,134 @@
+"""NumPy arrays through the compiled core."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dropcore import _core
+from dropcore.key import Key
+from dropcore.mask import Mask
+
+Array = npt.NDArray[Any]
+
+# The core's numbers for what it computes with.
+DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
+
+
+def as_array(name: str, x: object, allowed: tuple[str, ...] = tuple(DTYPES)) -> Array:
+    """x as an array of a dtype that is taken, not copied."""
+    array = np.asarray(x)
+    if array.dtype.name not in allowed:
+        raise TypeError(
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
+            + ("; use .astype(np.float32)" if array.dtype.kind in "biu" else "")
+        )
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def expect_out(out: object, like: Array, name: str) -> Array:
+    """`out` if it can take a result in the shape and dtype of `like`."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.shape != like.shape or out.dtype != like.dtype:
+        raise ValueError(
+            f"out must have the shape and dtype of {name}, {like.shape} {like.dtype}, got "
+            f"{out.shape} {out.dtype}"
+        )
+    if not out.flags.writeable:
+        raise ValueError("out is read-only: give an array that can be written")
+    if 0 in out.strides and any(
+        s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)
+    ):
+        raise ValueError("out has elements that share memory (a stride of 0)")
+    return out
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape and dtype are the same elements in the same order."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+
+
+def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
+    """``where(mask, x * scale, 0)``, into out or a new array."""
+    if out is None:
+        out = np.empty(x.shape, x.dtype)
+    else:
+        out = expect_out(out, x, name)
+        if out is not x and np.may_share_memory(out, x) and not same_memory(out, x):
+            if np.shares_memory(out, x):
+                raise ValueError(
+                    f"out overlaps {name} without being the same array: give {name} itself or "
+                    "memory of its own"
+                )
+    code = DTYPES[x.dtype.name]
+    source, target = (x, out) if code != 3 else (x.view(np.uint16), out.view(np.uint16))
+    if (
+        mask.shape == x.shape
+        and mask._bits is None
+        and mask.run == 1
+        and isinstance(mask._threshold, int)
+        and x.flags.c_contiguous
+        and out.flags.c_contiguous
+        and x.flags.aligned
+        and out.flags.aligned
+    ):
+        key = cast(Key, mask.key)
+        _core.dropout(
+            target, source, code, key.seed, key.stream, key.step, mask.domain,
+            mask._threshold, mask.scale, mask.offset,
+        )  # fmt: skip
+        return out
+    expect_broadcast(mask, x.shape, name)
+    scale = mask._element_scale()
+    _core.apply(
+        target, source, code, mask._element_bits(), bit_strides(mask.shape, x.ndim),
+        scale if isinstance(scale, float) else 1.0,
+        None if isinstance(scale, float) else np.broadcast_to(scale, x.shape),
+    )  # fmt: skip
+    return out
+
+
+def expect_broadcast(mask: Mask, shape: tuple[int, ...], name: str) -> None:
+    """ValueError unless the mask broadcasts to shape."""
+    if len(mask.shape) <= len(shape):
+        own = (1,) * (len(shape) - len(mask.shape)) + mask.shape
+        if all(m in (1, n) for m, n in zip(own, shape, strict=True)):
+            return
+    raise ValueError(
+        f"a mask of shape {mask.shape} does not broadcast to {name} of shape {shape}: every axis, "
+        "counted from the last, must be 1 or that of the array"
+    )
+
+
+def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """How far each axis of an array steps through the mask's bits; 0 along shared axes."""
+    own = [
+        0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)
+    ]
+    return (0,) * (ndim - len(own)) + tuple(own)
+
+
+def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> Array:
+    """Project in place the vectors that run over `axes`."""
+    if w.size == 0:
+        return w
+    first, last = axes[0], axes[-1]
+    if w.flags.c_contiguous and w.flags.aligned and last - first + 1 == len(axes):
+        outer = math.prod(w.shape[:first])
+        length = math.prod(w.shape[first : last + 1])
+        _core.max_norm(w, outer, length, w.size // (outer * length), max_norm)
+        return w
+    # Any other layout: a copy with the vectors in rows, and back if one was clipped.
+    end = tuple(range(w.ndim - len(axes), w.ndim))
+    rows = np.moveaxis(w, axes, end)
+    copy = np.array(rows, order="C")
+    length = math.prod(copy.shape[end[0] :])
+    if _core.max_norm(copy, w.size // length, length, 1, max_norm):
+        rows[...] = copy
+    return w

@@ -1,0 +1,74 @@
+"""Threads, instruction sets, and what was built."""
+
+from __future__ import annotations
+
+import operator
+from pathlib import Path
+from typing import Any
+
+from dropcore import _core
+from dropcore._version import __version__
+
+__all__ = ["build_info", "get_include", "get_num_threads", "set_num_threads"]
+
+
+def set_num_threads(n: int) -> None:
+    """Let large jobs use n threads; small ones stay on one whatever n is.
+
+    An explicit n is honoured also where it exceeds the processors of this process. A limit that
+    threadpoolctl sets afterwards still lowers it.
+
+    Raises
+    ------
+    TypeError
+        If n is not an integer.
+    ValueError
+        If n < 1.
+    """
+    if isinstance(n, bool):
+        raise TypeError(f"set_num_threads: n must be an integer >= 1, got {n!r}")
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"set_num_threads: n must be an integer >= 1, got {n!r}") from None
+    if not 1 <= number <= 4096:
+        raise ValueError(f"set_num_threads: n must be in 1 ... 4096, got {number}")
+    _core.set_threads(number)
+
+
+def get_num_threads() -> int:
+    """The threads that a large job gets from here.
+
+    The default is what the process may use: its affinity, its cgroup's quota and
+    OMP_NUM_THREADS. In a child made by fork() it is 1, because OpenMP's threads stay behind in the
+    parent; 1 also where the library was built without OpenMP.
+    """
+    return _core.max_threads()
+
+
+def build_info() -> dict[str, Any]:
+    """What this installation is and runs on.
+
+    Returns
+    -------
+    dict
+        version : str
+        contract : int, version of the mask contract
+        isa : str, the instruction set in use: scalar, avx2, avx512 or neon
+        isas : list of str, those that can run on this machine, best first
+        openmp : bool
+        threads : int, as `get_num_threads`
+    """
+    return {
+        "version": __version__,
+        "contract": 1,
+        "isa": _core.isa(),
+        "isas": _core.isas(),
+        "openmp": _core.has_openmp(),
+        "threads": _core.max_threads(),
+    }
+
+
+def get_include() -> str:
+    """The folder with dropcore's C headers, for ``#include <dropcore/dropcore.h>``."""
+    return str(Path(__file__).parent / "include")

@@ -1,0 +1,33 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The compiled core: drivers that share out the work of the C kernels among threads.
+
+A. Python hands over checked arguments; what is checked again here is what would read or write
+   outside an array. Everything that a user can get wrong is named in Python, with its shapes.
+B. A driver takes buffers, decides the team from the work, and enters one parallel region. Threads
+   own disjoint parts of `out`, and no result depends on where the parts are cut.
+C. All .pxi files are one module: two would hold two states of threads and instruction set.
+"""
+
+import os
+
+from cython.parallel cimport prange
+from cpython.buffer cimport (
+    PyBUF_FORMAT,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport memset
+
+from cdrop cimport *
+
+include "buffers.pxi"
+include "runtime.pxi"
+include "mask.pxi"
+include "dropout.pxi"
+include "maxnorm.pxi"
+include "matmul.pxi"
+
+_C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

@@ -1,0 +1,129 @@
+# The C blocks, as the drivers see them: see kernels.h, serial.h and runtime.h.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "kernels.h" nogil:
+    ctypedef struct dropcore_block:
+        uint32_t word[4]
+
+    ctypedef struct dropcore_address:
+        pass
+
+    dropcore_address dropcore_address_of(uint64_t seed, uint32_t stream, uint32_t step,
+                                         uint32_t domain)
+    dropcore_block dropcore_block_at(const dropcore_address *address, uint64_t block)
+    uint32_t dropcore_uniform(const dropcore_address *address, uint64_t i)
+    uint64_t dropcore_threshold(double keep)
+
+    int DROPCORE_TILE
+
+    ctypedef struct cdrop_draw:
+        dropcore_address address
+        uint64_t threshold
+
+    ctypedef struct cdrop_factor:
+        const void *data
+        int64_t panel_stride
+        int64_t depth_stride
+        const int64_t *panel_index
+        const int64_t *depth_index
+        const uint8_t *bits
+        int64_t bit_first
+        int64_t bit_panel_stride
+        int64_t bit_depth_stride
+        double scale
+
+    int CDROP_CONNECT_Y
+    int CDROP_CONNECT_DW
+    int CDROP_CONNECT_DX
+
+    ctypedef struct cdrop_kernels:
+        const char *name
+        void (*dropout_f32)(const cdrop_draw *, uint64_t, size_t, float, const float *, float *,
+                            int) noexcept nogil
+        void (*dropout_f64)(const cdrop_draw *, uint64_t, size_t, double, const double *, double *,
+                            int) noexcept nogil
+        void (*dropout_f16)(const cdrop_draw *, uint64_t, size_t, float, const uint16_t *,
+                            uint16_t *, int) noexcept nogil
+        void (*dropout_bf16)(const cdrop_draw *, uint64_t, size_t, float, const uint16_t *,
+                             uint16_t *, int) noexcept nogil
+        void (*apply_f32)(size_t, const uint8_t *, uint64_t, float, const float *, float *,
+                          int) noexcept nogil
+        void (*apply_f64)(size_t, const uint8_t *, uint64_t, double, const double *, double *,
+                          int) noexcept nogil
+        void (*apply_f16)(size_t, const uint8_t *, uint64_t, float, const uint16_t *, uint16_t *,
+                          int) noexcept nogil
+        void (*apply_bf16)(size_t, const uint8_t *, uint64_t, float, const uint16_t *, uint16_t *,
+                           int) noexcept nogil
+        int tile_rows_f32
+        int tile_rows_f64
+        int tile_columns_f32
+        int tile_columns_f64
+        void (*pack_f32)(const cdrop_factor *, int64_t, int64_t, int64_t, int64_t, int,
+                         float *) noexcept nogil
+        void (*pack_f64)(const cdrop_factor *, int64_t, int64_t, int64_t, int64_t, int,
+                         double *) noexcept nogil
+        void (*block_f32)(int64_t, int64_t, int64_t, const float *, const float *, float *, int64_t,
+                          int) noexcept nogil
+        void (*block_f64)(int64_t, int64_t, int64_t, const double *, const double *, double *,
+                          int64_t, int) noexcept nogil
+        void (*finish_f32)(size_t, const float *, int, float *) noexcept nogil
+        void (*finish_f64)(size_t, const double *, int, double *) noexcept nogil
+        void (*connect_f32)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
+                            int64_t, const float *, const float *, float *) noexcept nogil
+        void (*connect_f64)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
+                            int64_t, const double *, const double *, double *) noexcept nogil
+
+
+cdef extern from "runtime.h" nogil:
+    const cdrop_kernels *cdrop_active
+    const char *const *cdrop_isas()
+    const char *const *cdrop_known_isas()
+    int cdrop_use_isa(const char *name)
+    int cdrop_team_for(double work)
+    void cdrop_set_threads(int n)
+    int cdrop_max_threads()
+    void cdrop_set_available(int n)
+    int cdrop_has_openmp()
+    int cdrop_last_team
+    void cdrop_note_team()
+    size_t cdrop_cache_bytes()
+    void *cdrop_scratch_take(size_t bytes)
+    void cdrop_scratch_give(void *scratch)
+
+
+cdef extern from "serial.h" nogil:
+    int CDROP_MAX_DIMS
+    int CDROP_F32
+    int CDROP_F64
+    int CDROP_F16
+    int CDROP_BF16
+
+    ctypedef struct cdrop_layout:
+        int ndim
+        int64_t *shape
+        int64_t *x
+        int64_t *out
+        int64_t *bit
+        int64_t *scale
+
+    void cdrop_merge_axes(cdrop_layout *layout)
+    void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bits)
+    void cdrop_packed_each(const dropcore_address *address, uint64_t offset,
+                           const cdrop_layout *layout, const uint64_t *thresholds, int64_t first,
+                           size_t n, uint8_t *bits)
+    int64_t cdrop_segments(const cdrop_layout *layout)
+    void cdrop_apply_segments(int dtype, const cdrop_layout *layout, const char *x, char *out,
+                              const uint8_t *bits, double scale, const double *scales,
+                              int64_t first, int64_t last)
+    int64_t cdrop_clip_rows_f32(float *w, int64_t n, double max_norm, int64_t first, int64_t last)
+    int64_t cdrop_clip_rows_f64(double *w, int64_t n, double max_norm, int64_t first, int64_t last)
+    int64_t cdrop_clip_columns_f32(float *w, int64_t n, int64_t stride, double max_norm,
+                                   int64_t first, int64_t last)
+    int64_t cdrop_clip_columns_f64(double *w, int64_t n, int64_t stride, double max_norm,
+                                   int64_t first, int64_t last)
+
+
+cdef extern from "capi.h":
+    const void *cdrop_api "(&cdrop_api)"

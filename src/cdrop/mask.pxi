@@ -1,0 +1,157 @@
+# Drawing masks. Work is in nanoseconds of one thread, measured with the slowest usual kernels.
+
+cdef enum:
+    CHUNK_ELEMENTS = 4096
+
+cdef double DRAW_NS = 0.12
+
+
+cdef cdrop_draw draw_of(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
+                        uint64_t threshold) noexcept nogil:
+    cdef cdrop_draw draw
+    draw.address = dropcore_address_of(seed, stream, step, domain)
+    draw.threshold = threshold
+    return draw
+
+
+cdef int expect_address(uint32_t stream, uint32_t domain, uint64_t offset,
+                        uint64_t n) except -1:
+    if stream >> 28 or domain >> 4:
+        raise ValueError(f"stream must be < 2**28 and domain < 16, got {stream} and {domain}")
+    if offset > <uint64_t> 1 << 63 or n > (<uint64_t> 1 << 63) - offset:
+        raise ValueError(f"offset + size must be <= 2**63, got {offset} + {n}")
+    return 0
+
+
+cdef inline int64_t share(int64_t n, int part, int parts, int64_t unit) noexcept nogil:
+    """Where part begins, of n in parts, at a multiple of unit."""
+    cdef int64_t units = (n + unit - 1) // unit
+    cdef int64_t at = units // parts * part + min(<int64_t> part, units % parts)
+    return min(at * unit, n)
+
+
+def threshold(double keep):
+    """T = round(keep * 2**32), half to even, for keep in [0, 1]."""
+    if not 0.0 <= keep <= 1.0:
+        raise ValueError(f"keep must be in [0, 1], got {keep!r}")
+    return dropcore_threshold(keep)
+
+
+cdef void packed_share(const cdrop_draw *draw, uint64_t offset, int64_t n, uint8_t *bits, int part,
+                       int parts) noexcept nogil:
+    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
+    cdef int64_t last = share(n, part + 1, parts, CHUNK_ELEMENTS)
+    if part == 0:
+        cdrop_note_team()
+    if first < last:
+        cdrop_packed(draw, offset + <uint64_t> first, <size_t> (last - first), bits + first // 8)
+
+
+cdef void draw_bits(const cdrop_draw *draw, uint64_t offset, int64_t n,
+                    uint8_t *bits) noexcept nogil:
+    cdef int team = cdrop_team_for(<double> n * DRAW_NS)
+    cdef int part
+    for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+        packed_share(draw, offset, n, bits, part, team)
+
+
+def draw(bits, int64_t n, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
+         uint64_t threshold, uint64_t offset):
+    """Fill `bits` (uint8, ceil(n / 8)) with the packed mask of [offset, offset + n)."""
+    cdef Buffer out = Buffer(bits, True)
+    out.expect("bits", 1, (n + 7) // 8)
+    expect_address(stream, domain, offset, <uint64_t> n)
+    cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
+    with nogil:
+        draw_bits(&d, offset, n, <uint8_t *> out.view.buf)
+
+
+cdef void packed_each_share(const cdrop_draw *draw, uint64_t offset, const cdrop_layout *layout,
+                            const uint64_t *thresholds, int64_t n, uint8_t *bits, int part,
+                            int parts) noexcept nogil:
+    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
+    cdef int64_t last = share(n, part + 1, parts, CHUNK_ELEMENTS)
+    if part == 0:
+        cdrop_note_team()
+    if first < last:
+        cdrop_packed_each(&draw.address, offset, layout, thresholds, first,
+                          <size_t> (last - first), bits + first // 8)
+
+
+def draw_each(bits, thresholds, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
+              uint64_t offset):
+    """The same with a threshold for each element: uint64, any strides, of the mask's shape."""
+    cdef Buffer out = Buffer(bits, True), t = Buffer(thresholds)
+    cdef int64_t n = t.size()
+    cdef cdrop_layout layout
+    cdef int d, part, team
+    if t.view.itemsize != 8 or t.view.ndim > CDROP_MAX_DIMS:
+        raise ValueError("thresholds must be uint64")
+    out.expect("bits", 1, (n + 7) // 8)
+    expect_address(stream, domain, offset, <uint64_t> n)
+    if n == 0:
+        return
+    cdef cdrop_draw address = draw_of(seed, stream, step, domain, 0)
+    layout.ndim = t.view.ndim
+    for d in range(t.view.ndim):
+        layout.shape[d] = t.view.shape[d]
+        layout.x[d] = layout.out[d] = layout.bit[d] = layout.scale[d] = t.view.strides[d] // 8
+    cdrop_merge_axes(&layout)
+    with nogil:
+        team = cdrop_team_for(<double> n * 1.5)
+        for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+            packed_each_share(&address, offset, &layout, <const uint64_t *> t.view.buf, n,
+                              <uint8_t *> out.view.buf, part, team)
+
+
+def kept_at(kept, indices, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
+            uint64_t threshold, uint64_t offset):
+    """Fill `kept` (uint8, 0 or 1) for scattered indices (int64): a Philox block for each."""
+    cdef Buffer out = Buffer(kept, True), index = Buffer(indices)
+    cdef int64_t n = index.size(), i
+    index.expect("indices", 8)
+    out.expect("kept", 1, n)
+    cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
+    cdef const int64_t *at = <const int64_t *> index.view.buf
+    cdef uint8_t *to = <uint8_t *> out.view.buf
+    cdef int team
+    with nogil:
+        team = cdrop_team_for(<double> n * 20)
+        for i in prange(n, num_threads=team, schedule="static", use_threads_if=team > 1):
+            to[i] = dropcore_uniform(&d.address, offset + <uint64_t> at[i]) < d.threshold
+
+
+def words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain, uint64_t first_block,
+          int64_t count):
+    """Philox words (count, 4) uint32, of the blocks from first_block on."""
+    import numpy as np
+
+    result = np.empty((count, 4), dtype=np.uint32)
+    cdef Buffer out = Buffer(result, True)
+    cdef uint32_t *to = <uint32_t *> out.view.buf
+    cdef dropcore_address address = dropcore_address_of(seed, stream, step, domain)
+    cdef dropcore_block block
+    cdef int64_t b
+    cdef int q
+    with nogil:
+        for b in range(count):
+            block = dropcore_block_at(&address, first_block + <uint64_t> b)
+            for q in range(4):
+                to[4 * b + q] = block.word[q]
+    return result
+
+
+def uniform(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain, uint64_t offset,
+            int64_t count):
+    """The uniforms u32 (count,) of the elements from offset on, one at a time."""
+    import numpy as np
+
+    result = np.empty(count, dtype=np.uint32)
+    cdef Buffer out = Buffer(result, True)
+    cdef uint32_t *to = <uint32_t *> out.view.buf
+    cdef dropcore_address address = dropcore_address_of(seed, stream, step, domain)
+    cdef int64_t i
+    with nogil:
+        for i in range(count):
+            to[i] = dropcore_uniform(&address, offset + <uint64_t> i)
+    return result

@@ -1,0 +1,293 @@
+#include "serial.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "bits.h"
+#include "runtime.h"
+
+/* ---- axes ---- */
+
+void cdrop_merge_axes(cdrop_layout *a) {
+    int kept = 0;
+    for (int d = 0; d < a->ndim; ++d) {
+        if (a->shape[d] == 1) continue;
+        const int last = kept - 1;
+        if (kept && a->x[last] == a->x[d] * a->shape[d] &&
+            a->out[last] == a->out[d] * a->shape[d] && a->bit[last] == a->bit[d] * a->shape[d] &&
+            a->scale[last] == a->scale[d] * a->shape[d]) {
+            a->shape[last] *= a->shape[d];
+        } else {
+            a->shape[kept++] = a->shape[d];
+        }
+        a->x[kept - 1] = a->x[d];
+        a->out[kept - 1] = a->out[d];
+        a->bit[kept - 1] = a->bit[d];
+        a->scale[kept - 1] = a->scale[d];
+    }
+    if (!kept) { /* a single element */
+        a->shape[0] = 1;
+        a->x[0] = a->out[0] = a->bit[0] = a->scale[0] = 0;
+        kept = 1;
+    }
+    a->ndim = kept;
+}
+
+/* Where row r begins, for each operand. */
+static void locate(const cdrop_layout *a, int64_t row, int64_t *x, int64_t *out, int64_t *bit,
+                   int64_t *scale) {
+    *x = *out = *bit = *scale = 0;
+    for (int d = a->ndim - 2; d >= 0; --d) {
+        const int64_t at = row % a->shape[d];
+        row /= a->shape[d];
+        *x += at * a->x[d];
+        *out += at * a->out[d];
+        *bit += at * a->bit[d];
+        *scale += at * a->scale[d];
+    }
+}
+
+/* ---- packed masks ---- */
+
+#define CHUNK_TILES 16
+#define CHUNK (CHUNK_TILES * DROPCORE_TILE)
+
+/* n bits from `bit` on to the front of out, zeros behind them. */
+static void move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out) {
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const uint32_t v = cdrop_load_bits32(bits, bit + i);
+        for (int b = 0; b < 4; ++b) out[i / 8 + b] = (uint8_t)(v >> (8 * b));
+    }
+    if (i < n) {
+        const uint32_t v = cdrop_load_bits_below32(bits, bit + i, (unsigned)(n - i));
+        for (unsigned b = 0; b * 8 < n - i; ++b) out[i / 8 + b] = (uint8_t)(v >> (8 * b));
+    }
+}
+
+void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bits) {
+    uint8_t drawn[CHUNK / 8 + DROPCORE_TILE_BYTES];
+    const uint64_t bit = index % DROPCORE_TILE;
+    uint64_t tile = index / DROPCORE_TILE;
+    if (bit == 0) { /* tiles lie in bits as they are drawn */
+        const size_t whole = n / DROPCORE_TILE;
+        cdrop_active->decide(draw, tile, whole, bits);
+        tile += whole;
+        bits += whole * DROPCORE_TILE_BYTES;
+        n -= whole * DROPCORE_TILE;
+    }
+    for (; n; tile += CHUNK_TILES, bits += CHUNK / 8) {
+        const size_t now = n < CHUNK ? n : CHUNK;
+        cdrop_active->decide(draw, tile, (size_t)(bit + now + DROPCORE_TILE - 1) / DROPCORE_TILE,
+                             drawn);
+        move_bits(drawn, bit, now, bits);
+        n -= now;
+    }
+}
+
+void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const cdrop_layout *a,
+                       const uint64_t *thresholds, int64_t first, size_t n, uint8_t *bits) {
+    const int64_t width = a->shape[a->ndim - 1], stride = a->scale[a->ndim - 1];
+    uint32_t u[DROPCORE_TILE];
+    uint64_t tile_at = UINT64_MAX;
+    size_t i = 0;
+    memset(bits, 0, (n + 7) / 8);
+    while (i < n) {
+        const int64_t row = (first + (int64_t)i) / width;
+        int64_t column = (first + (int64_t)i) % width;
+        int64_t x, out, bit, base;
+        locate(a, row, &x, &out, &bit, &base);
+        for (; column < width && i < n; ++column, ++i) {
+            const uint64_t index = offset + (uint64_t)first + i;
+            if (index / DROPCORE_TILE != tile_at) {
+                tile_at = index / DROPCORE_TILE;
+                cdrop_active->uniform(address, tile_at, 1, u);
+            }
+            const unsigned kept =
+                u[index % DROPCORE_TILE] < thresholds[base + column * stride];
+            bits[i / 8] |= (uint8_t)(kept << (i % 8));
+        }
+    }
+}
+
+/* ---- applying to strided arrays ---- */
+
+int64_t cdrop_segments(const cdrop_layout *a) {
+    int64_t rows = 1;
+    for (int d = 0; d < a->ndim - 1; ++d) rows *= a->shape[d];
+    return rows * ((a->shape[a->ndim - 1] + CDROP_SEGMENT - 1) / CDROP_SEGMENT);
+}
+
+static const int64_t item_bytes[] = {4, 8, 2, 2};
+
+#define GATHER(T)                                                                   \
+    static void gather_##T(const char *from, int64_t stride, int64_t n, void *to) { \
+        for (int64_t i = 0; i < n; ++i) memcpy((T *)to + i, from + i * stride, sizeof(T)); \
+    }                                                                               \
+    static void scatter_##T(const void *from, int64_t stride, int64_t n, char *to) { \
+        for (int64_t i = 0; i < n; ++i) memcpy(to + i * stride, (const T *)from + i, sizeof(T)); \
+    }
+GATHER(uint16_t)
+GATHER(uint32_t)
+GATHER(uint64_t)
+
+static void gather(int64_t bytes, const char *from, int64_t stride, int64_t n, void *to) {
+    if (bytes == 2) gather_uint16_t(from, stride, n, to);
+    else if (bytes == 4) gather_uint32_t(from, stride, n, to);
+    else gather_uint64_t(from, stride, n, to);
+}
+
+static void scatter(int64_t bytes, const void *from, int64_t stride, int64_t n, char *to) {
+    if (bytes == 2) scatter_uint16_t(from, stride, n, to);
+    else if (bytes == 4) scatter_uint32_t(from, stride, n, to);
+    else scatter_uint64_t(from, stride, n, to);
+}
+
+static void apply(int dtype, size_t n, const uint8_t *bits, uint64_t bit, double scale,
+                  const void *x, void *out) {
+    const cdrop_kernels *k = cdrop_active;
+    if (dtype == CDROP_F32) k->apply_f32(n, bits, bit, (float)scale, x, out, 0);
+    else if (dtype == CDROP_F64) k->apply_f64(n, bits, bit, scale, x, out, 0);
+    else if (dtype == CDROP_F16) k->apply_f16(n, bits, bit, (float)scale, x, out, 0);
+    else k->apply_bf16(n, bits, bit, (float)scale, x, out, 0);
+}
+
+/* x__n * scales__n, each product rounded as apply rounds it. */
+static void scale_each(int dtype, int64_t n, const double *scales, int64_t stride, void *x) {
+    for (int64_t i = 0; i < n; ++i) {
+        const double s = scales[i * stride];
+        if (dtype == CDROP_F32) {
+            ((float *)x)[i] *= (float)s;
+        } else if (dtype == CDROP_F64) {
+            ((double *)x)[i] *= s;
+        } else {
+            uint16_t *h = (uint16_t *)x + i;
+            *h = dtype == CDROP_F16 ? cdrop_narrow_f16(cdrop_widen_f16(*h) * (float)s)
+                                    : cdrop_narrow_bf16(cdrop_widen_bf16(*h) * (float)s);
+        }
+    }
+}
+
+void cdrop_apply_segments(int dtype, const cdrop_layout *a, const char *x, char *out,
+                          const uint8_t *bits, double scale, const double *scales, int64_t first,
+                          int64_t last) {
+    const int inner = a->ndim - 1;
+    const int64_t bytes = item_bytes[dtype], width = a->shape[inner];
+    const int64_t per_row = (width + CDROP_SEGMENT - 1) / CDROP_SEGMENT;
+    double staged[CDROP_SEGMENT]; /* room for a segment of any dtype */
+    uint8_t own_bits[CDROP_SEGMENT / 8];
+    for (int64_t item = first; item < last; ++item) {
+        const int64_t start = item % per_row * CDROP_SEGMENT;
+        const int64_t n = width - start < CDROP_SEGMENT ? width - start : CDROP_SEGMENT;
+        int64_t x_at, out_at, bit, scale_at;
+        locate(a, item / per_row, &x_at, &out_at, &bit, &scale_at);
+        const char *from = x + x_at + start * a->x[inner];
+        char *to = out + out_at + start * a->out[inner];
+        bit += start * a->bit[inner];
+        scale_at += start * a->scale[inner];
+
+        const uint8_t *row_bits = bits;
+        if (a->bit[inner] == 0) { /* one decision for the whole row */
+            memset(own_bits, cdrop_bit(bits, (uint64_t)bit) ? 0xFF : 0, (size_t)(n + 7) / 8);
+            row_bits = own_bits;
+            bit = 0;
+        } else if (a->bit[inner] != 1) {
+            memset(own_bits, 0, (size_t)(n + 7) / 8);
+            for (int64_t i = 0; i < n; ++i)
+                own_bits[i / 8] |= (uint8_t)(cdrop_bit(bits, (uint64_t)(bit + i * a->bit[inner]))
+                                             << (i % 8));
+            row_bits = own_bits;
+            bit = 0;
+        }
+        const int straight = a->x[inner] == bytes && ((uintptr_t)from % (uintptr_t)bytes) == 0;
+        double row_scale = scale;
+        if (scales && a->scale[inner] == 0) row_scale = scales[scale_at];
+        const int each = scales && a->scale[inner] != 0;
+        if (!straight || each) {
+            gather(bytes, from, a->x[inner], n, staged);
+            if (each) {
+                scale_each(dtype, n, scales + scale_at, a->scale[inner], staged);
+                row_scale = 1.0;
+            }
+            from = (const char *)staged;
+        }
+        if (a->out[inner] == bytes && ((uintptr_t)to % (uintptr_t)bytes) == 0) {
+            apply(dtype, (size_t)n, row_bits, (uint64_t)bit, row_scale, from, to);
+        } else {
+            apply(dtype, (size_t)n, row_bits, (uint64_t)bit, row_scale, from, staged);
+            scatter(bytes, staged, a->out[inner], n, to);
+        }
+    }
+}
+
+/* ---- max-norm ---- */
+
+/* A. A vector inside the ball is not written. The norm decides in float64; where its squares leave
+ *    the range of float64, it is summed again in units of the largest element.
+ * B. A clipped vector is measured again as stored, with the sum that a later call takes, and shrunk
+ *    until it is inside: a second call finds nothing to do. The goal lies below max_norm by what
+ *    another order of summation could make of the same values. */
+
+#define PANEL 256
+
+#define CLIP(T, S, STEP)                                                                          \
+    static double norm_in_units_##S(const T *w, int64_t n, int64_t stride) {                      \
+        double unit = 0.0, sum = 0.0;                                                             \
+        for (int64_t i = 0; i < n; ++i) {                                                         \
+            const double v = fabs((double)w[i * stride]);                                         \
+            if (!(v <= unit)) unit = v;                                                           \
+            if (v != v) return v;                                                                 \
+        }                                                                                         \
+        if (unit == 0.0 || unit > 1.7976931348623157e308) return unit;                            \
+        for (int64_t i = 0; i < n; ++i) {                                                         \
+            const double v = (double)w[i * stride] / unit;                                        \
+            sum += v * v;                                                                         \
+        }                                                                                         \
+        return sqrt(sum) * unit;                                                                  \
+    }                                                                                             \
+    static double norm_of_##S(const T *w, int64_t n, int64_t stride, double square) {             \
+        return square > 1e-280 && square < 1e300 ? sqrt(square)                                   \
+                                                 : norm_in_units_##S(w, n, stride);               \
+    }                                                                                             \
+    static double square_##S(const T *w, int64_t n, int64_t stride) {                             \
+        double sum = 0.0;                                                                         \
+        if (stride == 1) return cdrop_active->sum_squares_##S((size_t)n, w, 1.0);                 \
+        for (int64_t i = 0; i < n; ++i)                                                           \
+            sum += (double)w[i * stride] * (double)w[i * stride];                                 \
+        return sum;                                                                               \
+    }                                                                                             \
+    static int clip_##S(T *w, int64_t n, int64_t stride, double square, double max_norm) {        \
+        double norm = norm_of_##S(w, n, stride, square), shrink = STEP;                           \
+        const double goal = max_norm * (1.0 - 2.220446049250313e-16 * (4.0 + sqrt((double)n)));   \
+        if (!(norm > max_norm) || norm > 1.7976931348623157e308) return 0;                        \
+        for (double factor = goal / norm;; factor = goal / norm * (1.0 - shrink), shrink *= 2) {  \
+            if (shrink >= 1.0) factor = 0.0;                                                      \
+            for (int64_t i = 0; i < n; ++i)                                                       \
+                w[i * stride] = (T)((double)w[i * stride] * factor);                              \
+            norm = norm_of_##S(w, n, stride, square_##S(w, n, stride));                           \
+            if (norm <= goal || factor == 0.0) return 1;                                          \
+        }                                                                                         \
+    }                                                                                             \
+    int64_t cdrop_clip_rows_##S(T *w, int64_t n, double max_norm, int64_t first, int64_t last) {  \
+        int64_t clipped = 0;                                                                      \
+        for (int64_t r = first; r < last; ++r)                                                    \
+            clipped += clip_##S(w + r * n, n, 1, square_##S(w + r * n, n, 1), max_norm);          \
+        return clipped;                                                                           \
+    }                                                                                             \
+    int64_t cdrop_clip_columns_##S(T *w, int64_t n, int64_t stride, double max_norm,              \
+                                   int64_t first, int64_t last) {                                 \
+        int64_t clipped = 0;                                                                      \
+        double square[PANEL];                                                                     \
+        for (int64_t c = first; c < last; c += PANEL) {                                           \
+            const int64_t now = last - c < PANEL ? last - c : PANEL;                              \
+            memset(square, 0, sizeof square);                                                     \
+            for (int64_t r = 0; r < n; ++r)                                                       \
+                cdrop_active->add_squares_##S((size_t)now, w + r * stride + c, square);           \
+            for (int64_t p = 0; p < now; ++p)                                                     \
+                clipped += clip_##S(w + c + p, n, stride, square[p], max_norm);                   \
+        }                                                                                         \
+        return clipped;                                                                           \
+    }
+
+CLIP(float, f32, 2.384185791015625e-7)       /* 2^-22: a few units in the last place */
+CLIP(double, f64, 4.440892098500626e-16)     /* 2^-51 */
