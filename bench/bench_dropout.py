@@ -5,7 +5,9 @@ import subjects
 
 FORWARD = [
     subjects.copy,
+    subjects.copy_torch,
     subjects.forward,
+    subjects.scale_in_place,
     subjects.forward_in_place,
     subjects.forward_numpy,
     subjects.forward_torch,
@@ -13,6 +15,7 @@ FORWARD = [
 ]
 BACKWARD = [
     subjects.copy,
+    subjects.copy_torch,
     subjects.backward,
     subjects.backward_packed,
     subjects.backward_numpy,

@@ -1,10 +1,13 @@
 """Ratios between dropcore, a copy and the peers, measured side by side in one process.
 
 The candidates take turns, there and back (A B C C B A), so that a drift of the machine's speed
-meets all alike; the numbers are medians over the rounds. Reported beside them: nanoseconds an
-element, and gigabytes a second counting each float32 read once and written once.
+meets all alike; the numbers are medians over the turns. Between turns there is a pause, so that the
+waiting threads of one library's pool do not slow down the next. Reported: nanoseconds an element,
+microseconds a call, gigabytes a second counting each float32 read once and written once (for masks
+too, so that the column compares), and ratios to NumPy's copy and to dropcore.
 
-    python bench/ratios.py [--rounds 40] [--keep 0.5 0.9] [--threads N]
+    python bench/ratios.py [--rounds 40] [--keep 0.5 0.9] [--threads N] [--sizes cache memory]
+                           [--kernels forward backward mask]
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import argparse
 import platform
 from statistics import median
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 
 import numpy as np
 import subjects
@@ -22,13 +25,16 @@ import dropcore
 KERNELS = {
     "forward": [
         subjects.copy,
+        subjects.copy_torch,
         subjects.forward,
         subjects.forward_numpy,
         subjects.forward_torch,
         subjects.forward_jax,
     ],
+    "forward_in_place": [subjects.copy, subjects.scale_in_place, subjects.forward_in_place],
     "backward": [
         subjects.copy,
+        subjects.copy_torch,
         subjects.backward,
         subjects.backward_packed,
         subjects.backward_numpy,
@@ -36,6 +42,9 @@ KERNELS = {
     ],
     "mask": [subjects.copy, subjects.mask, subjects.mask_numpy, subjects.mask_torch],
 }
+
+
+PAUSE = 0.004  # seconds; the threads of an OpenMP pool spin for a part of that
 
 
 def interleaved(calls: dict[str, subjects.Call], rounds: int, size: int) -> dict[str, float]:
@@ -51,6 +60,8 @@ def interleaved(calls: dict[str, subjects.Call], rounds: int, size: int) -> dict
     for _ in range(rounds):
         for name in [*calls, *reversed(calls)]:
             call, n = calls[name], repeats[name]
+            sleep(PAUSE)
+            call()
             call()
             start = perf_counter_ns()
             for _ in range(n):
@@ -65,6 +76,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--keep", type=float, nargs="+", default=list(subjects.KEEPS))
     parser.add_argument("--threads", type=int, default=0, help="0: as dropcore decides")
+    parser.add_argument("--sizes", nargs="+", choices=subjects.SIZES, default=["cache", "memory"])
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     options = parser.parse_args()
     if options.threads:
         dropcore.set_num_threads(options.threads)
@@ -73,21 +86,24 @@ def main() -> None:
         f"dropcore {dropcore.__version__}, {info['isa']}, {dropcore.get_num_threads()} threads, "
         f"NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
     )
-    for where, size in subjects.SIZES.items():
+    for where in options.sizes:
+        size = subjects.SIZES[where]
         for keep in options.keep:
-            for kernel, builders in KERNELS.items():
-                print(f"\n{kernel}, {where} ({size >> 20} Mi float32), keep {keep}")
+            for kernel in options.kernels:
+                print(f"\n{kernel}, {where} ({size >> 10} Ki float32), keep {keep}")
                 calls = {}
-                for builder in builders:
+                for builder in KERNELS[kernel]:
                     try:
                         calls[builder.__name__] = builder(size, keep)
                     except subjects.Absent as absent:
-                        print(f"  {builder.__name__:<18} skipped: {absent}")
+                        print(f"  {builder.__name__:<16} skipped: {absent}")
                 result = interleaved(calls, options.rounds, size)
                 for name, ns in result.items():
                     print(
-                        f"  {name:<18} {ns:9.4f} ns/element {8 / ns:8.1f} GB/s "
-                        f"{ns / result['copy']:8.2f} copies {ns / result[kernel]:8.2f} x dropcore"
+                        f"  {name:<16} {ns:9.4f} ns/element {ns * size / 1e3:10.1f} us "
+                        f"{8 / ns:8.1f} GB/s {ns / result['copy']:8.2f} copies "
+                        f"{ns / result[kernel]:8.2f} x dropcore",
+                        flush=True,
                     )
 
 

@@ -17,7 +17,9 @@ import numpy as np
 
 import dropcore
 
-SIZES = {"cache": 1 << 20, "memory": 1 << 24}
+SIZES = {"layer": 128 * 1024, "cache": 1 << 20, "memory": 1 << 24}
+if os.environ.get("DROPCORE_BENCH_TINY"):  # does everything run? The times mean nothing.
+    SIZES = dict.fromkeys(SIZES, 4096)
 KEEPS = (0.5, 0.9)
 Call = Callable[[], object]
 
@@ -59,6 +61,19 @@ def copy(size: int, keep: float) -> Call:
     """NumPy's copy of as many float32, on one thread."""
     x, y = normal(size), touched(size)
     return partial(np.copyto, y, x)
+
+
+def copy_torch(size: int, keep: float) -> Call:
+    """PyTorch's copy of as many float32, on as many threads as dropcore has."""
+    torch = module("torch")
+    x, y = torch.from_numpy(normal(size)), torch.from_numpy(touched(size))
+    return partial(y.copy_, x)
+
+
+def scale_in_place(size: int, keep: float) -> Call:
+    """NumPy's product by one number over its input, on one thread."""
+    x = touched(size)
+    return partial(np.multiply, x, np.float32(1), out=x)
 
 
 def forward(size: int, keep: float) -> Call:
@@ -127,8 +142,8 @@ def backward(size: int, keep: float) -> Call:
 def backward_packed(size: int, keep: float) -> Call:
     """dropcore.dropout_backward from a packed mask."""
     dy, dx = normal(size), touched(size)
-    mask = dropcore.Mask((size,), keep=keep, key=7)
-    mask.packed()
+    drawn = dropcore.Mask((size,), keep=keep, key=7)
+    mask = dropcore.Mask.from_packed(drawn.packed(), drawn.shape, keep=keep)
     return partial(dropcore.dropout_backward, dy, mask=mask, out=dx)
 
 
@@ -182,6 +197,8 @@ def mask_torch(size: int, keep: float) -> Call:
 # ---- products ------------------------------------------------------------------------------------
 
 PRODUCTS = {"128x784x1024": (128, 784, 1024), "512x1024x1024": (512, 1024, 1024)}
+if os.environ.get("DROPCORE_BENCH_TINY"):
+    PRODUCTS = {"8x32x16": (8, 32, 16)}
 
 
 def product_operands(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -226,7 +243,7 @@ def product_masks(shape: tuple[int, int, int]) -> dict[str, dict[str, tuple[int,
 
 # ---- max-norm ------------------------------------------------------------------------------------
 
-NORM_SHAPE = (4096, 4096)
+NORM_SHAPE = (64, 64) if os.environ.get("DROPCORE_BENCH_TINY") else (4096, 4096)
 
 
 def read(axis: int) -> Call:

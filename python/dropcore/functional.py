@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -136,7 +135,7 @@ def _mask(
     shared_axes: int | Iterable[int],
     offset: int,
 ) -> Mask:
-    axes = (shared_axes,) if isinstance(shared_axes, numbers.Integral) else tuple(shared_axes)  # type: ignore[arg-type]
+    axes = _axes(shared_axes)
     if mask is not None:
         if not isinstance(mask, Mask):
             raise TypeError(
@@ -159,7 +158,11 @@ def _mask(
     return Mask(shape, keep=kept, key=key, offset=offset)
 
 
-def shared_shape(shape: tuple[int, ...], axes: Iterable[int], what: str) -> tuple[int, ...]:
+def _axes(axes: int | Iterable[int]) -> tuple[int, ...]:
+    return tuple(axes) if isinstance(axes, Iterable) else (axes,)
+
+
+def shared_shape(shape: tuple[int, ...], axes: Iterable[Any], what: str) -> tuple[int, ...]:
     """`shape` with 1 for the shared axes."""
     own = list(shape)
     for axis in normal_axes(axes, len(shape), f"{what}: shared_axes"):
@@ -167,7 +170,7 @@ def shared_shape(shape: tuple[int, ...], axes: Iterable[int], what: str) -> tupl
     return tuple(own)
 
 
-def normal_axes(axes: Iterable[int], ndim: int, what: str) -> tuple[int, ...]:
+def normal_axes(axes: Iterable[Any], ndim: int, what: str) -> tuple[int, ...]:
     """Axes as sorted numbers in [0, ndim); ValueError for one that is not there, or twice."""
     found = []
     for axis in axes:
@@ -239,7 +242,7 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
         raise TypeError(f"max_norm_: max_norm must be a number > 0, got {max_norm!r}") from None
     if not bound > 0 or math.isnan(bound):
         raise ValueError(f"max_norm_: max_norm must be > 0, got {max_norm}")
-    axes = (axis,) if isinstance(axis, numbers.Integral) else tuple(axis)  # type: ignore[arg-type]
+    axes = _axes(axis)
     if not axes:
         raise ValueError("max_norm_: axis must name the axes that the norm runs over, got ()")
     backend.max_norm_(w, bound, normal_axes(axes, w.ndim, "max_norm_: axis"))

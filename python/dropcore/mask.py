@@ -105,9 +105,7 @@ class Mask:
         self.offset = _whole("offset", offset, 0)
         size = math.prod(self._drawn_shape)
         if self.offset + size > INDEX_LIMIT:
-            raise ValueError(
-                f"Mask: offset + size must be <= 2**63, got {self.offset} + {size}"
-            )
+            raise ValueError(f"Mask: offset + size must be <= 2**63, got {self.offset} + {size}")
         self._set_keep(kept)
 
     @classmethod

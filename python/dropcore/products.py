@@ -79,15 +79,16 @@ def masked_matmul(
 
     References
     ----------
-    Srivastava et al. 2014 (element); Graham et al. 2015, "Efficient batchwise dropout training using
-    submatrices" (unit); Wan et al. 2013, "Regularization of neural networks using DropConnect".
+    Srivastava et al. 2014 (element); Graham et al. 2015, "Efficient batchwise dropout training
+    using submatrices" (unit); Wan et al. 2013, "Regularization of neural networks using
+    DropConnect".
     """
     p = _Product("masked_matmul", x, w, x_mask, w_mask, y_mask, activation)
     b = p.bias(bias)
     if out is None:
         y = np.empty(p.y_shape, p.w.dtype)
     else:
-        y = expect_out(out, np.broadcast_to(np.zeros((), p.w.dtype), p.y_shape), "y")
+        y = expect_out(out, p.y_shape, p.w.dtype, "y")
         for name, array in (("x", p.x), ("w", p.w), ("bias", b)):
             if isinstance(array, np.ndarray) and np.shares_memory(y, array):
                 raise ValueError(f"masked_matmul: out overlaps {name}; give memory of its own")
@@ -141,7 +142,7 @@ def masked_matmul_backward(
             raise TypeError("masked_matmul_backward: activation='relu' needs y, the forward result")
         dz = dz * (p.like_y("y", y) > 0)
     dx, dw = p.backward(np.ascontiguousarray(dz))
-    return dx, dw, dz.reshape(-1, p.n).sum(axis=0)
+    return dx, dw, dz.sum(axis=tuple(range(dz.ndim - 1)))
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,11 @@ class _Product:
             return [_Side(bits=mask._element_bits(), scale=mask.scale)]
         return None
 
+    def _rows(self, array: Array, groups: int) -> Array:
+        """(groups, rows of each, last axis)."""
+        rows = math.prod(array.shape[:-1])
+        return array.reshape(groups, rows // groups, array.shape[-1])
+
     def _weights(self) -> tuple[Array, _Side]:
         """w as the packing takes it, with its mask."""
         mask = self.w_mask
@@ -315,7 +321,7 @@ class _Product:
         x = self.x if x_sides is not None else dropout(self.x, cast(Mask, self.x_mask), None)
         rows = y if y.flags.c_contiguous else np.empty(y.shape, y.dtype)
         w, w_side = self._weights()
-        x3, y3 = x.reshape(groups, -1, self.k), rows.reshape(groups, -1, self.n)
+        x3, y3 = self._rows(x, groups), self._rows(rows, groups)
         nothing = [NOTHING] * groups
         for x_g, y_g, x_side, y_side in zip(
             x3, y3, x_sides or nothing, y_sides or nothing, strict=True
@@ -363,7 +369,7 @@ class _Product:
         x = self.x.toarray() if self.sparse else self.x
         if self.x_mask is not None:
             x = dropout(x, self.x_mask, None)
-        return x.reshape(x.shape[0], -1, self.k)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), self.k)
 
     def _forward_per_sample(self, y: Array, bias: Array | None) -> None:
         x = self._dense_x() * self.w.dtype.type(cast(Mask, self.w_mask).scale)
@@ -376,9 +382,8 @@ class _Product:
 
     def _backward_per_sample(self, dz: Array) -> tuple[Array, Array]:
         x = self._dense_x()
-        scaled = dz.reshape(x.shape[0], -1, self.n) * self.w.dtype.type(
-            cast(Mask, self.w_mask).scale
-        )
+        scale = self.w.dtype.type(cast(Mask, self.w_mask).scale)
+        scaled = dz.reshape(*x.shape[:2], self.n) * scale
         w = np.ascontiguousarray(self.w)
         dw = np.zeros_like(w)
         dx = np.zeros((x.shape[1], x.shape[0], self.k), w.dtype)
@@ -441,9 +446,9 @@ class _Product:
         dw = np.zeros(w.shape, w.dtype)
         nothing = [NOTHING] * groups
         for x_g, dx_g, dz_g, x_side, y_side in zip(
-            x.reshape(groups, -1, self.k),
-            dx.reshape(groups, -1, self.k),
-            dz.reshape(groups, -1, self.n),
+            self._rows(x, groups),
+            self._rows(dx, groups),
+            self._rows(dz, groups),
             x_sides or nothing,
             y_sides or nothing,
             strict=True,

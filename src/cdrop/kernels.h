@@ -77,8 +77,8 @@ typedef struct {
                         T *out);                                                                 \
     /* square__n += w__n^2 in float64, element by element. */                                    \
     void (*add_squares_##S)(size_t n, const T *w, double *square);                              \
-    /* sum over n of (w__n / unit)^2, in float64. */                                             \
-    double (*sum_squares_##S)(size_t n, const T *w, double unit);
+    /* sum over n of w__n^2, in float64. */                                                      \
+    double (*sum_squares_##S)(size_t n, const T *w);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

@@ -10,6 +10,7 @@ cdef enum:
     ROW_BLOCK = 1920        # rows of c that a packed a covers
     COLUMN_BLOCK = 3072     # columns of c that a packed b covers
     TASK_PANELS = 8         # panels of b, and of a, in a task
+    BARRIER_COST = 15       # a thread of a product has to be worth that many of other jobs
 
 
 cdef class Factor:
@@ -160,7 +161,10 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     cdef int64_t a_room = min(row_block, (m + rows - 1) // rows * rows)
     cdef int64_t b_room = min(column_block, (n + width - 1) // width * width)
     cdef int64_t d_room = min(<int64_t> DEPTH_BLOCK, depth)
-    cdef int team = cdrop_team_for(2.0 * m * n * depth / (40.0 if real is float else 20.0))
+    # A product meets at a barrier twice for every block of depth; when the machine is busy, a
+    # barrier can cost far more than a small product.
+    cdef int team = cdrop_team_for(
+        2.0 * m * n * depth / (40.0 if real is float else 20.0) / BARRIER_COST)
     cdef int part
     cdef real *a_packed
     cdef real *b_packed

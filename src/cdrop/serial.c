@@ -230,42 +230,54 @@ void cdrop_apply_segments(int dtype, const cdrop_layout *a, const char *x, char 
 
 #define PANEL 256
 
+/* A norm: root in units of unit. Alone it may exceed the range of float64. */
+typedef struct {
+    double root, unit;
+} measured;
+
+#define LARGEST 1.7976931348623157e308
+static const measured not_finite = {-1.0, 1.0}; /* inside any ball: left alone */
+
 #define CLIP(T, S, STEP)                                                                          \
-    static double norm_in_units_##S(const T *w, int64_t n, int64_t stride) {                      \
-        double unit = 0.0, sum = 0.0;                                                             \
+    static measured in_units_##S(const T *w, int64_t n, int64_t stride) {                         \
+        measured m = {0.0, 1.0};                                                                  \
+        double unit = 0.0;                                                                        \
         for (int64_t i = 0; i < n; ++i) {                                                         \
             const double v = fabs((double)w[i * stride]);                                         \
-            if (!(v <= unit)) unit = v;                                                           \
-            if (v != v) return v;                                                                 \
+            if (!(v <= LARGEST)) return not_finite;                                               \
+            if (v > unit) unit = v;                                                               \
         }                                                                                         \
-        if (unit == 0.0 || unit > 1.7976931348623157e308) return unit;                            \
+        if (unit == 0.0) return m;                                                                \
         for (int64_t i = 0; i < n; ++i) {                                                         \
             const double v = (double)w[i * stride] / unit;                                        \
-            sum += v * v;                                                                         \
+            m.root += v * v;                                                                      \
         }                                                                                         \
-        return sqrt(sum) * unit;                                                                  \
+        m.root = sqrt(m.root);                                                                    \
+        m.unit = unit;                                                                            \
+        return m;                                                                                 \
     }                                                                                             \
-    static double norm_of_##S(const T *w, int64_t n, int64_t stride, double square) {             \
-        return square > 1e-280 && square < 1e300 ? sqrt(square)                                   \
-                                                 : norm_in_units_##S(w, n, stride);               \
+    static measured measure_##S(const T *w, int64_t n, int64_t stride, double square) {           \
+        const measured m = {sqrt(square), 1.0};                                                   \
+        return square > 1e-280 && square < 1e300 ? m : in_units_##S(w, n, stride);                \
     }                                                                                             \
     static double square_##S(const T *w, int64_t n, int64_t stride) {                             \
         double sum = 0.0;                                                                         \
-        if (stride == 1) return cdrop_active->sum_squares_##S((size_t)n, w, 1.0);                 \
+        if (stride == 1) return cdrop_active->sum_squares_##S((size_t)n, w);                      \
         for (int64_t i = 0; i < n; ++i)                                                           \
             sum += (double)w[i * stride] * (double)w[i * stride];                                 \
         return sum;                                                                               \
     }                                                                                             \
     static int clip_##S(T *w, int64_t n, int64_t stride, double square, double max_norm) {        \
-        double norm = norm_of_##S(w, n, stride, square), shrink = STEP;                           \
+        measured m = measure_##S(w, n, stride, square);                                           \
+        double shrink = STEP;                                                                     \
         const double goal = max_norm * (1.0 - 2.220446049250313e-16 * (4.0 + sqrt((double)n)));   \
-        if (!(norm > max_norm) || norm > 1.7976931348623157e308) return 0;                        \
-        for (double factor = goal / norm;; factor = goal / norm * (1.0 - shrink), shrink *= 2) {  \
-            if (shrink >= 1.0) factor = 0.0;                                                      \
+        if (!(m.root > max_norm / m.unit)) return 0;                                              \
+        for (double less = 1.0;; less = 1.0 - shrink, shrink *= 2) {                              \
+            const double factor = shrink < 1.0 ? goal / m.unit / m.root * less : 0.0;             \
             for (int64_t i = 0; i < n; ++i)                                                       \
                 w[i * stride] = (T)((double)w[i * stride] * factor);                              \
-            norm = norm_of_##S(w, n, stride, square_##S(w, n, stride));                           \
-            if (norm <= goal || factor == 0.0) return 1;                                          \
+            m = measure_##S(w, n, stride, square_##S(w, n, stride));                              \
+            if (m.root <= goal / m.unit) return 1;                                                \
         }                                                                                         \
     }                                                                                             \
     int64_t cdrop_clip_rows_##S(T *w, int64_t n, double max_norm, int64_t first, int64_t last) {  \

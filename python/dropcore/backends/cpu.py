@@ -31,20 +31,18 @@ def as_array(name: str, x: object, allowed: tuple[str, ...] = tuple(DTYPES)) -> 
     return array
 
 
-def expect_out(out: object, like: Array, name: str) -> Array:
-    """`out` if it can take a result in the shape and dtype of `like`."""
+def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
+    """`out` if it can take a result of that shape and dtype, those of the array called name."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-    if out.shape != like.shape or out.dtype != like.dtype:
+    if out.shape != shape or out.dtype != dtype:
         raise ValueError(
-            f"out must have the shape and dtype of {name}, {like.shape} {like.dtype}, got "
+            f"out must have the shape and dtype of {name}, {shape} {dtype}, got "
             f"{out.shape} {out.dtype}"
         )
     if not out.flags.writeable:
         raise ValueError("out is read-only: give an array that can be written")
-    if 0 in out.strides and any(
-        s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)
-    ):
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, shape, strict=True)):
         raise ValueError("out has elements that share memory (a stride of 0)")
     return out
 
@@ -59,13 +57,12 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
     if out is None:
         out = np.empty(x.shape, x.dtype)
     else:
-        out = expect_out(out, x, name)
-        if out is not x and np.may_share_memory(out, x) and not same_memory(out, x):
-            if np.shares_memory(out, x):
-                raise ValueError(
-                    f"out overlaps {name} without being the same array: give {name} itself or "
-                    "memory of its own"
-                )
+        out = expect_out(out, x.shape, x.dtype, name)
+        if out is not x and not same_memory(out, x) and np.shares_memory(out, x):
+            raise ValueError(
+                f"out overlaps {name} without being the same array: give {name} itself or "
+                "memory of its own"
+            )
     code = DTYPES[x.dtype.name]
     source, target = (x, out) if code != 3 else (x.view(np.uint16), out.view(np.uint16))
     if (
@@ -81,7 +78,7 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
         key = cast(Key, mask.key)
         _core.dropout(
             target, source, code, key.seed, key.stream, key.step, mask.domain,
-            mask._threshold, mask.scale, mask.offset,
+            mask._threshold, cast(float, mask.scale), mask.offset,
         )  # fmt: skip
         return out
     expect_broadcast(mask, x.shape, name)
@@ -108,9 +105,7 @@ def expect_broadcast(mask: Mask, shape: tuple[int, ...], name: str) -> None:
 
 def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """How far each axis of an array steps through the mask's bits; 0 along shared axes."""
-    own = [
-        0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)
-    ]
+    own = [0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)]
     return (0,) * (ndim - len(own)) + tuple(own)
 
 

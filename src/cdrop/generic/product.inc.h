@@ -190,17 +190,13 @@ static void F(add_squares)(size_t n, const T *w, double *square) {
     for (size_t i = 0; i < n; ++i) square[i] += (double)w[i] * (double)w[i];
 }
 
-static double F(sum_squares)(size_t n, const T *w, double unit) {
+static double F(sum_squares)(size_t n, const T *w) {
     double lane[16] = {0}, total = 0;
-    const double inverse = 1.0 / unit;
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
-        for (int l = 0; l < 16; ++l) {
-            const double v = (double)w[i + l] * inverse;
-            lane[l] += v * v;
-        }
+        for (int l = 0; l < 16; ++l) lane[l] += (double)w[i + l] * (double)w[i + l];
     for (int l = 0; l < 16; ++l) total += lane[l];
-    for (; i < n; ++i) total += (double)w[i] * inverse * ((double)w[i] * inverse);
+    for (; i < n; ++i) total += (double)w[i] * (double)w[i];
     return total;
 }
 

@@ -1,0 +1,276 @@
+"""dropout and dropout_backward as a user calls them; the bits themselves are in test_contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dropcore
+from dropcore import Key, Mask, dropout, dropout_backward
+from dropcore.backends import numpy as reference
+
+KEY = Key(11, stream=3, step=5)
+RNG = np.random.default_rng(0)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def expected(x, mask):
+    return reference.dropout(x, mask.to_bool(), mask.scale)
+
+
+X = RNG.normal(size=(6, 40, 33)).astype(np.float32)
+VIEWS = {
+    "contiguous": lambda a: a,
+    "transposed": lambda a: a.T,
+    "every other": lambda a: a[:, ::2, ::3],
+    "backwards": lambda a: a[::-1, :, ::-1],
+    "cut": lambda a: a[1:, 3:37, 1:-2],
+    "swapped": lambda a: a.swapaxes(0, 1),
+    "repeated": lambda a: np.broadcast_to(a[:, :1, :], a.shape),
+    "fortran": np.asfortranarray,
+    "one column": lambda a: a[:, :, 5:6],
+    "newaxis": lambda a: a[:, None, :, 7],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_strides_and_read_only(name, dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    x = VIEWS[name](X.astype(dtype))
+    x.flags.writeable = False
+    before = x.tobytes()
+    for keep in (0.3, 0.5):
+        mask = Mask(x.shape, keep=keep, key=KEY, offset=77)
+        y = dropout(x, keep=keep, key=KEY, offset=77)
+        assert same_bits(y, expected(x, mask))
+        assert same_bits(dropout(x, mask=mask), y)
+        given = Mask.given(mask.to_bool(), keep=keep)
+        assert same_bits(dropout(x, mask=given), y)
+        packed = Mask.from_packed(mask.packed(), mask.shape, keep=keep)
+        assert same_bits(dropout_backward(x, mask=packed), y)
+        out = np.full((*x.shape, 2), 7, x.dtype)[..., 0]
+        assert dropout(x, mask=mask, out=out) is out
+        assert same_bits(np.ascontiguousarray(out), y)
+    assert x.tobytes() == before
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1), (5,)])
+def test_small_shapes(shape):
+    x = np.full(shape, 3.0, np.float32)
+    y = dropout(x, 0.5, key=1)
+    assert y.shape == shape
+    assert y.dtype == np.float32
+    assert same_bits(y, expected(x, Mask(shape, 0.5, key=1)))
+    assert dropout(x, 0.0, key=1).tobytes() == x.tobytes()
+    assert not dropout(x, 1.0, key=1).any()
+
+
+def test_in_place_equals_out_of_place():
+    for size in (1, 255, 256, 257, 4095, 4097, 300_000):
+        x = RNG.normal(size=size).astype(np.float32)
+        y = dropout(x, 0.3, key=9)
+        assert not np.shares_memory(x, y)
+        z = x.copy()
+        assert dropout(z, 0.3, key=9, out=z) is z
+        assert same_bits(z, y)
+
+
+def test_dropped_is_selected_away_and_kept_is_not_flushed():
+    x = np.array([np.nan, np.inf, -np.inf, -1.0, 1e-42, -0.0] * 50, np.float32)
+    y = dropout(x, 0.5, key=4)
+    kept = Mask(x.shape, 0.5, key=4).to_bool()
+    assert (y[~kept].view(np.uint32) == 0).all()
+    assert np.isnan(y[kept & np.isnan(x)]).all()
+    small = kept & (x == np.float32(1e-42))
+    assert small.any()
+    assert (y[small] == np.float32(1e-42) * np.float32(2)).all()
+    zero = kept & (x == 0)
+    assert np.signbit(y[zero]).all()
+
+
+def test_shared_axes_are_one_decision():
+    x = np.ones((4, 5, 6), np.float32)
+    for axes, shape in [(0, (1, 5, 6)), (1, (4, 1, 6)), ((0, 2), (1, 5, 1)), (-1, (4, 5, 1)),
+                        ((0, 1, 2), (1, 1, 1))]:  # fmt: skip
+        y = dropout(x, 0.5, key=KEY, shared_axes=axes)
+        mask = Mask(shape, 0.5, key=KEY)
+        assert same_bits(y, np.broadcast_to(np.float32(2) * mask.to_bool(), x.shape).copy())
+        assert same_bits(dropout(x, mask=mask), y)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 1), (4, 7), (1, 7), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_arrays_of_rates(shape, dtype):
+    keep = np.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
+    x = RNG.normal(size=(4, 7)).astype(dtype)
+    mask = Mask((4, 7), keep=keep, key=KEY)
+    kept = reference.decisions((4, 7), keep, seed=11, stream=3, step=5)
+    assert (mask.to_bool() == kept).all()
+    y = dropout(x, keep=keep, key=KEY)
+    scale = reference.scale(keep)
+    assert same_bits(y, reference.dropout(x, kept, np.broadcast_to(scale, (4, 7))))
+    assert same_bits(dropout(x, mask=mask), y)
+    assert same_bits(np.ascontiguousarray(dropout(x.T, mask=Mask.given(kept.T, keep=np.broadcast_to(
+        keep, (4, 7)).T)).T), y)  # fmt: skip
+
+
+def test_runs_on_an_array():
+    x = np.ones((3, 10), np.float32)
+    mask = Mask((3, 10), 0.5, key=2, run=4)
+    y = dropout(x, mask=mask)
+    assert ((y == 2) == mask.to_bool()).all()
+    assert (y[:, 0:4] == y[:, :1]).all()
+    assert (y[:, 4:8] == y[:, 4:5]).all()
+    assert (y[:, 8:] == y[:, 8:9]).all()
+    one_bit_a_run = Mask((3, 3), 0.5, key=2)
+    assert (mask.packed() == one_bit_a_run.packed()).all()
+    assert (mask.to_bool()[:, ::4] == one_bit_a_run.to_bool()).all()
+
+
+def test_mask_of_fewer_axes():
+    x = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+    for shape in [(5,), (4, 1), (4, 5), (1,), ()]:
+        mask = Mask(shape, 0.5, key=8)
+        assert same_bits(dropout(x, mask=mask), expected(x, mask))
+
+
+def test_given_mask_scale_is_never_inferred():
+    x = np.ones(8, np.float32)
+    kept = np.arange(8) < 2
+    assert (dropout(x, mask=Mask.given(kept)) == kept).all()
+    assert (dropout(x, mask=Mask.given(kept, keep=0.25)) == 4 * kept).all()
+    assert not dropout(x, mask=Mask.given(kept, keep=0.0)).any()
+    assert (Mask.given(kept).indices() == [0, 1]).all()
+
+
+def test_backward_is_the_same_selection():
+    dy = RNG.normal(size=(64, 65)).astype(np.float32)
+    mask = Mask(dy.shape, 0.2, key=KEY)
+    dx = dropout_backward(dy, 0.2, key=KEY)
+    assert same_bits(dx, expected(dy, mask))
+    assert same_bits(dropout_backward(dy, mask=mask), dx)
+
+
+def test_other_byte_order_is_taken():
+    x = np.arange(9, dtype=">f4")
+    assert (dropout(x, 0.5, key=1) == dropout(x.astype("f4"), 0.5, key=1)).all()
+
+
+BAD = {
+    "no key": (TypeError, "needs key=", lambda x: dropout(x, 0.5)),
+    "rate and keep": (ValueError, "not both", lambda x: dropout(x, 0.5, keep=0.5, key=1)),
+    "rate 256": (ValueError, "256", lambda x: dropout(x, 256, key=1)),
+    "rate < 0": (ValueError, r"\[0, 1\]", lambda x: dropout(x, -1e-300, key=1)),
+    "rate NaN": (ValueError, "nan", lambda x: dropout(x, float("nan"), key=1)),
+    "rate str": (TypeError, "number", lambda x: dropout(x, "0.5", key=1)),
+    "rate bool": (TypeError, "number", lambda x: dropout(x, True, key=1)),
+    "one bad rate": (ValueError, "1.5", lambda x: dropout(x, np.array([0.5, 1.5, 0, 0]), key=1)),
+    "rates enlarge": (ValueError, "broadcast",
+                      lambda x: dropout(x, np.full((2, 3, 4), 0.5), key=1)),
+    "mask and key": (ValueError, "either", lambda x: dropout(x, key=1, mask=Mask(4, 0.5, key=1))),
+    "mask and rate": (ValueError, "either", lambda x: dropout(x, 0.1, mask=Mask(4, 0.5, key=1))),
+    "mask and offset": (ValueError, "either",
+                        lambda x: dropout(x, offset=4, mask=Mask(4, 0.5, key=1))),
+    "mask and axes": (ValueError, "either",
+                      lambda x: dropout(x, shared_axes=0, mask=Mask(4, 0.5, key=1))),
+    "mask is an array": (TypeError, r"Mask\.given", lambda x: dropout(x, mask=np.ones(4, bool))),
+    "mask too wide": (ValueError, r"\(5,\)", lambda x: dropout(x, mask=Mask(5, 0.5, key=1))),
+    "mask too deep": (ValueError, "broadcast",
+                      lambda x: dropout(x, mask=Mask((1, 3, 4), 0.5, key=1))),
+    "negative offset": (ValueError, "offset", lambda x: dropout(x, 0.5, key=1, offset=-1)),
+    "offset too large": (ValueError, r"2\*\*63",
+                         lambda x: dropout(x, 0.5, key=1, offset=2**63 - 11)),
+    "float offset": (TypeError, "offset", lambda x: dropout(x, 0.5, key=1, offset=1.0)),
+    "axis": (ValueError, "axes", lambda x: dropout(x, 0.5, key=1, shared_axes=2)),
+    "axis twice": (ValueError, "twice", lambda x: dropout(x, 0.5, key=1, shared_axes=(0, -2))),
+    "key": (TypeError, "key", lambda x: dropout(x, 0.5, key="seed")),
+    "negative seed": (ValueError, "key", lambda x: dropout(x, 0.5, key=-1)),
+    "stream": (ValueError, "stream", lambda x: dropout(x, 0.5, key=Key(1, stream=2**28))),
+    "step": (ValueError, "step", lambda x: dropout(x, 0.5, key=Key(1, step=2**32))),
+    "integers": (TypeError, "float32", lambda x: dropout(x.astype(int), 0.5, key=1)),
+    "bools": (TypeError, "float32", lambda x: dropout(x > 0, 0.5, key=1)),
+    "complex": (TypeError, "bfloat16", lambda x: dropout(x * 1j, 0.5, key=1)),
+    "objects": (TypeError, "float32", lambda x: dropout(x.astype(object), 0.5, key=1)),
+    "text": (TypeError, "float32", lambda x: dropout(["a"], 0.5, key=1)),
+    "out dtype": (ValueError, "dtype", lambda x: dropout(x, 0.5, key=1, out=np.empty((3, 4)))),
+    "out shape": (ValueError, "shape", lambda x: dropout(x, 0.5, key=1, out=np.empty_like(x[1:]))),
+    "out list": (TypeError, "numpy", lambda x: dropout(x, 0.5, key=1, out=[0.0])),
+    "out repeats": (ValueError, "share",
+                    lambda x: dropout(x, 0.5, key=1, out=np.lib.stride_tricks.as_strided(
+                        np.zeros(4, np.float32), (3, 4), (0, 4)))),
+    "given ints": (TypeError, "boolean", lambda x: Mask.given([0, 1, 1])),
+    "given keep": (ValueError, r"\[0, 1\]", lambda x: Mask.given([True], keep=2)),
+    "mask no rate": (TypeError, "rate", lambda x: Mask(4, key=1)),
+    "mask shape": (TypeError, "integer", lambda x: Mask((2.0, 3), 0.5, key=1)),
+    "mask negative": (ValueError, ">= 0", lambda x: Mask((-1,), 0.5, key=1)),
+    "mask run": (ValueError, "run", lambda x: Mask(4, 0.5, key=1, run=0)),
+    "packed size": (ValueError, "bytes", lambda x: Mask.from_packed(np.zeros(2, np.uint8), 17)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_says_what_is_allowed(name):
+    error, text, call = BAD[name]
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(error, match=text):
+        call(x)
+    assert (x == 1).all()
+
+
+def test_overlapping_and_read_only_out():
+    x = np.arange(20, dtype=np.float32)
+    before = x.copy()
+    with pytest.raises(ValueError, match="overlaps"):
+        dropout(x[:10], 0.5, key=1, out=x[5:15])
+    with pytest.raises(ValueError, match="overlaps"):
+        dropout(x[:10], 0.5, key=1, out=x[:10][::-1])
+    assert (x == before).all()
+    halves = np.zeros((2, 10), np.float32)
+    dropout(halves[0] + 1, 0.5, key=1, out=halves[1])  # beside each other is not overlapping
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        dropout(x, 0.5, key=1, out=x)
+
+
+class OnGPU:
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (1,), "typestr": "<f4", "data": (0, True), "version": 3}
+
+
+def test_gpu_array_is_refused_in_words():
+    with pytest.raises(TypeError, match="GPU"):
+        dropout(OnGPU(), 0.5, key=1)
+
+
+def test_threads_do_not_change_bits(threads, assert_team):
+    x = np.random.default_rng(1).normal(size=(1500, 1001)).astype(np.float32)
+    y = dropout(x, 0.3, key=KEY)
+    assert_team()
+    strided = dropout(x.T, mask=Mask.given(Mask(x.shape, 0.3, key=KEY).to_bool().T, keep=1 - 0.3))
+    assert_team()
+    assert same_bits(np.ascontiguousarray(strided.T), y)
+    dropcore.set_num_threads(1)
+    assert same_bits(dropout(x, 0.3, key=KEY), y)
+
+
+@pytest.mark.slow
+def test_more_than_2_31_elements():
+    """In place on 4 GiB of float16; the end is compared with the contract."""
+    size = 2**31 + 4097
+    x = np.ones(size, np.float16)
+    dropout(x, 0.5, key=KEY, out=x)
+    start = size - 70_000
+    tail = Mask((70_000,), 0.5, key=KEY, offset=start)
+    assert ((x[start:] == 2) == tail.to_bool()).all()
+    # Strided: every other element of as many, through a view that repeats one row of memory.
+    wide = np.broadcast_to(np.float16(1), (2**21, 1025))
+    y = dropout(
+        wide, mask=Mask((1, 1025), 0.5, key=KEY), out=x[: 2**21 * 1025].reshape(2**21, 1025)
+    )
+    assert ((y[-1] == 2) == Mask((1025,), 0.5, key=KEY).to_bool()).all()
