@@ -13,6 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# What a build depends on besides its sources: another value builds again from the start.
+BUILD_VARIABLES := CC CFLAGS LDFLAGS $(addprefix DROPCORE_,DEBUG SANITIZE COVERAGE WERROR NO_OPENMP)
+BUILT_WITH := $(foreach name,$(BUILD_VARIABLES),$(name)=$($(name)))
+
 SOURCES := pyproject.toml setup.py python/dropcore/_version.py \
 	$(shell find src python/dropcore/include -type f ! -name _core.c)
 
@@ -79,7 +83,12 @@ $(VENV)/.extra-build: $(VENV)/.made pyproject.toml
 	$(PIP) install -r $@.txt
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.extra-build $(SOURCES)
+.PHONY: always
+$(VENV)/.built-with: $(VENV)/.made always
+	@printf '%s\n' '$(BUILT_WITH)' | cmp -s - $@ || { rm -rf build/temp.* build/lib.* \
+		python/dropcore/_core*.so; printf '%s\n' '$(BUILT_WITH)' > $@; }
+
+$(VENV)/.built: $(VENV)/.extra-build $(VENV)/.built-with $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
 	@$(BIN)/python -c "import dropcore as d; i = d.build_info(); \
 	print('dropcore', d.__version__, 'built:', i['isa'] + ',', \

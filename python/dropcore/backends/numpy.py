@@ -474,9 +474,10 @@ def masked_matmul_backward(
     dw = np.zeros((features, outputs))
     for b in range(samples):
         rows = slice(None) if used_w.ndim == 2 else b
-        per_row = used_x[rows].reshape(-1, features).T @ dz[rows].reshape(-1, outputs)
-        dw += _masked(per_row, _sample(w_mask, b))
-    return dx, dw, dz.reshape(-1, outputs).sum(axis=0)
+        leading = list(range(dz[rows].ndim - 1))
+        total = np.tensordot(used_x[rows], dz[rows], axes=(leading, leading))
+        dw += _masked(total, _sample(w_mask, b))
+    return dx, dw, dz.sum(axis=tuple(range(dz.ndim - 1)))
 
 
 def _masked(values: ArrayLike, mask: Pair | None) -> Floats:
