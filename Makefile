@@ -88,11 +88,13 @@ $(VENV)/.built-with: $(VENV)/.made always
 	@printf '%s\n' '$(BUILT_WITH)' | cmp -s - $@ || { rm -rf build/temp.* build/lib.* \
 		python/dropcore/_core*.so; printf '%s\n' '$(BUILT_WITH)' > $@; }
 
+SHOW = import dropcore as d; i = d.build_info(); \
+	print('dropcore', d.__version__, 'built:', i['isa'] + ',', \
+	'OpenMP' if i['openmp'] else 'single-threaded, for OpenMP is not available here')
+
 $(VENV)/.built: $(VENV)/.extra-build $(VENV)/.built-with $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
-	@$(BIN)/python -c "import dropcore as d; i = d.build_info(); \
-	print('dropcore', d.__version__, 'built:', i['isa'] + ',', \
-	'OpenMP' if i['openmp'] else 'single-threaded, for OpenMP is not available here')"
+	@$(if $(filter-out 0,$(DROPCORE_SANITIZE)),echo "built with sanitizers",$(BIN)/python -c "$(SHOW)")
 	@touch $@
 
 $(VENV)/.extra-%: $(VENV)/.made pyproject.toml

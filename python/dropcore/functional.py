@@ -159,6 +159,8 @@ def _mask(
 
 
 def _axes(axes: int | Iterable[int]) -> tuple[int, ...]:
+    if type(axes) is tuple:
+        return axes
     return tuple(axes) if isinstance(axes, Iterable) else (axes,)
 
 

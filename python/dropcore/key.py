@@ -43,6 +43,13 @@ class Key:
     step: int = 0
 
     def __post_init__(self) -> None:
+        if (
+            type(self.seed) is type(self.stream) is type(self.step) is int
+            and 0 <= self.seed < 1 << 64
+            and 0 <= self.stream < 1 << 28
+            and 0 <= self.step < 1 << 32
+        ):
+            return
         object.__setattr__(self, "seed", _field("seed", self.seed, 64))
         object.__setattr__(self, "stream", _field("stream", self.stream, 28))
         object.__setattr__(self, "step", _field("step", self.step, 32))

@@ -166,9 +166,13 @@ class Mask:
         return mask
 
     def _set_shape(self, shape: int | tuple[int, ...], run: int) -> None:
-        axes = (shape,) if isinstance(shape, numbers.Integral) else tuple(shape)  # type: ignore[arg-type]
-        self.shape = tuple(_whole("every axis of shape", n, 0) for n in axes)
-        self.run = _whole("run", run, 1)
+        axes = shape if isinstance(shape, tuple) else _as_tuple(shape)
+        for n in axes:
+            if type(n) is not int or n < 0:
+                axes = tuple(_whole("every axis of shape", n, 0) for n in axes)
+                break
+        self.shape = axes
+        self.run = run if type(run) is int and run > 0 else _whole("run", run, 1)
         if self.run > 1 and not self.shape:
             raise ValueError("Mask: run needs a last axis, got shape ()")
         self._drawn_shape = (
@@ -289,6 +293,10 @@ def resolve_keep(
 def _outside(what: str, name: str, found: object) -> str:
     meaning = "dropped" if name == "rate" else "kept"
     return f"{what}: {name} is the fraction {meaning}, in [0, 1], got {found}"
+
+
+def _as_tuple(shape: Any) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, numbers.Integral) else tuple(shape)
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -14,13 +14,19 @@ from dropcore.mask import Mask
 
 Array = npt.NDArray[Any]
 
-# The core's numbers for what it computes with.
-DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+# The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
+# another package, and the name of a dtype is slow to ask for.
+CODES = {np.dtype(name): code for code, name in enumerate(DTYPES[:3])}
+BFLOAT16 = 3
 
 
-def as_array(name: str, x: object, allowed: tuple[str, ...] = tuple(DTYPES)) -> Array:
+def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
     """x as an array of a dtype that is taken, not copied."""
-    array = np.asarray(x)
+    array = x if type(x) is np.ndarray else np.asarray(x)
+    code = CODES.get(array.dtype)
+    if code is not None and DTYPES[code] in allowed:
+        return array
     if array.dtype.name not in allowed:
         raise TypeError(
             f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
@@ -28,6 +34,8 @@ def as_array(name: str, x: object, allowed: tuple[str, ...] = tuple(DTYPES)) -> 
         )
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.name == "bfloat16":
+        CODES[array.dtype] = BFLOAT16
     return array
 
 
@@ -42,7 +50,9 @@ def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: 
         )
     if not out.flags.writeable:
         raise ValueError("out is read-only: give an array that can be written")
-    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, shape, strict=True)):
+    if 0 in out.strides and any(
+        s == 0 and n > 1 for s, n in zip(out.strides, shape, strict=True) if out.size
+    ):
         raise ValueError("out has elements that share memory (a stride of 0)")
     return out
 
@@ -58,22 +68,27 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
         out = np.empty(x.shape, x.dtype)
     else:
         out = expect_out(out, x.shape, x.dtype, name)
-        if out is not x and not same_memory(out, x) and np.shares_memory(out, x):
+        if (
+            out is not x
+            and np.may_share_memory(out, x)  # bounds only: cheap
+            and not same_memory(out, x)
+            and np.shares_memory(out, x)
+        ):
             raise ValueError(
                 f"out overlaps {name} without being the same array: give {name} itself or "
                 "memory of its own"
             )
-    code = DTYPES[x.dtype.name]
-    source, target = (x, out) if code != 3 else (x.view(np.uint16), out.view(np.uint16))
+    code = CODES[x.dtype]
+    source, target = x, out
+    if code == BFLOAT16:  # which exports no buffer
+        source, target = x.view(np.uint16), out.view(np.uint16)
     if (
         mask.shape == x.shape
         and mask._bits is None
         and mask.run == 1
         and isinstance(mask._threshold, int)
-        and x.flags.c_contiguous
-        and out.flags.c_contiguous
-        and x.flags.aligned
-        and out.flags.aligned
+        and _straight(x)
+        and (out is x or _straight(out))
     ):
         key = cast(Key, mask.key)
         _core.dropout(
@@ -89,6 +104,11 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
         None if isinstance(scale, float) else np.broadcast_to(scale, x.shape),
     )  # fmt: skip
     return out
+
+
+def _straight(x: Array) -> bool:
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def expect_broadcast(mask: Mask, shape: tuple[int, ...], name: str) -> None:
