@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, Mask, dropout, dropout_backward
+from dropcore import Key, Mask, _core, dropout, dropout_backward
 from dropcore.backends import numpy as reference
 
 KEY = Key(11, stream=3, step=5)
@@ -117,6 +117,16 @@ def test_arrays_of_rates(shape, dtype):
     assert same_bits(dropout(x, mask=mask), y)
     assert same_bits(np.ascontiguousarray(dropout(x.T, mask=Mask.given(kept.T, keep=np.broadcast_to(
         keep, (4, 7)).T)).T), y)  # fmt: skip
+
+
+def test_thresholds_round_half_to_even():
+    unit = 2.0**-32
+    keeps = [0.0, unit / 2, unit, 1.5 * unit, 2.5 * unit, np.nextafter(unit / 2, 1), 1e-4, 0.1, 1 / 3,
+             0.5, 0.5 + 0.5 * unit, 0.5 + 1.5 * unit, 0.9, 1 - unit, 1 - unit / 2, 1 - 0.75 * unit,
+             np.nextafter(1, 0), 1.0]  # fmt: skip
+    for keep in keeps:
+        assert _core.threshold(keep) == reference.threshold(keep), keep
+    assert (Mask((len(keeps),), keep=keeps, key=1)._threshold == reference.threshold(keeps)).all()
 
 
 def test_runs_on_an_array():
@@ -261,16 +271,18 @@ def test_threads_do_not_change_bits(threads, assert_team):
 
 @pytest.mark.slow
 def test_more_than_2_31_elements():
-    """In place on 4 GiB of float16; the end is compared with the contract."""
-    size = 2**31 + 4097
+    """4 GiB of float16, in place and from a view that repeats one number."""
+    shape = (2**21, 1025)
+    size = shape[0] * shape[1]
+    assert size > 2**31
     x = np.ones(size, np.float16)
     dropout(x, 0.5, key=KEY, out=x)
     start = size - 70_000
-    tail = Mask((70_000,), 0.5, key=KEY, offset=start)
-    assert ((x[start:] == 2) == tail.to_bool()).all()
-    # Strided: every other element of as many, through a view that repeats one row of memory.
-    wide = np.broadcast_to(np.float16(1), (2**21, 1025))
-    y = dropout(
-        wide, mask=Mask((1, 1025), 0.5, key=KEY), out=x[: 2**21 * 1025].reshape(2**21, 1025)
-    )
-    assert ((y[-1] == 2) == Mask((1025,), 0.5, key=KEY).to_bool()).all()
+    assert ((x[start:] == 2) == Mask((70_000,), 0.5, key=KEY, offset=start).to_bool()).all()
+    wide = np.broadcast_to(np.float16(1), shape)
+    units = Mask((1, 1025), 0.5, key=KEY)
+    y = dropout(wide, mask=units, out=x.reshape(shape))
+    assert ((y[-5:] == 2) == units.to_bool()).all()
+    every = dropout(wide, 0.5, key=KEY, out=x.reshape(shape))
+    tail = Mask((1, 1025), 0.5, key=KEY, offset=size - 1025)
+    assert ((every[-1] == 2) == tail.to_bool()[0]).all()

@@ -38,10 +38,10 @@ static inline vblocks philox_blocks(const dropcore_address *a, uint64_t block) {
         const vq k0 = vq_set1(key0), k1 = vq_set1(key1);
         const vq even_p0 = vq_mul_low(even[0], m0), even_p1 = vq_mul_low(even[2], m1);
         const vq odd_p0 = vq_mul_low(odd[0], m0), odd_p1 = vq_mul_low(odd[2], m1);
-        even[0] = vq_xor(vq_xor(vq_high(even_p1), k0), even[1]);
-        odd[0] = vq_xor(vq_xor(vq_high(odd_p1), k0), odd[1]);
-        even[2] = vq_xor(vq_xor(vq_high(even_p0), k1), even[3]);
-        odd[2] = vq_xor(vq_xor(vq_high(odd_p0), k1), odd[3]);
+        even[0] = vq_xor(vq_high(even_p1), vq_xor(even[1], k0));
+        odd[0] = vq_xor(vq_high(odd_p1), vq_xor(odd[1], k0));
+        even[2] = vq_xor(vq_high(even_p0), vq_xor(even[3], k1));
+        odd[2] = vq_xor(vq_high(odd_p0), vq_xor(odd[3], k1));
         even[1] = even_p1;
         odd[1] = odd_p1;
         even[3] = even_p0;
