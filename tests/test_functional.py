@@ -121,9 +121,9 @@ def test_arrays_of_rates(shape, dtype):
 
 def test_thresholds_round_half_to_even():
     unit = 2.0**-32
-    keeps = [0.0, unit / 2, unit, 1.5 * unit, 2.5 * unit, np.nextafter(unit / 2, 1), 1e-4, 0.1, 1 / 3,
-             0.5, 0.5 + 0.5 * unit, 0.5 + 1.5 * unit, 0.9, 1 - unit, 1 - unit / 2, 1 - 0.75 * unit,
-             np.nextafter(1, 0), 1.0]  # fmt: skip
+    keeps = [0.0, unit / 2, unit, 1.5 * unit, 2.5 * unit, np.nextafter(unit / 2, 1), 1e-4, 0.1,
+             1 / 3, 0.5, 0.5 + 0.5 * unit, 0.5 + 1.5 * unit, 0.9, 1 - unit, 1 - unit / 2,
+             1 - 0.75 * unit, np.nextafter(1, 0), 1.0]  # fmt: skip
     for keep in keeps:
         assert _core.threshold(keep) == reference.threshold(keep), keep
     assert (Mask((len(keeps),), keep=keeps, key=1)._threshold == reference.threshold(keeps)).all()

@@ -68,6 +68,9 @@ def test_no_overflow_or_underflow_in_float64(isa, axis, size):
     w[2, 2] = -size
     max_norm_(w, 1.0, axis=axis)
     if size > 1:
+        near = np.full((6, 6), size)  # a bound of the size of the norm, which is 2.4 sizes
+        max_norm_(near, size, axis=axis)
+        np.testing.assert_allclose(near, size / np.sqrt(6), rtol=1e-12)
         np.testing.assert_allclose(np.abs(w), 1 / np.sqrt(6), rtol=1e-12)
         assert (norms(w, axis) <= 1).all()
         assert w[2, 2] < 0
