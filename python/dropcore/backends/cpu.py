@@ -62,7 +62,7 @@ def overlap(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):  # bounds only: cheap
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=cast(Any, 100_000))  # the stubs know only -1 and 0
     except np.exceptions.TooHardError:
         return True
 
