@@ -91,7 +91,6 @@ ctypedef struct Finish:
     const uint8_t *bits     # of c, or NULL; bit (row, column) = row * bit_row_stride + column
     int64_t bit_row_stride
     double scale
-    const uint8_t *all_bits
 
 
 cdef void finish_row(real *row, int64_t first, int64_t n, int64_t r,
@@ -261,7 +260,7 @@ cdef void connect(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_
                   const real *b, int64_t b_stride, real *out, int64_t out_stride) noexcept nogil:
     """Samples in parallel for y and dx, rows of w for dw; strides are between samples."""
     cdef int team = cdrop_team_for(<double> (samples * k * n) * 0.3)
-    cdef int64_t s, rows, first, last
+    cdef int64_t s
     cdef int p
     if part != CDROP_CONNECT_DW:
         for s in prange(samples, num_threads=team, schedule="dynamic", use_threads_if=team > 1):

@@ -193,8 +193,7 @@ void cdrop_note_team(void) {
  * whoever finds it taken (another Python thread) gets a block of its own. */
 typedef struct {
     size_t bytes;
-    int kept;
-    char padding[64 - sizeof(size_t) - sizeof(int)];
+    char padding[64 - sizeof(size_t)];
 } scratch_head;
 
 #define KEEP_AT_MOST ((size_t)256 << 20)
