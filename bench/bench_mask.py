@@ -1,14 +1,9 @@
 """Packed masks alone, beside a copy of as many float32 and the peers."""
 
 import pytest
-import subjects
-
-BUILDERS = [subjects.copy, subjects.mask, subjects.mask_numpy, subjects.mask_torch]
+from subjects import candidates
 
 
-@pytest.mark.parametrize("where", subjects.SIZES)
-@pytest.mark.parametrize("keep", subjects.KEEPS)
-@pytest.mark.parametrize("builder", BUILDERS, ids=lambda b: b.__name__)
-def bench_mask(measure, where, keep, builder):
-    size = subjects.SIZES[where]
-    measure(f"mask, {where}, keep {keep}", builder, size, keep, elements=size)
+@pytest.mark.parametrize(**candidates("mask"))
+def bench_mask(measure, kernel, case, builder):
+    measure(kernel, case, builder)

@@ -435,8 +435,8 @@ def test_weights_spoiled_by_the_last_update_are_noticed():
 class Interrupted(SGD):
     """The user presses Ctrl-C in the middle of an update."""
 
-    def apply(self, params, grads, state, step):
-        super().apply(params, grads, state, step)
+    def apply(self, params, grads, state, step, constraints):
+        super().apply(params, grads, state, step, constraints)
         if step == 7:
             for array in params.values():
                 array *= 3

@@ -11,6 +11,14 @@ def has_openmp() -> bool: ...
 def max_threads() -> int: ...
 def set_threads(n: int) -> None: ...
 def last_team_size() -> int: ...
+POOL_BYTES: int
+
+class Room:
+    def __init__(self, bytes: int) -> None: ...
+    def __buffer__(self, flags: int) -> memoryview: ...
+
+def give_back() -> int: ...
+def waiting_bytes() -> int: ...
 def threshold(keep: float) -> int: ...
 def draw(
     bits: Any, n: int, seed: int, stream: int, step: int, domain: int, threshold: int, offset: int
@@ -51,7 +59,35 @@ def apply(
     scale: float,
     scales: Any,
 ) -> None: ...
-def max_norm(w: Any, outer: int, n: int, inner: int, max_norm: float) -> int: ...
+def max_norm(w: Any, vectors: tuple[int, int, int], max_norm: float) -> int: ...
+def sgd(
+    w: Any,
+    g: Any,
+    velocity: Any,
+    rate: float,
+    momentum: float,
+    nesterov: bool,
+    vectors: tuple[int, int, int],
+    max_norm: float,
+    live_rows: Any = None,
+    live_columns: Any = None,
+    lazy: bool = False,
+) -> int: ...
+def adam(
+    w: Any,
+    g: Any,
+    mean: Any,
+    square: Any,
+    step: int,
+    rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    vectors: tuple[int, int, int],
+    max_norm: float,
+    live_rows: Any = None,
+    live_columns: Any = None,
+) -> int: ...
 
 class Factor:
     n_rows: int
@@ -78,6 +114,7 @@ def product(
     bits: Any = None,
     scale: float = 1.0,
 ) -> None: ...
+def unfinish(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
 def connect_product(
     which: str,
     out: Any,

@@ -93,8 +93,11 @@ class MaxNorm:
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Project `weight` in place."""
-        axis = tuple(range(weight.ndim - 1)) if self.axis is None else self.axis
-        max_norm_(weight, self.max_norm, axis=axis)
+        max_norm_(weight, self.max_norm, axis=self.axes(weight))
+
+    def axes(self, weight: NDArray[Any]) -> int | tuple[int, ...]:
+        """The axes of `weight` that the norm runs over."""
+        return tuple(range(weight.ndim - 1)) if self.axis is None else self.axis
 
     def __repr__(self) -> str:
         axis = "" if self.axis is None else f", axis={self.axis!r}"

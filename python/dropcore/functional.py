@@ -230,22 +230,35 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
     Srebro and Shraibman 2005; Srivastava et al. 2014, section 5.1.
     """
     backend = backend_of("w", w)
+    expect_weights("max_norm_", "w", w)
+    backend.max_norm_(w, *axes_of("max_norm_", w, max_norm, axis))
+    return w
+
+
+def expect_weights(what: str, name: str, w: object) -> None:
+    """An array of a real dtype that can be changed in place, or an error that says why not."""
     if not isinstance(w, np.ndarray):
         raise TypeError(
-            f"max_norm_: w is changed in place and must be a numpy.ndarray, got {type(w).__name__}"
+            f"{what}: {name} is changed in place and must be a numpy.ndarray, got "
+            f"{type(w).__name__}"
         )
     if w.dtype.name not in ("float32", "float64") or not w.dtype.isnative:
-        raise TypeError(f"max_norm_: w must be float32 or float64, got {w.dtype}")
+        raise TypeError(f"{what}: {name} must be float32 or float64, got {w.dtype}")
     if not w.flags.writeable:
-        raise ValueError("max_norm_: w is read-only and cannot be changed in place")
+        raise ValueError(f"{what}: {name} is read-only and cannot be changed in place")
+
+
+def axes_of(
+    what: str, w: Array, max_norm: float, axis: int | Iterable[int]
+) -> tuple[float, tuple[int, ...]]:
+    """max_norm as float and axis as sorted axes of w."""
     try:
         bound = float(max_norm)
     except (TypeError, ValueError):
-        raise TypeError(f"max_norm_: max_norm must be a number > 0, got {max_norm!r}") from None
+        raise TypeError(f"{what}: max_norm must be a number > 0, got {max_norm!r}") from None
     if not bound > 0 or math.isnan(bound):
-        raise ValueError(f"max_norm_: max_norm must be > 0, got {max_norm}")
+        raise ValueError(f"{what}: max_norm must be > 0, got {max_norm}")
     axes = _axes(axis)
     if not axes:
-        raise ValueError("max_norm_: axis must name the axes that the norm runs over, got ()")
-    backend.max_norm_(w, bound, normal_axes(axes, w.ndim, "max_norm_: axis"))
-    return w
+        raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
+    return bound, normal_axes(axes, w.ndim, f"{what}: axis")

@@ -10,7 +10,7 @@ C. All .pxi files are one module: two would hold two states of threads and instr
 
 import os
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from cpython.buffer cimport (
     PyBUF_FORMAT,
     PyBUF_STRIDES,
@@ -19,15 +19,17 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport sqrt
 from libc.string cimport memset
 
 from cdrop cimport *
 
 include "buffers.pxi"
 include "runtime.pxi"
+include "pool.pxi"
 include "mask.pxi"
 include "dropout.pxi"
-include "maxnorm.pxi"
+include "update.pxi"
 include "matmul.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

@@ -18,6 +18,15 @@
 #define CDROP_BIG_ENDIAN 0
 #endif
 
+/* Ask for a line of memory that will be read soon. */
+#if defined(__GNUC__) || defined(__clang__)
+#define CDROP_PREFETCH(address) __builtin_prefetch(address)
+#define CDROP_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
+#else
+#define CDROP_PREFETCH(address) ((void)(address))
+#define CDROP_PREFETCH_L2(address) ((void)(address))
+#endif
+
 CDROP_INLINE int cdrop_bit(const uint8_t *bits, uint64_t at) {
     return bits[at / 8] >> (at % 8) & 1;
 }

@@ -40,3 +40,15 @@ cdef Py_ssize_t itemsize_of(int dtype) except -1:
     if dtype < 0 or dtype > 3:
         raise ValueError(f"dtype must be 0 ... 3 (f32, f64, f16, bf16), got {dtype}")
     return 8 if dtype == CDROP_F64 else 4 if dtype == CDROP_F32 else 2
+
+
+cdef Buffer index_list(indices, int64_t below):
+    cdef Buffer b = Buffer(indices)
+    cdef const int64_t *at
+    cdef int64_t i
+    b.expect("indices", 8)
+    at = <const int64_t *> b.view.buf
+    for i in range(b.size()):
+        if at[i] < 0 or at[i] >= below:
+            raise IndexError(f"index {at[i]} is outside [0, {below})")
+    return b

@@ -34,6 +34,22 @@ cdef extern from "kernels.h" nogil:
         int64_t bit_depth_stride
         double scale
 
+    ctypedef struct cdrop_ahead:
+        const char *data
+        int64_t rows
+        int64_t bytes
+        int64_t stride
+        const int64_t *index
+
+    ctypedef struct cdrop_adam:
+        double rate
+        double beta_1
+        double beta_2
+        double rest_1
+        double rest_2
+        double scale
+        double epsilon
+
     int CDROP_CONNECT_Y
     int CDROP_CONNECT_DW
     int CDROP_CONNECT_DX
@@ -65,16 +81,34 @@ cdef extern from "kernels.h" nogil:
         void (*pack_f64)(const cdrop_factor *, int64_t, int64_t, int64_t, int64_t, int,
                          double *) noexcept nogil
         void (*block_f32)(int64_t, int64_t, int64_t, const float *, const float *, float *, int64_t,
-                          int) noexcept nogil
+                          int, const cdrop_ahead *) noexcept nogil
         void (*block_f64)(int64_t, int64_t, int64_t, const double *, const double *, double *,
-                          int64_t, int) noexcept nogil
-        void (*finish_f32)(size_t, const float *, int, float *) noexcept nogil
-        void (*finish_f64)(size_t, const double *, int, double *) noexcept nogil
+                          int64_t, int, const cdrop_ahead *) noexcept nogil
+        void (*finish_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t, int64_t,
+                           float, float *, int64_t) noexcept nogil
+        void (*finish_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
+                           int64_t, double, double *, int64_t) noexcept nogil
+        void (*unfinish_f32)(size_t, float, const float *, const float *, float *,
+                             float *) noexcept nogil
+        void (*unfinish_f64)(size_t, double, const double *, const double *, double *,
+                             double *) noexcept nogil
         void (*connect_f32)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
                             int64_t, const float *, const float *, float *) noexcept nogil
         void (*connect_f64)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
                             int64_t, const double *, const double *, double *) noexcept nogil
 
+        void (*add_squares_f32)(int64_t, int64_t, int64_t, const float *, double *) noexcept nogil
+        void (*sgd_f32)(size_t, float, float, int, const float *, float *, float *) noexcept nogil
+        void (*sgd_some_f32)(size_t, const int64_t *, float, float, int, const float *, float *,
+                            float *) noexcept nogil
+        void (*adam_f32)(size_t, const cdrop_adam *, const float *, float *, float *,
+                         float *) noexcept nogil
+        void (*add_squares_f64)(int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+        void (*sgd_f64)(size_t, double, double, int, const double *, double *, double *) noexcept nogil
+        void (*sgd_some_f64)(size_t, const int64_t *, double, double, int, const double *, double *,
+                            double *) noexcept nogil
+        void (*adam_f64)(size_t, const cdrop_adam *, const double *, double *, double *,
+                         double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active
@@ -89,12 +123,18 @@ cdef extern from "runtime.h" nogil:
     int cdrop_last_team
     void cdrop_note_team()
     size_t cdrop_cache_bytes()
+    void *cdrop_aligned_take(size_t bytes)
+    void cdrop_aligned_give(void *memory)
     void *cdrop_scratch_take(size_t bytes)
     void cdrop_scratch_give(void *scratch)
+    unsigned cdrop_flush_denormals()
+    void cdrop_restore_denormals(unsigned before)
 
 
 cdef extern from "serial.h" nogil:
     int CDROP_MAX_DIMS
+    enum:
+        CDROP_CLIP_COLUMNS
     int CDROP_F32
     int CDROP_F64
     int CDROP_F16
@@ -119,10 +159,10 @@ cdef extern from "serial.h" nogil:
                               int64_t first, int64_t last)
     int64_t cdrop_clip_rows_f32(float *w, int64_t n, double max_norm, int64_t first, int64_t last)
     int64_t cdrop_clip_rows_f64(double *w, int64_t n, double max_norm, int64_t first, int64_t last)
-    int64_t cdrop_clip_columns_f32(float *w, int64_t n, int64_t stride, double max_norm,
-                                   int64_t first, int64_t last)
-    int64_t cdrop_clip_columns_f64(double *w, int64_t n, int64_t stride, double max_norm,
-                                   int64_t first, int64_t last)
+    int64_t cdrop_clip_columns_f32(float *w, int64_t n, int64_t columns, int64_t stride,
+                                   double max_norm, double *square)
+    int64_t cdrop_clip_columns_f64(double *w, int64_t n, int64_t columns, int64_t stride,
+                                   double max_norm, double *square)
 
 
 cdef extern from "capi.h":

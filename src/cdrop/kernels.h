@@ -32,6 +32,19 @@ typedef struct {
     double scale;
 } cdrop_factor;
 
+/* Memory that will be packed next, to be fetched on the way: rows of `bytes`, perhaps only some. */
+typedef struct {
+    const char *data;
+    int64_t rows, bytes, stride; /* stride in bytes */
+    const int64_t *index;        /* which rows, or NULL for all */
+} cdrop_ahead;
+
+/* Numbers of a step of Adam: rest = 1 - beta, rate = learning rate / (1 - beta_1^step),
+ * scale = 1 / sqrt(1 - beta_2^step). */
+typedef struct {
+    double rate, beta_1, beta_2, rest_1, rest_2, scale, epsilon;
+} cdrop_adam;
+
 #define CDROP_FOR_REAL_TYPES(X) X(float, float, f32) X(double, double, f64)
 #define CDROP_FOR_TYPES(X) \
     CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
@@ -62,11 +75,15 @@ typedef struct {
     /* Factor (panel0 + 0..n_panel, depth0 + 0..n_depth) into panels of `width`. */              \
     void (*pack_##S)(const cdrop_factor *f, int64_t panel0, int64_t n_panel, int64_t depth0,     \
                      int64_t n_depth, int width, T *out);                                       \
-    /* c__mn (+)= a__mk b__kn from packed panels. */                                             \
+    /* c__mn (+)= a__mk b__kn from packed panels; meanwhile `ahead` comes nearer. */             \
     void (*block_##S)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,         \
-                      int64_t c_stride, int accumulate);                                        \
-    /* y__n = act(y__n + bias__n), act = relu or identity; bias may be NULL. */                  \
-    void (*finish_##S)(size_t n, const T *bias, int relu, T *y);                                \
+                      int64_t c_stride, int accumulate, const cdrop_ahead *ahead);              \
+    /* c__mn = bit ? act(c__mn + bias__n) * scale : 0, act = relu or identity. bias and bits may   \
+     * be NULL; bit (row, column) = bit + row * bit_stride + column. */                          \
+    void (*finish_##S)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,       \
+                       uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride);       \
+    /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: finish with relu, backwards. */   \
+    void (*unfinish_##S)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum);             \
     /* y__n += bit ? a * x__n : 0. */                                                            \
     void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \
     /* sum over n of bit ? x__n * w__n : 0. */                                                   \
@@ -75,10 +92,18 @@ typedef struct {
     void (*connect_##S)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,   \
                         int64_t first, int64_t last, int64_t n, const T *a__k, const T *b,       \
                         T *out);                                                                 \
-    /* square__n += w__n^2 in float64, element by element. */                                    \
-    void (*add_squares_##S)(size_t n, const T *w, double *square);                              \
+    /* square__n += sum over the rows of w__rn^2, in float64. */                                  \
+    void (*add_squares_##S)(int64_t rows, int64_t n, int64_t stride, const T *w, double *square); \
     /* sum over n of w__n^2, in float64. */                                                      \
-    double (*sum_squares_##S)(size_t n, const T *w);
+    double (*sum_squares_##S)(size_t n, const T *w);                                             \
+    /* w__rn *= factor__n in float64 where it is not 1, and square__n += w__rn^2 there. */        \
+    void (*shorten_##S)(int64_t rows, int64_t n, int64_t stride, const double *factor, T *w,     \
+                        double *square);                                                         \
+    /* Updates in place: optimizer.inc.h. v is NULL without momentum, g where it is all zero. */  \
+    void (*sgd_##S)(size_t n, T rate, T momentum, int nesterov, const T *g, T *v, T *w);          \
+    void (*sgd_some_##S)(size_t columns, const int64_t *column, T rate, T momentum, int nesterov, \
+                         const T *g, T *v, T *w);                                                \
+    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

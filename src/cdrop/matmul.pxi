@@ -1,16 +1,17 @@
 # Masked products: c = act(a @ b + bias), with masks and lists of live indices in the packing.
 #
-# The structure is BLIS': blocks of depth that keep a packed panel of b in L1, blocks of rows that
-# keep a packed block of a in L2. Both factors are packed once for a block of depth, by all threads,
-# and then the grid of tiles of c is shared out. Each element of c sums its depth in one order,
-# whatever the team.
+# The structure is BLIS', with one meeting of the threads: together they pack a, for as much depth
+# as the cache takes; then each takes tasks, some columns of b with some rows of a, and packs those
+# columns for itself, a block of depth at a time, right before the tiles that read them: what was
+# packed is still in L1 and L2. Each element of c sums its depth in one order, whatever the team.
 
 cdef enum:
-    DEPTH_BLOCK = 256       # of the sum, packed at a time
-    ROW_BLOCK = 1920        # rows of c that a packed a covers
-    COLUMN_BLOCK = 3072     # columns of c that a packed b covers
-    TASK_PANELS = 8         # panels of b, and of a, in a task
-    BARRIER_COST = 15       # a thread of a product has to be worth that many of other jobs
+    DEPTH_BLOCK = 256           # of the sum, between two visits to c
+    ROW_BLOCK = 1920            # rows of c that a packed a covers
+    PACKED_BYTES = 8 << 20      # of a packed a, about
+    TASK_COLUMNS = 64           # of b, packed at a time by a thread
+    TASKS_A_THREAD = 4          # wanted where there are few columns
+    BARRIER_COST = 5            # a thread of a product has to be worth that many of other jobs
 
 
 cdef class Factor:
@@ -73,18 +74,6 @@ cdef class Factor:
         return t
 
 
-cdef Buffer index_list(indices, int64_t below):
-    cdef Buffer b = Buffer(indices)
-    cdef const int64_t *at
-    cdef int64_t i
-    b.expect("indices", 8)
-    at = <const int64_t *> b.view.buf
-    for i in range(b.size()):
-        if at[i] < 0 or at[i] >= below:
-            raise IndexError(f"index {at[i]} is outside [0, {below})")
-    return b
-
-
 ctypedef struct Finish:
     void *bias              # or NULL
     int relu
@@ -93,61 +82,120 @@ ctypedef struct Finish:
     double scale
 
 
-cdef void finish_row(real *row, int64_t first, int64_t n, int64_t r,
-                     const Finish *f) noexcept nogil:
-    cdef const cdrop_kernels *k = cdrop_active
+cdef void finish_block(real *c, int64_t c_stride, int64_t row, int64_t column, int64_t m, int64_t n,
+                       const Finish *f) noexcept nogil:
+    """The block of c from (row, column) on."""
     cdef const real *bias = <const real *> f.bias
-    cdef uint64_t bit = <uint64_t> (r * f.bit_row_stride + first)
+    cdef uint64_t bit = <uint64_t> (row * f.bit_row_stride + column)
+    cdef real *to = c + row * c_stride + column
+    if bias == NULL and not f.relu and f.bits == NULL and f.scale == 1.0:
+        return
     if bias != NULL:
-        bias += first
-    cdef int64_t i
+        bias += column
     if real is float:
-        if bias != NULL or f.relu:
-            k.finish_f32(n, bias, f.relu, row)
-        if f.bits != NULL:
-            k.apply_f32(n, f.bits, bit, <float> f.scale, row, row, 0)
+        cdrop_active.finish_f32(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride, <float> f.scale,
+                                to, c_stride)
     else:
-        if bias != NULL or f.relu:
-            k.finish_f64(n, bias, f.relu, row)
-        if f.bits != NULL:
-            k.apply_f64(n, f.bits, bit, f.scale, row, row, 0)
-    if f.bits == NULL and f.scale != 1.0:
-        for i in range(n):
-            row[i] *= <real> f.scale
+        cdrop_active.finish_f64(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride, f.scale, to,
+                                c_stride)
 
 
-cdef void pack_share(const cdrop_factor *f, real *to, int64_t first, int64_t n, int64_t depth0,
-                     int64_t depth, int width, int part, int parts) noexcept nogil:
-    cdef int64_t begin = share(n, part, parts, width), end = share(n, part + 1, parts, width)
+cdef void pack(const cdrop_factor *f, int64_t first, int64_t n, int64_t depth0, int64_t depth,
+               int width, real *to) noexcept nogil:
+    if real is float:
+        cdrop_active.pack_f32(f, first, n, depth0, depth, width, to)
+    else:
+        cdrop_active.pack_f64(f, first, n, depth0, depth, width, to)
+
+
+ctypedef struct Block:
+    # Rows [row, row + m) of c, and the depths [depth0, depth0 + depth), of which a is packed.
+    int64_t row, m, depth0, depth
+    int64_t row_step, column_step, across   # tasks: rows and columns of each, tasks side by side
+    int rows, width                         # of the register tile
+    bint last                               # no depth is left behind this
+
+
+cdef void pack_share(const cdrop_factor *a, const Block *block, real *packed, int part,
+                     int parts) noexcept nogil:
+    """A part of the panels of a, for each block of depth."""
+    cdef int64_t begin = share(block.m, part, parts, block.rows)
+    cdef int64_t end = share(block.m, part + 1, parts, block.rows)
+    cdef int64_t high = (block.m + block.rows - 1) // block.rows * block.rows
+    cdef int64_t d = 0, d_now
+    cdef unsigned control
     if begin >= end:
         return
-    if real is float:
-        cdrop_active.pack_f32(f, first + begin, end - begin, depth0, depth, width,
-                              to + begin * depth)
+    control = cdrop_flush_denormals()
+    while d < block.depth:
+        d_now = min(<int64_t> DEPTH_BLOCK, block.depth - d)
+        pack(a, block.row + begin, end - begin, block.depth0 + d, d_now, block.rows,
+             packed + high * d + begin * d_now)
+        d += DEPTH_BLOCK
+    cdrop_restore_denormals(control)
+
+
+cdef const cdrop_ahead *ahead_of(const cdrop_factor *f, int64_t first, int64_t n, int64_t depth0,
+                                 int64_t depth, Py_ssize_t itemsize,
+                                 cdrop_ahead *ahead) noexcept nogil:
+    """The lines that packing this part of f will read, or NULL where they are scattered."""
+    cdef int64_t row = depth0, column = first
+    ahead.rows, ahead.bytes, ahead.index = depth, n * itemsize, f.depth_index
+    ahead.stride = f.depth_stride * itemsize
+    if f.panel_stride != 1:
+        row, column = first, depth0
+        ahead.rows, ahead.bytes, ahead.index = n, depth * itemsize, f.panel_index
+        ahead.stride = f.panel_stride * itemsize
+        if f.depth_stride != 1 or f.depth_index != NULL:
+            return NULL
+    elif f.panel_index != NULL:
+        return NULL
+    ahead.data = <const char *> f.data + column * itemsize
+    if ahead.index != NULL:
+        ahead.index += row
     else:
-        cdrop_active.pack_f64(f, first + begin, end - begin, depth0, depth, width,
-                              to + begin * depth)
+        ahead.data += row * ahead.stride
+    return ahead
 
 
-cdef void product_task(const real *a, const real *b, real *c, int64_t c_stride, int64_t row0,
-                       int64_t column0, int64_t m, int64_t n, int64_t depth, int rows, int width,
-                       int64_t task, bint accumulate, const Finish *finish) noexcept nogil:
-    cdef int64_t row_step = rows * TASK_PANELS, column_step = width * TASK_PANELS
-    cdef int64_t across = (n + column_step - 1) // column_step
-    cdef int64_t i = task // across * row_step, j = task % across * column_step, r
-    cdef int64_t m_now = min(row_step, m - i), n_now = min(column_step, n - j)
-    cdef real *to = c + (row0 + i) * c_stride + column0 + j
+cdef void product_task(const real *a, const cdrop_factor *b, real *c, int64_t c_stride, int64_t n,
+                       const Block *block, int64_t task, int team, real *b_packed,
+                       const Finish *finish) noexcept nogil:
+    cdef int64_t i = task // block.across * block.row_step
+    cdef int64_t j = task % block.across * block.column_step
+    cdef int64_t m_now = min(block.row_step, block.m - i), n_now = min(block.column_step, n - j)
+    cdef int64_t high = (block.m + block.rows - 1) // block.rows * block.rows
+    cdef int64_t d = 0, d_now, j_next
+    cdef real *to = c + (block.row + i) * c_stride + j
+    cdef const real *a_now
+    cdef cdrop_ahead ahead
+    cdef const cdrop_ahead *next
+    cdef unsigned control = cdrop_flush_denormals()
     if task == 0:
         cdrop_note_team()
-    if real is float:
-        cdrop_active.block_f32(m_now, n_now, depth, a + i * depth, b + j * depth, to, c_stride,
-                               accumulate)
-    else:
-        cdrop_active.block_f64(m_now, n_now, depth, a + i * depth, b + j * depth, to, c_stride,
-                               accumulate)
-    if finish != NULL:
-        for r in range(m_now):
-            finish_row(to + r * c_stride, column0 + j, n_now, row0 + i + r, finish)
+    while d < block.depth:
+        d_now = min(<int64_t> DEPTH_BLOCK, block.depth - d)
+        pack(b, j, n_now, block.depth0 + d, d_now, block.width, b_packed)
+        a_now = a + high * d + i * d_now
+        next = NULL
+        j_next = j + team * block.column_step  # most likely this thread's next task
+        if d + DEPTH_BLOCK < block.depth:
+            next = ahead_of(b, j, n_now, block.depth0 + d + DEPTH_BLOCK,
+                            min(<int64_t> DEPTH_BLOCK, block.depth - d - DEPTH_BLOCK),
+                            sizeof(real), &ahead)
+        elif j_next < n:
+            next = ahead_of(b, j_next, min(block.column_step, n - j_next), block.depth0,
+                            min(<int64_t> DEPTH_BLOCK, block.depth), sizeof(real), &ahead)
+        if real is float:
+            cdrop_active.block_f32(m_now, n_now, d_now, a_now, b_packed, to, c_stride,
+                                   block.depth0 + d > 0, next)
+        else:
+            cdrop_active.block_f64(m_now, n_now, d_now, a_now, b_packed, to, c_stride,
+                                   block.depth0 + d > 0, next)
+        d += DEPTH_BLOCK
+    if block.last:
+        finish_block(c, c_stride, block.row + i, j, m_now, n_now, finish)
+    cdrop_restore_denormals(control)
 
 
 cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t c_stride,
@@ -155,53 +203,51 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     cdef const cdrop_kernels *k = cdrop_active
     cdef int rows = k.tile_rows_f32 if real is float else k.tile_rows_f64
     cdef int width = k.tile_columns_f32 if real is float else k.tile_columns_f64
-    cdef int64_t row_block = ROW_BLOCK // rows * rows, column_block = COLUMN_BLOCK // width * width
-    cdef int64_t i, j, d, m_now, n_now, d_now, r, tasks, task
-    cdef int64_t a_room = min(row_block, (m + rows - 1) // rows * rows)
-    cdef int64_t b_room = min(column_block, (n + width - 1) // width * width)
-    cdef int64_t d_room = min(<int64_t> DEPTH_BLOCK, depth)
-    # A product meets at a barrier twice for every block of depth; when the machine is busy, a
-    # barrier can cost far more than a small product.
     cdef int team = cdrop_team_for(
-        2.0 * m * n * depth / (40.0 if real is float else 20.0) / BARRIER_COST)
+        2.0 * m * n * depth / (80.0 if real is float else 40.0) / BARRIER_COST)
     cdef int part
+    cdef int64_t task, tasks, r, deep, column_room, row_parts
     cdef real *a_packed
     cdef real *b_packed
+    cdef Block block
     if m == 0 or n == 0:
         return 0
     if depth == 0:
         for r in range(m):
             memset(c + r * c_stride, 0, n * sizeof(real))
-            finish_row(c + r * c_stride, 0, n, r, finish)
+        finish_block(c, c_stride, 0, 0, m, n, finish)
         return 0
+    block.rows, block.width = rows, width
+    block.m = min(m, <int64_t> (ROW_BLOCK // rows * rows))
+    deep = PACKED_BYTES // (<int64_t> sizeof(real) * block.m)
+    deep = min(max(deep // DEPTH_BLOCK, <int64_t> 1) * DEPTH_BLOCK, depth)
+    block.column_step = max(TASK_COLUMNS // width, 1) * width
+    block.across = (n + block.column_step - 1) // block.column_step
+    row_parts = (TASKS_A_THREAD * team + block.across - 1) // block.across if team > 1 else 1
+    block.row_step = ((block.m + row_parts - 1) // row_parts + rows - 1) // rows * rows
+    column_room = block.column_step * min(<int64_t> DEPTH_BLOCK, depth) + 64
     a_packed = <real *> cdrop_scratch_take(
-        <size_t> ((a_room + b_room) * d_room + 64) * sizeof(real))
+        <size_t> ((block.m + rows) * deep + 64 + team * column_room) * sizeof(real))
     if a_packed == NULL:
         with gil:
             raise MemoryError("no memory for packing the factors of a product")
-    b_packed = a_packed + a_room * d_room
-    j = 0
-    while j < n:
-        n_now = min(column_block, n - j)
-        i = 0
-        while i < m:
-            m_now = min(row_block, m - i)
-            d = 0
-            while d < depth:
-                d_now = min(<int64_t> DEPTH_BLOCK, depth - d)
-                for part in prange(team, num_threads=team, schedule="static",
-                                   use_threads_if=team > 1):
-                    pack_share(a, a_packed, i, m_now, d, d_now, rows, part, team)
-                    pack_share(b, b_packed, j, n_now, d, d_now, width, part, team)
-                tasks = ((m_now + rows * TASK_PANELS - 1) // (rows * TASK_PANELS)
-                         * ((n_now + width * TASK_PANELS - 1) // (width * TASK_PANELS)))
-                for task in prange(tasks, num_threads=team, schedule="dynamic",
-                                   use_threads_if=team > 1):
-                    product_task(a_packed, b_packed, c, c_stride, i, j, m_now, n_now, d_now, rows,
-                                 width, task, d > 0, finish if d + d_now == depth else NULL)
-                d += DEPTH_BLOCK
-            i += row_block
-        j += column_block
+    b_packed = a_packed + (block.m + rows) * deep + 64
+    block.row = 0
+    while block.row < m:
+        block.m = min(<int64_t> (ROW_BLOCK // rows * rows), m - block.row)
+        tasks = (block.m + block.row_step - 1) // block.row_step * block.across
+        block.depth0 = 0
+        while block.depth0 < depth:
+            block.depth = min(deep, depth - block.depth0)
+            block.last = block.depth0 + block.depth == depth
+            for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+                pack_share(a, &block, a_packed, part, team)
+            for task in prange(tasks, num_threads=team, schedule="dynamic",
+                               use_threads_if=team > 1):
+                product_task(a_packed, b, c, c_stride, n, &block, task, team,
+                             b_packed + threadid() * column_room, finish)
+            block.depth0 += deep
+        block.row += block.m
     cdrop_scratch_give(a_packed)
     return 0
 
@@ -251,6 +297,50 @@ def product(c, Factor a, Factor b, bint transpose_a=False, bint transpose_b=Fals
     else:
         with nogil:
             multiply[double](&fa, &fb, <double *> target.view.buf, c_stride, m, n, depth, &finish)
+
+
+cdef void unfinish_share(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
+                         double scale, int part, int parts) noexcept nogil:
+    cdef int64_t first = share(n, part, parts, 64), last = share(n, part + 1, parts, 64), r
+    cdef size_t now = <size_t> (last - first)
+    if part == 0:
+        cdrop_note_team()
+    memset(dbias + first, 0, now * sizeof(real))
+    for r in range(m):
+        if real is float:
+            cdrop_active.unfinish_f32(now, <float> scale, y + r * n + first, dy + r * n + first,
+                                      dz + r * n + first, dbias + first)
+        else:
+            cdrop_active.unfinish_f64(now, scale, y + r * n + first, dy + r * n + first,
+                                      dz + r * n + first, dbias + first)
+
+
+cdef void unfinish_all(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
+                       double scale) noexcept nogil:
+    cdef int team = cdrop_team_for(0.3 * m * n)
+    cdef int part
+    for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+        unfinish_share(y, dy, dz, dbias, m, n, scale, part, team)
+
+
+def unfinish(dz, y, dy, double scale, dbias):
+    """dz__mn = y__mn > 0 ? dy__mn * scale : 0, and dbias__n its sums; all contiguous."""
+    cdef Buffer to = Buffer(dz, True), forward = Buffer(y), back = Buffer(dy)
+    cdef Buffer sums = Buffer(dbias, True)
+    cdef Py_ssize_t itemsize = forward.view.itemsize
+    cdef int64_t m = forward.view.shape[0], n = forward.view.shape[1]
+    forward.expect("y", itemsize)
+    to.expect("dz", itemsize, m * n)
+    back.expect("dy", itemsize, m * n)
+    sums.expect("dbias", itemsize, n)
+    if itemsize == 4:
+        with nogil:
+            unfinish_all[float](<const float *> forward.view.buf, <const float *> back.view.buf,
+                                <float *> to.view.buf, <float *> sums.view.buf, m, n, scale)
+    else:
+        with nogil:
+            unfinish_all[double](<const double *> forward.view.buf, <const double *> back.view.buf,
+                                 <double *> to.view.buf, <double *> sums.view.buf, m, n, scale)
 
 
 # ---- a weight mask for each sample ----

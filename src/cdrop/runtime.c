@@ -187,6 +187,41 @@ void cdrop_note_team(void) {
 #endif
 }
 
+/* ---- denormals ---- */
+
+#if X86
+#include <xmmintrin.h>
+
+unsigned cdrop_flush_denormals(void) {
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040); /* results, and operands */
+    return before;
+}
+
+void cdrop_restore_denormals(unsigned before) {
+    _mm_setcsr((_mm_getcsr() & ~0x8040u) | (before & 0x8040u));
+}
+#elif defined(__aarch64__)
+unsigned cdrop_flush_denormals(void) {
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1u << 24));
+    return (unsigned)before;
+}
+
+void cdrop_restore_denormals(unsigned before) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before));
+}
+#else
+unsigned cdrop_flush_denormals(void) {
+    return 0;
+}
+
+void cdrop_restore_denormals(unsigned before) {
+    (void)before;
+}
+#endif
+
 /* ---- scratch ---- */
 
 /* One block is kept between calls, so that a training step does not go to the system for memory;
@@ -198,7 +233,7 @@ typedef struct {
 
 #define KEEP_AT_MOST ((size_t)256 << 20)
 
-static void *aligned_take(size_t bytes) {
+void *cdrop_aligned_take(size_t bytes) {
 #if defined(_MSC_VER)
     return _aligned_malloc(bytes, 64);
 #else
@@ -207,7 +242,7 @@ static void *aligned_take(size_t bytes) {
 #endif
 }
 
-static void aligned_give(void *p) {
+void cdrop_aligned_give(void *p) {
 #if defined(_MSC_VER)
     _aligned_free(p);
 #else
@@ -230,11 +265,11 @@ static void *volatile kept_scratch = NULL;
 void *cdrop_scratch_take(size_t bytes) {
     scratch_head *head = swap_kept(&kept_scratch, NULL);
     if (head && head->bytes < bytes) {
-        aligned_give(head);
+        cdrop_aligned_give(head);
         head = NULL;
     }
     if (!head) {
-        head = aligned_take(sizeof(scratch_head) + bytes);
+        head = cdrop_aligned_take(sizeof(scratch_head) + bytes);
         if (!head) return NULL;
         head->bytes = bytes;
     }
@@ -245,5 +280,5 @@ void cdrop_scratch_give(void *scratch) {
     if (!scratch) return;
     scratch_head *head = (scratch_head *)scratch - 1;
     if (head->bytes <= KEEP_AT_MOST) head = swap_kept(&kept_scratch, head);
-    if (head) aligned_give(head);
+    if (head) cdrop_aligned_give(head);
 }

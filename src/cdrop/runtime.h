@@ -30,8 +30,17 @@ void cdrop_note_team(void);
 /* Of the last-level cache, as far as the system tells. */
 size_t cdrop_cache_bytes(void);
 
+/* Memory of the system's, 64-byte aligned, or NULL. */
+void *cdrop_aligned_take(size_t bytes);
+void cdrop_aligned_give(void *memory);
 /* Bytes, 64-byte aligned, that last until released; kept for the next caller where possible. */
 void *cdrop_scratch_take(size_t bytes);
 void cdrop_scratch_give(void *scratch);
+
+/* Denormals are zero for this thread from now on, which keeps sums of tiny numbers as fast as
+ * others; what to hand to restore. For products, optimisers and cells: never for masks, dropout
+ * and max-norm. Does nothing on a processor that it does not know. */
+unsigned cdrop_flush_denormals(void);
+void cdrop_restore_denormals(unsigned before);
 
 #endif

@@ -228,8 +228,6 @@ void cdrop_apply_segments(int dtype, const cdrop_layout *a, const char *x, char 
  *    until it is inside: a second call finds nothing to do. The goal lies below max_norm by what
  *    another order of summation could make of the same values. */
 
-#define PANEL 256
-
 /* A norm: root in units of unit. Alone it may exceed the range of float64. */
 typedef struct {
     double root, unit;
@@ -260,43 +258,52 @@ static const measured not_finite = {-1.0, 1.0}; /* inside any ball: left alone *
         const measured m = {sqrt(square), 1.0};                                                   \
         return square > 1e-280 && square < 1e300 ? m : in_units_##S(w, n, stride);                \
     }                                                                                             \
-    static double square_##S(const T *w, int64_t n, int64_t stride) {                             \
-        double sum = 0.0;                                                                         \
-        if (stride == 1) return cdrop_active->sum_squares_##S((size_t)n, w);                      \
-        for (int64_t i = 0; i < n; ++i)                                                           \
-            sum += (double)w[i * stride] * (double)w[i * stride];                                 \
-        return sum;                                                                               \
+    static double goal_##S(int64_t n, double max_norm) {                                          \
+        return max_norm * (1.0 - 2.220446049250313e-16 * (4.0 + sqrt((double)n)));                \
     }                                                                                             \
-    static int clip_##S(T *w, int64_t n, int64_t stride, double square, double max_norm) {        \
-        measured m = measure_##S(w, n, stride, square);                                           \
+    static int clip_##S(T *w, int64_t n, double max_norm) {                                       \
+        measured m = measure_##S(w, n, 1, cdrop_active->sum_squares_##S((size_t)n, w));           \
         double shrink = STEP;                                                                     \
-        const double goal = max_norm * (1.0 - 2.220446049250313e-16 * (4.0 + sqrt((double)n)));   \
+        const double goal = goal_##S(n, max_norm);                                                \
         if (!(m.root > max_norm / m.unit)) return 0;                                              \
         for (double less = 1.0;; less = 1.0 - shrink, shrink *= 2) {                              \
             const double factor = shrink < 1.0 ? goal / m.unit / m.root * less : 0.0;             \
-            for (int64_t i = 0; i < n; ++i)                                                       \
-                w[i * stride] = (T)((double)w[i * stride] * factor);                              \
-            m = measure_##S(w, n, stride, square_##S(w, n, stride));                              \
+            for (int64_t i = 0; i < n; ++i) w[i] = (T)((double)w[i] * factor);                    \
+            m = measure_##S(w, n, 1, cdrop_active->sum_squares_##S((size_t)n, w));                \
             if (m.root <= goal / m.unit) return 1;                                                \
         }                                                                                         \
     }                                                                                             \
     int64_t cdrop_clip_rows_##S(T *w, int64_t n, double max_norm, int64_t first, int64_t last) {  \
         int64_t clipped = 0;                                                                      \
-        for (int64_t r = first; r < last; ++r)                                                    \
-            clipped += clip_##S(w + r * n, n, 1, square_##S(w + r * n, n, 1), max_norm);          \
+        for (int64_t r = first; r < last; ++r) clipped += clip_##S(w + r * n, n, max_norm);       \
         return clipped;                                                                           \
     }                                                                                             \
-    int64_t cdrop_clip_columns_##S(T *w, int64_t n, int64_t stride, double max_norm,              \
-                                   int64_t first, int64_t last) {                                 \
-        int64_t clipped = 0;                                                                      \
-        double square[PANEL];                                                                     \
-        for (int64_t c = first; c < last; c += PANEL) {                                           \
-            const int64_t now = last - c < PANEL ? last - c : PANEL;                              \
-            memset(square, 0, sizeof square);                                                     \
-            for (int64_t r = 0; r < n; ++r)                                                       \
-                cdrop_active->add_squares_##S((size_t)now, w + r * stride + c, square);           \
-            for (int64_t p = 0; p < now; ++p)                                                     \
-                clipped += clip_##S(w + c + p, n, stride, square[p], max_norm);                   \
+    int64_t cdrop_clip_columns_##S(T *w, int64_t n, int64_t columns, int64_t stride,              \
+                                   double max_norm, double *square) {                             \
+        double factor[CDROP_CLIP_COLUMNS], shrink = STEP, less = 1.0;                             \
+        int64_t clipped = 0, left = 0;                                                            \
+        measured m[CDROP_CLIP_COLUMNS];                                                           \
+        const double goal = goal_##S(n, max_norm);                                                \
+        for (int64_t c = 0; c < columns; ++c) {                                                   \
+            m[c] = measure_##S(w + c, n, stride, square[c]);                                      \
+            factor[c] = m[c].root > max_norm / m[c].unit ? 0.0 : 1.0;                             \
+            clipped += factor[c] != 1.0;                                                          \
+        }                                                                                         \
+        for (left = clipped; left; less = 1.0 - shrink, shrink *= 2) {                            \
+            for (int64_t c = 0; c < columns; ++c) {                                               \
+                if (factor[c] == 1.0) continue;                                                   \
+                factor[c] = shrink < 1.0 ? goal / m[c].unit / m[c].root * less : 0.0;             \
+                square[c] = 0.0;                                                                  \
+            }                                                                                     \
+            cdrop_active->shorten_##S(n, columns, stride, factor, w, square);                     \
+            for (int64_t c = 0; c < columns; ++c) {                                               \
+                if (factor[c] == 1.0) continue;                                                   \
+                m[c] = measure_##S(w + c, n, stride, square[c]);                                  \
+                if (m[c].root <= goal / m[c].unit) {                                              \
+                    factor[c] = 1.0;                                                              \
+                    --left;                                                                       \
+                }                                                                                 \
+            }                                                                                     \
         }                                                                                         \
         return clipped;                                                                           \
     }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.gradients import Gradient, LiveBlock
 from dropcore.key import Key
 from dropcore.mask import Mask
 
 Array = npt.NDArray[Any]
+Vectors = tuple[int, int, int]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
@@ -134,21 +137,115 @@ def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return (0,) * (ndim - len(own)) + tuple(own)
 
 
-def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> Array:
+def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> None:
     """Project in place the vectors that run over `axes`."""
+    vectors = _vectors(w, axes)
+    if vectors:
+        _core.max_norm(w, vectors, max_norm)
+    elif w.size:
+        # Any other layout: a copy with the vectors in rows, and back if one was clipped.
+        end = tuple(range(w.ndim - len(axes), w.ndim))
+        rows = np.moveaxis(w, axes, end)
+        copy = np.array(rows, order="C")
+        length = math.prod(copy.shape[end[0] :])
+        if _core.max_norm(copy, (w.size // length, length, 1), max_norm):
+            rows[...] = copy
+
+
+def sgd_(
+    w: Array,
+    g: Gradient,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    lazy: bool,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+
+    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Any, velocity: Any) -> None:
+        _core.sgd(
+            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, *block, lazy=lazy
+        )
+
+    _update(step, w, g, (velocity,), max_norm, axes)
+
+
+def adam_(
+    w: Array,
+    g: Gradient,
+    mean: Array,
+    square: Array,
+    step: int,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """Step number `step`, from 1, projected if max_norm is not 0."""
+
+    def adam(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Any, mean: Any, square: Any
+    ) -> None:
+        _core.adam(
+            w, g, mean, square, step, learning_rate, beta_1, beta_2, epsilon, vectors, bound, *block
+        )
+
+    _update(adam, w, g, (mean, square), max_norm, axes)
+
+
+def _update(
+    step: Callable[..., None],
+    w: Array,
+    g: Gradient,
+    states: tuple[Array | None, ...],
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """Call step(w, vectors, bound, g, block, *states) with contiguous arrays."""
     if w.size == 0:
-        return w
+        return
+    block: tuple[Any, ...] = (None, None)
+    if isinstance(g, LiveBlock):
+        if g.values.size:
+            block = (g.row_positions(), g.columns)
+            g = np.ascontiguousarray(g.values)
+        else:
+            g = np.asarray(g)
+    straight = [a is None or _straight(a) for a in (w, *states)]
+    lines: Vectors = (math.prod(w.shape[:-1]), -1, 1)
+    vectors = _vectors(w, axes) if axes else lines
+    if not all(straight) or not vectors:  # through copies
+        copies = [None if a is None else np.array(a, order="C") for a in (w, *states)]
+        step(copies[0], _whole(w, lines), 0.0, _contiguous(g), block, *copies[1:])
+        for array, copy in zip((w, *states), copies, strict=True):
+            if array is not None:
+                array[...] = copy
+        if max_norm:
+            max_norm_(w, max_norm, axes)
+        return
+    step(w, _whole(w, vectors), max_norm, _contiguous(g), block, *states)
+
+
+def _contiguous(g: Array) -> Array:
+    return g if _straight(g) else np.array(g, order="C")
+
+
+def _whole(w: Array, vectors: Vectors) -> Vectors:
+    """-1 filled in, as in a reshape."""
+    outer, n, inner = vectors
+    return (outer, w.size // (outer * inner), inner) if n == -1 else vectors
+
+
+def _vectors(w: Array, axes: tuple[int, ...]) -> Vectors | None:
+    """w as (outer, n, inner) with the vectors over n; None where its layout does not allow it."""
     first, last = axes[0], axes[-1]
-    if w.flags.c_contiguous and w.flags.aligned and last - first + 1 == len(axes):
-        outer = math.prod(w.shape[:first])
-        length = math.prod(w.shape[first : last + 1])
-        _core.max_norm(w, outer, length, w.size // (outer * length), max_norm)
-        return w
-    # Any other layout: a copy with the vectors in rows, and back if one was clipped.
-    end = tuple(range(w.ndim - len(axes), w.ndim))
-    rows = np.moveaxis(w, axes, end)
-    copy = np.array(rows, order="C")
-    length = math.prod(copy.shape[end[0] :])
-    if _core.max_norm(copy, w.size // length, length, 1, max_norm):
-        rows[...] = copy
-    return w
+    if w.size == 0 or not _straight(w) or last - first + 1 != len(axes):
+        return None
+    n = math.prod(w.shape[first : last + 1])
+    outer = math.prod(w.shape[:first])
+    return outer, n, w.size // (outer * n)

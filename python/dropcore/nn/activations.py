@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 
@@ -23,4 +26,10 @@ class ReLU(Layer):
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         y = np.maximum(x, 0)
-        return y, lambda dy: (dy * (y > 0), {})
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return dy * (y > 0), {}
+
+        return y, backward

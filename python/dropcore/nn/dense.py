@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from dropcore.constraints import Constraint
+from dropcore.gradients import Gradient
 from dropcore.key import Key
+from dropcore.mask import Mask
 from dropcore.nn.initializers import INITIALIZERS, Initializer
 from dropcore.nn.layer import Array, Backward, Layer, Shape
-from dropcore.products import masked_matmul, masked_matmul_backward
+from dropcore.steps import DenseStep, LiveUnits
 
 __all__ = ["Dense"]
 
@@ -102,19 +104,36 @@ class Dense(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        return self.forward_masked(x)
+
+    def forward_masked(
+        self, x: Array | LiveUnits, mask: Mask | None = None, *, live: bool = False
+    ) -> tuple[Any, Backward]:
+        """`forward` and the dropout behind it in one: what Sequential calls for the two.
+
+        Parameters
+        ----------
+        x : ndarray or LiveUnits
+        mask : Mask, optional
+            Of the output.
+        live : bool, default False
+            Whether the output may come as LiveUnits, and its gradient likewise.
+        """
         self._check(x)
-        weight, bias = self._params["weight"], self._params.get("bias")
-        y = masked_matmul(x, weight, bias, activation=self.activation)
+        step = DenseStep(
+            x, self._params["weight"], self._params.get("bias"),
+            relu=self.activation == "relu", mask=mask, live=live,
+        )  # fmt: skip
 
-        def backward(dy: Array) -> tuple[Array, dict[str, Array]]:
-            dx, dweight, dbias = masked_matmul_backward(
-                dy, x, weight, y, activation=self.activation
-            )
-            return dx, {"weight": dweight} | ({} if bias is None else {"bias": dbias})
+        def backward(
+            dy: Array, *, input_gradient: bool = True
+        ) -> tuple[Any, dict[str, Gradient]]:
+            dx, dweight, dbias = step.backward(dy, input_gradient=input_gradient)
+            return dx, {"weight": dweight} | ({} if dbias is None else {"bias": dbias})
 
-        return y, backward
+        return step.y, backward
 
-    def _check(self, x: Array) -> None:
+    def _check(self, x: Array | LiveUnits) -> None:
         if not self.built:
             raise ValueError(
                 f"{self!r} has no weights yet: call build(input_shape, key=...) or "

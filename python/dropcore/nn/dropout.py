@@ -8,10 +8,14 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from dropcore.functional import dropout, dropout_backward
+from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask, resolve_keep
 from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.steps import LiveUnits
 
 __all__ = ["Dropout"]
 
@@ -94,9 +98,30 @@ class Dropout(Layer):
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         if key is None:
-            return x, lambda dy: (dy, {})
+            return x, _pass_on
         mask = self.mask(x.shape, key, row)
-        return dropout(x, mask=mask), lambda dy: (dropout_backward(dy, mask=mask), {})
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return dropout_backward(dy, mask=mask) if input_gradient else None, {}
+
+        return dropout(x, mask=mask), backward
+
+    def forward_live(self, x: Array, mask: Mask) -> tuple[LiveUnits, Backward]:
+        """`forward` with a mask that drops units, for a layer behind it that takes LiveUnits."""
+        y = LiveUnits.of(x, mask)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True
+        ) -> tuple[Any, dict[str, Gradient]]:
+            if not input_gradient:
+                return None, {}
+            dx = np.zeros(x.shape, x.dtype)
+            dx[..., y.units] = dy * x.dtype.type(mask.scale)
+            return dx, {}
+
+        return y, backward
 
     def _shared(self, ndim: int) -> set[int]:
         for axis in self.shared_axes:
@@ -106,3 +131,7 @@ class Dropout(Layer):
                     "axis 0) does not have"
                 )
         return {axis % ndim for axis in self.shared_axes}
+
+
+def _pass_on(dy: Array, *, input_gradient: bool = True) -> tuple[Any, dict[str, Gradient]]:
+    return dy, {}

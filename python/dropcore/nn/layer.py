@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from dropcore.generators import WEIGHTS, generator
+from dropcore.gradients import Gradient
 from dropcore.key import Key
 
 if TYPE_CHECKING:
@@ -28,8 +29,16 @@ Array = NDArray[Any]
 Shape = tuple[int | None, ...]
 """The shape of one sample, without the batch axis. None is an axis of any length."""
 
-Backward = Callable[[Array], tuple[Array, dict[str, Array]]]
-"""dy -> (dx, grads): grads has the names and the shapes of the layer's `params`."""
+
+class Backward(Protocol):
+    """dy -> (dx, grads): grads has the names and the shapes of the layer's `params`.
+
+    With ``input_gradient=False`` nobody wants dx: it may be None.
+    """
+
+    def __call__(
+        self, dy: Array, *, input_gradient: bool = True
+    ) -> tuple[Any, dict[str, Gradient]]: ...
 
 
 class Layer:

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
+from dropcore.nn.dense import Dense
+from dropcore.nn.dropout import Dropout
 from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
+from dropcore.steps import drops_units
 
 __all__ = ["Sequential"]
 
@@ -83,16 +87,45 @@ class Sequential(Layer):
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         steps: list[tuple[str, Backward]] = []
-        for name, layer, own in self.keyed(key):
+        children = list(self.keyed(key))
+        while children:
+            (name, layer, own), *children = children
+            following = children[0] if children else ("", None, None)
             with named(name):
-                x, step = layer.forward(x, key=own, row=row)
+                if type(layer) is Dense and _draws(*following[1:]):
+                    # The dropout behind a product is applied where the product ends.
+                    shape = (*x.shape[:-1], layer.units)
+                    with named(following[0]):
+                        mask = following[1].mask(shape, following[2], row)
+                    children = children[1:]
+                    live = bool(children) and type(children[0][1]) is Dense
+                    x, step = layer.forward_masked(x, mask, live=live)
+                elif type(layer) is Dense:
+                    x, step = layer.forward_masked(x)
+                elif (
+                    _draws(layer, own)
+                    and type(following[1]) is Dense
+                    and drops_units(mask := layer.mask(x.shape, own, row))
+                ):
+                    x, step = layer.forward_live(x, mask)
+                else:
+                    x, step = layer.forward(x, key=own, row=row)
             steps.append((name, step))
+        first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
-        def backward(dy: Array) -> tuple[Array, dict[str, Array]]:
-            grads: dict[str, Array] = {}
-            for name, step in reversed(steps):
-                dy, inner = step(dy)
+        def backward(
+            dy: Array, *, input_gradient: bool = True
+        ) -> tuple[Any, dict[str, Gradient]]:
+            grads: dict[str, Gradient] = {}
+            for i, (name, step) in reversed(list(enumerate(steps))):
+                dy, inner = step(dy, input_gradient=input_gradient or i > first)
                 grads |= prefixed(name, inner)
+                if i == first and not input_gradient:
+                    return None, grads  # nothing before this has weights
             return dy, grads
 
         return x, backward
+
+
+def _draws(layer: Layer | None, key: Key | None) -> bool:
+    return type(layer) is Dropout and key is not None

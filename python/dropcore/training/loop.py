@@ -234,14 +234,15 @@ def _update(
         out, backward = model.forward(x, key=key)
         value, dout = criterion(out, y)
         if math.isfinite(value):
-            _, grads = backward(np.asarray(dout, out.dtype))
-            params = model.params
+            _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False)
+            params, constraints = model.params, model.constraints
             try:
-                optimizer.apply(params, grads, state.slots, state.step)
-            finally:
-                # Also if the user interrupts the update: what is left satisfies its constraints.
-                for path, constraint in model.constraints.items():
+                optimizer.apply(params, grads, state.slots, state.step, constraints)
+            except BaseException:
+                # The user interrupts the update: what is left satisfies its constraints.
+                for path, constraint in constraints.items():
                     constraint(params[path])
+                raise
             state.step += 1
     return value, out
 

@@ -7,6 +7,42 @@
  *   CDROP_CONNECT_DX   out__k    += sum_n a__n * b__kn where kept, a = dz of the sample, b = w
  */
 
+static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y) {
+    const V(vec) s = V(set1)(a);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
+        UNROLL
+        for (int j = 0; j < 32 / V(LANES); ++j) {
+            const size_t at = i + (size_t)j * V(LANES);
+            V(store)(y + at, V(add)(V(load)(y + at), V(keep_mul)(sel, j, V(load)(x + at), s)));
+        }
+    }
+    for (; i < n; ++i)
+        if (cdrop_bit(bits, bit + i)) y[i] += a * x[i];
+}
+
+static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w) {
+    V(vec) sum[32 / V(LANES)];
+    T lanes[V(LANES)], total = (T)0;
+    size_t i = 0;
+    for (int j = 0; j < 32 / V(LANES); ++j) sum[j] = V(zero)();
+    for (; i + 32 <= n; i += 32) {
+        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
+        UNROLL
+        for (int j = 0; j < 32 / V(LANES); ++j) {
+            const size_t at = i + (size_t)j * V(LANES);
+            sum[j] = V(add)(sum[j], V(keep_mul)(sel, j, V(load)(w + at), V(load)(x + at)));
+        }
+    }
+    for (int j = 1; j < 32 / V(LANES); ++j) sum[0] = V(add)(sum[0], sum[j]);
+    V(store)(lanes, sum[0]);
+    for (int l = 0; l < V(LANES); ++l) total += lanes[l];
+    for (; i < n; ++i)
+        if (cdrop_bit(bits, bit + i)) total += x[i] * w[i];
+    return total;
+}
+
 static void F(connect)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,
                        int64_t first, int64_t last, int64_t n, const T *a, const T *b, T *out) {
     uint8_t drawn[CHUNK / 8];

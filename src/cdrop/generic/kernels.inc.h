@@ -14,6 +14,8 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "dropconnect.inc.h"
+#include "norm.inc.h"
+#include "optimizer.inc.h"
 #undef S
 #undef T
 #undef C
@@ -24,6 +26,8 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "dropconnect.inc.h"
+#include "norm.inc.h"
+#include "optimizer.inc.h"
 #undef S
 #undef T
 #undef C
@@ -55,9 +59,11 @@ const cdrop_kernels TABLE(ISA) = {
 #define ENTRIES(T, C, S)                                                                         \
     .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
     .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
+    .unfinish_##S = unfinish_##S,                                                                \
     .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,                        \
-    .add_squares_##S = add_squares_##S,                                                          \
-    .sum_squares_##S = sum_squares_##S,
+    .add_squares_##S = add_squares_##S, .sum_squares_##S = sum_squares_##S,                      \
+    .shorten_##S = shorten_##S, .sgd_##S = sgd_##S, .sgd_some_##S = sgd_some_##S,                \
+    .adam_##S = adam_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 };

@@ -1,4 +1,4 @@
-/* The blocked product's inner parts, and row sums. Included once per real dtype: T, S.
+/* The blocked product's inner parts. Included once per real dtype: T, S.
  *
  * A. Both factors are packed into panels: `width` elements of the panel axis side by side, depth
  *    by depth, zeros behind the end. Masks, live indices and scales are dealt with there and
@@ -7,74 +7,140 @@
  * B. Every element of c is summed in order of depth, block by block: the same bits for any number
  *    of threads. Across instruction sets only the fusing of multiply and add differs.
  *
- * Wanted: V(load1), V(store1): unaligned vector of T; V(set1), V(zero), V(fma)(a, b, c) = a * b + c,
- *   V(keep_mul); V(ROWS) x V(COLUMNS) vectors of accumulators that fit the registers.
+ * Wanted: V(set1), V(zero), V(add), V(fma)(a, b, c) = a * b + c, V(keep_mul), V(relu), which keeps a
+ *   NaN, and V(transpose) of LANES vectors in place; V(ROWS) x V(COLUMNS) vectors of accumulators
+ *   that fit the registers.
  */
 
 #define WIDTH (V(COLUMNS) * V(LANES))
 
-static inline void F(pack_across)(const cdrop_factor *f, const T *data, int64_t panel, int live,
-                                  int64_t depth, int width, T *out) {
-    const int64_t d = f->depth_index ? f->depth_index[depth] : depth;
-    const T *row = data + d * f->depth_stride;
+/* One depth of one panel, element by element: live indices, odd strides. */
+static inline void F(gather_across)(const cdrop_factor *f, const T *row, int64_t first_bit,
+                                    int64_t panel, int live, T *out) {
     const T scale = (T)f->scale;
-    const int plain = f->panel_stride == 1 && !f->panel_index;
-    if (plain && !f->bits && f->scale == 1.0) {
-        memcpy(out, row + panel, sizeof(T) * (size_t)live);
-    } else if (plain && f->bits && f->bit_panel_stride == 1) {
-        F(apply)((size_t)live, f->bits,
-                 (uint64_t)(f->bit_first + d * f->bit_depth_stride + panel), scale, row + panel,
-                 out, 0);
-    } else {
-        for (int p = 0; p < live; ++p) {
-            const int64_t at = f->panel_index ? f->panel_index[panel + p] : panel + p;
-            const int kept =
-                !f->bits || cdrop_bit(f->bits, (uint64_t)(f->bit_first + d * f->bit_depth_stride +
-                                                          at * f->bit_panel_stride));
-            out[p] = kept ? row[at * f->panel_stride] * scale : (T)0;
-        }
+    for (int p = 0; p < live; ++p) {
+        const int64_t at = f->panel_index ? f->panel_index[panel + p] : panel + p;
+        const int kept =
+            !f->bits || cdrop_bit(f->bits, (uint64_t)(first_bit + at * f->bit_panel_stride));
+        out[p] = kept ? row[at * f->panel_stride] * scale : (T)0;
     }
-    for (int p = live; p < width; ++p) out[p] = (T)0;
+}
+
+#define AHEAD 12 /* depths; far enough for memory, and few enough lines under way */
+
+/* Panels whose data lie side by side. Some at a time, depth by depth, so that whole cache lines of
+ * a row are read at once; one panel after the other would fetch each of them several times. The
+ * step from row to row is too long for the processor to foresee, so it is told. */
+static inline void F(pack_across)(const cdrop_factor *f, const T *data, int64_t panel0,
+                                  int64_t n_panel, int64_t depth0, int64_t n_depth, int width,
+                                  T *out) {
+    const int64_t together = width < 64 ? 64 / width * width : width;
+    const T scale = (T)f->scale;
+    const int straight = f->panel_stride == 1 && !f->panel_index;
+    const int copied = straight && !f->bits && f->scale == 1.0;
+    const int applied = straight && f->bits && f->bit_panel_stride == 1;
+    for (int64_t start = 0; start < n_panel; start += together)
+        for (int64_t depth = 0; depth < n_depth; ++depth) {
+            const int64_t d = f->depth_index ? f->depth_index[depth0 + depth] : depth0 + depth;
+            const T *row = data + d * f->depth_stride;
+            const int64_t bit = f->bit_first + d * f->bit_depth_stride;
+            const int64_t end = start + together < n_panel ? start + together : n_panel;
+            if (straight && depth + AHEAD < n_depth) {
+                const int64_t ahead = depth0 + depth + AHEAD;
+                const T *next = data + panel0 +
+                                (f->depth_index ? f->depth_index[ahead] : ahead) * f->depth_stride;
+                for (int64_t p = start; p < end; p += (int64_t)(64 / sizeof(T)))
+                    CDROP_PREFETCH(next + p);
+            }
+            for (int64_t p = start; p < end; p += width) {
+                T *to = out + p * n_depth + depth * width;
+                const int64_t panel = panel0 + p;
+                const int live = (int)(n_panel - p < width ? n_panel - p : width);
+                if (copied && live == WIDTH) {
+                    memcpy(to, row + panel, sizeof(T) * WIDTH);
+                } else if (copied && live == V(ROWS)) {
+                    memcpy(to, row + panel, sizeof(T) * V(ROWS));
+                } else if (copied) {
+                    memcpy(to, row + panel, sizeof(T) * (size_t)live);
+                } else if (applied) {
+                    F(apply)((size_t)live, f->bits, (uint64_t)(bit + panel), scale, row + panel,
+                             to, 0);
+                } else {
+                    F(gather_across)(f, row, bit, panel, live, to);
+                }
+                for (int q = live; q < width; ++q) to[q] = (T)0;
+            }
+        }
 }
 
 #define DEPTH_SEGMENT 64
+#define TAIL (V(ROWS) % V(LANES))
 
-/* One panel whose data lie along the depth: transposed a segment at a time. */
+/* n depths of one line of the panel axis, where they lie or, changed on the way, in `staged`. */
+static inline const T *F(line_along)(const cdrop_factor *f, const T *data, int64_t panel,
+                                     int64_t depth, int n, T *staged) {
+    const int64_t at = f->panel_index ? f->panel_index[panel] : panel;
+    const T *row = data + at * f->panel_stride, *from = row + depth;
+    const int64_t bit = f->bit_first + at * f->bit_panel_stride;
+    const T scale = (T)f->scale;
+    if (f->depth_index) {
+        const int64_t *index = f->depth_index + depth;
+        if (f->bits)
+            for (int d = 0; d < n; ++d)
+                staged[d] = cdrop_bit(f->bits, (uint64_t)(bit + index[d] * f->bit_depth_stride))
+                                ? row[index[d]] * scale
+                                : (T)0;
+        else
+            for (int d = 0; d < n; ++d) staged[d] = row[index[d]] * scale;
+        return staged;
+    }
+    if (f->bits) {
+        F(apply)((size_t)n, f->bits, (uint64_t)(bit + depth * f->bit_depth_stride), scale, from,
+                 staged, 0);
+        return staged;
+    }
+    if (f->scale == 1.0) return from;
+    for (int d = 0; d < n; ++d) staged[d] = from[d] * scale;
+    return staged;
+}
+
+/* One panel whose data lie along the depth: transposed in registers. */
 static inline void F(pack_along)(const cdrop_factor *f, const T *data, int64_t panel, int live,
                                  int64_t depth0, int64_t n_depth, int width, T *out) {
-    T segment[DEPTH_SEGMENT];
+    T staged[V(LANES)][DEPTH_SEGMENT];
     for (int64_t d0 = 0; d0 < n_depth; d0 += DEPTH_SEGMENT) {
         const int n = (int)(n_depth - d0 < DEPTH_SEGMENT ? n_depth - d0 : DEPTH_SEGMENT);
-        T *to = out + d0 * width;
-        for (int p = 0; p < live; ++p) {
-            const int64_t at = f->panel_index ? f->panel_index[panel + p] : panel + p;
-            const T *row = data + at * f->panel_stride;
-            const T *from = row + depth0 + d0;
-            if (f->depth_index) {
-                const int64_t *index = f->depth_index + depth0 + d0;
-                const int64_t bit = f->bit_first + at * f->bit_panel_stride;
-                for (int d = 0; d < n; ++d)
-                    segment[d] =
-                        !f->bits ||
-                                cdrop_bit(f->bits, (uint64_t)(bit + index[d] * f->bit_depth_stride))
-                            ? row[index[d]]
-                            : (T)0;
-                if (f->scale != 1.0)
-                    for (int d = 0; d < n; ++d) segment[d] *= (T)f->scale;
-                from = segment;
-            } else if (f->bits) {
-                const int64_t bit = f->bit_first + at * f->bit_panel_stride +
-                                    (depth0 + d0) * f->bit_depth_stride;
-                F(apply)((size_t)n, f->bits, (uint64_t)bit, (T)f->scale, from, segment, 0);
-                from = segment;
-            } else if (f->scale != 1.0) {
-                for (int d = 0; d < n; ++d) segment[d] = from[d] * (T)f->scale;
-                from = segment;
+        for (int p0 = 0; p0 < width; p0 += V(LANES)) {
+            T *to = out + d0 * width + p0;
+            const int lanes = width - p0 < V(LANES) ? TAIL : V(LANES);
+            const T *line[V(LANES)];
+            for (int l = 0; l < V(LANES); ++l)
+                if (p0 + l < live)
+                    line[l] =
+                        F(line_along)(f, data, panel + p0 + l, depth0 + d0, n, staged[l]);
+                else
+                    line[l] = (const T *)memset(staged[l], 0, sizeof staged[l]);
+            int d = 0;
+            for (; d + V(LANES) <= n; d += V(LANES)) {
+                V(vec) block[V(LANES)];
+                UNROLL
+                for (int l = 0; l < V(LANES); ++l) block[l] = V(load)(line[l] + d);
+                V(transpose)(block);
+                if (lanes == V(LANES)) {
+                    UNROLL
+                    for (int l = 0; l < V(LANES); ++l) V(store)(to + (d + l) * width, block[l]);
+                } else {
+                    UNROLL
+                    for (int l = 0; l < V(LANES); ++l) {
+                        T depth_of[V(LANES)];
+                        V(store)(depth_of, block[l]);
+                        memcpy(to + (d + l) * width, depth_of, sizeof(T) * TAIL);
+                    }
+                }
             }
-            for (int d = 0; d < n; ++d) to[d * width + p] = from[d];
+            for (; d < n; ++d)
+                for (int l = 0; l < lanes; ++l) to[d * width + l] = line[l][d];
         }
-        for (int p = live; p < width; ++p)
-            for (int d = 0; d < n; ++d) to[d * width + p] = (T)0;
     }
 }
 
@@ -83,14 +149,13 @@ static void F(pack)(const cdrop_factor *f, int64_t panel0, int64_t n_panel, int6
     const T *data = (const T *)f->data;
     const int along = f->depth_stride == 1 && f->panel_stride != 1 &&
                       (!f->bits || f->bit_depth_stride == 1);
-    for (int64_t p = 0; p < n_panel; p += width, out += n_depth * width) {
-        const int live = (int)(n_panel - p < width ? n_panel - p : width);
-        if (along)
-            F(pack_along)(f, data, panel0 + p, live, depth0, n_depth, width, out);
-        else
-            for (int64_t d = 0; d < n_depth; ++d)
-                F(pack_across)(f, data, panel0 + p, live, depth0 + d, width, out + d * width);
+    if (!along) {
+        F(pack_across)(f, data, panel0, n_panel, depth0, n_depth, width, out);
+        return;
     }
+    for (int64_t p = 0; p < n_panel; p += width)
+        F(pack_along)(f, data, panel0 + p, (int)(n_panel - p < width ? n_panel - p : width),
+                      depth0, n_depth, width, out + p * n_depth);
 }
 
 static inline void F(tile)(int64_t depth, const T *a, const T *b, T *c, int64_t c_stride,
@@ -120,14 +185,33 @@ static inline void F(tile)(int64_t depth, const T *a, const T *b, T *c, int64_t 
         }
 }
 
+/* A part of the lines of `ahead`. */
+static inline void F(fetch)(const cdrop_ahead *ahead, int64_t part, int64_t parts) {
+    const int64_t lines = (ahead->bytes + 63) / 64, all = ahead->rows * lines;
+    int64_t line = all * part / parts;
+    const int64_t end = all * (part + 1) / parts;
+    int64_t row = line / lines, in_row = line % lines;
+    for (; line < end; ++line) {
+        const int64_t at = ahead->index ? ahead->index[row] : row;
+        CDROP_PREFETCH_L2(ahead->data + at * ahead->stride + in_row * 64);
+        if (++in_row == lines) {
+            in_row = 0;
+            ++row;
+        }
+    }
+}
+
 static void F(block)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,
-                     int64_t c_stride, int accumulate) {
+                     int64_t c_stride, int accumulate, const cdrop_ahead *ahead) {
+    const int64_t tiles_m = (m + V(ROWS) - 1) / V(ROWS), tiles_n = (n + WIDTH - 1) / WIDTH;
+    int64_t tile = 0;
     for (int64_t j = 0; j < n; j += WIDTH) {
         const int64_t n_now = n - j < WIDTH ? n - j : WIDTH;
-        for (int64_t i = 0; i < m; i += V(ROWS)) {
+        for (int64_t i = 0; i < m; i += V(ROWS), ++tile) {
             const int64_t m_now = m - i < V(ROWS) ? m - i : V(ROWS);
             const T *panel_a = a + i * depth, *panel_b = b + j * depth;
             T *to = c + i * c_stride + j;
+            if (ahead) F(fetch)(ahead, tile, tiles_m * tiles_n);
             if (m_now == V(ROWS) && n_now == WIDTH) {
                 F(tile)(depth, panel_a, panel_b, to, c_stride, accumulate);
             } else { /* at the edge: a whole tile beside, then what belongs to c */
@@ -143,62 +227,43 @@ static void F(block)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b
     }
 }
 
-static void F(finish)(size_t n, const T *bias, int relu, T *y) {
-    if (bias)
-        for (size_t i = 0; i < n; ++i) y[i] += bias[i];
-    if (relu) /* written so that a NaN stays */
-        for (size_t i = 0; i < n; ++i) y[i] = y[i] <= (T)0 ? (T)0 : y[i];
-}
-
-static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y) {
-    const V(vec) s = V(set1)(a);
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
-        UNROLL
-        for (int j = 0; j < 32 / V(LANES); ++j) {
-            const size_t at = i + (size_t)j * V(LANES);
-            V(store)(y + at, V(add)(V(load)(y + at), V(keep_mul)(sel, j, V(load)(x + at), s)));
+static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,
+                      uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride) {
+    const V(vec) s = V(set1)(scale);
+    for (int64_t r = 0; r < m; ++r, c += c_stride, bit += (uint64_t)bit_stride) {
+        int64_t i = 0;
+        for (; i + 32 <= n; i += 32) {
+            const sel_t sel =
+                sel_set(bits ? cdrop_load_bits32(bits, bit + (uint64_t)i) : 0xFFFFFFFFu);
+            UNROLL
+            for (int j = 0; j < 32 / V(LANES); ++j) {
+                const int64_t at = i + j * V(LANES);
+                V(vec) y = V(load)(c + at);
+                if (bias) y = V(add)(y, V(load)(bias + at));
+                if (relu) y = V(relu)(y);
+                V(store)(c + at, V(keep_mul)(sel, j, y, s));
+            }
+        }
+        for (; i < n; ++i) {
+            T y = c[i];
+            if (bias) y += bias[i];
+            if (relu) y = y <= (T)0 ? (T)0 : y; /* written so that a NaN stays */
+            c[i] = !bits || cdrop_bit(bits, bit + (uint64_t)i) ? y * scale : (T)0;
         }
     }
-    for (; i < n; ++i)
-        if (cdrop_bit(bits, bit + i)) y[i] += a * x[i];
 }
 
-static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w) {
-    V(vec) sum[32 / V(LANES)];
-    T lanes[V(LANES)], total = (T)0;
-    size_t i = 0;
-    for (int j = 0; j < 32 / V(LANES); ++j) sum[j] = V(zero)();
-    for (; i + 32 <= n; i += 32) {
-        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
-        UNROLL
-        for (int j = 0; j < 32 / V(LANES); ++j) {
-            const size_t at = i + (size_t)j * V(LANES);
-            sum[j] = V(add)(sum[j], V(keep_mul)(sel, j, V(load)(w + at), V(load)(x + at)));
-        }
+/* The way back through finish with relu: y tells where it was positive and kept. */
+static void F(unfinish)(size_t n, T scale, const T *restrict y, const T *restrict dy,
+                        T *restrict dz, T *restrict sum) {
+    for (size_t i = 0; i < n; ++i) {
+        const T d = y[i] > (T)0 ? dy[i] * scale : (T)0;
+        dz[i] = d;
+        sum[i] += d;
     }
-    for (int j = 1; j < 32 / V(LANES); ++j) sum[0] = V(add)(sum[0], sum[j]);
-    V(store)(lanes, sum[0]);
-    for (int l = 0; l < V(LANES); ++l) total += lanes[l];
-    for (; i < n; ++i)
-        if (cdrop_bit(bits, bit + i)) total += x[i] * w[i];
-    return total;
-}
-
-static void F(add_squares)(size_t n, const T *w, double *square) {
-    for (size_t i = 0; i < n; ++i) square[i] += (double)w[i] * (double)w[i];
-}
-
-static double F(sum_squares)(size_t n, const T *w) {
-    double lane[16] = {0}, total = 0;
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int l = 0; l < 16; ++l) lane[l] += (double)w[i + l] * (double)w[i + l];
-    for (int l = 0; l < 16; ++l) total += lane[l];
-    for (; i < n; ++i) total += (double)w[i] * (double)w[i];
-    return total;
 }
 
 #undef WIDTH
 #undef DEPTH_SEGMENT
+#undef TAIL
+#undef AHEAD

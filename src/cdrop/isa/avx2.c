@@ -93,6 +93,29 @@ static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec 
 static inline float v_f32_mul1(float a, float b) {
     return a * b;
 }
+static inline v_f32_vec v_f32_relu(v_f32_vec a) {
+    return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NLE_UQ));
+}
+static inline void v_f32_transpose(v_f32_vec *v) {
+    __m256 pairs[8], fours[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
+        fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
+    }
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+        v[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        v[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
 
 #define v_f64_LANES 4
 #define v_f64_ROWS 6
@@ -110,6 +133,17 @@ static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec 
 }
 static inline double v_f64_mul1(double a, double b) {
     return a * b;
+}
+static inline v_f64_vec v_f64_relu(v_f64_vec a) {
+    return _mm256_and_pd(a, _mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_NLE_UQ));
+}
+static inline void v_f64_transpose(v_f64_vec *v) {
+    const __m256d low01 = _mm256_unpacklo_pd(v[0], v[1]), high01 = _mm256_unpackhi_pd(v[0], v[1]);
+    const __m256d low23 = _mm256_unpacklo_pd(v[2], v[3]), high23 = _mm256_unpackhi_pd(v[2], v[3]);
+    v[0] = _mm256_permute2f128_pd(low01, low23, 0x20);
+    v[1] = _mm256_permute2f128_pd(high01, high23, 0x20);
+    v[2] = _mm256_permute2f128_pd(low01, low23, 0x31);
+    v[3] = _mm256_permute2f128_pd(high01, high23, 0x31);
 }
 
 #define v_f16_LANES 8

@@ -91,6 +91,35 @@ static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec 
 static inline float v_f32_mul1(float a, float b) {
     return a * b;
 }
+static inline v_f32_vec v_f32_relu(v_f32_vec a) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLE_UQ), a);
+}
+static inline void v_f32_transpose(v_f32_vec *v) {
+    __m512 pairs[16], fours[16];
+    UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 16; i += 4) { /* part k of fours[i + j]: rows i ... i + 3, column 4k + j */
+        fours[i] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        fours[i + 1] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
+        fours[i + 2] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        fours[i + 3] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
+    }
+    UNROLL
+    for (int j = 0; j < 4; ++j) {
+        const __m512 even0 = _mm512_shuffle_f32x4(fours[j], fours[j + 4], 0x88);
+        const __m512 odd0 = _mm512_shuffle_f32x4(fours[j], fours[j + 4], 0xDD);
+        const __m512 even1 = _mm512_shuffle_f32x4(fours[j + 8], fours[j + 12], 0x88);
+        const __m512 odd1 = _mm512_shuffle_f32x4(fours[j + 8], fours[j + 12], 0xDD);
+        v[j] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+        v[j + 4] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+        v[j + 8] = _mm512_shuffle_f32x4(even0, even1, 0xDD);
+        v[j + 12] = _mm512_shuffle_f32x4(odd0, odd1, 0xDD);
+    }
+}
 
 #define v_f64_LANES 8
 #define v_f64_ROWS 12
@@ -108,6 +137,28 @@ static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec 
 }
 static inline double v_f64_mul1(double a, double b) {
     return a * b;
+}
+static inline v_f64_vec v_f64_relu(v_f64_vec a) {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
+}
+static inline void v_f64_transpose(v_f64_vec *v) {
+    __m512d pairs[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) { /* part k of pairs[i + j]: rows i, i + 1, column 2k + j */
+        pairs[i] = _mm512_unpacklo_pd(v[i], v[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_pd(v[i], v[i + 1]);
+    }
+    UNROLL
+    for (int j = 0; j < 2; ++j) {
+        const __m512d even0 = _mm512_shuffle_f64x2(pairs[j], pairs[j + 2], 0x88);
+        const __m512d odd0 = _mm512_shuffle_f64x2(pairs[j], pairs[j + 2], 0xDD);
+        const __m512d even1 = _mm512_shuffle_f64x2(pairs[j + 4], pairs[j + 6], 0x88);
+        const __m512d odd1 = _mm512_shuffle_f64x2(pairs[j + 4], pairs[j + 6], 0xDD);
+        v[j] = _mm512_shuffle_f64x2(even0, even1, 0x88);
+        v[j + 2] = _mm512_shuffle_f64x2(odd0, odd1, 0x88);
+        v[j + 4] = _mm512_shuffle_f64x2(even0, even1, 0xDD);
+        v[j + 6] = _mm512_shuffle_f64x2(odd0, odd1, 0xDD);
+    }
 }
 
 #define v_f16_LANES 16

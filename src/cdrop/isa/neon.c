@@ -89,6 +89,20 @@ static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec 
 static inline float v_f32_mul1(float a, float b) {
     return a * b;
 }
+static inline v_f32_vec v_f32_relu(v_f32_vec a) {
+    return vreinterpretq_f32_u32(
+        vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(a, vdupq_n_f32(0.0f))));
+}
+static inline void v_f32_transpose(v_f32_vec *v) {
+    const float64x2_t even01 = vreinterpretq_f64_f32(vtrn1q_f32(v[0], v[1]));
+    const float64x2_t odd01 = vreinterpretq_f64_f32(vtrn2q_f32(v[0], v[1]));
+    const float64x2_t even23 = vreinterpretq_f64_f32(vtrn1q_f32(v[2], v[3]));
+    const float64x2_t odd23 = vreinterpretq_f64_f32(vtrn2q_f32(v[2], v[3]));
+    v[0] = vreinterpretq_f32_f64(vtrn1q_f64(even01, even23));
+    v[1] = vreinterpretq_f32_f64(vtrn1q_f64(odd01, odd23));
+    v[2] = vreinterpretq_f32_f64(vtrn2q_f64(even01, even23));
+    v[3] = vreinterpretq_f32_f64(vtrn2q_f64(odd01, odd23));
+}
 
 #define v_f64_LANES 2
 #define v_f64_ROWS 6
@@ -108,6 +122,15 @@ static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec 
 }
 static inline double v_f64_mul1(double a, double b) {
     return a * b;
+}
+static inline v_f64_vec v_f64_relu(v_f64_vec a) {
+    return vreinterpretq_f64_u64(
+        vbicq_u64(vreinterpretq_u64_f64(a), vcleq_f64(a, vdupq_n_f64(0.0))));
+}
+static inline void v_f64_transpose(v_f64_vec *v) {
+    const float64x2_t first = v[0];
+    v[0] = vtrn1q_f64(first, v[1]);
+    v[1] = vtrn2q_f64(first, v[1]);
 }
 
 #define v_f16_LANES 4

@@ -122,6 +122,18 @@ static inline void stream_fence(void) {
     }                                                                                            \
     static inline T v_##S##_mul1(T a, T b) {                                                     \
         return a * b;                                                                            \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_relu(v_##S##_vec a) {                                      \
+        EACH(N) a.lane[l] = a.lane[l] <= (T)0 ? (T)0 : a.lane[l];                                \
+        return a;                                                                                \
+    }                                                                                            \
+    static inline void v_##S##_transpose(v_##S##_vec *v) {                                       \
+        for (int r = 1; r < N; ++r)                                                              \
+            for (int c = 0; c < r; ++c) {                                                        \
+                const T below = v[r].lane[c];                                                    \
+                v[r].lane[c] = v[c].lane[r];                                                     \
+                v[c].lane[r] = below;                                                            \
+            }                                                                                    \
     }
 
 #define v_f32_LANES 8

@@ -2,6 +2,7 @@
 #ifndef CDROP_WRAPPER_H
 #define CDROP_WRAPPER_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

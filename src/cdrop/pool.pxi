@@ -1,0 +1,67 @@
+# Memory that goes from one array to the next: a training step needs the same sizes again and again,
+# and fresh pages from the system cost as much as a pass over them.
+
+POOL_BYTES = 512 << 20
+cdef size_t POOL_LIMIT = 512 << 20
+cdef size_t pooled = 0
+cdef dict waiting = {}  # bytes -> addresses
+
+
+cdef class Room:
+    """Uninitialised bytes, 64-byte aligned, writable through the buffer protocol."""
+
+    cdef void *at
+    cdef size_t bytes
+    cdef Py_ssize_t shape, stride
+
+    def __cinit__(self, size_t bytes):
+        global pooled
+        cdef list kept = waiting.get(bytes)
+        self.bytes = bytes
+        if kept:
+            self.at = <void *> <size_t> kept.pop()
+            pooled -= bytes
+            return
+        self.at = cdrop_aligned_take(bytes)
+        if self.at == NULL:
+            raise MemoryError(f"no memory for an array of {bytes} bytes")
+
+    def __dealloc__(self):
+        global pooled
+        if self.at == NULL:
+            return
+        if pooled + self.bytes > POOL_LIMIT:
+            cdrop_aligned_give(self.at)
+            return
+        waiting.setdefault(self.bytes, []).append(<size_t> self.at)
+        pooled += self.bytes
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self.shape, self.stride = <Py_ssize_t> self.bytes, 1
+        view.buf = self.at
+        view.obj = self
+        view.len = self.shape
+        view.itemsize = 1
+        view.readonly = 0
+        view.ndim = 1
+        view.format = "B"
+        view.shape = &self.shape
+        view.strides = &self.stride
+        view.suboffsets = NULL
+        view.internal = NULL
+
+
+def give_back():
+    """Return all waiting memory to the system. The number of bytes."""
+    global pooled
+    cdef size_t given = pooled
+    for addresses in waiting.values():
+        for address in addresses:
+            cdrop_aligned_give(<void *> <size_t> address)
+    waiting.clear()
+    pooled = 0
+    return given
+
+
+def waiting_bytes():
+    return pooled

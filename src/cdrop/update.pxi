@@ -1,0 +1,307 @@
+# Updates of weights, and their projection onto the max-norm ball in the same pass.
+#
+# Weights are seen as (outer, n, inner): the norm of a vector runs over n. Where inner is 1 a vector
+# is a row, updated and measured while it is in the cache. Otherwise vectors are columns: threads
+# take blocks of rows, update them and sum the squares of each column; the sums of the blocks, in
+# order, decide which columns are shortened. Blocks depend on the shape alone, so no result depends
+# on the team.
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    ROWS_A_BLOCK = 32        # at least
+    BLOCKS = 32              # of rows, at most: their sums take 1 / 8 of the rows of a block
+    PANEL_COLUMNS = 512      # of a block at a time: four rows of w, v, g and the sums fit L1
+    FLAT_UNIT = 4096
+    NO_UPDATE = 0
+    SGD = 1
+    ADAM = 2
+
+cdef double READ_NS = 0.25, SGD_NS = 1.0, ADAM_NS = 1.5
+
+ctypedef struct Update:
+    int rule
+    double rate, momentum            # SGD
+    bint nesterov
+    bint lazy                        # weights whose gradient is zero by a unit mask stay as they are
+    cdrop_adam adam
+    const void *g                    # like w, or NULL with a live block:
+    const void *live                 # gradient of live rows x live columns, zero elsewhere
+    const int64_t *live_row          # of each row of w: its row in the block, or -1
+    const int64_t *live_column       # columns of w
+    int64_t live_columns
+    void *m                          # state, like w, or NULL
+    void *v
+
+
+cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, int64_t column,
+                         int64_t n, real *gradient) noexcept nogil:
+    """w[row, column ... column + n) of a matrix of that width; `gradient` is room for one row."""
+    cdef const cdrop_kernels *k = cdrop_active
+    cdef int64_t at = row * width + column, j
+    cdef const real *g = NULL
+    cdef const real *live
+    cdef real *m = NULL
+    cdef real *v = NULL
+    if u.rule == NO_UPDATE:
+        return
+    if u.m != NULL:
+        m = <real *> u.m + at
+    if u.v != NULL:
+        v = <real *> u.v + at
+    w += at
+    if u.live == NULL:
+        g = <const real *> u.g + at
+    elif u.live_row[row] >= 0:
+        live = <const real *> u.live + u.live_row[row] * u.live_columns
+        if u.lazy:
+            if real is float:
+                k.sgd_some_f32(u.live_columns, u.live_column, <float> u.rate, <float> u.momentum,
+                               u.nesterov, live, v, w)
+            else:
+                k.sgd_some_f64(u.live_columns, u.live_column, u.rate, u.momentum, u.nesterov, live,
+                               v, w)
+            return
+        for j in range(u.live_columns):  # the same places in every row: the rest stays zero
+            gradient[u.live_column[j]] = live[j]
+        g = gradient
+    elif u.lazy:
+        return
+    if u.rule == SGD:
+        if real is float:
+            k.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w)
+        else:
+            k.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w)
+    elif real is float:
+        k.adam_f32(n, &u.adam, g, m, v, w)
+    else:
+        k.adam_f64(n, &u.adam, g, m, v, w)
+
+
+cdef void update_flat(real *w, const Update *u, int64_t size, int part,
+                      int parts) noexcept nogil:
+    cdef int64_t first = share(size, part, parts, FLAT_UNIT)
+    cdef int64_t last = share(size, part + 1, parts, FLAT_UNIT)
+    cdef unsigned control = cdrop_flush_denormals()
+    if part == 0:
+        cdrop_note_team()
+    if first < last:
+        update_segment(w, u, 0, size, first, last - first, <real *> NULL)
+    cdrop_restore_denormals(control)
+
+
+cdef int64_t update_rows(real *w, const Update *u, int64_t rows, int64_t width, double max_norm,
+                         real *gradient, int part, int parts) noexcept nogil:
+    """Vectors are rows, or not to be projected where max_norm is 0."""
+    cdef int64_t r, clipped = 0
+    cdef unsigned control
+    if part == 0:
+        cdrop_note_team()
+    for r in range(share(rows, part, parts, 1), share(rows, part + 1, parts, 1)):
+        control = cdrop_flush_denormals()
+        update_segment(w, u, r, width, 0, width, gradient)
+        cdrop_restore_denormals(control)
+        if max_norm > 0:
+            if real is float:
+                clipped += cdrop_clip_rows_f32(w, width, max_norm, r, r + 1)
+            else:
+                clipped += cdrop_clip_rows_f64(w, width, max_norm, r, r + 1)
+    return clipped
+
+
+cdef void update_block(real *w, const Update *u, int64_t first, int64_t last, int64_t width,
+                       double *square, real *gradient) noexcept nogil:
+    """Rows [first, last), and the sums of the squares of their columns."""
+    cdef int64_t panel = width if u.rule == NO_UPDATE or u.live != NULL else PANEL_COLUMNS
+    cdef int64_t column = 0, row, r, rows, n
+    cdef unsigned control
+    memset(square, 0, width * sizeof(double))
+    if u.rule == NO_UPDATE:
+        panel = 2 * PANEL_COLUMNS
+    while column < width:
+        n = min(panel, width - column)
+        row = first
+        while row < last:
+            rows = min(<int64_t> 4, last - row)
+            if u.rule != NO_UPDATE:
+                control = cdrop_flush_denormals()
+                for r in range(row, row + rows):
+                    update_segment(w, u, r, width, column, n, gradient)
+                cdrop_restore_denormals(control)
+            else:
+                rows = last - row
+            if real is float:
+                cdrop_active.add_squares_f32(rows, n, width, w + row * width + column,
+                                             square + column)
+            else:
+                cdrop_active.add_squares_f64(rows, n, width, w + row * width + column,
+                                             square + column)
+            row += rows
+        column += panel
+
+
+cdef int64_t clip_panel(real *w, int64_t n, int64_t width, int64_t column, double max_norm,
+                        const double *squares, int64_t blocks) noexcept nogil:
+    """CDROP_CLIP_COLUMNS columns from `column` on, given the sums of the blocks of rows."""
+    cdef double square[CDROP_CLIP_COLUMNS]
+    cdef int64_t columns = min(<int64_t> CDROP_CLIP_COLUMNS, width - column), c, b
+    memset(square, 0, sizeof(square))
+    for b in range(blocks):
+        for c in range(columns):
+            square[c] += squares[b * width + column + c]
+    if real is float:
+        return cdrop_clip_columns_f32(w + column, n, columns, width, max_norm, square)
+    else:
+        return cdrop_clip_columns_f64(w + column, n, columns, width, max_norm, square)
+
+
+cdef int64_t update_all(real *w, const Update *u, int64_t outer, int64_t n, int64_t inner,
+                        double max_norm) except -1 nogil:
+    """max_norm = 0: no projection. Returns the number of vectors that were shortened."""
+    cdef double work = (READ_NS if u.rule == NO_UPDATE else SGD_NS if u.rule == SGD else ADAM_NS)
+    cdef int team = cdrop_team_for(work * outer * n * inner)
+    cdef int64_t rows_a_block = max(<int64_t> ROWS_A_BLOCK, (n + BLOCKS - 1) // BLOCKS)
+    cdef int64_t blocks = (n + rows_a_block - 1) // rows_a_block
+    cdef int64_t panels = (inner + CDROP_CLIP_COLUMNS - 1) // CDROP_CLIP_COLUMNS
+    cdef int64_t width = n if inner == 1 else inner, clipped = 0, task
+    cdef bint by_columns = inner > 1 and max_norm > 0
+    cdef size_t sums = <size_t> (outer * blocks * inner) * sizeof(double) if by_columns else 0
+    cdef size_t line = <size_t> ((width + 15) // 16 * 16) * sizeof(real) if u.live != NULL else 0
+    cdef int part
+    cdef char *room = NULL
+    cdef double *squares
+    if sums + line > 0:
+        room = <char *> cdrop_scratch_take(sums + line * <size_t> team)
+        if room == NULL:
+            with gil:
+                raise MemoryError("no memory for the norms of an update")
+        memset(room + sums, 0, line * <size_t> team)
+    squares = <double *> room
+    if by_columns:
+        for task in prange(outer * blocks, num_threads=team, schedule="static",
+                           use_threads_if=team > 1):
+            if task == 0:
+                cdrop_note_team()
+            update_block(w, u, task // blocks * n + task % blocks * rows_a_block,
+                         task // blocks * n + min(n, (task % blocks + 1) * rows_a_block), inner,
+                         squares + task * inner, <real *> (room + sums + line * threadid()))
+        for task in prange(outer * panels, num_threads=team, schedule="static",
+                           use_threads_if=team > 1):
+            clipped += clip_panel(w + task // panels * n * inner, n, inner,
+                                  task % panels * CDROP_CLIP_COLUMNS, max_norm,
+                                  squares + task // panels * blocks * inner, blocks)
+    elif max_norm > 0 or u.live != NULL:
+        for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+            clipped += update_rows(w, u, outer * n * inner // width, width, max_norm,
+                                   <real *> (room + sums + line * threadid()), part, team)
+    else:
+        for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+            update_flat(w, u, outer * n * inner, part, team)
+    cdrop_scratch_give(room)
+    return clipped
+
+
+cdef class Weights:
+    """Contiguous weights, how their vectors lie, and what happens to them: checked once."""
+
+    cdef Buffer w, g, m, v, live_row, live_column
+    cdef Update u
+    cdef int64_t outer, n, inner
+    cdef double max_norm
+
+    def __init__(self, w, tuple vectors, double max_norm):
+        self.w = Buffer(w, True)
+        self.outer, self.n, self.inner = vectors
+        self.max_norm = max_norm
+        self.u.rule = NO_UPDATE
+        self.u.g = self.u.live = self.u.m = self.u.v = NULL
+        self.u.lazy = False
+        if self.w.view.itemsize not in (4, 8):
+            raise ValueError("weights are float32 or float64")
+        if self.outer * self.n * self.inner != self.w.size():
+            raise ValueError(f"{vectors} is not a view of {self.w.size()} weights")
+        self.w.expect("w", self.w.view.itemsize)
+
+    cdef Buffer like(self, str name, array, bint writable):
+        cdef Buffer b = Buffer(array, writable)
+        if b.size() != self.w.size():
+            raise ValueError(f"{name} must have the shape of w")
+        b.expect(name, self.w.view.itemsize)
+        return b
+
+    cdef int take_gradient(self, g, live_rows, live_columns, bint lazy) except -1:
+        """g like w, or a block of live rows x live columns (int64 both) of lines of w."""
+        cdef int64_t i, columns = self.n if self.inner == 1 else self.inner
+        cdef int64_t rows = self.w.size() // columns
+        cdef const int64_t *at
+        if live_rows is None:
+            self.g = self.like("g", g, False)
+            self.u.g = self.g.view.buf
+            return 0
+        self.live_row = Buffer(live_rows)
+        self.live_row.expect("live_rows", 8, rows)
+        self.live_column = index_list(live_columns, columns)
+        self.g = Buffer(g)
+        self.u.live_columns = self.live_column.size()
+        self.g.expect("g", self.w.view.itemsize)
+        at = <const int64_t *> self.live_row.view.buf
+        for i in range(rows):
+            if at[i] >= 0 and (at[i] + 1) * self.u.live_columns > self.g.size():
+                raise IndexError(f"row {at[i]} is outside the block of live gradients")
+        self.u.live = self.g.view.buf
+        self.u.live_row = at
+        self.u.live_column = <const int64_t *> self.live_column.view.buf
+        self.u.lazy = lazy
+        return 0
+
+    cdef int64_t run(self) except -1:
+        cdef int64_t clipped = 0
+        if self.w.size() == 0:
+            return 0
+        if self.w.view.itemsize == 4:
+            with nogil:
+                clipped = update_all[float](<float *> self.w.view.buf, &self.u, self.outer, self.n,
+                                            self.inner, self.max_norm)
+        else:
+            with nogil:
+                clipped = update_all[double](<double *> self.w.view.buf, &self.u, self.outer,
+                                             self.n, self.inner, self.max_norm)
+        return clipped
+
+
+def max_norm(w, tuple vectors, double max_norm):
+    """Project contiguous w, seen as vectors = (outer, n, inner). Returns the vectors written."""
+    return Weights(w, vectors, max_norm).run()
+
+
+def sgd(w, g, velocity, double rate, double momentum, bint nesterov, tuple vectors,
+        double max_norm, live_rows=None, live_columns=None, bint lazy=False):
+    """One step; velocity is None without momentum, max_norm 0 without projection."""
+    cdef Weights weights = Weights(w, vectors, max_norm)
+    weights.u.rule = SGD
+    weights.u.rate, weights.u.momentum, weights.u.nesterov = rate, momentum, nesterov
+    weights.take_gradient(g, live_rows, live_columns, lazy)
+    if velocity is not None:
+        weights.v = weights.like("velocity", velocity, True)
+        weights.u.v = weights.v.view.buf
+    return weights.run()
+
+
+def adam(w, g, mean, square, int64_t step, double rate, double beta_1, double beta_2,
+         double epsilon, tuple vectors, double max_norm, live_rows=None, live_columns=None):
+    """Step number `step`, from 1."""
+    cdef Weights weights = Weights(w, vectors, max_norm)
+    weights.u.rule = ADAM
+    weights.u.adam.rate = rate / (1.0 - beta_1 ** step)
+    weights.u.adam.beta_1, weights.u.adam.beta_2 = beta_1, beta_2
+    weights.u.adam.rest_1, weights.u.adam.rest_2 = 1.0 - beta_1, 1.0 - beta_2
+    weights.u.adam.scale = 1.0 / sqrt(1.0 - beta_2 ** step)
+    weights.u.adam.epsilon = epsilon
+    weights.take_gradient(g, live_rows, live_columns, False)
+    weights.m = weights.like("mean", mean, True)
+    weights.u.m = weights.m.view.buf
+    weights.v = weights.like("square", square, True)
+    weights.u.v = weights.v.view.buf
+    return weights.run()
