@@ -10,12 +10,21 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dropcore._openmp import load_core
 from dropcore._version import __version__
-from dropcore.functional import dropout, dropout_backward, max_norm_
-from dropcore.key import Key
-from dropcore.mask import Mask
-from dropcore.products import masked_matmul, masked_matmul_backward
-from dropcore.runtime import build_info, get_include, get_num_threads, set_num_threads
+
+load_core()
+
+from dropcore.functional import dropout, dropout_backward, max_norm_  # noqa: E402
+from dropcore.key import Key  # noqa: E402
+from dropcore.mask import Mask  # noqa: E402
+from dropcore.products import masked_matmul, masked_matmul_backward  # noqa: E402
+from dropcore.runtime import (  # noqa: E402
+    build_info,
+    get_include,
+    get_num_threads,
+    set_num_threads,
+)
 
 __all__ = [
     "Key",

@@ -77,8 +77,8 @@ class SGD:
         Look ahead along the velocity. Needs momentum.
     lazy : bool, default False
         Pass over the weights of units that a mask drops for the whole batch: neither they nor their
-        velocities move. That is faster, and another optimiser; without it their velocities decay and
-        move them on.
+        velocities move. That is faster, and another optimiser; without it their velocities decay
+        and move them on.
 
     Raises
     ------

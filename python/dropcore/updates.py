@@ -50,8 +50,8 @@ def sgd_(
         Needs `velocity`.
     nesterov : bool, default False
     lazy : bool, default False
-        Leave weights and velocities alone where g is a LiveBlock and they are outside of it. Without
-        it their velocity goes on to decay and to move them.
+        Leave weights and velocities alone where g is a LiveBlock and they are outside of it.
+        Without it their velocity goes on to decay and to move them.
     max_norm : float, optional
         Largest norm, > 0.
     axis : int or tuple of int
@@ -159,7 +159,9 @@ def _checked(
         if array.dtype != w.dtype:
             raise TypeError(f"{what}: {name} must be {w.dtype}, as w is, got {array.dtype}")
         if array.shape != w.shape:
-            raise ValueError(f"{what}: {name} must have the shape of w, {w.shape}, got {array.shape}")
+            raise ValueError(
+                f"{what}: {name} must have the shape of w, {w.shape}, got {array.shape}"
+            )
         if name != "g":
             expect_weights(what, name, array)
     if max_norm is None:

@@ -99,11 +99,13 @@ typedef struct {
     /* w__rn *= factor__n in float64 where it is not 1, and square__n += w__rn^2 there. */        \
     void (*shorten_##S)(int64_t rows, int64_t n, int64_t stride, const double *factor, T *w,     \
                         double *square);                                                         \
-    /* Updates in place: optimizer.inc.h. v is NULL without momentum, g where it is all zero. */  \
-    void (*sgd_##S)(size_t n, T rate, T momentum, int nesterov, const T *g, T *v, T *w);          \
+    /* Updates in place: optimizer.inc.h. v is NULL without momentum, g where it is all zero;    \
+     * square, if it is not NULL, takes in the squares of the new weights. */                     \
+    void (*sgd_##S)(size_t n, T rate, T momentum, int nesterov, const T *g, T *v, T *w,           \
+                    double *square);                                                             \
     void (*sgd_some_##S)(size_t columns, const int64_t *column, T rate, T momentum, int nesterov, \
                          const T *g, T *v, T *w);                                                \
-    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w);
+    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w, double *square);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

@@ -9,8 +9,7 @@ cdef enum:
     DEPTH_BLOCK = 256           # of the sum, between two visits to c
     ROW_BLOCK = 1920            # rows of c that a packed a covers
     PACKED_BYTES = 8 << 20      # of a packed a, about
-    TASK_COLUMNS = 64           # of b, packed at a time by a thread
-    TASKS_A_THREAD = 4          # wanted where there are few columns
+    TASK_COLUMNS = 128          # of b, packed at a time by a thread
     BARRIER_COST = 5            # a thread of a product has to be worth that many of other jobs
 
 
@@ -206,7 +205,7 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     cdef int team = cdrop_team_for(
         2.0 * m * n * depth / (80.0 if real is float else 40.0) / BARRIER_COST)
     cdef int part
-    cdef int64_t task, tasks, r, deep, column_room, row_parts
+    cdef int64_t task, tasks, r, deep, column_room, column_parts, row_parts
     cdef real *a_packed
     cdef real *b_packed
     cdef Block block
@@ -221,9 +220,12 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     block.m = min(m, <int64_t> (ROW_BLOCK // rows * rows))
     deep = PACKED_BYTES // (<int64_t> sizeof(real) * block.m)
     deep = min(max(deep // DEPTH_BLOCK, <int64_t> 1) * DEPTH_BLOCK, depth)
-    block.column_step = max(TASK_COLUMNS // width, 1) * width
+    # As many tasks as keep all threads busy to the end; rows are parted only where columns are
+    # too few, because every part packs its columns again.
+    column_parts = team * ((n + team * TASK_COLUMNS - 1) // (team * TASK_COLUMNS))
+    block.column_step = ((n + column_parts - 1) // column_parts + width - 1) // width * width
     block.across = (n + block.column_step - 1) // block.column_step
-    row_parts = (TASKS_A_THREAD * team + block.across - 1) // block.across if team > 1 else 1
+    row_parts = (team + block.across - 1) // block.across
     block.row_step = ((block.m + row_parts - 1) // row_parts + rows - 1) // rows * rows
     column_room = block.column_step * min(<int64_t> DEPTH_BLOCK, depth) + 64
     a_packed = <real *> cdrop_scratch_take(

@@ -13,7 +13,7 @@ ctypedef fused real:
 cdef enum:
     ROWS_A_BLOCK = 32        # at least
     BLOCKS = 32              # of rows, at most: their sums take 1 / 8 of the rows of a block
-    PANEL_COLUMNS = 512      # of a block at a time: four rows of w, v, g and the sums fit L1
+    PANEL_COLUMNS = 1024     # of a block at a time: their sums stay in L1
     FLAT_UNIT = 4096
     NO_UPDATE = 0
     SGD = 1
@@ -36,9 +36,19 @@ ctypedef struct Update:
     void *v
 
 
+cdef inline void add_squares(const real *w, int64_t n, double *square) noexcept nogil:
+    if real is float:
+        cdrop_active.add_squares_f32(1, n, n, w, square)
+    else:
+        cdrop_active.add_squares_f64(1, n, n, w, square)
+
+
 cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, int64_t column,
-                         int64_t n, real *gradient) noexcept nogil:
-    """w[row, column ... column + n) of a matrix of that width; `gradient` is room for one row."""
+                         int64_t n, real *gradient, double *square) noexcept nogil:
+    """w[row, column ... column + n) of a matrix of that width; `gradient` is room for one row.
+
+    square, if it is not NULL, takes in the squares of the new weights.
+    """
     cdef const cdrop_kernels *k = cdrop_active
     cdef int64_t at = row * width + column, j
     cdef const real *g = NULL
@@ -63,21 +73,25 @@ cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, i
             else:
                 k.sgd_some_f64(u.live_columns, u.live_column, u.rate, u.momentum, u.nesterov, live,
                                v, w)
+            if square != NULL:
+                add_squares(w, n, square)
             return
         for j in range(u.live_columns):  # the same places in every row: the rest stays zero
             gradient[u.live_column[j]] = live[j]
         g = gradient
     elif u.lazy:
+        if square != NULL:
+            add_squares(w, n, square)
         return
     if u.rule == SGD:
         if real is float:
-            k.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w)
+            k.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w, square)
         else:
-            k.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w)
+            k.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w, square)
     elif real is float:
-        k.adam_f32(n, &u.adam, g, m, v, w)
+        k.adam_f32(n, &u.adam, g, m, v, w, square)
     else:
-        k.adam_f64(n, &u.adam, g, m, v, w)
+        k.adam_f64(n, &u.adam, g, m, v, w, square)
 
 
 cdef void update_flat(real *w, const Update *u, int64_t size, int part,
@@ -88,7 +102,7 @@ cdef void update_flat(real *w, const Update *u, int64_t size, int part,
     if part == 0:
         cdrop_note_team()
     if first < last:
-        update_segment(w, u, 0, size, first, last - first, <real *> NULL)
+        update_segment(w, u, 0, size, first, last - first, <real *> NULL, NULL)
     cdrop_restore_denormals(control)
 
 
@@ -101,7 +115,7 @@ cdef int64_t update_rows(real *w, const Update *u, int64_t rows, int64_t width, 
         cdrop_note_team()
     for r in range(share(rows, part, parts, 1), share(rows, part + 1, parts, 1)):
         control = cdrop_flush_denormals()
-        update_segment(w, u, r, width, 0, width, gradient)
+        update_segment(w, u, r, width, 0, width, gradient, NULL)
         cdrop_restore_denormals(control)
         if max_norm > 0:
             if real is float:
@@ -114,31 +128,24 @@ cdef int64_t update_rows(real *w, const Update *u, int64_t rows, int64_t width, 
 cdef void update_block(real *w, const Update *u, int64_t first, int64_t last, int64_t width,
                        double *square, real *gradient) noexcept nogil:
     """Rows [first, last), and the sums of the squares of their columns."""
-    cdef int64_t panel = width if u.rule == NO_UPDATE or u.live != NULL else PANEL_COLUMNS
-    cdef int64_t column = 0, row, r, rows, n
+    cdef int64_t panel = PANEL_COLUMNS if u.live == NULL else width
+    cdef int64_t column = 0, row, n
     cdef unsigned control
     memset(square, 0, width * sizeof(double))
-    if u.rule == NO_UPDATE:
-        panel = 2 * PANEL_COLUMNS
     while column < width:
         n = min(panel, width - column)
-        row = first
-        while row < last:
-            rows = min(<int64_t> 4, last - row)
-            if u.rule != NO_UPDATE:
-                control = cdrop_flush_denormals()
-                for r in range(row, row + rows):
-                    update_segment(w, u, r, width, column, n, gradient)
-                cdrop_restore_denormals(control)
-            else:
-                rows = last - row
+        if u.rule == NO_UPDATE:
             if real is float:
-                cdrop_active.add_squares_f32(rows, n, width, w + row * width + column,
+                cdrop_active.add_squares_f32(last - first, n, width, w + first * width + column,
                                              square + column)
             else:
-                cdrop_active.add_squares_f64(rows, n, width, w + row * width + column,
+                cdrop_active.add_squares_f64(last - first, n, width, w + first * width + column,
                                              square + column)
-            row += rows
+        else:
+            control = cdrop_flush_denormals()
+            for row in range(first, last):
+                update_segment(w, u, row, width, column, n, gradient, square + column)
+            cdrop_restore_denormals(control)
         column += panel
 
 

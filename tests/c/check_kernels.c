@@ -189,13 +189,14 @@ CDROP_FOR_TYPES(CHECK_ELEMENTWISE)
 CHECK_EVERY_VALUE(f16)
 CHECK_EVERY_VALUE(bf16)
 
-/* ---- products and sums ------------------------------------------------------------------------ */
+/* ---- products, sums and updates --------------------------------------------------------------- */
 
 #define EPSILON_f32 1.2e-7
 #define EPSILON_f64 2.3e-16
 
 #define CHECK_PRODUCT(T, C, S)                                                                   \
-    /* A factor of n_panel x n_depth live elements out of a random larger array. */              \
+    /* A factor of n_panel x n_depth live elements out of a random larger array: its data and its \
+     * bits each lie along the panels or along the depth, or step over their neighbours. */      \
     typedef struct {                                                                             \
         cdrop_factor f;                                                                          \
         T *data;                                                                                 \
@@ -211,35 +212,37 @@ CHECK_EVERY_VALUE(bf16)
     static factor_##S any_factor_##S(int64_t n_panel, int64_t n_depth) {                         \
         factor_##S g = {.f = {.scale = any64() % 2 ? 1.0 : 1 / 0.7}};                            \
         const int by_panel = any64() % 2, by_depth = any64() % 2, across = any64() % 2;          \
-        const int64_t panels = by_panel ? 2 * n_panel + 1 : n_panel;                             \
-        const int64_t depths = by_depth ? 2 * n_depth + 1 : n_depth;                             \
-        const int64_t stride = (across ? panels : depths) + below(3);                            \
+        const int64_t panels = by_panel ? n_panel + below(2 * n_panel + 2) : n_panel;            \
+        const int64_t depths = by_depth ? n_depth + below(2 * n_depth + 2) : n_depth;            \
+        const int64_t step = any64() % 8 ? 1 : 3;                                                \
         const int64_t rows = across ? depths : panels, columns = across ? panels : depths;       \
-        const size_t size = (size_t)((rows - 1) * stride + columns);                             \
+        const int64_t stride = columns * step + below(3);                                        \
+        const size_t size = (size_t)((rows - 1) * stride + (columns - 1) * step + 1);            \
         g.data = buffer(size * sizeof(T));                                                       \
         for (size_t i = 0; i < size; ++i) g.data[i] = (T)unit();                                 \
         g.f.data = g.data;                                                                       \
-        g.f.panel_stride = across ? 1 : stride;                                                  \
-        g.f.depth_stride = across ? stride : 1;                                                  \
+        g.f.panel_stride = across ? step : stride;                                               \
+        g.f.depth_stride = across ? stride : step;                                               \
         if (by_panel) g.f.panel_index = g.panel_index = live_##S(n_panel, panels);               \
         if (by_depth) g.f.depth_index = g.depth_index = live_##S(n_depth, depths);               \
         if (any64() % 2) {                                                                       \
+            const int same_way = any64() % 4 != 0;                                               \
             g.f.bit_first = below(9);                                                            \
-            g.f.bit_panel_stride = across ? 1 : columns;                                         \
-            g.f.bit_depth_stride = across ? columns : 1;                                         \
+            g.f.bit_panel_stride = across == same_way ? 1 : depths;                              \
+            g.f.bit_depth_stride = across == same_way ? panels : 1;                              \
             const size_t bytes = (size_t)(g.f.bit_first + rows * columns + 7) / 8;               \
             g.f.bits = g.bits = buffer(bytes);                                                   \
             for (size_t i = 0; i < bytes; ++i) g.bits[i] = (uint8_t)any64();                     \
         }                                                                                        \
         return g;                                                                                \
     }                                                                                            \
-    static double at_##S(const cdrop_factor *f, int64_t p, int64_t d) {                          \
+    static T at_##S(const cdrop_factor *f, int64_t p, int64_t d) {                               \
         if (f->panel_index) p = f->panel_index[p];                                               \
         if (f->depth_index) d = f->depth_index[d];                                               \
         if (f->bits && !bit_of(f->bits, (uint64_t)(f->bit_first + p * f->bit_panel_stride +      \
                                                    d * f->bit_depth_stride)))                    \
             return 0;                                                                            \
-        return (double)((const T *)f->data)[p * f->panel_stride + d * f->depth_stride] * f->scale; \
+        return ((const T *)f->data)[p * f->panel_stride + d * f->depth_stride] * (T)f->scale;    \
     }                                                                                            \
     static void free_factor_##S(factor_##S g) {                                                  \
         free(g.data);                                                                            \
@@ -247,50 +250,78 @@ CHECK_EVERY_VALUE(bf16)
         free(g.panel_index);                                                                     \
         free(g.depth_index);                                                                     \
     }                                                                                            \
-    static void check_product_##S(const cdrop_kernels *k) {                                      \
+    /* A part of a factor, long and wide enough for several segments of the depth and several    \
+     * groups of panels, the last of them not full. */                                           \
+    static void check_pack_##S(const cdrop_kernels *k) {                                         \
+        for (int round = 0; round < 300; ++round) {                                              \
+            const int width = round & 1 ? k->tile_rows_##S : k->tile_columns_##S;                \
+            const int64_t panel0 = below(40), n_panel = below(round % 10 ? 90 : 300);            \
+            const int64_t depth0 = below(5), n_depth = below(round % 10 ? 150 : 400);            \
+            const int64_t panels = (n_panel + width - 1) / width;                                \
+            factor_##S g = any_factor_##S(panel0 + n_panel + 1, depth0 + n_depth + 1);           \
+            T *packed = buffer((size_t)(panels * width * n_depth) * sizeof(T));                  \
+            int same = 1;                                                                        \
+            k->pack_##S(&g.f, panel0, n_panel, depth0, n_depth, width, packed);                  \
+            for (int64_t p = 0; p < panels * width; ++p)                                         \
+                for (int64_t d = 0; d < n_depth; ++d)                                            \
+                    same &= equal_##S(packed[p / width * width * n_depth + d * width + p % width], \
+                                      p < n_panel ? at_##S(&g.f, panel0 + p, depth0 + d) : 0);   \
+            CHECK(same,                                                                          \
+                  "%s pack_" #S ", width %d, %d panels x %d depths, strides %d and %d, "         \
+                  "live %d %d, bits %d (strides %d and %d)",                                     \
+                  isa, width, (int)n_panel, (int)n_depth, (int)g.f.panel_stride,                 \
+                  (int)g.f.depth_stride, !!g.panel_index, !!g.depth_index, !!g.bits,             \
+                  (int)g.f.bit_panel_stride, (int)g.f.bit_depth_stride);                         \
+            free(packed);                                                                        \
+            free_factor_##S(g);                                                                  \
+        }                                                                                        \
+    }                                                                                            \
+    static void check_block_##S(const cdrop_kernels *k) {                                        \
         const int64_t high = k->tile_rows_##S, wide = k->tile_columns_##S;                       \
         for (int round = 0; round < 150; ++round) {                                              \
-            const int64_t m = 1 + below(3 * high), n = 1 + below(3 * wide), depth = 1 + below(150); \
-            const int64_t cut = below(depth), stride = n + below(4);                             \
+            const int64_t m = 1 + below(3 * high), m_up = (m + high - 1) / high * high;          \
+            const int64_t n = 1 + below(3 * wide), n_up = (n + wide - 1) / wide * wide;          \
+            const int64_t depth = 1 + below(150), cut = below(depth), stride = n + below(4);     \
             factor_##S a = any_factor_##S(m, depth), b = any_factor_##S(n, depth);               \
-            const int64_t m_up = (m + high - 1) / high * high, n_up = (n + wide - 1) / wide * wide; \
-            T *c = buffer((size_t)((m - 1) * stride + n) * sizeof(T));                           \
+            const size_t size = (size_t)((m - 1) * stride + n) * sizeof(T);                      \
+            T *c = buffer(size), *again = buffer(size);                                          \
+            /* Nobody looks at what is fetched on the way; it need not even be there. */         \
+            const int64_t scattered[] = {7, 0, 3, 1, 4};                                         \
+            const cdrop_ahead ahead = {(const char *)a.data, below(6), 1 + below(300), below(99), \
+                                       any64() % 2 ? scattered : NULL};                          \
             int same = 1;                                                                        \
-            for (int64_t i = 0; i < (m - 1) * stride + n; ++i) c[i] = (T)77;                     \
+            for (size_t i = 0; i < size / sizeof(T); ++i) c[i] = again[i] = (T)77;               \
             for (int part = 0; part < 2; ++part) { /* the depth in two blocks */                 \
                 const int64_t from = part ? cut : 0, here = part ? depth - cut : cut;            \
                 T *pa = buffer((size_t)(m_up * here) * sizeof(T));                               \
                 T *pb = buffer((size_t)(n_up * here) * sizeof(T));                               \
                 k->pack_##S(&a.f, 0, m, from, here, (int)high, pa);                              \
                 k->pack_##S(&b.f, 0, n, from, here, (int)wide, pb);                              \
-                for (int64_t p = 0; p < m_up; ++p)                                               \
-                    for (int64_t d = 0; d < here; ++d) {                                         \
-                        const double is = pa[p / high * high * here + d * high + p % high];      \
-                        const double want = p < m ? at_##S(&a.f, p, from + d) : 0;               \
-                        same &= fabs(is - want) <= EPSILON_##S * fabs(want);                     \
-                    }                                                                            \
-                k->block_##S(m, n, here, pa, pb, c, stride, part);                               \
+                k->block_##S(m, n, here, pa, pb, c, stride, part, NULL);                         \
+                k->block_##S(m, n, here, pa, pb, again, stride, part, &ahead);                   \
                 free(pa);                                                                        \
                 free(pb);                                                                        \
             }                                                                                    \
-            CHECK(same, "%s pack_" #S ", round %d", isa, round);                                 \
-            same = 1;                                                                            \
             for (int64_t i = 0; i < m; ++i)                                                      \
                 for (int64_t j = 0; j < stride && (i < m - 1 || j < n); ++j) {                   \
-                    double want = 0, size = 0;                                                   \
+                    double want = 0, sum = 0;                                                    \
                     for (int64_t d = 0; j < n && d < depth; ++d) {                               \
-                        const double term = at_##S(&a.f, i, d) * at_##S(&b.f, j, d);             \
+                        const double x = (double)at_##S(&a.f, i, d);                             \
+                        const double term = x * (double)at_##S(&b.f, j, d);                      \
                         want += term;                                                            \
-                        size += fabs(term);                                                      \
+                        sum += fabs(term);                                                       \
                     }                                                                            \
                     if (j < n)                                                                   \
-                        same &= fabs(c[i * stride + j] - want) <=                                \
-                                (double)(depth + 4) * EPSILON_##S * size;                        \
+                        same &= fabs((double)c[i * stride + j] - want) <=                        \
+                                (double)(depth + 4) * EPSILON_##S * sum;                         \
                     else                                                                         \
                         same &= c[i * stride + j] == (T)77;                                      \
                 }                                                                                \
             CHECK(same, "%s block_" #S ", m %d, n %d, depth %d", isa, (int)m, (int)n, (int)depth); \
+            CHECK(!memcmp(c, again, size), "%s block_" #S " with something ahead, m %d, n %d",   \
+                  isa, (int)m, (int)n);                                                          \
             free(c);                                                                             \
+            free(again);                                                                         \
             free_factor_##S(a);                                                                  \
             free_factor_##S(b);                                                                  \
         }                                                                                        \
@@ -300,7 +331,7 @@ CHECK_EVERY_VALUE(bf16)
             const size_t n = (size_t)below(300), first = (size_t)below(70);                      \
             const size_t bytes = (first + n + 7) / 8;                                            \
             T *x = buffer(n * sizeof(T)), *w = buffer(n * sizeof(T)), *y = buffer(n * sizeof(T)); \
-            double *square = buffer(n * sizeof *square), dot = 0, size = 0, sum = 0;             \
+            double dot = 0, size = 0, sum = 0;                                                   \
             uint8_t *bits = buffer(bytes);                                                       \
             const T a = (T)unit();                                                               \
             int same = 1;                                                                        \
@@ -309,7 +340,6 @@ CHECK_EVERY_VALUE(bf16)
                 x[i] = (T)unit();                                                                \
                 w[i] = (T)unit();                                                                \
                 y[i] = w[i];                                                                     \
-                square[i] = (double)i;                                                           \
                 sum += (double)w[i] * (double)w[i];                                              \
                 if (bit_of(bits, first + i)) {                                                   \
                     dot += (double)x[i] * (double)w[i];                                          \
@@ -320,32 +350,225 @@ CHECK_EVERY_VALUE(bf16)
                       (double)(n + 4) * EPSILON_##S * size, "%s dot_" #S ", n %zu", isa, n);     \
             CHECK(fabs(k->sum_squares_##S(n, w) - sum) <= 1e-13 * sum,                           \
                   "%s sum_squares_" #S ", n %zu", isa, n);                                       \
-            k->add_squares_##S(n, w, square);                                                    \
-            for (size_t i = 0; i < n; ++i)                                                       \
-                same &= fabs(square[i] - ((double)i + (double)w[i] * (double)w[i])) <=           \
-                        1e-15 * square[i];                                                       \
-            CHECK(same, "%s add_squares_" #S ", n %zu", isa, n);                                 \
             k->axpy_##S(n, bits, first, a, x, y);                                                \
-            same = 1;                                                                            \
             for (size_t i = 0; i < n; ++i)                                                       \
                 same &= fabs(y[i] - (bit_of(bits, first + i) ? w[i] + (double)a * (double)x[i]   \
                                                              : (double)w[i])) <=                 \
                         4 * EPSILON_##S;                                                         \
             CHECK(same, "%s axpy_" #S ", n %zu", isa, n);                                        \
-            memcpy(y, w, n * sizeof(T));                                                         \
-            k->finish_##S(n, round & 1 ? x : NULL, round & 2, y);                                \
-            same = 1;                                                                            \
-            for (size_t i = 0; i < n; ++i) {                                                     \
-                T want = round & 1 ? w[i] + x[i] : w[i];                                         \
-                if (round & 2 && want <= 0) want = 0;                                            \
-                same &= equal_##S(y[i], want);                                                   \
-            }                                                                                    \
-            CHECK(same, "%s finish_" #S ", n %zu", isa, n);                                      \
             free(x);                                                                             \
             free(w);                                                                             \
             free(y);                                                                             \
-            free(square);                                                                        \
             free(bits);                                                                          \
+        }                                                                                        \
+    }                                                                                            \
+    /* What follows a product and what comes before its gradients, on any bit pattern: a NaN stays \
+     * under relu, a -0 becomes +0. */                                                           \
+    static void check_epilogues_##S(const cdrop_kernels *k) {                                    \
+        const T scales[] = {1, 2, (T)(1 / 0.9), (T)(1 / 0.3), 0};                                \
+        for (int round = 0; round < 400; ++round) {                                              \
+            const int64_t m = below(6), n = round % 8 ? below(200) : 32 * below(6);              \
+            const int64_t stride = n + below(4), bit_stride = n + (any64() % 2 ? 0 : below(70)); \
+            const uint64_t bit = (uint64_t)below(70);                                            \
+            const int relu = round & 1, biased = round >> 1 & 1, masked = round >> 2 & 1;        \
+            const T scale = scales[below(5)];                                                    \
+            const int64_t size = m && n ? (m - 1) * stride + n : 0;                              \
+            const int64_t n_bits = size ? (int64_t)bit + (m - 1) * bit_stride + n : 0;           \
+            const size_t bytes = (size_t)(n_bits + 7) / 8;                                       \
+            T *c = buffer((size_t)size * sizeof(T)), *y = buffer((size_t)size * sizeof(T));      \
+            T *bias = buffer((size_t)n * sizeof(T)), *sum = buffer((size_t)n * sizeof(T));       \
+            T *dy = buffer((size_t)n * sizeof(T)), *dz = buffer((size_t)n * sizeof(T));          \
+            T *forward = buffer((size_t)n * sizeof(T)), *total = buffer((size_t)n * sizeof(T));  \
+            uint8_t *bits = buffer(bytes);                                                       \
+            int same = 1;                                                                        \
+            for (size_t i = 0; i < bytes; ++i) bits[i] = (uint8_t)any64();                       \
+            for (int64_t i = 0; i < size; ++i) c[i] = y[i] = any64() % 2 ? (T)unit() : any_##S(); \
+            for (int64_t i = 0; i < n; ++i) {                                                    \
+                bias[i] = any64() % 4 ? (T)unit() : any_##S();                                   \
+                forward[i] = any64() % 2 ? (T)unit() : any_##S();                                \
+                dy[i] = any64() % 4 ? (T)unit() : any_##S();                                     \
+                sum[i] = total[i] = (T)unit();                                                   \
+            }                                                                                    \
+            k->finish_##S(m, n, biased ? bias : NULL, relu, masked ? bits : NULL, bit, bit_stride, \
+                          scale, y, stride);                                                     \
+            for (int64_t i = 0; i < size; ++i) {                                                 \
+                const int64_t row = i / stride, column = i % stride;                             \
+                T want = c[i];                                                                   \
+                if (column < n) {                                                                \
+                    if (biased) want += bias[column];                                            \
+                    if (relu && !isnan(want) && !(want > 0)) want = 0;                           \
+                    want *= scale;                                                               \
+                    if (masked && !bit_of(bits, bit + (uint64_t)(row * bit_stride + column)))    \
+                        want = 0;                                                                \
+                }                                                                                \
+                same &= equal_##S(y[i], want);                                                   \
+            }                                                                                    \
+            CHECK(same, "%s finish_" #S ", m %d, n %d, bias %d, relu %d, bits %d", isa, (int)m,  \
+                  (int)n, biased, relu, masked);                                                 \
+            k->unfinish_##S((size_t)n, scale, forward, dy, dz, sum);                             \
+            same = 1;                                                                            \
+            for (int64_t i = 0; i < n; ++i) {                                                    \
+                const T want = forward[i] > 0 ? dy[i] * scale : (T)0;                            \
+                same &= equal_##S(dz[i], want) & equal_##S(sum[i], total[i] + want);             \
+            }                                                                                    \
+            CHECK(same, "%s unfinish_" #S ", n %d", isa, (int)n);                                \
+            free(c);                                                                             \
+            free(y);                                                                             \
+            free(bias);                                                                          \
+            free(sum);                                                                           \
+            free(dy);                                                                            \
+            free(dz);                                                                            \
+            free(forward);                                                                       \
+            free(total);                                                                         \
+            free(bits);                                                                          \
+        }                                                                                        \
+    }                                                                                            \
+    /* Squares of columns, and columns made shorter; what lies between the rows is not touched. */ \
+    static void check_columns_##S(const cdrop_kernels *k) {                                      \
+        for (int round = 0; round < 300; ++round) {                                              \
+            const int64_t rows = below(12), n = below(round % 10 ? 40 : 500);                    \
+            const int64_t stride = n + below(4), size = rows && n ? (rows - 1) * stride + n : 0; \
+            const int few = round & 1;                                                           \
+            T *w = buffer((size_t)size * sizeof(T)), *before = buffer((size_t)size * sizeof(T)); \
+            double *square = buffer((size_t)n * sizeof(double));                                 \
+            double *factor = buffer((size_t)n * sizeof(double));                                 \
+            int same = 1;                                                                        \
+            for (int64_t i = 0; i < size; ++i) w[i] = before[i] = (T)unit();                     \
+            for (int64_t j = 0; j < n; ++j) {                                                    \
+                square[j] = (double)(j % 5);                                                     \
+                factor[j] = any64() % (few ? 9 : 2) ? 1.0 : fabs(unit());                        \
+            }                                                                                    \
+            k->add_squares_##S(rows, n, stride, w, square);                                      \
+            for (int64_t j = 0; j < n; ++j) {                                                    \
+                double want = (double)(j % 5);                                                   \
+                for (int64_t r = 0; r < rows; ++r)                                               \
+                    want += (double)w[r * stride + j] * (double)w[r * stride + j];               \
+                same &= fabs(square[j] - want) <= 1e-15 * want;                                  \
+            }                                                                                    \
+            CHECK(same && !memcmp(w, before, (size_t)size * sizeof(T)),                          \
+                  "%s add_squares_" #S ", %d x %d", isa, (int)rows, (int)n);                     \
+            for (int64_t j = 0; j < n; ++j) square[j] = (double)(j % 5);                         \
+            /* A column whose factor is 1 is not even read as a number. */                       \
+            for (int64_t i = 0; i < size; ++i)                                                   \
+                if (i % stride >= n || factor[i % stride] == 1.0) w[i] = before[i] = any_##S();  \
+            k->shorten_##S(rows, n, stride, factor, w, square);                                  \
+            same = 1;                                                                            \
+            for (int64_t j = 0; j < n; ++j) {                                                    \
+                double want = (double)(j % 5);                                                   \
+                for (int64_t r = 0; factor[j] != 1.0 && r < rows; ++r) {                         \
+                    T *old = before + r * stride + j;                                            \
+                    *old = (T)((double)*old * factor[j]);                                        \
+                    want += (double)*old * (double)*old;                                         \
+                }                                                                                \
+                same &= fabs(square[j] - want) <= 1e-15 * want;                                  \
+            }                                                                                    \
+            CHECK(same, "%s shorten_" #S " sums, %d x %d", isa, (int)rows, (int)n);              \
+            CHECK(!memcmp(w, before, (size_t)size * sizeof(T)), "%s shorten_" #S ", %d x %d", isa, \
+                  (int)rows, (int)n);                                                            \
+            free(w);                                                                             \
+            free(before);                                                                        \
+            free(square);                                                                        \
+            free(factor);                                                                        \
+        }                                                                                        \
+    }                                                                                            \
+    /* One weight's step, each operation rounded on its own. */                                  \
+    static void plain_sgd_##S(T rate, T momentum, int nesterov, T g, T *v, T *w) {               \
+        const T change = g * -rate;                                                              \
+        if (!v) {                                                                                \
+            *w = *w + change;                                                                    \
+            return;                                                                              \
+        }                                                                                        \
+        const T decayed = *v * momentum;                                                         \
+        *v = decayed + change;                                                                   \
+        const T on = momentum * *v;                                                              \
+        *w = *w + (nesterov ? change + on : *v);                                                 \
+    }                                                                                            \
+    static void plain_adam_##S(const cdrop_adam *a, T g, T *m, T *v, T *w) {                     \
+        const T old_mean = (T)a->beta_1 * *m, new_mean = (T)a->rest_1 * g, gg = g * g;           \
+        *m = old_mean + new_mean;                                                                \
+        const T old_square = (T)a->beta_2 * *v, new_square = (T)a->rest_2 * gg;                  \
+        *v = old_square + new_square;                                                            \
+        const T root = (T)sqrt((double)*v); /* correct for float too: twice its digits and two */ \
+        const T scaled = root * (T)a->scale, below_line = scaled + (T)a->epsilon;                \
+        const T above = (T)a->rate * *m, change = above / below_line;                            \
+        *w = *w - change;                                                                        \
+    }                                                                                            \
+    /* Equal, and a zero of either sign: without g its sign is nobody's. */                      \
+    static int alike_##S(T a, T b) {                                                             \
+        return (a == 0 && b == 0) || equal_##S(a, b);                                            \
+    }                                                                                            \
+    static void check_updates_##S(const cdrop_kernels *k) {                                      \
+        for (int round = 0; round < 600; ++round) {                                              \
+            const size_t n = (size_t)below(round % 10 ? 70 : 900), bytes = n * sizeof(T);        \
+            const int nesterov = round & 1, with_v = round >> 1 & 1, with_g = round >> 2 & 1;    \
+            const T rate = (T)fabs(unit()), momentum = (T)fabs(unit());                          \
+            const double step = 1 + (double)below(50);                                           \
+            const cdrop_adam a = {1e-3 / (1 - pow(0.9, step)), 0.9, 0.999, 1 - 0.9, 1 - 0.999,   \
+                                  1 / sqrt(1 - pow(0.999, step)), 1e-8};                         \
+            T *g = buffer(bytes), *v = buffer(bytes), *w = buffer(bytes), *m = buffer(bytes);    \
+            T *old_v = buffer(bytes), *old_w = buffer(bytes), *new_v = buffer(bytes);            \
+            T *new_w = buffer(bytes), *new_m = buffer(bytes), *some_g = buffer(bytes);           \
+            int64_t *column = buffer(n * sizeof *column);                                        \
+            size_t columns = 0;                                                                  \
+            int same = 1;                                                                        \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                g[i] = any64() % 8 ? (T)unit() : any_##S();                                      \
+                old_v[i] = new_v[i] = v[i] = any64() % 8 ? (T)unit() : any_##S();                \
+                old_w[i] = new_w[i] = w[i] = any64() % 8 ? (T)unit() : any_##S();                \
+                plain_sgd_##S(rate, momentum, nesterov, with_g ? g[i] : (T)0,                    \
+                              with_v ? new_v + i : NULL, new_w + i);                             \
+            }                                                                                    \
+            k->sgd_##S(n, rate, momentum, nesterov, with_g ? g : NULL, with_v ? v : NULL, w);    \
+            for (size_t i = 0; i < n; ++i)                                                       \
+                same &= with_g ? equal_##S(v[i], new_v[i]) & equal_##S(w[i], new_w[i])           \
+                               : alike_##S(v[i], new_v[i]) & alike_##S(w[i], new_w[i]);          \
+            if (!with_g && !with_v) same &= !memcmp(w, old_w, bytes);                            \
+            CHECK(same, "%s sgd_" #S ", n %zu, v %d, g %d, nesterov %d", isa, n, with_v, with_g, \
+                  nesterov);                                                                     \
+            memcpy(v, old_v, bytes);                                                             \
+            memcpy(w, old_w, bytes);                                                             \
+            memcpy(new_v, old_v, bytes);                                                         \
+            memcpy(new_w, old_w, bytes);                                                         \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                if (any64() % 3) continue;                                                       \
+                plain_sgd_##S(rate, momentum, nesterov, g[i], with_v ? new_v + i : NULL,         \
+                              new_w + i);                                                        \
+                some_g[columns] = g[i];                                                          \
+                column[columns++] = (int64_t)i;                                                  \
+            }                                                                                    \
+            k->sgd_some_##S(columns, column, rate, momentum, nesterov, some_g,                   \
+                            with_v ? v : NULL, w);                                               \
+            same = 1;                                                                            \
+            for (size_t i = 0; i < n; ++i)                                                       \
+                same &= equal_##S(v[i], new_v[i]) & equal_##S(w[i], new_w[i]);                   \
+            CHECK(same, "%s sgd_some_" #S ", %zu of %zu, v %d, nesterov %d", isa, columns, n,    \
+                  with_v, nesterov);                                                             \
+            memcpy(w, old_w, bytes);                                                             \
+            memcpy(new_w, old_w, bytes);                                                         \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                m[i] = new_m[i] = any64() % 8 ? (T)unit() : any_##S();                           \
+                v[i] = new_v[i] = (T)(any64() % 4 ? fabs(unit()) : 0);                           \
+                plain_adam_##S(&a, with_g ? g[i] : (T)0, new_m + i, new_v + i, new_w + i);       \
+            }                                                                                    \
+            k->adam_##S(n, &a, with_g ? g : NULL, m, v, w);                                      \
+            same = 1;                                                                            \
+            for (size_t i = 0; i < n; ++i)                                                       \
+                same &= with_g ? equal_##S(m[i], new_m[i]) & equal_##S(v[i], new_v[i]) &         \
+                                     equal_##S(w[i], new_w[i])                                   \
+                               : alike_##S(m[i], new_m[i]) & alike_##S(v[i], new_v[i]) &         \
+                                     alike_##S(w[i], new_w[i]);                                  \
+            CHECK(same, "%s adam_" #S ", n %zu, g %d, step %d", isa, n, with_g, (int)step);      \
+            free(g);                                                                             \
+            free(v);                                                                             \
+            free(w);                                                                             \
+            free(m);                                                                             \
+            free(old_v);                                                                         \
+            free(old_w);                                                                         \
+            free(new_v);                                                                         \
+            free(new_w);                                                                         \
+            free(new_m);                                                                         \
+            free(some_g);                                                                        \
+            free(column);                                                                        \
         }                                                                                        \
     }
 CDROP_FOR_REAL_TYPES(CHECK_PRODUCT)
@@ -420,9 +643,13 @@ int main(void) {
 #undef RUN
         check_every_value_f16(k);
         check_every_value_bf16(k);
-#define RUN(T, C, S)      \
-    check_product_##S(k); \
-    check_rows_##S(k);    \
+#define RUN(T, C, S)        \
+    check_pack_##S(k);      \
+    check_block_##S(k);     \
+    check_rows_##S(k);      \
+    check_epilogues_##S(k); \
+    check_columns_##S(k);   \
+    check_updates_##S(k);   \
     check_connect_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)
 #undef RUN

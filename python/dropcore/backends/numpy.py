@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = [
+    "adam",
     "decisions",
     "dropout",
     "masked_matmul",
@@ -30,6 +31,7 @@ __all__ = [
     "pack",
     "philox",
     "scale",
+    "sgd",
     "threshold",
     "uniform",
     "uniforms",
@@ -572,3 +574,79 @@ def _balanced(v: Floats) -> tuple[Floats, int]:
     """``v`` divided by the power of two that brings its largest element next to 1."""
     exponent = math.frexp(float(np.abs(v).max(initial=0.0)))[1]
     return np.ldexp(v, -exponent), exponent
+
+
+# Optimisers ---------------------------------------------------------------------------------------
+
+
+def sgd(
+    w: NDArray,
+    g: NDArray,
+    velocity: NDArray | None = None,
+    *,
+    learning_rate: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+) -> tuple[NDArray, NDArray | None]:
+    """A step of stochastic gradient descent, every operation rounded to the dtype of ``w``.
+
+    Parameters
+    ----------
+    w, g : ndarray of float32 or float64
+        Weights and their gradient.
+    velocity : ndarray, optional
+        Of the shape and dtype of ``w``.
+    learning_rate, momentum : float
+    nesterov : bool
+        Look ahead along the velocity.
+
+    Returns
+    -------
+    w, velocity : ndarray
+        The new ones. ``velocity`` is None where none was given. Denormal numbers stay.
+    """
+    rate, m = w.dtype.type(learning_rate), w.dtype.type(momentum)
+    change = g * -rate
+    if velocity is None:
+        return w + change, None
+    velocity = velocity * m + change
+    if nesterov:
+        return w + (change + m * velocity), velocity
+    return w + velocity, velocity
+
+
+def adam(
+    w: NDArray,
+    g: NDArray,
+    mean: NDArray,
+    square: NDArray,
+    *,
+    step: int,
+    learning_rate: float = 1e-3,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """A step of Adam, every operation rounded to the dtype of ``w``.
+
+    The corrections of the means depend on the step alone and are worked out in float64.
+
+    Parameters
+    ----------
+    w, g, mean, square : ndarray of float32 or float64
+        Weights, their gradient, and the running means of it and of its square.
+    step : int
+        Counted from 1.
+    learning_rate, beta_1, beta_2, epsilon : float
+
+    Returns
+    -------
+    w, mean, square : ndarray
+        The new ones. Denormal numbers stay.
+    """
+    number = w.dtype.type
+    rate = number(learning_rate / (1.0 - beta_1**step))
+    scale = number(1.0 / math.sqrt(1.0 - beta_2**step))
+    mean = number(beta_1) * mean + number(1.0 - beta_1) * g
+    square = number(beta_2) * square + number(1.0 - beta_2) * (g * g)
+    return w - rate * mean / (np.sqrt(square) * scale + number(epsilon)), mean, square

@@ -8,6 +8,7 @@ static double F(sum_squares)(size_t n, const T *w) {
     double lane[16] = {0}, total = 0;
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
+        UNROLL
         for (int l = 0; l < 16; ++l) lane[l] += F(square_of)(w[i + l]);
     for (int l = 0; l < 16; ++l) total += lane[l];
     for (; i < n; ++i) total += F(square_of)(w[i]);

@@ -7,14 +7,67 @@
  * B. Every element of c is summed in order of depth, block by block: the same bits for any number
  *    of threads. Across instruction sets only the fusing of multiply and add differs.
  *
- * Wanted: V(set1), V(zero), V(add), V(fma)(a, b, c) = a * b + c, V(keep_mul), V(relu), which keeps a
- *   NaN, and V(transpose) of LANES vectors in place; V(ROWS) x V(COLUMNS) vectors of accumulators
+ * Wanted: V(set1), V(zero), V(add), V(mul), V(fma)(a, b, c) = a * b + c, V(keep_mul), V(relu), which
+ *   keeps a NaN, V(if_positive)(y, a) = y > 0 ? a : 0, V(transpose) of LANES vectors in place; V(ROWS) x V(COLUMNS) vectors of accumulators
  *   that fit the registers.
  */
 
 #define WIDTH (V(COLUMNS) * V(LANES))
 
-/* One depth of one panel, element by element: live indices, odd strides. */
+#define TOGETHER 128 /* elements of the panel axis that are packed at a time */
+
+/* Live elements of a line, picked a vector at a time: the same pattern for every line of a block, so
+ * it is worked out once. A vector may not reach behind the last live element, where memory may end.
+ */
+typedef struct {
+    int steps, count;
+    int64_t from[TOGETHER]; /* where the vector of a step starts */
+    int to[TOGETHER];       /* where its live lanes go, now in front */
+#if PICKS
+    int32_t order[TOGETHER][V(LANES) * (int)(sizeof(T) / 4)];
+#endif
+} F(picks);
+
+/* 0 where it cannot be done; count <= TOGETHER. */
+static inline int F(plan)(const int64_t *index, int count, F(picks) * picks) {
+    picks->steps = 0;
+    picks->count = count;
+#if PICKS
+    const int words = (int)(sizeof(T) / 4);
+    for (int i = 0; i < count;) {
+        int32_t *order = picks->order[picks->steps];
+        int n = 1;
+        while (i + n < count && index[i + n] < index[i] + V(LANES)) ++n;
+        const int64_t from = index[i + n - 1] - (V(LANES) - 1);
+        const int64_t start = from < index[i] ? from : index[i];
+        if (start < 0) return 0;
+        for (int l = 0; l < V(LANES); ++l)
+            for (int w = 0; w < words; ++w)
+                order[l * words + w] = (int32_t)(l < n ? index[i + l] - start : 0) * words + w;
+        picks->from[picks->steps] = start;
+        picks->to[picks->steps++] = i;
+        i += n;
+    }
+    return 1;
+#else
+    (void)index;
+    return 0;
+#endif
+}
+
+/* out has room for a vector more. */
+static inline void F(pick)(const F(picks) * picks, const T *row, T scale, T *out) {
+#if PICKS
+    const V(vec) s = V(set1)(scale);
+    for (int i = 0; i < picks->steps; ++i)
+        V(store)(out + picks->to[i],
+                 V(mul)(V(pick)(V(load)(row + picks->from[i]), picks->order[i]), s));
+#else
+    (void)picks, (void)row, (void)scale, (void)out;
+#endif
+}
+
+/* One depth of one panel, element by element: odd strides, live indices with a mask. */
 static inline void F(gather_across)(const cdrop_factor *f, const T *row, int64_t first_bit,
                                     int64_t panel, int live, T *out) {
     const T scale = (T)f->scale;
@@ -34,43 +87,52 @@ static inline void F(gather_across)(const cdrop_factor *f, const T *row, int64_t
 static inline void F(pack_across)(const cdrop_factor *f, const T *data, int64_t panel0,
                                   int64_t n_panel, int64_t depth0, int64_t n_depth, int width,
                                   T *out) {
-    const int64_t together = width < 64 ? 64 / width * width : width;
+    const int64_t together = TOGETHER / width * width;
     const T scale = (T)f->scale;
-    const int straight = f->panel_stride == 1 && !f->panel_index;
+    const int in_line = f->panel_stride == 1, straight = in_line && !f->panel_index;
     const int copied = straight && !f->bits && f->scale == 1.0;
     const int applied = straight && f->bits && f->bit_panel_stride == 1;
-    for (int64_t start = 0; start < n_panel; start += together)
+    F(picks) picks;
+    T picked[TOGETHER + V(LANES)];
+    for (int64_t start = 0; start < n_panel; start += together) {
+        const int64_t end = start + together < n_panel ? start + together : n_panel;
+        const int64_t *index = f->panel_index ? f->panel_index + panel0 + start : NULL;
+        const int planned =
+            in_line && index && !f->bits && F(plan)(index, (int)(end - start), &picks);
+        const int64_t line0 = index ? index[0] : panel0 + start;
+        const int64_t line1 = index ? index[end - start - 1] : panel0 + end;
         for (int64_t depth = 0; depth < n_depth; ++depth) {
             const int64_t d = f->depth_index ? f->depth_index[depth0 + depth] : depth0 + depth;
             const T *row = data + d * f->depth_stride;
             const int64_t bit = f->bit_first + d * f->bit_depth_stride;
-            const int64_t end = start + together < n_panel ? start + together : n_panel;
-            if (straight && depth + AHEAD < n_depth) {
+            if (in_line && depth + AHEAD < n_depth) {
                 const int64_t ahead = depth0 + depth + AHEAD;
-                const T *next = data + panel0 +
-                                (f->depth_index ? f->depth_index[ahead] : ahead) * f->depth_stride;
-                for (int64_t p = start; p < end; p += (int64_t)(64 / sizeof(T)))
+                const T *next = data + (f->depth_index ? f->depth_index[ahead] : ahead) *
+                                           f->depth_stride;
+                for (int64_t p = line0; p < line1; p += (int64_t)(64 / sizeof(T)))
                     CDROP_PREFETCH(next + p);
             }
+            if (planned) F(pick)(&picks, row, scale, picked);
             for (int64_t p = start; p < end; p += width) {
                 T *to = out + p * n_depth + depth * width;
                 const int64_t panel = panel0 + p;
                 const int live = (int)(n_panel - p < width ? n_panel - p : width);
-                if (copied && live == WIDTH) {
-                    memcpy(to, row + panel, sizeof(T) * WIDTH);
-                } else if (copied && live == V(ROWS)) {
-                    memcpy(to, row + panel, sizeof(T) * V(ROWS));
-                } else if (copied) {
-                    memcpy(to, row + panel, sizeof(T) * (size_t)live);
+                const T *from = planned ? picked + (p - start) : row + panel;
+                if ((copied || planned) && live == WIDTH) {
+                    memcpy(to, from, sizeof(T) * WIDTH);
+                } else if ((copied || planned) && live == V(ROWS)) {
+                    memcpy(to, from, sizeof(T) * V(ROWS));
+                } else if (copied || planned) {
+                    memcpy(to, from, sizeof(T) * (size_t)live);
                 } else if (applied) {
-                    F(apply)((size_t)live, f->bits, (uint64_t)(bit + panel), scale, row + panel,
-                             to, 0);
+                    F(apply)((size_t)live, f->bits, (uint64_t)(bit + panel), scale, from, to, 0);
                 } else {
                     F(gather_across)(f, row, bit, panel, live, to);
                 }
                 for (int q = live; q < width; ++q) to[q] = (T)0;
             }
         }
+    }
 }
 
 #define DEPTH_SEGMENT 64
@@ -78,11 +140,15 @@ static inline void F(pack_across)(const cdrop_factor *f, const T *data, int64_t 
 
 /* n depths of one line of the panel axis, where they lie or, changed on the way, in `staged`. */
 static inline const T *F(line_along)(const cdrop_factor *f, const T *data, int64_t panel,
-                                     int64_t depth, int n, T *staged) {
+                                     int64_t depth, int n, const F(picks) * picks, T *staged) {
     const int64_t at = f->panel_index ? f->panel_index[panel] : panel;
     const T *row = data + at * f->panel_stride, *from = row + depth;
     const int64_t bit = f->bit_first + at * f->bit_panel_stride;
     const T scale = (T)f->scale;
+    if (picks) {
+        F(pick)(picks, row, scale, staged);
+        return staged;
+    }
     if (f->depth_index) {
         const int64_t *index = f->depth_index + depth;
         if (f->bits)
@@ -107,17 +173,20 @@ static inline const T *F(line_along)(const cdrop_factor *f, const T *data, int64
 /* One panel whose data lie along the depth: transposed in registers. */
 static inline void F(pack_along)(const cdrop_factor *f, const T *data, int64_t panel, int live,
                                  int64_t depth0, int64_t n_depth, int width, T *out) {
-    T staged[V(LANES)][DEPTH_SEGMENT];
+    T staged[V(LANES)][DEPTH_SEGMENT + V(LANES)];
+    F(picks) picks;
     for (int64_t d0 = 0; d0 < n_depth; d0 += DEPTH_SEGMENT) {
         const int n = (int)(n_depth - d0 < DEPTH_SEGMENT ? n_depth - d0 : DEPTH_SEGMENT);
+        const int planned = f->depth_index && !f->bits &&
+                            F(plan)(f->depth_index + depth0 + d0, n, &picks);
         for (int p0 = 0; p0 < width; p0 += V(LANES)) {
             T *to = out + d0 * width + p0;
             const int lanes = width - p0 < V(LANES) ? TAIL : V(LANES);
             const T *line[V(LANES)];
             for (int l = 0; l < V(LANES); ++l)
                 if (p0 + l < live)
-                    line[l] =
-                        F(line_along)(f, data, panel + p0 + l, depth0 + d0, n, staged[l]);
+                    line[l] = F(line_along)(f, data, panel + p0 + l, depth0 + d0, n,
+                                            planned ? &picks : NULL, staged[l]);
                 else
                     line[l] = (const T *)memset(staged[l], 0, sizeof staged[l]);
             int d = 0;
@@ -254,12 +323,17 @@ static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8
 }
 
 /* The way back through finish with relu: y tells where it was positive and kept. */
-static void F(unfinish)(size_t n, T scale, const T *restrict y, const T *restrict dy,
-                        T *restrict dz, T *restrict sum) {
-    for (size_t i = 0; i < n; ++i) {
-        const T d = y[i] > (T)0 ? dy[i] * scale : (T)0;
-        dz[i] = d;
-        sum[i] += d;
+static void F(unfinish)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
+    const V(vec) s = V(set1)(scale);
+    size_t i = 0;
+    for (; i + V(LANES) <= n; i += V(LANES)) {
+        const V(vec) d = V(if_positive)(V(load)(y + i), V(mul)(V(load)(dy + i), s));
+        V(store)(dz + i, d);
+        V(store)(sum + i, V(add)(V(load)(sum + i), d));
+    }
+    for (; i < n; ++i) {
+        dz[i] = y[i] > (T)0 ? dy[i] * scale : (T)0;
+        sum[i] += dz[i];
     }
 }
 
@@ -267,3 +341,4 @@ static void F(unfinish)(size_t n, T scale, const T *restrict y, const T *restric
 #undef DEPTH_SEGMENT
 #undef TAIL
 #undef AHEAD
+#undef TOGETHER

@@ -76,6 +76,11 @@ static inline __m256i sel_lanes64(sel_t sel, int j) {
     return _mm256_cmpeq_epi64(_mm256_and_si256(sel, m), m);
 }
 
+#define PICKS 1
+static inline __m256i pick_order(const int32_t *order) {
+    return _mm256_loadu_si256((const __m256i *)order);
+}
+
 #define v_f32_LANES 8
 #define v_f32_ROWS 6
 #define v_f32_COLUMNS 2
@@ -86,6 +91,7 @@ typedef __m256 v_f32_vec;
 #define v_f32_store _mm256_storeu_ps
 #define v_f32_stream _mm256_stream_ps
 #define v_f32_add _mm256_add_ps
+#define v_f32_mul _mm256_mul_ps
 #define v_f32_fma _mm256_fmadd_ps
 static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
     return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_castsi256_ps(sel_lanes32(sel, j)));
@@ -95,6 +101,12 @@ static inline float v_f32_mul1(float a, float b) {
 }
 static inline v_f32_vec v_f32_relu(v_f32_vec a) {
     return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NLE_UQ));
+}
+static inline v_f32_vec v_f32_if_positive(v_f32_vec y, v_f32_vec a) {
+    return _mm256_and_ps(a, _mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+static inline v_f32_vec v_f32_pick(v_f32_vec a, const int32_t *order) {
+    return _mm256_permutevar8x32_ps(a, pick_order(order));
 }
 static inline void v_f32_transpose(v_f32_vec *v) {
     __m256 pairs[8], fours[8];
@@ -127,6 +139,7 @@ typedef __m256d v_f64_vec;
 #define v_f64_store _mm256_storeu_pd
 #define v_f64_stream _mm256_stream_pd
 #define v_f64_add _mm256_add_pd
+#define v_f64_mul _mm256_mul_pd
 #define v_f64_fma _mm256_fmadd_pd
 static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
     return _mm256_and_pd(_mm256_mul_pd(a, b), _mm256_castsi256_pd(sel_lanes64(sel, j)));
@@ -136,6 +149,12 @@ static inline double v_f64_mul1(double a, double b) {
 }
 static inline v_f64_vec v_f64_relu(v_f64_vec a) {
     return _mm256_and_pd(a, _mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_NLE_UQ));
+}
+static inline v_f64_vec v_f64_if_positive(v_f64_vec y, v_f64_vec a) {
+    return _mm256_and_pd(a, _mm256_cmp_pd(y, _mm256_setzero_pd(), _CMP_GT_OQ));
+}
+static inline v_f64_vec v_f64_pick(v_f64_vec a, const int32_t *order) {
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(a), pick_order(order)));
 }
 static inline void v_f64_transpose(v_f64_vec *v) {
     const __m256d low01 = _mm256_unpacklo_pd(v[0], v[1]), high01 = _mm256_unpackhi_pd(v[0], v[1]);

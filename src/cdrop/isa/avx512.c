@@ -74,6 +74,11 @@ static inline void stream_fence(void) {
     _mm_sfence();
 }
 
+#define PICKS 1
+static inline __m512i pick_order(const int32_t *order) {
+    return _mm512_loadu_si512((const void *)order);
+}
+
 #define v_f32_LANES 16
 #define v_f32_ROWS 12
 #define v_f32_COLUMNS 2
@@ -84,6 +89,7 @@ typedef __m512 v_f32_vec;
 #define v_f32_store(p, a) _mm512_storeu_ps((void *)(p), a)
 #define v_f32_stream(p, a) _mm512_stream_ps(p, a)
 #define v_f32_add _mm512_add_ps
+#define v_f32_mul _mm512_mul_ps
 #define v_f32_fma _mm512_fmadd_ps
 static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
     return _mm512_maskz_mul_ps((__mmask16)(sel >> (16 * j)), a, b);
@@ -93,6 +99,12 @@ static inline float v_f32_mul1(float a, float b) {
 }
 static inline v_f32_vec v_f32_relu(v_f32_vec a) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLE_UQ), a);
+}
+static inline v_f32_vec v_f32_if_positive(v_f32_vec y, v_f32_vec a) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_GT_OQ), a);
+}
+static inline v_f32_vec v_f32_pick(v_f32_vec a, const int32_t *order) {
+    return _mm512_permutexvar_ps(pick_order(order), a);
 }
 static inline void v_f32_transpose(v_f32_vec *v) {
     __m512 pairs[16], fours[16];
@@ -131,6 +143,7 @@ typedef __m512d v_f64_vec;
 #define v_f64_store(p, a) _mm512_storeu_pd((void *)(p), a)
 #define v_f64_stream(p, a) _mm512_stream_pd(p, a)
 #define v_f64_add _mm512_add_pd
+#define v_f64_mul _mm512_mul_pd
 #define v_f64_fma _mm512_fmadd_pd
 static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
     return _mm512_maskz_mul_pd((__mmask8)(sel >> (8 * j)), a, b);
@@ -140,6 +153,12 @@ static inline double v_f64_mul1(double a, double b) {
 }
 static inline v_f64_vec v_f64_relu(v_f64_vec a) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
+}
+static inline v_f64_vec v_f64_if_positive(v_f64_vec y, v_f64_vec a) {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(y, _mm512_setzero_pd(), _CMP_GT_OQ), a);
+}
+static inline v_f64_vec v_f64_pick(v_f64_vec a, const int32_t *order) {
+    return _mm512_castps_pd(_mm512_permutexvar_ps(pick_order(order), _mm512_castpd_ps(a)));
 }
 static inline void v_f64_transpose(v_f64_vec *v) {
     __m512d pairs[8];

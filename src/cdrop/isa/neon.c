@@ -69,6 +69,8 @@ static inline sel_t sel_set(uint32_t bits) {
 static inline void stream_fence(void) {
 }
 
+#define PICKS 0 /* four lanes: not worth the plan */
+
 #define v_f32_LANES 4
 #define v_f32_ROWS 6
 #define v_f32_COLUMNS 4
@@ -79,6 +81,7 @@ typedef float32x4_t v_f32_vec;
 #define v_f32_store vst1q_f32
 #define v_f32_stream vst1q_f32
 #define v_f32_add vaddq_f32
+#define v_f32_mul vmulq_f32
 #define v_f32_fma(a, b, c) vfmaq_f32(c, a, b)
 static inline v_f32_vec v_f32_keep_mul(sel_t sel, int j, v_f32_vec a, v_f32_vec b) {
     const uint32x4_t place = vcombine_u32(vcreate_u32(0x0000000200000001ull),
@@ -92,6 +95,10 @@ static inline float v_f32_mul1(float a, float b) {
 static inline v_f32_vec v_f32_relu(v_f32_vec a) {
     return vreinterpretq_f32_u32(
         vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(a, vdupq_n_f32(0.0f))));
+}
+static inline v_f32_vec v_f32_if_positive(v_f32_vec y, v_f32_vec a) {
+    return vreinterpretq_f32_u32(
+        vandq_u32(vreinterpretq_u32_f32(a), vcgtq_f32(y, vdupq_n_f32(0.0f))));
 }
 static inline void v_f32_transpose(v_f32_vec *v) {
     const float64x2_t even01 = vreinterpretq_f64_f32(vtrn1q_f32(v[0], v[1]));
@@ -114,6 +121,7 @@ typedef float64x2_t v_f64_vec;
 #define v_f64_store vst1q_f64
 #define v_f64_stream vst1q_f64
 #define v_f64_add vaddq_f64
+#define v_f64_mul vmulq_f64
 #define v_f64_fma(a, b, c) vfmaq_f64(c, a, b)
 static inline v_f64_vec v_f64_keep_mul(sel_t sel, int j, v_f64_vec a, v_f64_vec b) {
     const uint64x2_t place = vcombine_u64(vcreate_u64(1), vcreate_u64(2));
@@ -126,6 +134,10 @@ static inline double v_f64_mul1(double a, double b) {
 static inline v_f64_vec v_f64_relu(v_f64_vec a) {
     return vreinterpretq_f64_u64(
         vbicq_u64(vreinterpretq_u64_f64(a), vcleq_f64(a, vdupq_n_f64(0.0))));
+}
+static inline v_f64_vec v_f64_if_positive(v_f64_vec y, v_f64_vec a) {
+    return vreinterpretq_f64_u64(
+        vandq_u64(vreinterpretq_u64_f64(a), vcgtq_f64(y, vdupq_n_f64(0.0))));
 }
 static inline void v_f64_transpose(v_f64_vec *v) {
     const float64x2_t first = v[0];

@@ -82,6 +82,8 @@ static inline sel_t sel_set(uint32_t bits) {
 static inline void stream_fence(void) {
 }
 
+#define PICKS 0
+
 #define REAL(T, U, S, N)                                                                         \
     typedef struct {                                                                             \
         T lane[N];                                                                               \
@@ -104,6 +106,14 @@ static inline void stream_fence(void) {
     }                                                                                            \
     static inline v_##S##_vec v_##S##_add(v_##S##_vec a, v_##S##_vec b) {                        \
         EACH(N) a.lane[l] += b.lane[l];                                                          \
+        return a;                                                                                \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_mul(v_##S##_vec a, v_##S##_vec b) {                        \
+        EACH(N) a.lane[l] *= b.lane[l];                                                          \
+        return a;                                                                                \
+    }                                                                                            \
+    static inline v_##S##_vec v_##S##_if_positive(v_##S##_vec y, v_##S##_vec a) {                \
+        EACH(N) a.lane[l] = y.lane[l] > (T)0 ? a.lane[l] : (T)0;                                 \
         return a;                                                                                \
     }                                                                                            \
     static inline v_##S##_vec v_##S##_fma(v_##S##_vec a, v_##S##_vec b, v_##S##_vec c) {         \
