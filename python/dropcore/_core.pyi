@@ -50,6 +50,9 @@ def dropout(
     scale: float,
     offset: int,
 ) -> None: ...
+def dropout_quick(
+    x: Any, out: Any, keep: float, seed: int, stream: int, step: int, offset: int
+) -> bool: ...
 def apply(
     out: Any,
     x: Any,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore.backends import backend_of
-from dropcore.backends.cpu import as_array
+from dropcore.backends.cpu import as_array, quick_dropout
 from dropcore.key import Key
 from dropcore.mask import Mask, resolve_keep
 
@@ -87,6 +87,10 @@ def dropout(
     >>> bool(np.isin(y, [0.0, 2.0]).all())
     True
     """
+    if mask is None and shared_axes == () and type(x) is np.ndarray:
+        y = quick_dropout(x, rate, keep, key, offset, out)
+        if y is not None:
+            return y
     backend = backend_of("x", x)
     x = as_array("x", x)
     chosen = _mask("dropout", x.shape, rate, keep, key, mask, shared_axes, offset)
@@ -119,6 +123,10 @@ def dropout_backward(
     numpy.ndarray
         dx, of the shape and dtype of dy.
     """
+    if mask is None and shared_axes == () and type(dy) is np.ndarray:
+        dx = quick_dropout(dy, rate, keep, key, offset, out)
+        if dx is not None:
+            return dx
     backend = backend_of("dy", dy)
     dy = as_array("dy", dy)
     chosen = _mask("dropout_backward", dy.shape, rate, keep, key, mask, shared_axes, offset)

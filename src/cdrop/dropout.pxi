@@ -73,6 +73,45 @@ def dropout(out, x, int dtype, uint64_t seed, uint32_t stream, uint32_t step, ui
                      <char *> target.view.buf, itemsize)
 
 
+cdef int dtype_of(const char *format) noexcept:
+    """The dtype of a native buffer, or -1. bfloat16 exports none."""
+    if format == NULL or format[0] == 0 or format[1] != 0:
+        return -1
+    if format[0] == c"f":
+        return CDROP_F32
+    return CDROP_F64 if format[0] == c"d" else CDROP_F16 if format[0] == c"e" else -1
+
+
+def dropout_quick(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
+                  uint64_t offset):
+    """dropout for whoever has checked nothing: False, and nothing done, unless all is plain.
+
+    Plain is: contiguous and aligned arrays of one dtype and shape, the same or apart, one keep.
+    """
+    cdef Buffer source = Buffer(x), target = Buffer(out, True)
+    cdef int dtype = dtype_of(source.view.format), d
+    cdef int64_t n = source.size()
+    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef size_t from_ = <size_t> source.view.buf, to = <size_t> target.view.buf
+    cdef size_t bytes = <size_t> source.view.len
+    cdef cdrop_draw draw
+    if (dtype < 0 or dtype != dtype_of(target.view.format) or not 0.0 <= keep <= 1.0
+            or source.view.ndim != target.view.ndim or not source.contiguous()
+            or not target.contiguous() or from_ % itemsize or to % itemsize
+            or (from_ != to and from_ < to + bytes and to < from_ + bytes)
+            or offset > <uint64_t> 1 << 63 or <uint64_t> n > (<uint64_t> 1 << 63) - offset
+            or stream >> 28):
+        return False
+    for d in range(source.view.ndim):
+        if source.view.shape[d] != target.view.shape[d]:
+            return False
+    draw = draw_of(seed, stream, step, 0, dropcore_threshold(keep))
+    with nogil:
+        dropout_flat(dtype, &draw, NULL, offset, n, 1.0 / keep if draw.threshold else 0.0,
+                     <const char *> source.view.buf, <char *> target.view.buf, itemsize)
+    return True
+
+
 cdef void segments_share(int dtype, const cdrop_layout *layout, const char *x, char *out,
                          const uint8_t *bits, double scale, const double *scales, int part,
                          int parts) noexcept nogil:

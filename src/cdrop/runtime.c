@@ -110,7 +110,7 @@ int cdrop_use_isa(const char *name) {
 /* ---- threads ---- */
 
 /* Below this much work for each thread a team costs more than it saves. */
-#define WORK_PER_THREAD 20000.0
+#define WORK_PER_THREAD 15000.0
 
 static int asked_threads = 0;
 static int available_threads = 1;

@@ -497,10 +497,20 @@ CHECK_EVERY_VALUE(bf16)
     static int alike_##S(T a, T b) {                                                             \
         return (a == 0 && b == 0) || equal_##S(a, b);                                            \
     }                                                                                            \
+    /* Whether square__n, which was 0, 1, 2, ..., has taken in the squares of w, or was left. */ \
+    static int squares_##S(size_t n, int taken, const T *w, const double *square) {              \
+        int same = 1;                                                                            \
+        for (size_t i = 0; i < n; ++i) {                                                         \
+            const double own = (double)w[i] * (double)w[i];                                      \
+            same &= equal_f64(square[i], taken ? (double)i + own : (double)i);                   \
+        }                                                                                        \
+        return same;                                                                             \
+    }                                                                                            \
     static void check_updates_##S(const cdrop_kernels *k) {                                      \
         for (int round = 0; round < 600; ++round) {                                              \
             const size_t n = (size_t)below(round % 10 ? 70 : 900), bytes = n * sizeof(T);        \
             const int nesterov = round & 1, with_v = round >> 1 & 1, with_g = round >> 2 & 1;    \
+            const int squared = round >> 3 & 1;                                                  \
             const T rate = (T)fabs(unit()), momentum = (T)fabs(unit());                          \
             const double step = 1 + (double)below(50);                                           \
             const cdrop_adam a = {1e-3 / (1 - pow(0.9, step)), 0.9, 0.999, 1 - 0.9, 1 - 0.999,   \
@@ -509,22 +519,26 @@ CHECK_EVERY_VALUE(bf16)
             T *old_v = buffer(bytes), *old_w = buffer(bytes), *new_v = buffer(bytes);            \
             T *new_w = buffer(bytes), *new_m = buffer(bytes), *some_g = buffer(bytes);           \
             int64_t *column = buffer(n * sizeof *column);                                        \
+            double *square = buffer(n * sizeof *square);                                         \
             size_t columns = 0;                                                                  \
             int same = 1;                                                                        \
             for (size_t i = 0; i < n; ++i) {                                                     \
+                square[i] = (double)i;                                                           \
                 g[i] = any64() % 8 ? (T)unit() : any_##S();                                      \
                 old_v[i] = new_v[i] = v[i] = any64() % 8 ? (T)unit() : any_##S();                \
                 old_w[i] = new_w[i] = w[i] = any64() % 8 ? (T)unit() : any_##S();                \
                 plain_sgd_##S(rate, momentum, nesterov, with_g ? g[i] : (T)0,                    \
                               with_v ? new_v + i : NULL, new_w + i);                             \
             }                                                                                    \
-            k->sgd_##S(n, rate, momentum, nesterov, with_g ? g : NULL, with_v ? v : NULL, w);    \
+            k->sgd_##S(n, rate, momentum, nesterov, with_g ? g : NULL, with_v ? v : NULL, w,     \
+                       squared ? square : NULL);                                                 \
+            same &= squares_##S(n, squared, w, square);                                          \
             for (size_t i = 0; i < n; ++i)                                                       \
                 same &= with_g ? equal_##S(v[i], new_v[i]) & equal_##S(w[i], new_w[i])           \
                                : alike_##S(v[i], new_v[i]) & alike_##S(w[i], new_w[i]);          \
             if (!with_g && !with_v) same &= !memcmp(w, old_w, bytes);                            \
-            CHECK(same, "%s sgd_" #S ", n %zu, v %d, g %d, nesterov %d", isa, n, with_v, with_g, \
-                  nesterov);                                                                     \
+            CHECK(same, "%s sgd_" #S ", n %zu, v %d, g %d, nesterov %d, squares %d", isa, n,     \
+                  with_v, with_g, nesterov, squared);                                            \
             memcpy(v, old_v, bytes);                                                             \
             memcpy(w, old_w, bytes);                                                             \
             memcpy(new_v, old_v, bytes);                                                         \
@@ -546,18 +560,20 @@ CHECK_EVERY_VALUE(bf16)
             memcpy(w, old_w, bytes);                                                             \
             memcpy(new_w, old_w, bytes);                                                         \
             for (size_t i = 0; i < n; ++i) {                                                     \
+                square[i] = (double)i;                                                           \
                 m[i] = new_m[i] = any64() % 8 ? (T)unit() : any_##S();                           \
                 v[i] = new_v[i] = (T)(any64() % 4 ? fabs(unit()) : 0);                           \
                 plain_adam_##S(&a, with_g ? g[i] : (T)0, new_m + i, new_v + i, new_w + i);       \
             }                                                                                    \
-            k->adam_##S(n, &a, with_g ? g : NULL, m, v, w);                                      \
-            same = 1;                                                                            \
+            k->adam_##S(n, &a, with_g ? g : NULL, m, v, w, squared ? square : NULL);             \
+            same = squares_##S(n, squared, w, square);                                           \
             for (size_t i = 0; i < n; ++i)                                                       \
                 same &= with_g ? equal_##S(m[i], new_m[i]) & equal_##S(v[i], new_v[i]) &         \
                                      equal_##S(w[i], new_w[i])                                   \
                                : alike_##S(m[i], new_m[i]) & alike_##S(v[i], new_v[i]) &         \
                                      alike_##S(w[i], new_w[i]);                                  \
-            CHECK(same, "%s adam_" #S ", n %zu, g %d, step %d", isa, n, with_g, (int)step);      \
+            CHECK(same, "%s adam_" #S ", n %zu, g %d, step %d, squares %d", isa, n, with_g,      \
+                  (int)step, squared);                                                           \
             free(g);                                                                             \
             free(v);                                                                             \
             free(w);                                                                             \
@@ -569,6 +585,7 @@ CHECK_EVERY_VALUE(bf16)
             free(new_m);                                                                         \
             free(some_g);                                                                        \
             free(column);                                                                        \
+            free(square);                                                                        \
         }                                                                                        \
     }
 CDROP_FOR_REAL_TYPES(CHECK_PRODUCT)

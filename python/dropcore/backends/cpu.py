@@ -114,6 +114,39 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
     return out
 
 
+def quick_dropout(
+    x: Array, rate: object, keep: object, key: object, offset: object, out: object
+) -> Array | None:
+    """dropout for the commonest call, without its detours, which cost more than 1000 elements.
+
+    None, and nothing done, where anything is not as plain as it is most of the time: then the long
+    way knows what to do or what to say.
+    """
+    if type(key) is Key:
+        seed, stream, step = key.seed, key.stream, key.step
+    elif type(key) is int:
+        seed, stream, step = key, 0, 0
+    else:
+        return None
+    if rate is None:
+        kept = 0.5 if keep is None else keep
+    elif keep is None and type(rate) is float and 0.0 <= rate <= 1.0:
+        kept = 1.0 - rate
+    else:
+        return None
+    if type(kept) is not float or type(offset) is not int:
+        return None
+    if out is None:
+        out = np.empty_like(x, order="C")
+    elif type(out) is not np.ndarray:
+        return None
+    try:
+        done = _core.dropout_quick(x, out, kept, seed, stream, step, offset)
+    except (BufferError, OverflowError, ValueError):
+        return None
+    return out if done else None
+
+
 def _straight(x: Array) -> bool:
     flags = x.flags
     return flags.c_contiguous and flags.aligned
