@@ -58,7 +58,8 @@ static void F(dropout)(const cdrop_draw *draw, uint64_t index, size_t n, C scale
         const uint64_t tile = index / DROPCORE_TILE, first = index % DROPCORE_TILE;
         size_t now = CHUNK - (size_t)first;
         if (now > n) now = n;
-        decide(draw, tile, (size_t)(first + now + DROPCORE_TILE - 1) / DROPCORE_TILE, bits);
+        decide_for(draw, tile, (size_t)(first + now + DROPCORE_TILE - 1) / DROPCORE_TILE, bits,
+                   (const char *)x, DROPCORE_TILE * sizeof(T));
         F(apply)(now, bits, first, scale, x, out, stream);
         index += now;
         x += now;

@@ -78,13 +78,22 @@ static void settle_ties(size_t n_tiles, const uint8_t *ties, uint32_t (*words)[4
     }
 }
 
-/* At most CHUNK_TILES tiles whose blocks share their high word. */
-static void decide_chunk(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits) {
+/* Ask for what the decisions of tile t will be applied to: memory works while Philox does. */
+static inline void fetch_tile(const char *ahead, size_t bytes, size_t t) {
+    if (ahead)
+        for (size_t at = t * bytes; at < (t + 1) * bytes; at += 64) CDROP_PREFETCH(ahead + at);
+}
+
+/* At most CHUNK_TILES tiles whose blocks share their high word. `ahead`, if it is not NULL, has that
+ * many bytes for each tile. */
+static void decide_chunk(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits,
+                         const char *ahead, size_t bytes) {
     const dropcore_address address = draw->address;
     const vb byte = vb_set1((uint8_t)(draw->threshold >> 24));
     const uint32_t low24 = (uint32_t)draw->threshold & 0xFFFFFFu;
     if (low24 == 0) { /* no tie is ever kept */
-        for (size_t t = 0; t < n_tiles; ++t)
+        for (size_t t = 0; t < n_tiles; ++t) {
+            fetch_tile(ahead, bytes, t);
             for (int g = 0; g < GROUPS; ++g) {
                 const uint64_t block = (tile + t) * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS;
                 const vblocks b = philox_blocks(&address, block);
@@ -93,11 +102,13 @@ static void decide_chunk(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, 
                     bits_store(bits + t * 32 + q * 8 + g * BLOCKS,
                                vb_less(vw_zip(b.even[q], b.odd[q]), byte));
             }
+        }
         return;
     }
     uint32_t words[CHUNK_TILES][4][16];
     uint8_t ties[CHUNK / 8];
-    for (size_t t = 0; t < n_tiles; ++t)
+    for (size_t t = 0; t < n_tiles; ++t) {
+        fetch_tile(ahead, bytes, t);
         for (int g = 0; g < GROUPS; ++g) {
             const uint64_t block = (tile + t) * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS;
             const vblocks b = philox_blocks(&address, block);
@@ -110,21 +121,28 @@ static void decide_chunk(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, 
                 vw_store(&words[t][q][g * 2 * BLOCKS], word);
             }
         }
+    }
     settle_ties(n_tiles, ties, words, low24, bits);
 }
 
-static void decide(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits) {
+static inline void decide_for(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits,
+                              const char *ahead, size_t bytes) {
     if (draw->threshold == 0 || draw->threshold >= DROPCORE_KEEP_ALL) {
         memset(bits, draw->threshold ? 0xFF : 0, n_tiles * DROPCORE_TILE_BYTES);
         return;
     }
     while (n_tiles) {
         const size_t now = n_tiles < CHUNK_TILES ? n_tiles : CHUNK_TILES;
-        decide_chunk(draw, tile, now, bits);
+        decide_chunk(draw, tile, now, bits, ahead, bytes);
         tile += now;
         bits += now * DROPCORE_TILE_BYTES;
         n_tiles -= now;
+        if (ahead) ahead += now * bytes;
     }
+}
+
+static void decide(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits) {
+    decide_for(draw, tile, n_tiles, bits, NULL, 0);
 }
 
 static void uniform(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u) {
