@@ -1,4 +1,4 @@
-"""Gradients that are zero by construction for all but some rows and columns."""
+"""Gradients in the forms that an optimiser takes faster than an array of the weight's shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gradient", "LiveBlock"]
+from dropcore import _core
+from dropcore.workspace import empty
+
+__all__ = ["Gradient", "LiveBlock", "ProductGradient"]
 
 Array = npt.NDArray[Any]
 
@@ -54,5 +57,37 @@ class LiveBlock:
         return whole
 
 
-Gradient = Array | LiveBlock
+@dataclass(frozen=True, eq=False)
+class ProductGradient:
+    """The gradient x.T @ dz of a weight, before it is worked out.
+
+    An optimiser multiplies it a block at a time and updates the weights while the block is in the
+    cache: the gradient as a whole is never stored. ``np.asarray(gradient)`` works it out.
+
+    Attributes
+    ----------
+    x : ndarray (rows, in)
+    dz : ndarray (rows, out)
+    """
+
+    x: Array
+    dz: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape[1], self.dz.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a ProductGradient has no array yet: one has to be made")
+        whole = empty(self.shape, self.dtype)
+        _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+Gradient = Array | LiveBlock | ProductGradient
 """What a layer gives for a parameter, and an optimiser takes."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dropcore import _core
 from dropcore.backends.cpu import dropout
-from dropcore.gradients import Gradient, LiveBlock
+from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.mask import Mask
 from dropcore.workspace import empty
 
@@ -131,9 +131,12 @@ class DenseStep:
         return _core.Factor(self.w, rows=self.x_units, columns=self.y_units)
 
     def backward(
-        self, dy: Array, *, input_gradient: bool = True
+        self, dy: Array, *, input_gradient: bool = True, for_update: bool = False
     ) -> tuple[Array | None, Gradient, Gradient | None]:
-        """dx, dw and dbias; dx and dy have the live units only, where x and y do."""
+        """dx, dw and dbias; dx and dy have the live units only, where x and y do.
+
+        The gradients of the parameters are arrays, unless they are for an update.
+        """
         shape = self.y.values.shape if isinstance(self.y, LiveUnits) else self.y.shape
         if dy.shape != shape or dy.dtype != self.w.dtype:
             raise ValueError(
@@ -151,19 +154,21 @@ class DenseStep:
             if self.scale != 1.0:
                 dz = dz * dz.dtype.type(self.scale)
             np.sum(dz, axis=0, out=dbias)
-        a, b = _core.Factor(self.x), _core.Factor(dz)
-        dw = empty((self.x.shape[1], self.width), self.w.dtype)
-        _core.product(dw, a, b, transpose_a=True)
         dx = None
         if input_gradient:
             dx = empty(self.x.shape, self.w.dtype)
-            _core.product(dx, b, self._weights(), transpose_b=True)
+            _core.product(dx, _core.Factor(dz), self._weights(), transpose_b=True)
             dx = dx.reshape(*self.x_shape[:-1], self.x.shape[1])
-        return dx, self._weight_gradient(dw), self._bias_gradient(dbias)
+        dw, db = self._weight_gradient(dz), self._bias_gradient(dbias)
+        if not for_update:
+            dw, db = np.asarray(dw), None if db is None else np.asarray(db)
+        return dx, dw, db
 
-    def _weight_gradient(self, dw: Array) -> Gradient:
+    def _weight_gradient(self, dz: Array) -> Gradient:
+        gradient = ProductGradient(self.x, dz)
         if self.x_units is None and self.y_units is None:
-            return dw
+            return gradient
+        dw = np.asarray(gradient)
         rows, columns = (
             np.arange(n, dtype=np.int64) if units is None else units
             for n, units in zip(self.w.shape, (self.x_units, self.y_units), strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dropcore.backends import backend_of
 from dropcore.functional import axes_of, expect_weights
-from dropcore.gradients import Array, Gradient, LiveBlock
+from dropcore.gradients import Array, Gradient, LiveBlock, ProductGradient
 
 __all__ = ["adam_", "sgd_"]
 
@@ -41,7 +41,7 @@ def sgd_(
     ----------
     w : numpy.ndarray of float32 or float64
         Changed in place.
-    g : numpy.ndarray or LiveBlock
+    g : numpy.ndarray, LiveBlock or ProductGradient
         Of the shape and dtype of w.
     velocity : numpy.ndarray, optional
         Of the shape and dtype of w, changed in place.
@@ -154,7 +154,7 @@ def _checked(
     for name, array in {"g": g, **states}.items():
         if array is None:
             continue
-        if not isinstance(array, np.ndarray | LiveBlock):
+        if not isinstance(array, np.ndarray | LiveBlock | ProductGradient):
             raise TypeError(f"{what}: {name} must be an array, got {type(array).__name__}")
         if array.dtype != w.dtype:
             raise TypeError(f"{what}: {name} must be {w.dtype}, as w is, got {array.dtype}")

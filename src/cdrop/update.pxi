@@ -43,6 +43,23 @@ cdef inline void add_squares(const real *w, int64_t n, double *square) noexcept 
         cdrop_active.add_squares_f64(1, n, n, w, square)
 
 
+cdef inline void apply_rule(real *w, const Update *u, int64_t at, int64_t n, const real *g,
+                            double *square) noexcept nogil:
+    """The weights [at, at + n), with their gradient g, or NULL where it is zero."""
+    cdef real *m = <real *> u.m + at if u.m != NULL else NULL
+    cdef real *v = <real *> u.v + at if u.v != NULL else NULL
+    if u.rule == SGD:
+        if real is float:
+            cdrop_active.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w + at,
+                                 square)
+        else:
+            cdrop_active.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w + at, square)
+    elif real is float:
+        cdrop_active.adam_f32(n, &u.adam, g, m, v, w + at, square)
+    else:
+        cdrop_active.adam_f64(n, &u.adam, g, m, v, w + at, square)
+
+
 cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, int64_t column,
                          int64_t n, real *gradient, double *square) noexcept nogil:
     """w[row, column ... column + n) of a matrix of that width; `gradient` is room for one row.
@@ -53,45 +70,32 @@ cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, i
     cdef int64_t at = row * width + column, j
     cdef const real *g = NULL
     cdef const real *live
-    cdef real *m = NULL
-    cdef real *v = NULL
+    cdef real *v
     if u.rule == NO_UPDATE:
         return
-    if u.m != NULL:
-        m = <real *> u.m + at
-    if u.v != NULL:
-        v = <real *> u.v + at
-    w += at
     if u.live == NULL:
         g = <const real *> u.g + at
     elif u.live_row[row] >= 0:
         live = <const real *> u.live + u.live_row[row] * u.live_columns
         if u.lazy:
+            v = <real *> u.v + at if u.v != NULL else NULL
             if real is float:
                 k.sgd_some_f32(u.live_columns, u.live_column, <float> u.rate, <float> u.momentum,
-                               u.nesterov, live, v, w)
+                               u.nesterov, live, v, w + at)
             else:
                 k.sgd_some_f64(u.live_columns, u.live_column, u.rate, u.momentum, u.nesterov, live,
-                               v, w)
+                               v, w + at)
             if square != NULL:
-                add_squares(w, n, square)
+                add_squares(w + at, n, square)
             return
         for j in range(u.live_columns):  # the same places in every row: the rest stays zero
             gradient[u.live_column[j]] = live[j]
         g = gradient
     elif u.lazy:
         if square != NULL:
-            add_squares(w, n, square)
+            add_squares(w + at, n, square)
         return
-    if u.rule == SGD:
-        if real is float:
-            k.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w, square)
-        else:
-            k.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w, square)
-    elif real is float:
-        k.adam_f32(n, &u.adam, g, m, v, w, square)
-    else:
-        k.adam_f64(n, &u.adam, g, m, v, w, square)
+    apply_rule(w, u, at, n, g, square)
 
 
 cdef void update_flat(real *w, const Update *u, int64_t size, int part,
@@ -214,6 +218,7 @@ cdef class Weights:
     """Contiguous weights, how their vectors lie, and what happens to them: checked once."""
 
     cdef Buffer w, g, m, v, live_row, live_column
+    cdef Factor x, dz
     cdef Update u
     cdef int64_t outer, n, inner
     cdef double max_norm
@@ -237,6 +242,17 @@ cdef class Weights:
             raise ValueError(f"{name} must have the shape of w")
         b.expect(name, self.w.view.itemsize)
         return b
+
+    cdef int take_product(self, x, dz) except -1:
+        """The gradient x.T @ dz of w (K, N), which is never stored: x (M, K), dz (M, N)."""
+        cdef int64_t rows = self.w.view.shape[0], columns = self.w.view.shape[1]
+        self.x, self.dz = Factor(x), Factor(dz)
+        if self.x.itemsize != self.w.view.itemsize or self.dz.itemsize != self.x.itemsize:
+            raise ValueError("x and dz must have the dtype of w")
+        if (self.x.n_columns != rows or self.dz.n_columns != columns
+                or self.x.n_rows != self.dz.n_rows):
+            raise ValueError(f"x and dz do not give ({rows}, {columns})")
+        return 0
 
     cdef int take_gradient(self, g, live_rows, live_columns, bint lazy) except -1:
         """g like w, or a block of live rows x live columns (int64 both) of lines of w."""
@@ -267,6 +283,8 @@ cdef class Weights:
         cdef int64_t clipped = 0
         if self.w.size() == 0:
             return 0
+        if self.x is not None:
+            return update_from_product(self)
         if self.w.view.itemsize == 4:
             with nogil:
                 clipped = update_all[float](<float *> self.w.view.buf, &self.u, self.outer, self.n,
@@ -285,11 +303,18 @@ def max_norm(w, tuple vectors, double max_norm):
 
 def sgd(w, g, velocity, double rate, double momentum, bint nesterov, tuple vectors,
         double max_norm, live_rows=None, live_columns=None, bint lazy=False):
-    """One step; velocity is None without momentum, max_norm 0 without projection."""
+    """One step; velocity is None without momentum, max_norm 0 without projection.
+
+    g is like w, or a block with its live_rows and live_columns, or a pair (x, dz) that stands for
+    x.T @ dz: then the norm runs over the rows of w, if there is one.
+    """
     cdef Weights weights = Weights(w, vectors, max_norm)
     weights.u.rule = SGD
     weights.u.rate, weights.u.momentum, weights.u.nesterov = rate, momentum, nesterov
-    weights.take_gradient(g, live_rows, live_columns, lazy)
+    if isinstance(g, tuple):
+        weights.take_product(g[0], g[1])
+    else:
+        weights.take_gradient(g, live_rows, live_columns, lazy)
     if velocity is not None:
         weights.v = weights.like("velocity", velocity, True)
         weights.u.v = weights.v.view.buf
@@ -306,7 +331,10 @@ def adam(w, g, mean, square, int64_t step, double rate, double beta_1, double be
     weights.u.adam.rest_1, weights.u.adam.rest_2 = 1.0 - beta_1, 1.0 - beta_2
     weights.u.adam.scale = 1.0 / sqrt(1.0 - beta_2 ** step)
     weights.u.adam.epsilon = epsilon
-    weights.take_gradient(g, live_rows, live_columns, False)
+    if isinstance(g, tuple):
+        weights.take_product(g[0], g[1])
+    else:
+        weights.take_gradient(g, live_rows, live_columns, False)
     weights.m = weights.like("mean", mean, True)
     weights.u.m = weights.m.view.buf
     weights.v = weights.like("square", square, True)

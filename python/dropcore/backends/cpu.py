@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
-from dropcore.gradients import Gradient, LiveBlock
+from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.key import Key
 from dropcore.mask import Mask
 
@@ -22,6 +22,8 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 # another package, and the name of a dtype is slow to ask for.
 CODES = {np.dtype(name): code for code, name in enumerate(DTYPES[:3])}
 BFLOAT16 = 3
+
+PACKED_AT_MOST = 1 << 22  # elements of x that a product with an update packs as a whole
 
 
 def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
@@ -243,6 +245,13 @@ def _update(
     if w.size == 0:
         return
     block: tuple[Any, ...] = (None, None)
+    columns = w.ndim == 2 and axes in ((), (0,))
+    if isinstance(g, ProductGradient) and (
+        g.x.size > PACKED_AT_MOST
+        or not columns
+        or not all(a is None or _straight(a) for a in (w, *states))
+    ):
+        g = np.asarray(g)
     if isinstance(g, LiveBlock):
         if g.values.size:
             block = (g.row_positions(), g.columns)
@@ -261,7 +270,8 @@ def _update(
         if max_norm:
             max_norm_(w, max_norm, axes)
         return
-    step(w, _whole(w, vectors), max_norm, _contiguous(g), block, *states)
+    factors = (g.x, g.dz) if isinstance(g, ProductGradient) else _contiguous(g)
+    step(w, _whole(w, vectors), max_norm, factors, block, *states)
 
 
 def _contiguous(g: Array) -> Array:

@@ -28,7 +28,7 @@ class ReLU(Layer):
         y = np.maximum(x, 0)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             return dy * (y > 0), {}
 

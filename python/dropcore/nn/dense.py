@@ -126,9 +126,11 @@ class Dense(Layer):
         )  # fmt: skip
 
         def backward(
-            dy: Array, *, input_gradient: bool = True
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            dx, dweight, dbias = step.backward(dy, input_gradient=input_gradient)
+            dx, dweight, dbias = step.backward(
+                dy, input_gradient=input_gradient, for_update=for_update
+            )
             return dx, {"weight": dweight} | ({} if dbias is None else {"bias": dbias})
 
         return step.y, backward

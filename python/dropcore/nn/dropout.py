@@ -102,7 +102,7 @@ class Dropout(Layer):
         mask = self.mask(x.shape, key, row)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             return dropout_backward(dy, mask=mask) if input_gradient else None, {}
 
@@ -113,7 +113,7 @@ class Dropout(Layer):
         y = LiveUnits.of(x, mask)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             if not input_gradient:
                 return None, {}
@@ -133,5 +133,7 @@ class Dropout(Layer):
         return {axis % ndim for axis in self.shared_axes}
 
 
-def _pass_on(dy: Array, *, input_gradient: bool = True) -> tuple[Any, dict[str, Gradient]]:
+def _pass_on(
+    dy: Array, *, input_gradient: bool = True, for_update: bool = False
+) -> tuple[Any, dict[str, Gradient]]:
     return dy, {}

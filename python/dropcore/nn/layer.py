@@ -33,11 +33,13 @@ Shape = tuple[int | None, ...]
 class Backward(Protocol):
     """dy -> (dx, grads): grads has the names and the shapes of the layer's `params`.
 
-    With ``input_gradient=False`` nobody wants dx: it may be None.
+    With ``input_gradient=False`` nobody wants dx: it may be None. With ``for_update=True`` the
+    gradients go to an optimiser and nowhere else: they may come in the forms of
+    `dropcore.gradients`, which it takes faster than arrays.
     """
 
     def __call__(
-        self, dy: Array, *, input_gradient: bool = True
+        self, dy: Array, *, input_gradient: bool = True, for_update: bool = False
     ) -> tuple[Any, dict[str, Gradient]]: ...
 
 

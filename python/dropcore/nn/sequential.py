@@ -114,11 +114,12 @@ class Sequential(Layer):
         first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             grads: dict[str, Gradient] = {}
             for i, (name, step) in reversed(list(enumerate(steps))):
-                dy, inner = step(dy, input_gradient=input_gradient or i > first)
+                wanted = input_gradient or i > first
+                dy, inner = step(dy, input_gradient=wanted, for_update=for_update)
                 grads |= prefixed(name, inner)
                 if i == first and not input_gradient:
                     return None, grads  # nothing before this has weights
