@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import max_norm_
+from dropcore import _core, max_norm_
+from dropcore.backends import cpu
 from dropcore.backends import numpy as reference
 from dropcore.constraints import MaxNorm
-from dropcore.gradients import LiveBlock
+from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.optim import SGD, Adam
 from dropcore.updates import adam_, sgd_
 
@@ -327,6 +328,106 @@ def test_lazy_is_about_blocks_only():
             equal_bits(found, wanted)
 
 
+# --- gradients that are a product not yet worked out ----------------------------------------------
+
+FACTORS = [
+    (1, 1, 1), (37, 20, 33), (5, 193, 65), (5, 400, 7), (256, 30, 64), (257, 30, 64),
+    (600, 21, 130), (3, 0, 5), (3, 5, 0), (64, 385, 300),
+]  # fmt: skip
+
+
+def product(rows, n_in, n_out, dtype=np.float32, seed=5):
+    return ProductGradient(
+        normal(rows, n_in, dtype=dtype, seed=seed), normal(rows, n_out, dtype=dtype, seed=seed + 1)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_as_an_array(isa, dtype):
+    for factors in FACTORS:
+        g = product(*factors, dtype)
+        assert g.shape == factors[1:]
+        assert g.dtype == dtype
+        array = np.asarray(g)
+        assert array.dtype == dtype
+        wanted = g.x.astype(np.float64).T @ g.dz
+        tolerance = 1e-4 if dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance)
+        equal_bits(np.asarray(g, np.float64), array.astype(np.float64))
+        with pytest.raises(ValueError, match="one has to be made"):
+            g.__array__(copy=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_product_is_the_whole_gradient(isa, form, dtype):
+    for factors in FACTORS:
+        g, shape = product(*factors, dtype), factors[1:]
+        for axis in (None, 0, 1, (0, 1)):
+            own, other = Step(form, shape, dtype), Step(form, shape, dtype)
+            other.make(np.asarray(g))
+            bound = 1.0
+            if axis is not None and own.w.size:
+                bound = float(np.median(norms(other.w, axis))) * (1 - 1e-6)
+            options = {} if axis is None else {"max_norm": bound, "axis": axis}
+            own.make(g, **options)
+            if axis is not None:
+                max_norm_(other.w, bound, axis=axis)
+                assert (norms(own.w, axis) <= bound).all()
+                equal_bits(max_norm_(own.w.copy(), bound, axis=axis), own.w)
+            if axis == 0:  # the squares of a column are summed in another order
+                rounding = 50 * np.finfo(dtype).eps
+                np.testing.assert_allclose(own.w, other.w, rtol=rounding, atol=0)
+                clipped = (own.w != other.w).any(axis=0) | (norms(own.w, 0) > 0.999 * bound)[0]
+                equal_bits(own.w[:, ~clipped], other.w[:, ~clipped])
+            else:
+                equal_bits(own.w, other.w)
+            for found, wanted in zip(own.arrays()[1:], other.arrays()[1:], strict=True):
+                equal_bits(found, wanted)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_a_product_of_no_rows_is_zero(isa, axis):
+    for form in FORMS:
+        own, other = Step(form, (385, 300)), Step(form, (385, 300))
+        options = {} if axis is None else {"max_norm": 100.0, "axis": axis}
+        own.make(product(0, 385, 300), **options)
+        other.make(np.zeros((385, 300), np.float32), **options)
+        for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
+            equal_numbers(found, wanted)
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_product_of_any_layout(layout, limit, monkeypatch):
+    if limit:  # more than that is not packed at once
+        monkeypatch.setattr(cpu, "PACKED_AT_MOST", limit)
+    lay, g = LAYOUTS[layout], product(37, 20, 33)
+    for form in FORMS:
+        for factors, arrays in [(lay, np.copy), (np.copy, lay), (lay, lay)]:
+            if factors is unaligned:
+                continue
+            own, other = Step(form, (20, 33), lay=arrays), Step(form, (20, 33))
+            own.make(ProductGradient(factors(g.x), factors(g.dz)))
+            other.make(np.asarray(g))
+            for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
+                equal_bits(found, wanted)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_columns_that_are_not_finite_are_not_projected_behind_a_product(isa, bad):
+    g = product(37, 20, 33)
+    g.dz[3, 8] = bad
+    with np.errstate(invalid="ignore"):
+        own, other = Step("momentum", (20, 33)), Step("momentum", (20, 33))
+        own.make(g, max_norm=0.5, axis=0)
+        other.make(np.asarray(g))
+    assert not np.isfinite(own.w[:, 8]).any()
+    np.testing.assert_array_equal(own.w[:, 8], other.w[:, 8])
+    rest = np.delete(norms(own.w, 0), 8)
+    assert ((rest <= 0.5) & (rest > 0.499)).all()
+
+
 # --- threads -------------------------------------------------------------------------------------
 
 
@@ -335,7 +436,7 @@ def test_lazy_is_about_blocks_only():
 def test_same_bits_for_any_number_of_threads(isa, threads, assert_team, form, axis):
     shape = (700, 470)
     live = LiveBlock(normal(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
-    cases = [(normal(*shape, seed=9), {}), (live, {})]
+    cases = [(normal(*shape, seed=9), {}), (live, {}), (product(300, *shape), {})]
     cases += [(live, {"lazy": True})] if form == "momentum" else []
     for g, extra in cases:
         many, one, free = Step(form, shape), Step(form, shape), Step(form, shape)
@@ -420,6 +521,10 @@ BAD = {
                        {"g": LiveBlock(np.ones((1, 1), F4), numbers(0), numbers(4), SHAPE)}),
     "g block values": (IndexError, "row 1 is outside the block",
                        {"g": LiveBlock(np.ones((1, 1), F4), numbers(0, 1), numbers(0), SHAPE)}),
+    "g product": (ValueError, r"g must have the shape of w, .* got \(3, 5\)",
+                  {"g": product(7, 3, 5)}),
+    "g product dtype": (TypeError, "g must be float32, as w is, got float64",
+                        {"g": product(7, 3, 4, np.float64)}),
     "bound 0": (ValueError, "max_norm must be > 0, got 0", {"max_norm": 0, "axis": 0}),
     "bound -1": (ValueError, "max_norm must be > 0, got -1", {"max_norm": -1, "axis": 0}),
     "bound NaN": (ValueError, "max_norm must be > 0, got nan", {"max_norm": np.nan, "axis": 0}),
@@ -478,6 +583,40 @@ def test_bad_input_says_what_is_allowed_and_changes_nothing(call, case):
         equal_bits(arguments[name], array)
 
 
+W, V = np.zeros(SHAPE, F4), (1, 3, 4)
+OUTSIDE = {
+    "dtype of w": (ValueError, "float32 or float64", lambda: core_sgd(W.astype("f2"), W)),
+    "w strided": (ValueError, "w must be contiguous", lambda: core_sgd(strided(W), W)),
+    "vectors": (ValueError, "is not a view of 12 weights", lambda: core_sgd(W, W, (1, 3, 5))),
+    "g short": (ValueError, "g must have the shape", lambda: core_sgd(W, W[1:])),
+    "g strided": (ValueError, "g must be contiguous", lambda: core_sgd(W, strided(W))),
+    "g wide": (ValueError, "g must be contiguous", lambda: core_sgd(W, W.astype(float))),
+    "velocity": (ValueError, "velocity must have the shape", lambda: core_sgd(W, W, V, W[1:])),
+    "mean": (ValueError, "mean must have the shape",
+             lambda: _core.adam(W, W, W[1:], W, 1, 1, 0, 0, 1, V, 0)),
+    "square": (ValueError, "square must have the shape",
+               lambda: _core.adam(W, W, W, W[1:], 1, 1, 0, 0, 1, V, 0)),
+    "live rows": (ValueError, "live_rows",
+                  lambda: core_sgd(W, W, V, None, numbers(0), numbers(0))),
+    "live columns": (IndexError, "-1",
+                     lambda: core_sgd(W, W, V, None, numbers(0, 1, 2), numbers(-1))),
+    "product": (ValueError, r"do not give \(3, 4\)", lambda: core_sgd(W, (W, W))),
+    "product rows": (ValueError, "do not give", lambda: core_sgd(W, (W[:, :3], W[1:]))),
+    "product dtype": (ValueError, "dtype of w", lambda: core_sgd(W, (W.astype(float), W))),
+}  # fmt: skip
+
+
+def core_sgd(w, g, vectors=V, velocity=None, *live):
+    return _core.sgd(w, g, velocity, 0.1, 0.9, False, vectors, 0.0, *live)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_the_core_itself_keeps_to_its_arrays(name):
+    error, text, call = OUTSIDE[name]
+    with pytest.raises(error, match=text):
+        call()
+
+
 # --- optimisers ----------------------------------------------------------------------------------
 
 
@@ -490,15 +629,16 @@ def parameters(dtype=np.float32):
 
 
 def gradients(step, dtype=np.float32):
-    """Blocks in odd steps."""
-    blocks = {
+    """Blocks in odd steps, so that there is a velocity outside of them."""
+    if step % 2 == 0:
+        return {path: w / (1 + step) for path, w in parameters(dtype).items()}
+    return {
         "0.weight": block("half of both", dtype, step),
         "0.bias": block("bias", dtype, step),
         "1.weight": LiveBlock(
             normal(len(some(33, 2)), 1, dtype=dtype, seed=step), some(33, 2), numbers(0), (33, 1)
         ),
     }
-    return blocks if step % 2 else {path: np.asarray(g) for path, g in blocks.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 
-SPINS = "20000"
+SPINS = "1000"
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -215,9 +214,9 @@ def value_at(value: float | Callable[[int], float], step: int) -> float:
     return float(value(step) if callable(value) else value)
 
 
-def check_learning_rate(what: str, rate: object) -> None:
+def check_learning_rate(what: str, rate: Any) -> None:
     """ValueError unless it is a positive number or a function."""
-    if not callable(rate) and not (isinstance(rate, Real) and 0 < rate < np.inf):
+    if not callable(rate) and not 0 < rate < np.inf:
         raise ValueError(
             f"{what}: learning_rate must be a positive number or a function of the step, got "
             f"{rate!r}"
@@ -226,7 +225,7 @@ def check_learning_rate(what: str, rate: object) -> None:
 
 def constrained(weight: NDArray[Any], constraint: Constraint | None) -> dict[str, Any]:
     """The arguments of an update that sees to the constraint itself; none if it cannot."""
-    if not isinstance(constraint, MaxNorm):
+    if type(constraint) is not MaxNorm:  # one made from it may do something else
         return {}
     return {"max_norm": constraint.max_norm, "axis": constraint.axes(weight)}
 

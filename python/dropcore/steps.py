@@ -123,9 +123,7 @@ class DenseStep:
             dropout(values, self.after, values)
         elif bits is not None and not relu:
             self.after, self.scale = mask, 1.0  # the way back cannot tell from y what was dropped
-        self.y = (
-            values if self.y_units is None else LiveUnits(values, self.y_units, w.shape[1])
-        )
+        self.y = values if self.y_units is None else LiveUnits(values, self.y_units, w.shape[1])
 
     def _weights(self) -> _core.Factor:
         return _core.Factor(self.w, rows=self.x_units, columns=self.y_units)

@@ -77,9 +77,7 @@ def sgd_(
     bound, axes = _checked("sgd_", w, g, {"velocity": velocity}, max_norm, axis)
     if velocity is None and (momentum or nesterov):
         raise ValueError("sgd_: momentum needs velocity, an array like w that starts at zero")
-    backend.sgd_(
-        w, g, velocity, float(learning_rate), float(momentum), nesterov, lazy, bound, axes
-    )
+    backend.sgd_(w, g, velocity, float(learning_rate), float(momentum), nesterov, lazy, bound, axes)
     return w
 
 

@@ -26,4 +26,5 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     size = math.prod(shape)
     if size * kind.itemsize < SMALL:
         return np.empty(shape, kind)
-    return np.frombuffer(_core.Room(size * kind.itemsize), kind, size).reshape(shape)
+    room = memoryview(_core.Room(size * kind.itemsize))
+    return np.frombuffer(room, kind, size).reshape(shape)

@@ -201,10 +201,15 @@ def sgd_(
     """A step, projected if max_norm is not 0."""
 
     def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Any, velocity: Any) -> None:
+        rows, columns = block
         _core.sgd(
-            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, *block, lazy=lazy
+            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, rows, columns, lazy
         )
 
+    if lazy and isinstance(g, LiveBlock) and not g.values.size:  # nothing lives, nothing moves
+        if max_norm:
+            max_norm_(w, max_norm, axes)
+        return
     _update(step, w, g, (velocity,), max_norm, axes)
 
 
@@ -247,7 +252,7 @@ def _update(
     block: tuple[Any, ...] = (None, None)
     columns = w.ndim == 2 and axes in ((), (0,))
     if isinstance(g, ProductGradient) and (
-        g.x.size > PACKED_AT_MOST
+        not 0 < g.x.size <= PACKED_AT_MOST
         or not columns
         or not all(a is None or _straight(a) for a in (w, *states))
     ):
@@ -261,6 +266,13 @@ def _update(
     straight = [a is None or _straight(a) for a in (w, *states)]
     lines: Vectors = (math.prod(w.shape[:-1]), -1, 1)
     vectors = _vectors(w, axes) if axes else lines
+    # The rows of a block are lines of w: a vector must not run over several of them.
+    line = 0 if not vectors else vectors[2] if vectors[2] > 1 else vectors[1]
+    apart = block[0] is not None and bool(axes) and line != w.shape[-1]
+    if apart and all(straight):
+        step(w, _whole(w, lines), 0.0, _contiguous(g), block, *states)
+        max_norm_(w, max_norm, axes)
+        return
     if not all(straight) or not vectors:  # through copies
         copies = [None if a is None else np.array(a, order="C") for a in (w, *states)]
         step(copies[0], _whole(w, lines), 0.0, _contiguous(g), block, *copies[1:])
@@ -274,7 +286,7 @@ def _update(
     step(w, _whole(w, vectors), max_norm, factors, block, *states)
 
 
-def _contiguous(g: Array) -> Array:
+def _contiguous(g: Any) -> Array:
     return g if _straight(g) else np.array(g, order="C")
 
 

@@ -104,6 +104,7 @@ class Dense(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        self.check(x)
         return self.forward_masked(x)
 
     def forward_masked(
@@ -114,12 +115,12 @@ class Dense(Layer):
         Parameters
         ----------
         x : ndarray or LiveUnits
+            That `check` has seen.
         mask : Mask, optional
             Of the output.
         live : bool, default False
             Whether the output may come as LiveUnits, and its gradient likewise.
         """
-        self._check(x)
         step = DenseStep(
             x, self._params["weight"], self._params.get("bias"),
             relu=self.activation == "relu", mask=mask, live=live,
@@ -135,7 +136,8 @@ class Dense(Layer):
 
         return step.y, backward
 
-    def _check(self, x: Array | LiveUnits) -> None:
+    def check(self, x: Array | LiveUnits) -> None:
+        """TypeError or ValueError for what the layer cannot take."""
         if not self.built:
             raise ValueError(
                 f"{self!r} has no weights yet: call build(input_shape, key=...) or "

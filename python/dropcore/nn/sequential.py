@@ -90,26 +90,22 @@ class Sequential(Layer):
         children = list(self.keyed(key))
         while children:
             (name, layer, own), *children = children
-            following = children[0] if children else ("", None, None)
+            following = children[0] if children else None
             with named(name):
-                if type(layer) is Dense and _draws(*following[1:]):
-                    # The dropout behind a product is applied where the product ends.
-                    shape = (*x.shape[:-1], layer.units)
-                    with named(following[0]):
-                        mask = following[1].mask(shape, following[2], row)
-                    children = children[1:]
-                    live = bool(children) and type(children[0][1]) is Dense
-                    x, step = layer.forward_masked(x, mask, live=live)
-                elif type(layer) is Dense:
-                    x, step = layer.forward_masked(x)
+                if type(layer) is Dense:
+                    layer.check(x)
                 elif (
-                    _draws(layer, own)
+                    type(layer) is Dropout
+                    and own is not None
+                    and following is not None
                     and type(following[1]) is Dense
                     and drops_units(mask := layer.mask(x.shape, own, row))
                 ):
                     x, step = layer.forward_live(x, mask)
                 else:
                     x, step = layer.forward(x, key=own, row=row)
+            if type(layer) is Dense:
+                x, step = self._dense(layer, x, children, row)
             steps.append((name, step))
         first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
@@ -127,6 +123,17 @@ class Sequential(Layer):
 
         return x, backward
 
+    def _dense(
+        self, layer: Dense, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int
+    ) -> tuple[Any, Backward]:
+        """`layer` with the dropout behind it, if there is one, which is taken from the list.
 
-def _draws(layer: Layer | None, key: Key | None) -> bool:
-    return type(layer) is Dropout and key is not None
+        The dropout is applied where the product ends.
+        """
+        if not behind or type(behind[0][1]) is not Dropout or behind[0][2] is None:
+            return layer.forward_masked(x)
+        name, dropout, key = behind.pop(0)
+        assert isinstance(dropout, Dropout) and key is not None
+        with named(name):
+            mask = dropout.mask((*x.shape[:-1], layer.units), key, row)
+        return layer.forward_masked(x, mask, live=bool(behind) and type(behind[0][1]) is Dense)

@@ -234,9 +234,7 @@ def _update(
         out, backward = model.forward(x, key=key)
         value, dout = criterion(out, y)
         if math.isfinite(value):
-            _, grads = backward(
-                np.asarray(dout, out.dtype), input_gradient=False, for_update=True
-            )
+            _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False, for_update=True)
             params, constraints = model.params, model.constraints
             try:
                 optimizer.apply(params, grads, state.slots, state.step, constraints)
