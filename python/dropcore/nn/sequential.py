@@ -87,25 +87,26 @@ class Sequential(Layer):
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         steps: list[tuple[str, Backward]] = []
+        y: Any = x  # an array, or LiveUnits between two layers that know them
         children = list(self.keyed(key))
         while children:
             (name, layer, own), *children = children
             following = children[0] if children else None
             with named(name):
                 if type(layer) is Dense:
-                    layer.check(x)
+                    layer.check(y)
                 elif (
                     type(layer) is Dropout
                     and own is not None
                     and following is not None
                     and type(following[1]) is Dense
-                    and drops_units(mask := layer.mask(x.shape, own, row))
+                    and drops_units(mask := layer.mask(y.shape, own, row))
                 ):
-                    x, step = layer.forward_live(x, mask)
+                    y, step = layer.forward_live(y, mask)
                 else:
-                    x, step = layer.forward(x, key=own, row=row)
+                    y, step = layer.forward(y, key=own, row=row)
             if type(layer) is Dense:
-                x, step = self._dense(layer, x, children, row)
+                y, step = self._dense(layer, y, children, row)
             steps.append((name, step))
         first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
@@ -121,7 +122,7 @@ class Sequential(Layer):
                     return None, grads  # nothing before this has weights
             return dy, grads
 
-        return x, backward
+        return y, backward
 
     def _dense(
         self, layer: Dense, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int
@@ -133,7 +134,9 @@ class Sequential(Layer):
         if not behind or type(behind[0][1]) is not Dropout or behind[0][2] is None:
             return layer.forward_masked(x)
         name, dropout, key = behind.pop(0)
-        assert isinstance(dropout, Dropout) and key is not None
+        assert isinstance(dropout, Dropout)
+        assert key is not None
         with named(name):
             mask = dropout.mask((*x.shape[:-1], layer.units), key, row)
-        return layer.forward_masked(x, mask, live=bool(behind) and type(behind[0][1]) is Dense)
+        live = any(type(next_layer) is Dense for _, next_layer, _ in behind[:1])
+        return layer.forward_masked(x, mask, live=live)
