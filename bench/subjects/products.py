@@ -131,8 +131,12 @@ def product_backward_torch(shape: Shape) -> Call:
 
 
 def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
-    """Forward with bias and ReLU, both gradients, momentum SGD; new masks at every call."""
+    """Forward with bias and ReLU, both gradients, momentum SGD; new masks at every call.
+
+    As Sequential and fit go about it. The mask of x is drawn and applied by what comes before.
+    """
     from dropcore.optim import SGD
+    from dropcore.steps import DenseStep, LiveUnits
 
     x, w, y = operands(shape)
     dy = normal(*y.shape, seed=2)
@@ -146,8 +150,17 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
     def call():
         step = next(steps)
         masks = masks_of(kind, shape, step)
-        dropcore.masked_matmul(x, w, params["bias"], activation="relu", out=y, **masks)
-        _, dw, dbias = dropcore.masked_matmul_backward(dy, x, w, y, activation="relu", **masks)
+        if kind == "unit":
+            came = LiveUnits.of(x, masks["x_mask"])
+        elif kind == "element":
+            came = dropcore.dropout(x, mask=masks["x_mask"])
+        else:
+            came = x
+        dense = DenseStep(
+            came, w, params["bias"], relu=True, mask=masks.get("y_mask"), live=kind == "unit"
+        )
+        back = dy if dense.y_units is None else dy[:, dense.y_units]
+        _, dw, dbias = dense.backward(back, for_update=True)
         optimizer.apply(params, {"weight": dw, "bias": dbias}, state, step, {})
 
     return call

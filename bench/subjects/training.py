@@ -66,7 +66,7 @@ def training(size: int, regularised: bool = True, **dropout: Any) -> Call:
         (x, y), step = next(data), next(steps)
         outputs, backward = model.forward(x, key=dropcore.Key(7, step=step))
         value, gradient = softmax_cross_entropy(outputs, y)
-        _, grads = backward(gradient)
+        _, grads = backward(gradient, input_gradient=False, for_update=True)
         optimizer.apply(model.params, grads, state, step, model.constraints)
         return value
 

@@ -101,14 +101,14 @@ cdef extern from "kernels.h" nogil:
         void (*sgd_f32)(size_t, float, float, int, const float *, float *, float *,
                         double *) noexcept nogil
         void (*sgd_some_f32)(size_t, const int64_t *, float, float, int, const float *, float *,
-                            float *) noexcept nogil
+                             float *) noexcept nogil
         void (*adam_f32)(size_t, const cdrop_adam *, const float *, float *, float *, float *,
                          double *) noexcept nogil
         void (*add_squares_f64)(int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
         void (*sgd_f64)(size_t, double, double, int, const double *, double *, double *,
                         double *) noexcept nogil
         void (*sgd_some_f64)(size_t, const int64_t *, double, double, int, const double *, double *,
-                            double *) noexcept nogil
+                             double *) noexcept nogil
         void (*adam_f64)(size_t, const cdrop_adam *, const double *, double *, double *, double *,
                          double *) noexcept nogil
 

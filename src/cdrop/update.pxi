@@ -25,7 +25,7 @@ ctypedef struct Update:
     int rule
     double rate, momentum            # SGD
     bint nesterov
-    bint lazy                        # weights whose gradient is zero by a unit mask stay as they are
+    bint lazy                        # what is outside of a live block stays as it is
     cdrop_adam adam
     const void *g                    # like w, or NULL with a live block:
     const void *live                 # gradient of live rows x live columns, zero elsewhere

@@ -217,7 +217,8 @@ CHECK_EVERY_VALUE(bf16)
         const int64_t step = any64() % 8 ? 1 : 3;                                                \
         const int64_t rows = across ? depths : panels, columns = across ? panels : depths;       \
         const int64_t stride = columns * step + below(3);                                        \
-        const size_t size = (size_t)((rows - 1) * stride + (columns - 1) * step + 1);            \
+        const int64_t none = rows == 0 || columns == 0;                                          \
+        const size_t size = none ? 0 : (size_t)((rows - 1) * stride + (columns - 1) * step + 1); \
         g.data = buffer(size * sizeof(T));                                                       \
         for (size_t i = 0; i < size; ++i) g.data[i] = (T)unit();                                 \
         g.f.data = g.data;                                                                       \
@@ -258,7 +259,9 @@ CHECK_EVERY_VALUE(bf16)
             const int64_t panel0 = below(40), n_panel = below(round % 10 ? 90 : 300);            \
             const int64_t depth0 = below(5), n_depth = below(round % 10 ? 150 : 400);            \
             const int64_t panels = (n_panel + width - 1) / width;                                \
-            factor_##S g = any_factor_##S(panel0 + n_panel + 1, depth0 + n_depth + 1);           \
+            /* Behind the part there is nothing, or a little more. */                            \
+            const int64_t more_p = below(2), more_d = below(2);                                  \
+            factor_##S g = any_factor_##S(panel0 + n_panel + more_p, depth0 + n_depth + more_d); \
             T *packed = buffer((size_t)(panels * width * n_depth) * sizeof(T));                  \
             int same = 1;                                                                        \
             k->pack_##S(&g.f, panel0, n_panel, depth0, n_depth, width, packed);                  \
