@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import numpy as np
@@ -130,6 +131,7 @@ def adam_(
     """
     backend = backend_of("w", w)
     bound, axes = _checked("adam_", w, g, {"mean": mean, "square": square}, max_norm, axis)
+    step = operator.index(step)
     if step < 1:
         raise ValueError(f"adam_: step counts from 1, got {step}")
     backend.adam_(
@@ -162,6 +164,8 @@ def _checked(
             )
         if name != "g":
             expect_weights(what, name, array)
+        if isinstance(array, np.ndarray) and np.may_share_memory(w, array):
+            raise ValueError(f"{what}: {name} shares memory with w; give memory of its own")
     if max_norm is None:
         return 0.0, ()
     if axis is None:

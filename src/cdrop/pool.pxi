@@ -13,7 +13,7 @@ cdef size_t size_class(size_t bytes) noexcept:
     Steps do not always need the same sizes: of a layer's units some more live today than yesterday.
     """
     cdef size_t step = 64
-    while step * 16 <= bytes:
+    while step <= bytes // 16:
         step *= 2
     return (bytes + step - 1) // step * step
 
@@ -27,14 +27,21 @@ cdef class Room:
 
     def __cinit__(self, size_t asked):
         global pooled
-        cdef size_t bytes = size_class(asked)
-        cdef list kept = waiting.get(bytes)
+        cdef size_t bytes
+        cdef list kept
+        if asked > <size_t> PY_SSIZE_T_MAX // 2:
+            raise MemoryError(f"no array has {asked} bytes")
+        bytes = size_class(asked)
+        kept = waiting.get(bytes)
         self.bytes = bytes
         self.shape, self.stride = <Py_ssize_t> asked, 1
         if kept:
-            self.at = <void *> <size_t> kept.pop()
-            pooled -= bytes
-            return
+            try:
+                self.at = <void *> <size_t> kept.pop()
+                pooled -= bytes
+                return
+            except IndexError:  # another thread took it, where threads run without a lock
+                pass
         self.at = cdrop_aligned_take(bytes)
         if self.at == NULL:
             raise MemoryError(f"no memory for an array of {bytes} bytes")
@@ -43,9 +50,11 @@ cdef class Room:
         global pooled
         if self.at == NULL:
             return
-        if pooled + self.bytes > POOL_LIMIT:
+        if self.bytes > POOL_LIMIT:
             cdrop_aligned_give(self.at)
             return
+        if pooled + self.bytes > POOL_LIMIT:
+            give_back()  # sizes that nobody asks for any more among it
         waiting.setdefault(self.bytes, []).append(<size_t> self.at)
         pooled += self.bytes
 

@@ -47,6 +47,8 @@ static inline simde__m256i gap_cvtps_ph(simde__m512 a) {
 #define _mm512_cvtepi32_epi16 gap_cvtepi32_epi16
 #define _mm512_cvtph_ps gap_cvtph_ps
 #define _mm512_cvtps_ph(a, rounding) gap_cvtps_ph(a)
+#define _mm512_shuffle_f32x4 simde_mm512_shuffle_f32x4
+#define _mm512_shuffle_f64x2 simde_mm512_shuffle_f64x2
 #define _mm512_stream_ps(p, a) simde_mm512_storeu_ps((void *)(p), a)
 #define _mm512_stream_pd(p, a) simde_mm512_storeu_pd((void *)(p), a)
 #endif

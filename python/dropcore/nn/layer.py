@@ -35,7 +35,8 @@ class Backward(Protocol):
 
     With ``input_gradient=False`` nobody wants dx: it may be None. With ``for_update=True`` the
     gradients go to an optimiser and nowhere else: they may come in the forms of
-    `dropcore.gradients`, which it takes faster than arrays.
+    `dropcore.gradients`, which it takes faster than arrays. Such a gradient may refer to dy and to
+    the layer's input: leave both alone until the update is made.
     """
 
     def __call__(

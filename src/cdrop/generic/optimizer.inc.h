@@ -9,7 +9,7 @@
 static inline void F(sgd_form)(size_t n, T rate, T momentum, int nesterov, const T *restrict g,
                                T *restrict v, T *restrict w, double *restrict square) {
     for (size_t i = 0; i < n; ++i) {
-        const T change = g ? g[i] * -rate : (T)0;
+        const T change = g ? g[i] * -rate : -(T)0; /* 0 times -rate */
         const T velocity = v[i] * momentum + change;
         const T weight = w[i] + (nesterov ? change + momentum * velocity : velocity);
         v[i] = velocity;
