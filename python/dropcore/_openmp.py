@@ -1,10 +1,10 @@
 """How OpenMP's threads wait for each other, decided before the core is loaded.
 
-GNU OpenMP lets a waiting thread spin for about a millisecond before it sleeps. Beside any other
+GNU OpenMP lets a waiting thread spin for several milliseconds before it sleeps. Beside any other
 busy process a thread that spins keeps the processor from the very thread it waits for, and a call
-of a millisecond takes a time slice of the scheduler, 10 ms and more. Spinning for tens of
-microseconds costs a quiet machine little and takes that away. OpenMP reads its settings once, when
-it is loaded; whatever the user has set stays.
+of a millisecond can take several time slices of the scheduler, tens of milliseconds. A fifteenth of
+that spinning still spans the gaps between the calls of a training step, so that a quiet machine
+does not notice. OpenMP reads its settings once, when it is loaded; whatever the user has set stays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 
-SPINS = "1000"
+SPINS = "20000"
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 

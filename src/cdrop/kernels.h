@@ -49,6 +49,9 @@ typedef struct {
 #define CDROP_FOR_TYPES(X) \
     CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
 
+/* Columns that are made shorter at a time. */
+#define CDROP_CLIP_COLUMNS 256
+
 /* The parts of a product whose weight mask differs by sample. */
 enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };
 
@@ -96,7 +99,8 @@ typedef struct {
     void (*add_squares_##S)(int64_t rows, int64_t n, int64_t stride, const T *w, double *square); \
     /* sum over n of w__n^2, in float64. */                                                      \
     double (*sum_squares_##S)(size_t n, const T *w);                                             \
-    /* w__rn *= factor__n in float64 where it is not 1, and square__n += w__rn^2 there. */        \
+    /* w__rn *= factor__n in float64 and square__n += w__rn^2 where it is not 1;                  \
+     * n <= CDROP_CLIP_COLUMNS. */                                                                \
     void (*shorten_##S)(int64_t rows, int64_t n, int64_t stride, const double *factor, T *w,     \
                         double *square);                                                         \
     /* Updates in place: optimizer.inc.h. v is NULL without momentum, g where it is all zero;    \

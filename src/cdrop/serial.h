@@ -42,7 +42,6 @@ int64_t cdrop_clip_rows_f32(float *w, int64_t n, double max_norm, int64_t first,
 int64_t cdrop_clip_rows_f64(double *w, int64_t n, double max_norm, int64_t first, int64_t last);
 /* w__nc, at most CDROP_CLIP_COLUMNS columns with their squares: the norm runs over n. Overwrites
  * square. */
-#define CDROP_CLIP_COLUMNS 256
 int64_t cdrop_clip_columns_f32(float *w, int64_t n, int64_t columns, int64_t stride,
                                double max_norm, double *square);
 int64_t cdrop_clip_columns_f64(double *w, int64_t n, int64_t columns, int64_t stride,

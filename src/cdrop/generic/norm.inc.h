@@ -29,24 +29,42 @@ static void F(add_squares)(int64_t rows, int64_t n, int64_t stride, const T *w,
         for (int64_t i = 0; i < n; ++i) square[i] += F(square_of)(w[i]);
 }
 
+static inline void F(shorten_run)(int64_t n, const double *restrict factor, T *restrict w,
+                                  double *restrict square) {
+    for (int64_t i = 0; i < n; ++i) {
+        const T shorter = (T)((double)w[i] * factor[i]);
+        w[i] = shorter;
+        square[i] += F(square_of)(shorter);
+    }
+}
+
 #define SOME 8 /* columns that are looked at together; those with nothing to do are passed over */
 
+/* At most CDROP_CLIP_COLUMNS columns, row by row: down one column after the other every cache line
+ * would be fetched for a single number, and all of them into the same few places of the cache.
+ * Columns beside a shortened one are multiplied by 1, which changes no number. */
 static void F(shorten)(int64_t rows, int64_t n, int64_t stride, const double *factor, T *w,
-                       double *restrict square) {
+                       double *square) {
+    double sum[CDROP_CLIP_COLUMNS] = {0};
+    int64_t from[CDROP_CLIP_COLUMNS / SOME + 1], to[CDROP_CLIP_COLUMNS / SOME + 1];
+    int runs = 0;
     for (int64_t i = 0; i < n; i += SOME) {
-        const int64_t now = n - i < SOME ? n - i : SOME;
-        int64_t column[SOME];
-        int changed = 0;
-        for (int64_t l = 0; l < now; ++l)
-            if (factor[i + l] != 1.0) column[changed++] = i + l;
-        if (!changed) continue;
-        for (int64_t r = 0; r < rows; ++r)
-            for (int c = 0; c < changed; ++c) {
-                T *to = w + r * stride + column[c];
-                *to = (T)((double)*to * factor[column[c]]);
-                square[column[c]] += F(square_of)(*to);
-            }
+        const int64_t end = i + SOME < n ? i + SOME : n;
+        int any = 0;
+        for (int64_t c = i; c < end; ++c) any |= factor[c] != 1.0;
+        if (any && runs && to[runs - 1] == i) {
+            to[runs - 1] = end;
+        } else if (any) {
+            from[runs] = i;
+            to[runs++] = end;
+        }
     }
+    for (int64_t r = 0; r < rows; ++r)
+        for (int run = 0; run < runs; ++run)
+            F(shorten_run)(to[run] - from[run], factor + from[run], w + r * stride + from[run],
+                           sum + from[run]);
+    for (int64_t i = 0; i < n; ++i)
+        if (factor[i] != 1.0) square[i] += sum[i];
 }
 
 #undef SOME
