@@ -98,7 +98,7 @@ def draw(results: list[Result], along: str, title: str, file: Path) -> None:
         axes.minorticks_off()
     axes.set(xlabel=along, ylabel="ns per element", title=title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
     print(f"wrote {file}", file=sys.stderr)
