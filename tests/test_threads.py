@@ -242,6 +242,24 @@ def test_threadpoolctl_lowers_the_number(asked):
 
 
 @needs_openmp
+def test_a_limit_from_before_does_not_lower_an_explicit_number():
+    """As after torch.set_num_threads(1), where both libraries share an OpenMP."""
+    pytest.importorskip("threadpoolctl")
+    found = in_new_process(
+        """
+        import json, dropcore
+        from threadpoolctl import threadpool_limits
+        with threadpool_limits(1, user_api="openmp"):
+            dropcore.set_num_threads(3)
+            inside = dropcore.get_num_threads()
+        print(json.dumps([inside, dropcore.get_num_threads()]))
+        """,
+        OMP_NUM_THREADS="2",
+    )
+    assert found == [3, 3]
+
+
+@needs_openmp
 def test_omp_num_threads_is_honoured():
     code = """
         import json, numpy as np, dropcore

@@ -137,6 +137,9 @@ void cdrop_set_available(int n) {
 
 void cdrop_set_threads(int n) {
     asked_threads = n;
+#if defined(_OPENMP)
+    default_threads = omp_get_max_threads(); /* only limits from now on lower it */
+#endif
 }
 
 int cdrop_max_threads(void) {
@@ -144,7 +147,7 @@ int cdrop_max_threads(void) {
     const int openmp = omp_get_max_threads();
     if (forked) return 1;
     if (asked_threads)
-        return openmp != default_threads && openmp < asked_threads ? openmp : asked_threads;
+        return openmp < default_threads && openmp < asked_threads ? openmp : asked_threads;
     return openmp < available_threads ? openmp : available_threads;
 #else
     (void)default_threads;
