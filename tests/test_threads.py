@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, Mask, _core
+from dropcore import Key, Mask, _core, _openmp
 
 LARGE = 3 << 20  # elements: well above the size from which a call has a team
 OPENMP = _core.has_openmp()
@@ -239,6 +240,19 @@ def test_threadpoolctl_lowers_the_number(asked):
     )
     n, result = found
     assert result == [[1, 1], [n, n], [n, n]]
+
+
+@pytest.mark.parametrize("chosen", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}])
+def test_spins_are_set_for_the_load_alone_and_not_over_the_user(monkeypatch, chosen):
+    for name in _openmp.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    before, seen = dict(os.environ), []
+    monkeypatch.setattr(importlib, "import_module", lambda name: seen.append(dict(os.environ)))
+    _openmp.load_core()
+    assert dict(os.environ) == before
+    assert seen == [before if chosen else before | {"GOMP_SPINCOUNT": _openmp.SPINS}]
 
 
 @needs_openmp

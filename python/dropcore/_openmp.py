@@ -1,10 +1,11 @@
 """How OpenMP's threads wait for each other, decided before the core is loaded.
 
-GNU OpenMP lets a waiting thread spin for several milliseconds before it sleeps. Beside any other
-busy process a thread that spins keeps the processor from the very thread it waits for, and a call
-of a millisecond can take several time slices of the scheduler, tens of milliseconds. A fifteenth of
-that spinning still spans the gaps between the calls of a training step, so that a quiet machine
-does not notice. OpenMP reads its settings once, when it is loaded; whatever the user has set stays.
+GNU OpenMP lets a waiting thread spin 300,000 times before it sleeps. Beside any other busy process
+a thread that spins keeps the processor from the very thread it waits for, and a call of a
+millisecond can take several time slices of the scheduler, tens of milliseconds. A fifteenth of that
+spinning takes most of this away; with much less, the calls of a quiet machine wait for threads to
+wake up (docs/performance.md has the numbers). OpenMP reads its settings once, when it is loaded;
+whatever the user has set stays.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -118,8 +119,8 @@ class SGD:
         velocities = state.get("velocity", {})
         rate = value_at(self.learning_rate, step)
         for path, weight in params.items():
-            fused = constrained(weight, constraints.get(path))
-            sgd_(
+            update = partial(
+                sgd_,
                 weight,
                 grads[path],
                 velocities.get(path),
@@ -127,9 +128,8 @@ class SGD:
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 lazy=self.lazy,
-                **fused,
             )
-            finish(weight, constraints.get(path), fused)
+            constrained(update, weight, constraints.get(path))
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class Adam:
         """Update `params` and the means in place."""
         rate = value_at(self.learning_rate, step)
         for path, weight in params.items():
-            fused = constrained(weight, constraints.get(path))
-            adam_(
+            update = partial(
+                adam_,
                 weight,
                 grads[path],
                 state["mean"][path],
@@ -199,9 +199,8 @@ class Adam:
                 beta_1=self.beta_1,
                 beta_2=self.beta_2,
                 epsilon=self.epsilon,
-                **fused,
             )
-            finish(weight, constraints.get(path), fused)
+            constrained(update, weight, constraints.get(path))
 
 
 def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
@@ -223,14 +222,13 @@ def check_learning_rate(what: str, rate: Any) -> None:
         )
 
 
-def constrained(weight: NDArray[Any], constraint: Constraint | None) -> dict[str, Any]:
-    """The arguments of an update that sees to the constraint itself; none if it cannot."""
-    if type(constraint) is not MaxNorm:  # one made from it may do something else
-        return {}
-    return {"max_norm": constraint.max_norm, "axis": constraint.axes(weight)}
-
-
-def finish(weight: NDArray[Any], constraint: Constraint | None, fused: dict[str, Any]) -> None:
-    """Call a constraint that the update has not seen to."""
-    if constraint is not None and not fused:
+def constrained(
+    update: Callable[..., object], weight: NDArray[Any], constraint: Constraint | None
+) -> None:
+    """Update `weight` and see to its constraint, in one pass where the update can."""
+    if type(constraint) is MaxNorm:  # exactly: one made from it may do something else
+        update(max_norm=constraint.max_norm, axis=constraint.axes(weight))
+        return
+    update()
+    if constraint is not None:
         constraint(weight)

@@ -115,6 +115,13 @@ ctypedef struct Block:
     bint last                               # no depth is left behind this
 
 
+cdef void part_columns(Block *block, int64_t n, int team) noexcept nogil:
+    """As many tasks as keep all threads busy to the end."""
+    cdef int64_t parts = team * ((n + team * TASK_COLUMNS - 1) // (team * TASK_COLUMNS))
+    block.column_step = ((n + parts - 1) // parts + block.width - 1) // block.width * block.width
+    block.across = (n + block.column_step - 1) // block.column_step
+
+
 cdef void pack_share(const cdrop_factor *a, const Block *block, real *packed, int part,
                      int parts) noexcept nogil:
     """A part of the panels of a, for each block of depth."""
@@ -205,7 +212,7 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     cdef int team = cdrop_team_for(
         2.0 * m * n * depth / (80.0 if real is float else 40.0) / BARRIER_COST)
     cdef int part
-    cdef int64_t task, tasks, r, deep, column_room, column_parts, row_parts
+    cdef int64_t task, tasks, r, deep, column_room, row_parts
     cdef real *a_packed
     cdef real *b_packed
     cdef Block block
@@ -220,11 +227,8 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     block.m = min(m, <int64_t> (ROW_BLOCK // rows * rows))
     deep = PACKED_BYTES // (<int64_t> sizeof(real) * block.m)
     deep = min(max(deep // DEPTH_BLOCK, <int64_t> 1) * DEPTH_BLOCK, depth)
-    # As many tasks as keep all threads busy to the end; rows are parted only where columns are
-    # too few, because every part packs its columns again.
-    column_parts = team * ((n + team * TASK_COLUMNS - 1) // (team * TASK_COLUMNS))
-    block.column_step = ((n + column_parts - 1) // column_parts + width - 1) // width * width
-    block.across = (n + block.column_step - 1) // block.column_step
+    part_columns(&block, n, team)
+    # Rows are parted only where columns are too few: every part packs its columns again.
     row_parts = (team + block.across - 1) // block.across
     block.row_step = ((block.m + row_parts - 1) // row_parts + rows - 1) // rows * rows
     column_room = block.column_step * min(<int64_t> DEPTH_BLOCK, depth) + 64
@@ -316,16 +320,14 @@ cdef int update_product(const cdrop_factor *a, const cdrop_factor *b, real *w, c
     cdef int team = cdrop_team_for(
         2.0 * m * n * depth / (80.0 if real is float else 40.0) / BARRIER_COST)
     cdef int part
-    cdef int64_t task, parts, column_room, gradient_room
+    cdef int64_t task, column_room, gradient_room
     cdef real *a_packed
     cdef real *rooms
     cdef Block block
     block.rows = k.tile_rows_f32 if real is float else k.tile_rows_f64
     block.width = k.tile_columns_f32 if real is float else k.tile_columns_f64
     block.row, block.m, block.depth0, block.depth, block.last = 0, m, 0, depth, True
-    parts = team * ((n + team * TASK_COLUMNS - 1) // (team * TASK_COLUMNS))
-    block.column_step = ((n + parts - 1) // parts + block.width - 1) // block.width * block.width
-    block.across = (n + block.column_step - 1) // block.column_step
+    part_columns(&block, n, team)
     column_room = block.column_step * depth + 64
     gradient_room = block.column_step * UPDATE_ROWS + 64
     a_packed = <real *> cdrop_scratch_take(

@@ -1,8 +1,8 @@
 # Memory that goes from one array to the next: a training step needs the same sizes again and again,
 # and fresh pages from the system cost as much as a pass over them.
 
-POOL_BYTES = 512 << 20
 cdef size_t POOL_LIMIT = 512 << 20
+POOL_BYTES = POOL_LIMIT
 cdef size_t pooled = 0
 cdef dict waiting = {}  # bytes -> addresses
 

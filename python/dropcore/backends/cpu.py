@@ -249,51 +249,38 @@ def _update(
     """Call step(w, vectors, bound, g, block, *states) with contiguous arrays."""
     if w.size == 0:
         return
-    block: tuple[Any, ...] = (None, None)
-    columns = w.ndim == 2 and axes in ((), (0,))
-    if isinstance(g, ProductGradient) and (
-        not 0 < g.x.size <= PACKED_AT_MOST
-        or not columns
-        or not all(a is None or _straight(a) for a in (w, *states))
-    ):
-        g = np.asarray(g)
-    if isinstance(g, LiveBlock):
-        if g.values.size:
-            block = (g.row_positions(), g.columns)
-            g = np.ascontiguousarray(g.values)
-        else:
-            g = np.asarray(g)
-    straight = [a is None or _straight(a) for a in (w, *states)]
-    lines: Vectors = (math.prod(w.shape[:-1]), -1, 1)
+    straight = all(a is None or _straight(a) for a in (w, *states))
+    lines: Vectors = (math.prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1, 1)
     vectors = _vectors(w, axes) if axes else lines
-    # The rows of a block are lines of w: a vector must not run over several of them.
-    line = 0 if not vectors else vectors[2] if vectors[2] > 1 else vectors[1]
-    apart = block[0] is not None and bool(axes) and line != w.shape[-1]
-    if apart and all(straight):
-        step(w, _whole(w, lines), 0.0, _contiguous(g), block, *states)
+    fused = straight and vectors is not None
+    block: tuple[Any, ...] = (None, None)
+    if isinstance(g, LiveBlock) and g.values.size:
+        block = (g.row_positions(), g.columns)
+        if vectors is not None and axes:
+            # The rows of a block are lines of w: a vector must not run over several of them.
+            fused = fused and w.shape[-1] == (vectors[2] if vectors[2] > 1 else vectors[1])
+        g = g.values
+    if (
+        isinstance(g, ProductGradient)
+        and fused
+        and (w.ndim == 2 and axes in ((), (0,)))
+        and 0 < g.x.size <= PACKED_AT_MOST
+    ):
+        gradient: Any = (g.x, g.dz)
+    else:
+        gradient = np.require(np.asarray(g), requirements=["C", "A"])
+    if fused:
+        step(w, cast(Vectors, vectors), max_norm, gradient, block, *states)
+        return
+    own = (w, *states)
+    if not straight:
+        own = tuple(None if a is None else np.array(a, order="C") for a in own)
+    step(own[0], lines, 0.0, gradient, block, *own[1:])
+    for array, changed in zip((w, *states), own, strict=True):
+        if array is not None and changed is not array:
+            array[...] = changed
+    if max_norm:
         max_norm_(w, max_norm, axes)
-        return
-    if not all(straight) or not vectors:  # through copies
-        copies = [None if a is None else np.array(a, order="C") for a in (w, *states)]
-        step(copies[0], _whole(w, lines), 0.0, _contiguous(g), block, *copies[1:])
-        for array, copy in zip((w, *states), copies, strict=True):
-            if array is not None:
-                array[...] = copy
-        if max_norm:
-            max_norm_(w, max_norm, axes)
-        return
-    factors = (g.x, g.dz) if isinstance(g, ProductGradient) else _contiguous(g)
-    step(w, _whole(w, vectors), max_norm, factors, block, *states)
-
-
-def _contiguous(g: Any) -> Array:
-    return g if _straight(g) else np.array(g, order="C")
-
-
-def _whole(w: Array, vectors: Vectors) -> Vectors:
-    """-1 filled in, as in a reshape."""
-    outer, n, inner = vectors
-    return (outer, w.size // (outer * inner), inner) if n == -1 else vectors
 
 
 def _vectors(w: Array, axes: tuple[int, ...]) -> Vectors | None:

@@ -8,8 +8,9 @@
  *    of threads. Across instruction sets only the fusing of multiply and add differs.
  *
  * Wanted: V(set1), V(zero), V(add), V(mul), V(fma)(a, b, c) = a * b + c, V(keep_mul), V(relu), which
- *   keeps a NaN, V(if_positive)(y, a) = y > 0 ? a : 0, V(transpose) of LANES vectors in place; V(ROWS) x V(COLUMNS) vectors of accumulators
- *   that fit the registers.
+ *   keeps a NaN, V(if_positive)(y, a) = y > 0 ? a : 0, V(transpose) of LANES vectors in place;
+ *   V(ROWS) x V(COLUMNS) vectors of accumulators that fit the registers; and where PICKS is 1
+ *   V(pick)(a, order), the lanes of a in another order, counted in 32-bit words.
  */
 
 #define WIDTH (V(COLUMNS) * V(LANES))
@@ -20,7 +21,7 @@
  * it is worked out once. A vector may not reach behind the last live element, where memory may end.
  */
 typedef struct {
-    int steps, count;
+    int steps;
     int64_t from[TOGETHER]; /* where the vector of a step starts */
     int to[TOGETHER];       /* where its live lanes go, now in front */
 #if PICKS
@@ -31,7 +32,6 @@ typedef struct {
 /* 0 where it cannot be done; count <= TOGETHER. */
 static inline int F(plan)(const int64_t *index, int count, F(picks) * picks) {
     picks->steps = 0;
-    picks->count = count;
 #if PICKS
     const int words = (int)(sizeof(T) / 4);
     for (int i = 0; i < count;) {
@@ -50,7 +50,7 @@ static inline int F(plan)(const int64_t *index, int count, F(picks) * picks) {
     }
     return 1;
 #else
-    (void)index;
+    (void)index, (void)count;
     return 0;
 #endif
 }
