@@ -5,23 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from dropcore.generators import WEIGHTS, generator
 from dropcore.gradients import Gradient
-from dropcore.key import Key
+from dropcore.key import Key, as_key
 
 if TYPE_CHECKING:
     from dropcore.constraints import Constraint
     from dropcore.losses import Loss
+    from dropcore.nn.summary import Summary
     from dropcore.optim import Optimizer
+    from dropcore.regularizers import Regularizer
     from dropcore.training.history import History
     from dropcore.training.state import TrainingState
 
-__all__ = ["Array", "Backward", "Layer", "Shape", "named"]
+__all__ = ["Array", "Backward", "BackwardFrom", "Layer", "Shape", "named"]
 
 Array = NDArray[Any]
 """float32 or float64; every array of one network has the same dtype."""
@@ -42,6 +44,19 @@ class Backward(Protocol):
     def __call__(
         self, dy: Array, *, input_gradient: bool = True, for_update: bool = False
     ) -> tuple[Any, dict[str, Gradient]]: ...
+
+
+class BackwardFrom(Protocol):
+    """(dy, dstate) -> (dx, grads, dstate of the state that came in), as `Backward` otherwise."""
+
+    def __call__(
+        self,
+        dy: Array,
+        dstate: Any = None,
+        *,
+        input_gradient: bool = True,
+        for_update: bool = False,
+    ) -> tuple[Any, dict[str, Gradient], Any]: ...
 
 
 class Layer:
@@ -65,8 +80,21 @@ class Layer:
         The weights, by name or path. An optimiser changes these arrays in place.
     constraints : dict of str to Constraint
         What must hold after every update, under the name of the parameter.
+    regularizers : dict of str to Regularizer
+        What is added to the loss for a parameter, under its name.
+    buffers : dict of str to ndarray
+        Numbers that belong to the model and are not trained, such as running means. They move
+        only inside ``backward(dy, for_update=True)``.
     sites : int
         How many streams of masks the layer draws from.
+    takes_lengths : bool
+        Whether `forward` and a call take ``lengths=``, the valid steps of each padded sequence.
+    carries_state : bool
+        Whether `forward_from` goes on from a state.
+    integer_input : bool
+        Whether the input is indices, which are not converted to the dtype of the weights.
+    input_shape : tuple or None
+        What `build` was given.
     built : bool
         Whether the weights are there.
     training_state : TrainingState or None
@@ -78,6 +106,9 @@ class Layer:
     def __init__(self) -> None:
         self._params: dict[str, Array] = {}
         self._constraints: dict[str, Constraint] = {}
+        self._regularizers: dict[str, Regularizer] = {}
+        self._buffers: dict[str, Array] = {}
+        self.input_shape: Shape | None = None
         self.children: dict[str, Layer] = {}
         self.training_state: TrainingState | None = None
 
@@ -115,8 +146,57 @@ class Layer:
         """Inference, with noise if a key is given; parameters as in `forward`."""
         return self.forward(x, key=key, row=row)[0]
 
+    def forward_from(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Any, BackwardFrom]:
+        """`forward` of a piece of a sequence, from the state that the piece before it left.
+
+        Parameters
+        ----------
+        x, key, row, lengths
+            As in `forward`.
+        state : optional
+            What the call for the piece before returned; None is where sequences begin.
+
+        Returns
+        -------
+        y : ndarray
+        state
+            For the piece that follows; None of layers that carry none.
+        backward : callable
+            ``dx, grads, dstate = backward(dy, dstate)``, with the gradient of the state that was
+            returned (None: zero) and of the state that was given.
+
+        Raises
+        ------
+        ValueError
+            If there is a state and the layer carries none.
+        """
+        if state is not None:
+            raise ValueError(f"{self!r} carries no state, got one")
+        y, inner = self.forward(x, key=key, row=row, **self.extras(lengths))
+
+        def backward(
+            dy: Array,
+            dstate: Any = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], Any]:
+            return *inner(dy, input_gradient=input_gradient, for_update=for_update), None
+
+        return y, None, backward
+
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Draw the weights that are missing."""
+        for _, child, own in self.child_shapes(input_shape):
+            child._build(own, rng, dtype)
 
     # --- what follows from it, for layers and containers -----------------------------------------
 
@@ -152,19 +232,29 @@ class Layer:
         if here is not None and kind != here.dtype:
             raise ValueError(f"build: dtype must be {here.dtype}, as there are weights, got {kind}")
         self._build(input_shape, generator(key, WEIGHTS), kind)
+        self.input_shape = tuple(input_shape)
 
     @property
     def params(self) -> dict[str, Array]:
-        found = dict(self._params)
-        for name, child in self.children.items():
-            found |= prefixed(name, child.params)
-        return found
+        return self._gathered("_params")
 
     @property
     def constraints(self) -> dict[str, Constraint]:
-        found = dict(self._constraints)
+        return self._gathered("_constraints")
+
+    @property
+    def regularizers(self) -> dict[str, Regularizer]:
+        return self._gathered("_regularizers")
+
+    @property
+    def buffers(self) -> dict[str, Array]:
+        return self._gathered("_buffers")
+
+    def _gathered(self, attribute: str) -> dict[str, Any]:
+        """What this layer and its children hold under that attribute, by path."""
+        found = dict(getattr(self, attribute))
         for name, child in self.children.items():
-            found |= prefixed(name, child.constraints)
+            found |= prefixed(name, child._gathered(attribute))
         return found
 
     @property
@@ -175,12 +265,48 @@ class Layer:
     def built(self) -> bool:
         return all(child.built for child in self.children.values())
 
+    @property
+    def takes_lengths(self) -> bool:
+        return any(child.takes_lengths for child in self.children.values())
+
+    @property
+    def carries_state(self) -> bool:
+        return any(child.carries_state for child in self.children.values())
+
+    @property
+    def integer_input(self) -> bool:
+        return False
+
+    def extras(self, lengths: Array | None) -> dict[str, Any]:
+        """The keyword `lengths` for a call of this layer, if there are any and it takes them."""
+        return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
+
+    def keyed(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
+        """The children with their names and the keys of their own sites, depth-first."""
+        key = None if key is None else as_key(key)
+        site = self.own_sites
+        for name, child in self.children.items():
+            yield name, child, key.at(stream=key.stream + site) if key and child.sites else None
+            site += child.sites
+
     def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """The layers that hold no others, depth-first, with their paths."""
         if not self.children:
             yield path, self
         for name, child in self.children.items():
             yield from child.leaves(f"{path}.{name}" if path else name)
+
+    def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
+        """The children with their names and the shapes of the samples that reach them.
+
+        Unless a container says otherwise, all get what it gets.
+        """
+        for name, child in self.children.items():
+            yield name, child, input_shape
+
+    def noise_notes(self) -> list[str]:
+        """Words about the layer's noise for a summary, beyond what `keep` says."""
+        return []
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that differ from their defaults, by name."""
@@ -198,6 +324,63 @@ class Layer:
         ]
         return f"{type(self).__name__}({', '.join(arguments)})"
 
+    def to_config(self) -> dict[str, Any]:
+        """What the layer is made of, without its weights, as numbers, strings, lists and dicts.
+
+        `json.dumps` takes it; `from_config` builds the layer again.
+
+        Raises
+        ------
+        TypeError
+            For an argument that cannot be written down, such as a function of your own.
+        """
+        from dropcore.nn.config import encode
+
+        return encode(self)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The layer that `to_config` described, without weights.
+
+        Parameters
+        ----------
+        config : dict
+        custom : dict of str to type, optional
+            Classes of your own, by their names.
+
+        Raises
+        ------
+        ValueError
+            If a class is not known, or does not take what the config holds.
+        TypeError
+            If the config is of something else than this class.
+        """
+        from dropcore.nn.config import decode
+
+        layer = decode(config, custom or {})
+        if not isinstance(layer, cls):
+            raise TypeError(f"{cls.__name__}.from_config: this is the config of {layer!r}")
+        return layer
+
+    def summary(self, input_shape: Shape | None = None) -> Summary:
+        """A table of the layers: shapes, parameters, dropout, constraints.
+
+        Parameters
+        ----------
+        input_shape : tuple of int, optional
+            Of one sample, without the batch axis. By default what the model was built for.
+
+        Raises
+        ------
+        ValueError
+            If the model has not been built and no shape is given.
+        """
+        from dropcore.nn.summary import summarize
+
+        return summarize(self, input_shape)
+
     # --- training: see dropcore.training, which builds on layers and not the other way round -----
 
     def fit(
@@ -212,6 +395,7 @@ class Layer:
         key: Key | int | None = None,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
         progress: bool | None = None,
+        lengths: ArrayLike | None = None,
     ) -> History:
         """Train on arrays: :func:`dropcore.training.fit` with this layer as the model."""
         from dropcore.training import fit
@@ -227,13 +411,16 @@ class Layer:
             key=key,
             validation_data=validation_data,
             progress=progress,
+            lengths=lengths,
         )
 
-    def predict(self, x: ArrayLike, *, batch_size: int = 1024) -> Array:
+    def predict(
+        self, x: ArrayLike, *, batch_size: int = 1024, lengths: ArrayLike | None = None
+    ) -> Array:
         """Outputs without noise: :func:`dropcore.training.predict`."""
         from dropcore.training import predict
 
-        return predict(self, x, batch_size=batch_size)
+        return predict(self, x, batch_size=batch_size, lengths=lengths)
 
     def evaluate(
         self,
@@ -242,11 +429,12 @@ class Layer:
         *,
         loss: str | Loss = "softmax_cross_entropy",
         batch_size: int = 1024,
+        lengths: ArrayLike | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy without noise: :func:`dropcore.training.evaluate`."""
         from dropcore.training import evaluate
 
-        return evaluate(self, x, y, loss=loss, batch_size=batch_size)
+        return evaluate(self, x, y, loss=loss, batch_size=batch_size, lengths=lengths)
 
 
 def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

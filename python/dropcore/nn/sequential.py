@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from dropcore.gradients import Gradient
-from dropcore.key import Key, as_key
+from dropcore.key import Key
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
-from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
+from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, named, prefixed
 from dropcore.steps import drops_units
 
 __all__ = ["Sequential"]
@@ -65,36 +63,81 @@ class Sequential(Layer):
                 input_shape = layer.output_shape(input_shape)
         return input_shape
 
-    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
-        for layer in self.layers:
-            layer._build(input_shape, rng, dtype)
+    def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
+        for name, layer in self.children.items():
+            yield name, layer, input_shape
             input_shape = layer.output_shape(input_shape)
 
-    def keyed(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
-        """Name, layer and key of each child; a child that draws nothing gets none."""
-        key, site = None if key is None else as_key(key), 0
-        for name, layer in self.children.items():
-            yield name, layer, key.at(stream=key.stream + site) if key and layer.sites else None
-            site += layer.sites
+    @property
+    def integer_input(self) -> bool:
+        return any(layer.integer_input for layer in self.layers[:1])
 
-    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
         for name, layer, own in self.keyed(key):
             with named(name):
-                x = layer(x, own, row=row)
+                x = layer(x, own, row=row, **layer.extras(lengths))
         return x
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
     ) -> tuple[Array, Backward]:
-        steps: list[tuple[str, Backward]] = []
+        y, _, inner = self._run(x, None, key, row, lengths)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
+
+        return y, backward
+
+    def forward_from(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Any, BackwardFrom]:
+        """`forward` from the states of the layers that carry one, by name: see `Layer`."""
+        return self._run(x, {} if state is None else state, key, row, lengths)
+
+    def _run(
+        self,
+        x: Array,
+        states: Mapping[str, Any] | None,
+        key: Key | int | None,
+        row: int,
+        lengths: Array | None,
+    ) -> tuple[Array, dict[str, Any], BackwardFrom]:
+        """A training step; with states, from them on."""
+        steps: list[tuple[str, Any]] = []
+        left: dict[str, Any] = {}
         y: Any = x  # an array, or LiveUnits between two layers that know them
         children = list(self.keyed(key))
         while children:
             (name, layer, own), *children = children
             following = children[0] if children else None
+            step: Any
             with named(name):
                 if type(layer) is Dense:
                     layer.check(y)
+                elif states is not None and layer.carries_state:
+                    y, left[name], step = layer.forward_from(
+                        y, states.get(name), key=own, row=row, lengths=lengths
+                    )
                 elif (
                     type(layer) is Dropout
                     and own is not None
@@ -104,25 +147,33 @@ class Sequential(Layer):
                 ):
                     y, step = layer.forward_live(y, mask)
                 else:
-                    y, step = layer.forward(y, key=own, row=row)
+                    y, step = layer.forward(y, key=own, row=row, **layer.extras(lengths))
             if type(layer) is Dense:
                 y, step = self._dense(layer, y, children, row)
             steps.append((name, step))
         first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True, for_update: bool = False
-        ) -> tuple[Any, dict[str, Gradient]]:
+            dy: Any,
+            dstate: Mapping[str, Any] | None = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
             grads: dict[str, Gradient] = {}
+            came: dict[str, Any] = {}
             for i, (name, step) in reversed(list(enumerate(steps))):
-                wanted = input_gradient or i > first
-                dy, inner = step(dy, input_gradient=wanted, for_update=for_update)
+                wanted = {"input_gradient": input_gradient or i > first, "for_update": for_update}
+                if name in left:
+                    dy, inner, came[name] = step(dy, (dstate or {}).get(name), **wanted)
+                else:
+                    dy, inner = step(dy, **wanted)
                 grads |= prefixed(name, inner)
                 if i == first and not input_gradient:
-                    return None, grads  # nothing before this has weights
-            return dy, grads
+                    return None, grads, came  # nothing before this has weights
+            return dy, grads, came
 
-        return y, backward
+        return y, left, backward
 
     def _dense(
         self, layer: Dense, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int

@@ -7,6 +7,7 @@ read-only, of another dtype or a memory map.
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,83 @@ from numpy.typing import ArrayLike, NDArray
 from dropcore.losses import check_labels, softmax_cross_entropy
 from dropcore.nn.layer import Array, Layer
 
-__all__ = ["batch", "checked_count", "checked_inputs", "checked_targets", "model_dtype"]
+__all__ = ["Data", "checked_count", "checked_data", "model_dtype"]
 
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Checked samples, which stay where they are until a batch of them is taken.
+
+    Attributes
+    ----------
+    x : ndarray (samples, ...)
+    y : ndarray (samples, ...) or None
+    lengths : ndarray (samples,) or None
+        Valid steps of each padded sequence.
+    dtype : dtype
+        That batches of x are converted to.
+    """
+
+    x: NDArray[Any]
+    y: Any
+    lengths: NDArray[np.int64] | None
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: slice | NDArray[np.integer]) -> tuple[Array, Any, dict[str, Any]]:
+        """Some samples: x in `dtype`, y, and what else a call of the model takes by name."""
+        extras = {} if self.lengths is None else {"lengths": self.lengths[rows]}
+        return batch(self.x, rows, self.dtype), None if self.y is None else self.y[rows], extras
+
+
+def checked_data(
+    model: Layer,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    *,
+    criterion: object = None,
+    name: str = "",
+    like: Data | None = None,
+) -> Data:
+    """What a user gave, if the model can take it.
+
+    Parameters
+    ----------
+    model : Layer
+    x, y, lengths
+        As in `fit`; y is None where there are no targets.
+    criterion : Loss, optional
+        Which says what targets may be.
+    name : str, default ""
+        Put before the names of the arguments in messages, such as "validation ".
+    like : Data, optional
+        Whose samples have the shape that these must have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If not.
+    """
+    dtype = input_dtype(model)
+    inputs = checked_inputs(f"{name}x", x, dtype)
+    if like is not None and inputs.shape[1:] != like.x.shape[1:]:
+        raise ValueError(
+            f"{name}x must have samples of shape {like.x.shape[1:]}, as x has, "
+            f"got {inputs.shape[1:]}"
+        )
+    steps = None
+    if lengths is not None:
+        if not model.takes_lengths:
+            raise ValueError(f"{name}lengths: no layer of the model takes lengths of sequences")
+        steps = checked_lengths(f"{name}lengths", lengths, inputs)
+    outputs = model.output_shape(inputs.shape[1:])
+    targets = None if y is None else checked_targets(f"{name}y", y, len(inputs), outputs, criterion)
+    return Data(inputs, targets, steps, dtype)
 
 
 def model_dtype(model: Layer) -> np.dtype[Any]:
@@ -37,6 +112,11 @@ def checked_count(name: str, value: Any, least: int) -> int:
     return count
 
 
+def input_dtype(model: Layer) -> np.dtype[Any]:
+    """The dtype that batches are converted to: that of the weights, or indices."""
+    return np.dtype(np.int64) if model.integer_input else model_dtype(model)
+
+
 def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
     """`x` as an array of its own dtype whose values are finite in `dtype`.
 
@@ -50,7 +130,13 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     if hasattr(x, "toarray"):
         raise TypeError(f"{name} must be a dense array, got {type(x).__name__}; use .toarray()")
     data = np.asarray(x)
-    if data.dtype.kind not in "fiub":
+    if dtype.kind == "i":
+        if data.dtype.kind not in "iu":
+            raise TypeError(
+                f"{name} must be integers, the indices that the first layer looks up, got dtype "
+                f"{data.dtype}; use .astype(np.int64)"
+            )
+    elif data.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {data.dtype}")
     if data.ndim == 0 or data.size == 0:
         raise ValueError(f"{name} must be of shape (samples, ...) and not empty, got {data.shape}")
@@ -85,6 +171,34 @@ def checked_targets(
     if criterion is softmax_cross_entropy:
         return check_labels(targets, (samples, *outputs))
     return targets
+
+
+def checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[np.int64]:
+    """`lengths` as int64 (samples,), each in [0, time].
+
+    Parameters
+    ----------
+    name : str
+    lengths : array_like of int, shape (samples,)
+    x : ndarray, shape (samples, time, ...)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not integers, not one for each sample or beyond the data.
+    """
+    found = np.asarray(lengths)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
+    if x.ndim < 2 or found.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} must hold one number for each sequence of data of shape (samples, time, ...), "
+            f"got shape {found.shape} for data of shape {x.shape}"
+        )
+    if found.size and not 0 <= found.min() <= found.max() <= x.shape[1]:
+        bad = found.min() if found.min() < 0 else found.max()
+        raise ValueError(f"{name} must be in [0, {x.shape[1]}], the steps of the data, got {bad}")
+    return found.astype(np.int64)
 
 
 def batch(x: NDArray[Any], rows: slice | NDArray[np.integer], dtype: np.dtype[Any]) -> Array:

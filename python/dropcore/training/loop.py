@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,13 +15,7 @@ from dropcore.key import Key, as_key
 from dropcore.losses import LOSSES, Loss, accuracy, softmax_cross_entropy
 from dropcore.nn.layer import Array, Layer
 from dropcore.optim import Optimizer
-from dropcore.training.data import (
-    batch,
-    checked_count,
-    checked_inputs,
-    checked_targets,
-    model_dtype,
-)
+from dropcore.training.data import Data, checked_count, checked_data, model_dtype
 from dropcore.training.diverged import first_not_finite, weights_not_finite
 from dropcore.training.history import History
 from dropcore.training.state import Snapshot, TrainingState
@@ -40,6 +35,7 @@ def fit(
     key: Key | int | None = None,
     validation_data: tuple[ArrayLike, ArrayLike] | None = None,
     progress: bool | None = None,
+    lengths: ArrayLike | None = None,
 ) -> History:
     """Train a model on arrays.
 
@@ -69,10 +65,13 @@ def fit(
         ``loss(outputs, targets) -> (value, doutputs)``, the mean over the batch and its gradient.
     key : Key or int, optional
         Needed if the model has dropout. Without it weights and order are those of seed 0.
-    validation_data : (x, y), optional
+    validation_data : (x, y) or (x, y, lengths), optional
         Evaluated after each epoch, without noise.
     progress : bool, optional
         Whether to show a progress bar; by default if stderr is a terminal.
+    lengths : array_like of int, shape (samples,), optional
+        Of sequences (samples, time, ...) that are padded at the end: the number of valid steps of
+        each. For models with a recurrent layer or a pooling over time.
 
     Returns
     -------
@@ -97,30 +96,26 @@ def fit(
         )
     criterion = _criterion(loss)
     address = _address(model, key)
-    dtype = model_dtype(model)
-    inputs = checked_inputs("x", x, dtype)
-    outputs = model.output_shape(inputs.shape[1:])
-    targets = checked_targets("y", y, len(inputs), outputs, criterion)
+    data = checked_data(model, x, y, lengths, criterion=criterion)
     if validation_data is not None:
-        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        if not isinstance(validation_data, tuple | list) or not 2 <= len(validation_data) <= 3:
             kind = type(validation_data).__name__
-            raise TypeError(f"validation_data must be a pair of arrays (x, y), got {kind}")
-        x_val = checked_inputs("validation x", validation_data[0], dtype)
-        if x_val.shape[1:] != inputs.shape[1:]:
-            raise ValueError(
-                f"validation x must have samples of shape {inputs.shape[1:]}, as x has, "
-                f"got {x_val.shape[1:]}"
+            raise TypeError(
+                f"validation_data must be a pair of arrays (x, y), got {kind}; with lengths of "
+                "sequences (x, y, lengths)"
             )
-        y_val = checked_targets("validation y", validation_data[1], len(x_val), outputs, criterion)
+        held_out = checked_data(
+            model, *validation_data, criterion=criterion, name="validation ", like=data
+        )
 
-    model.build(inputs.shape[1:], key=address, dtype=dtype)
+    model.build(data.x.shape[1:], key=address, dtype=model_dtype(model))
     if model.training_state is None:
         model.training_state = TrainingState()
     state = model.training_state
     state.prepare(optimizer, model.params)
 
     history = History()
-    updates = math.ceil(len(inputs) / batch_size)
+    updates = math.ceil(len(data) / batch_size)
     # tqdm takes None as "only on a terminal".
     hidden = None if progress is None else not progress
     with tqdm(total=epochs * updates, unit="update", disable=hidden) as bar:
@@ -128,12 +123,13 @@ def fit(
             started = perf_counter()
             good = Snapshot(model, state)
             sums = {"loss": 0.0}
-            order = generator(address, SHUFFLE, state.epoch).permutation(len(inputs))
+            order = generator(address, SHUFFLE, state.epoch).permutation(len(data))
             for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                x_batch, y_batch = batch(inputs, rows, dtype), targets[rows]
+                x_batch, y_batch, extras = data.take(order[start : start + batch_size])
                 here = address.at(step=address.step + state.step)
-                value, out = _update(model, optimizer, criterion, state, x_batch, y_batch, here)
+                value, out = _update(
+                    model, optimizer, criterion, state, x_batch, y_batch, here, extras
+                )
                 if not math.isfinite(value):
                     culprit = first_not_finite(model, x_batch, here)
                     raise _diverged(f"the loss is {value}", culprit, state, good)
@@ -143,16 +139,18 @@ def fit(
             if bad:
                 raise _diverged("the weights are not finite", bad, state, good)
             state.epoch += 1
-            metrics = {name: total / len(inputs) for name, total in sums.items()}
+            metrics = {name: total / len(data) for name, total in sums.items()}
             if validation_data is not None:
-                found = _evaluate(model, x_val, y_val, criterion, max(batch_size, 1024))
+                found = _evaluate(model, held_out, criterion, max(batch_size, 1024))
                 metrics |= {f"val_{name}": number for name, number in found.items()}
             bar.set_postfix({"epoch": state.epoch} | metrics)
             history.append(state.epoch, metrics | {"seconds": perf_counter() - started})
     return history
 
 
-def predict(model: Layer, x: ArrayLike, *, batch_size: int = 1024) -> Array:
+def predict(
+    model: Layer, x: ArrayLike, *, batch_size: int = 1024, lengths: ArrayLike | None = None
+) -> Array:
     """Outputs of a model for each sample, without noise.
 
     Parameters
@@ -161,6 +159,8 @@ def predict(model: Layer, x: ArrayLike, *, batch_size: int = 1024) -> Array:
     x : array_like, shape (samples, ...)
         As in `fit`.
     batch_size : int, default 1024
+    lengths : array_like of int, optional
+        As in `fit`.
 
     Returns
     -------
@@ -174,12 +174,12 @@ def predict(model: Layer, x: ArrayLike, *, batch_size: int = 1024) -> Array:
         As `fit`, and if the model has no weights yet.
     """
     batch_size = checked_count("batch_size", batch_size, 1)
-    dtype = model_dtype(model)
-    inputs = checked_inputs("x", x, dtype)
-    starts = range(0, len(inputs), batch_size)
-    return np.concatenate(
-        [model(batch(inputs, slice(start, start + batch_size), dtype)) for start in starts]
-    )
+    data = checked_data(model, x, lengths=lengths)
+    outputs = []
+    for start in range(0, len(data), batch_size):
+        x_batch, _, extras = data.take(slice(start, start + batch_size))
+        outputs.append(model(x_batch, **extras))
+    return np.concatenate(outputs)
 
 
 def evaluate(
@@ -189,6 +189,7 @@ def evaluate(
     *,
     loss: str | Loss = "softmax_cross_entropy",
     batch_size: int = 1024,
+    lengths: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean loss over the samples, without noise, and the accuracy for cross-entropy.
 
@@ -200,6 +201,8 @@ def evaluate(
     loss : "softmax_cross_entropy" or callable
         All as in `fit`.
     batch_size : int, default 1024
+    lengths : array_like of int, optional
+        As in `fit`.
 
     Returns
     -------
@@ -213,10 +216,8 @@ def evaluate(
     """
     batch_size = checked_count("batch_size", batch_size, 1)
     criterion = _criterion(loss)
-    inputs = checked_inputs("x", x, model_dtype(model))
-    outputs = model.output_shape(inputs.shape[1:])
-    targets = checked_targets("y", y, len(inputs), outputs, criterion)
-    return _evaluate(model, inputs, targets, criterion, batch_size)
+    data = checked_data(model, x, y, lengths, criterion=criterion)
+    return _evaluate(model, data, criterion, batch_size)
 
 
 def _update(
@@ -227,11 +228,12 @@ def _update(
     x: Array,
     y: NDArray,
     key: Key,
+    extras: dict[str, Any],
 ) -> tuple[float, Array]:
     """Make one update, or none if the loss is not finite. Returns the loss and the outputs."""
     # Numbers that are not finite are reported with their layer, which a warning cannot name.
     with np.errstate(over="ignore", invalid="ignore"):
-        out, backward = model.forward(x, key=key)
+        out, backward = model.forward(x, key=key, **extras)
         value, dout = criterion(out, y)
         if math.isfinite(value):
             _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False, for_update=True)
@@ -247,16 +249,13 @@ def _update(
     return value, out
 
 
-def _evaluate(
-    model: Layer, x: NDArray, y: NDArray, criterion: Loss, batch_size: int
-) -> dict[str, float]:
+def _evaluate(model: Layer, data: Data, criterion: Loss, batch_size: int) -> dict[str, float]:
     sums = {"loss": 0.0}
-    dtype = model_dtype(model)
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        out = model(batch(x, rows, dtype))
-        _add(sums, criterion(out, y[rows])[0], out, y[rows], criterion)
-    return {name: total / len(x) for name, total in sums.items()}
+    for start in range(0, len(data), batch_size):
+        x, y, extras = data.take(slice(start, start + batch_size))
+        out = model(x, **extras)
+        _add(sums, criterion(out, y)[0], out, y, criterion)
+    return {name: total / len(data) for name, total in sums.items()}
 
 
 def _add(sums: dict[str, float], value: float, out: Array, y: NDArray, criterion: Loss) -> None:

@@ -46,6 +46,7 @@ class Snapshot:
         self._counts = state.step, state.epoch
         live = [
             *model.params.values(),
+            *model.buffers.values(),
             *(a for slot in state.slots.values() for a in slot.values()),
         ]
         self._saved = [(array, array.copy()) for array in live]
