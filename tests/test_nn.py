@@ -331,7 +331,7 @@ WRONG = [
     (lambda: Dense(0), ValueError, "positive integer, got 0"),
     (lambda: Dense(2.5), TypeError, "positive integer, got 2.5"),
     (lambda: Dense(2, activation="tanh"), ValueError, "None or 'relu', got 'tanh'"),
-    (lambda: Dense(2, initializer="zeros"), ValueError, "'he_uniform' or a callable, got 'zeros'"),
+    (lambda: Dense(2, initializer="he"), ValueError, "'he_uniform', .* or a callable, got 'he'"),
     (lambda: Dense(2)(ZEROS), ValueError, r"Dense\(2\) has no weights yet: call build"),
     (lambda: Dense(2).build((), key=0), ValueError, r"\(..., in_features\), got \(\)"),
     (lambda: Dense(2).build(7, key=0), TypeError, r"such as \(7,\), got 7"),

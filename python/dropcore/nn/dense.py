@@ -11,7 +11,7 @@ from dropcore.constraints import Constraint
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
-from dropcore.nn.initializers import INITIALIZERS, Initializer
+from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.steps import DenseStep, LiveUnits
 
@@ -33,7 +33,7 @@ class Dense(Layer):
         Applied inside the product, which saves a pass over the output.
     use_bias : bool, default True
     initializer : str or callable, default "he_uniform"
-        "he_uniform", which suits ReLU, "glorot_uniform", or ``initializer(rng, shape)``.
+        A name from `dropcore.nn.initializers`, one made there, or ``initializer(rng, shape)``.
     constraint : callable, optional
         What must hold for `weight` after every update, such as ``MaxNorm(2.0)``. It is called with
         the array and changes it in place.
@@ -64,11 +64,7 @@ class Dense(Layer):
             raise ValueError(f"Dense: units must be a positive integer, got {units}")
         if activation not in (None, "relu"):
             raise ValueError(f"Dense: activation must be None or 'relu', got {activation!r}")
-        if not callable(initializer) and initializer not in INITIALIZERS:
-            choices = ", ".join(map(repr, INITIALIZERS))
-            raise ValueError(
-                f"Dense: initializer must be {choices} or a callable, got {initializer!r}"
-            )
+        initializer_of("Dense: initializer", initializer)
         self.activation = activation
         self.use_bias = use_bias
         self.initializer = initializer
@@ -95,9 +91,7 @@ class Dense(Layer):
             return
         features = input_shape[-1]
         assert features is not None  # output_shape has seen to it
-        given = self.initializer
-        draw = INITIALIZERS[given] if isinstance(given, str) else given
-        self._params["weight"] = np.ascontiguousarray(draw(rng, (features, self.units)), dtype)
+        self._params["weight"] = drawn(self.initializer, rng, (features, self.units), dtype)
         if self.use_bias:
             self._params["bias"] = np.zeros(self.units, dtype)
 
