@@ -27,12 +27,14 @@ def chosen(name):
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 ABI3 = not FREE_THREADED
 
-# No fast-math and no contraction: every instruction set must give the same bits.
+# No fast-math and no contraction: every instruction set must give the same bits. Nobody looks at
+# floating-point exceptions, and GCC vectorises selections only where it may raise them at will.
 GNU_FLAGS = [
     "-std=gnu99",
     "-O3",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",

@@ -7,6 +7,7 @@
 #define V(name) CONCAT(CONCAT(v, S), name)
 
 #include "mask.inc.h"
+#include "elementary.inc.h"
 
 #define S f32
 #define T float
