@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from typing import Any, Final
 
-__all__ = ["check_number"]
+__all__ = ["check_integer", "check_number"]
 
 WORDS: Final = {"(0, inf)": "positive and finite", "[0, inf)": "finite and not negative",
                 "(-inf, inf)": "finite"}  # fmt: skip
@@ -38,4 +39,34 @@ def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     below = number < high or (number == high and interval[-1] == "]")
     if not (above and below and math.isfinite(number)):
         raise ValueError(f"{what} must be {WORDS.get(interval, f'in {interval}')}, got {value!r}")
+    return number
+
+
+def check_integer(what: str, value: Any, least: int, most: int | None = None) -> int:
+    """`value` as an int in [least, most].
+
+    Parameters
+    ----------
+    what : str
+        Who asks for what, for the message, such as "Dense: units".
+    value : int
+    least : int
+    most : int, optional
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is outside.
+    """
+    allowed = "a positive integer" if (least, most) == (1, None) else f"an integer >= {least}"
+    if most is not None:
+        allowed = f"an integer in [{least}, {most}]"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{what} must be {allowed}, got {number}")
     return number

@@ -3,17 +3,42 @@
 ===============  ===============================================================
 `layer`          what every layer is: weights, forward, the backward it returns
 `dense`          Dense
+`maxout`         Maxout
+`embedding`      Embedding
 `dropout`        Dropout
 `activations`    ReLU
+`reshape`        Flatten, Reshape
 `sequential`     Sequential
-`initializers`   He and Glorot
+`branches`       Parallel, Residual
+`initializers`   initial weights
+`scaling`        from training unscaled to a finished network, and back
+`config`         layers as plain data
+`summary`        the table of a model
 ===============  ===============================================================
 """
 
 from dropcore.nn.activations import ReLU
+from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
+from dropcore.nn.embedding import Embedding
 from dropcore.nn.layer import Layer
+from dropcore.nn.maxout import Maxout
+from dropcore.nn.reshape import Flatten, Reshape
+from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
 
-__all__ = ["Dense", "Dropout", "Layer", "ReLU", "Sequential"]
+__all__ = [
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Layer",
+    "Maxout",
+    "Parallel",
+    "ReLU",
+    "Reshape",
+    "Residual",
+    "Sequential",
+    "set_scaling_",
+]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
+from dropcore.checks import check_integer
 from dropcore.constraints import Constraint
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.regularizers import Regularizer
 from dropcore.steps import DenseStep, LiveUnits
 
 __all__ = ["Dense"]
@@ -37,6 +38,8 @@ class Dense(Layer):
     constraint : callable, optional
         What must hold for `weight` after every update, such as ``MaxNorm(2.0)``. It is called with
         the array and changes it in place.
+    regularizer : Regularizer, optional
+        What is added to the loss for `weight`, such as ``L2(1e-4)``.
 
     Raises
     ------
@@ -46,6 +49,8 @@ class Dense(Layer):
         If `units` is not positive, or for an unknown activation or initializer.
     """
 
+    input_weights = ("weight",)
+
     def __init__(
         self,
         units: int,
@@ -54,14 +59,10 @@ class Dense(Layer):
         use_bias: bool = True,
         initializer: str | Initializer = "he_uniform",
         constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
     ) -> None:
         super().__init__()
-        try:
-            self.units = operator.index(units)
-        except TypeError:
-            raise TypeError(f"Dense: units must be a positive integer, got {units!r}") from None
-        if self.units < 1:
-            raise ValueError(f"Dense: units must be a positive integer, got {units}")
+        self.units = check_integer("Dense: units", units, 1)
         if activation not in (None, "relu"):
             raise ValueError(f"Dense: activation must be None or 'relu', got {activation!r}")
         initializer_of("Dense: initializer", initializer)
@@ -69,8 +70,11 @@ class Dense(Layer):
         self.use_bias = use_bias
         self.initializer = initializer
         self.constraint = constraint
+        self.regularizer = regularizer
         if constraint is not None:
             self._constraints["weight"] = constraint
+        if regularizer is not None:
+            self._regularizers["weight"] = regularizer
 
     @property
     def built(self) -> bool:

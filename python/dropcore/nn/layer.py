@@ -95,6 +95,10 @@ class Layer:
         Whether the input is indices, which are not converted to the dtype of the weights.
     input_shape : tuple or None
         What `build` was given.
+    homogeneous : bool
+        Whether f(a x) = a f(x) for every a > 0.
+    input_weights : tuple of str
+        Names of the parameters (..., in, out) that multiply the input.
     built : bool
         Whether the weights are there.
     training_state : TrainingState or None
@@ -102,6 +106,8 @@ class Layer:
     """
 
     own_sites: int = 0
+    homogeneous: bool = False
+    input_weights: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._params: dict[str, Array] = {}

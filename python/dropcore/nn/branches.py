@@ -1,0 +1,233 @@
+"""Layers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, named, prefixed
+from dropcore.nn.sequential import Sequential
+
+__all__ = ["Parallel", "Residual"]
+
+_MERGES: Final = ("concat", "sum", "mean")
+
+
+class Parallel(Layer):
+    """Layers that all get the same input: y = merge(branch_0(x), branch_1(x), ...).
+
+    Sites of noise are numbered through the branches in order.
+
+    Parameters
+    ----------
+    branches : iterable of Layer
+    merge : "concat", "sum" or "mean", default "concat"
+        Along the last axis; or elementwise, of outputs of one shape.
+
+    Raises
+    ------
+    TypeError
+        If a branch is not a layer.
+    ValueError
+        If there are no branches, or for another `merge`.
+
+    Examples
+    --------
+    >>> from dropcore.nn import Dense
+    >>> Parallel([Dense(3), Dense(5)]).output_shape((10,))
+    (8,)
+    """
+
+    def __init__(self, branches: Iterable[Layer], *, merge: str = "concat") -> None:
+        super().__init__()
+        if isinstance(branches, Layer) or not isinstance(branches, Iterable):
+            raise TypeError(
+                f"{type(self).__name__} takes a list of layers, as in Parallel([Dense(10), "
+                f"Dense(20)]), got {branches!r}"
+            )
+        if merge not in _MERGES:
+            choices = ", ".join(map(repr, _MERGES))
+            raise ValueError(f"{type(self).__name__}: merge must be {choices}, got {merge!r}")
+        self.merge = merge
+        for index, branch in enumerate(branches):
+            if not isinstance(branch, Layer):
+                raise TypeError(
+                    f"{type(self).__name__} takes layers, got {branch!r} at position {index}"
+                )
+            self.children[str(index)] = branch
+        if not self.children:
+            raise ValueError(f"{type(self).__name__} needs at least one layer, got none")
+
+    @property
+    def branches(self) -> list[Layer]:
+        return list(self.children.values())
+
+    @property
+    def integer_input(self) -> bool:
+        return any(branch.integer_input for branch in self.branches)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        shapes = []
+        for name, branch in self.children.items():
+            with named(name):
+                shapes.append(branch.output_shape(input_shape))
+        apart = len({shape[:-1] if self.merge == "concat" else shape for shape in shapes}) > 1
+        if apart or (self.merge == "concat" and () in shapes):
+            what = "differ in the last axis only" if self.merge == "concat" else "be equal"
+            raise ValueError(
+                f"{type(self).__name__}, merge={self.merge!r}: the branches' outputs must {what}, "
+                f"got {', '.join(map(str, shapes))} from an input {input_shape}"
+            )
+        if self.merge != "concat":
+            return shapes[0]
+        last = [shape[-1] for shape in shapes]
+        width = None if None in last else sum(n for n in last if n is not None)
+        return (*shapes[0][:-1], width)
+
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        outputs = []
+        for name, branch, own in self.keyed(key):
+            with named(name):
+                outputs.append(branch(x, own, row=row, **branch.extras(lengths)))
+        return self._merged(outputs)
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Backward]:
+        y, _, inner = self._run(x, None, key, row, lengths)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
+
+        return y, backward
+
+    def forward_from(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Any, BackwardFrom]:
+        """`forward` from the states of the branches that carry one, by name: see `Layer`."""
+        return self._run(x, {} if state is None else state, key, row, lengths)
+
+    def _run(
+        self,
+        x: Array,
+        states: Mapping[str, Any] | None,
+        key: Key | int | None,
+        row: int,
+        lengths: Array | None,
+    ) -> tuple[Array, dict[str, Any], BackwardFrom]:
+        outputs: list[Array] = []
+        steps: list[tuple[str, Any]] = []
+        left: dict[str, Any] = {}
+        for name, branch, own in self.keyed(key):
+            step: Any
+            with named(name):
+                if states is not None and branch.carries_state:
+                    y, left[name], step = branch.forward_from(
+                        x, states.get(name), key=own, row=row, lengths=lengths
+                    )
+                else:
+                    y, step = branch.forward(x, key=own, row=row, **branch.extras(lengths))
+            outputs.append(y)
+            steps.append((name, step))
+        widths = [y.shape[-1] for y in outputs]
+
+        def backward(
+            dy: Any,
+            dstate: Mapping[str, Any] | None = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
+            how = {"input_gradient": input_gradient, "for_update": for_update}
+            dx: Any = None
+            grads: dict[str, Gradient] = {}
+            came: dict[str, Any] = {}
+            for (name, step), part in zip(steps, self._parts(dy, widths)):
+                if name in left:
+                    own, inner, came[name] = step(part, (dstate or {}).get(name), **how)
+                else:
+                    own, inner = step(part, **how)
+                grads |= prefixed(name, inner)
+                if input_gradient and own is not None:
+                    dx = own if dx is None else dx + own
+            return dx, grads, came
+
+        return self._merged(outputs), left, backward
+
+    def _merged(self, outputs: list[Array]) -> Array:
+        if self.merge == "concat":
+            return np.concatenate(outputs, axis=-1)
+        total = outputs[0]
+        for y in outputs[1:]:
+            total = total + y
+        return total * total.dtype.type(1 / len(outputs)) if self.merge == "mean" else total
+
+    def _parts(self, dy: Array, widths: list[int]) -> Iterator[Array]:
+        """The gradient of each branch's output."""
+        if self.merge == "concat":
+            start = 0
+            for width in widths:
+                yield dy[..., start : start + width]
+                start += width
+        else:
+            part = dy * dy.dtype.type(1 / len(widths)) if self.merge == "mean" else dy
+            yield from [part] * len(widths)
+
+
+class Residual(Parallel):
+    """A layer with a way around it: y = layer(x) + shortcut(x).
+
+    Parameters
+    ----------
+    layer : Layer or list of Layer
+        The residual; a list is put into a Sequential. With `DropPath` at its end it is left out for
+        some samples (stochastic depth).
+    shortcut : Layer, optional
+        By default the identity. Needed where the layer changes the shape.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a layer.
+
+    References
+    ----------
+    He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition".
+
+    Examples
+    --------
+    >>> from dropcore.nn import Dense
+    >>> Residual([Dense(32, activation="relu"), Dense(8)]).output_shape((8,))
+    (8,)
+    """
+
+    def __init__(self, layer: Layer | Iterable[Layer], shortcut: Layer | None = None) -> None:
+        around = Sequential([]) if shortcut is None else shortcut
+        inside = layer if isinstance(layer, Layer) else Sequential(layer)
+        super().__init__([inside, around], merge="sum")
+        self.layer = inside
+        self.shortcut = shortcut

@@ -1,0 +1,130 @@
+"""Vectors of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dropcore.checks import check_integer
+from dropcore.constraints import Constraint
+from dropcore.gradients import Gradient, LiveBlock
+from dropcore.key import Key
+from dropcore.nn.initializers import Initializer, drawn, initializer_of
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.regularizers import Regularizer
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Layer):
+    """A vector for each index: y[..., :] = weight[x[...]].
+
+    The gradient of `weight` is the sum of dy over the places of each index, and zero for indices
+    that the batch does not hold. An optimiser takes it as the rows that are there
+    (`dropcore.gradients.LiveBlock`); indices have no gradient, so dx is None.
+
+    Parameters
+    ----------
+    input_dim : int
+        How many indices there are: x holds 0 ... input_dim - 1.
+    output_dim : int
+        Length of a vector. `weight` is (input_dim, output_dim).
+    initializer : str or callable, default "zaremba_uniform"
+        Of `weight`, by default U(-0.05, 0.05).
+    padding_index : int, optional
+        An index whose vector is zero, whatever `weight` holds there.
+    constraint : callable, optional
+        What must hold for `weight` after every update. The vectors are its rows: norms run over
+        the last axis unless the constraint names another.
+    regularizer : Regularizer, optional
+        What is added to the loss for `weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For dimensions that are not positive integers, or an index that is not there.
+    """
+
+    integer_input = True
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        *,
+        initializer: str | Initializer = "zaremba_uniform",
+        padding_index: int | None = None,
+        constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_dim = check_integer("Embedding: input_dim", input_dim, 1)
+        self.output_dim = check_integer("Embedding: output_dim", output_dim, 1)
+        self.padding_index = padding_index
+        if padding_index is not None:
+            check_integer("Embedding: padding_index", padding_index, 0, self.input_dim - 1)
+        initializer_of("Embedding: initializer", initializer)
+        self.initializer = initializer
+        self.constraint = constraint
+        self.regularizer = regularizer
+        if constraint is not None:
+            self._constraints["weight"] = constraint
+        if regularizer is not None:
+            self._regularizers["weight"] = regularizer
+
+    @property
+    def built(self) -> bool:
+        return bool(self._params)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape, self.output_dim)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if self.built:
+            return
+        shape, fans = (self.input_dim, self.output_dim), (1, self.output_dim)
+        weight = self._params["weight"] = drawn(self.initializer, rng, shape, dtype, fans=fans)
+        if self.padding_index is not None:
+            weight[self.padding_index] = 0
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        weight = self._params.get("weight")
+        if weight is None:
+            raise ValueError(f"{self!r} has no weights yet: call build or fit first")
+        indices = self.check(x)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            gradient = self._gradient(indices, dy.reshape(indices.size, self.output_dim), weight)
+            return None, {"weight": gradient if for_update else np.asarray(gradient)}
+
+        y = weight[indices]
+        if self.padding_index is not None:
+            y[indices == self.padding_index] = 0
+        return y, backward
+
+    def check(self, x: Array) -> npt.NDArray[np.integer]:
+        """`x` if it holds indices that are there."""
+        if x.dtype.kind not in "iu":
+            raise TypeError(f"{self!r} takes integers, got {x.dtype}; use .astype(np.int64)")
+        if x.size and not 0 <= x.min() <= x.max() < self.input_dim:
+            bad = x.min() if x.min() < 0 else x.max()
+            raise ValueError(f"{self!r} takes indices in [0, {self.input_dim}), got {bad}")
+        return x
+
+    def _gradient(self, indices: Array, dy: Array, weight: Array) -> LiveBlock:
+        """The sum of the rows of dy for each index, in the order of the batch."""
+        flat = indices.reshape(-1)
+        if self.padding_index is not None:
+            valid = flat != self.padding_index
+            flat, dy = flat[valid], dy[valid]
+        order = np.argsort(flat, kind="stable")
+        rows, starts = np.unique(flat[order], return_index=True)
+        values = np.add.reduceat(dy[order], starts, axis=0) if rows.size else dy[:0]
+        columns = np.arange(self.output_dim, dtype=np.int64)
+        return LiveBlock(np.ascontiguousarray(values), rows.astype(np.int64), columns, weight.shape)

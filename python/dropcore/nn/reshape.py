@@ -1,0 +1,78 @@
+"""The same numbers in another shape."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+
+__all__ = ["Flatten", "Reshape"]
+
+
+class Reshape(Layer):
+    """Each sample in another shape, with the elements in the same C order.
+
+    Parameters
+    ----------
+    target_shape : tuple of int
+        Of one sample, without the batch axis. One -1 is worked out from the rest.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `target_shape` is not made of integers >= 0 and at most one -1.
+    """
+
+    homogeneous = True
+
+    def __init__(self, target_shape: Iterable[int]) -> None:
+        super().__init__()
+        if isinstance(target_shape, int) or not isinstance(target_shape, Iterable):
+            raise TypeError(
+                f"Reshape: target_shape must be a tuple, the shape of one sample, got "
+                f"{target_shape!r}; did you mean ({target_shape},)?"
+            )
+        self.target_shape = tuple(operator.index(n) for n in target_shape)
+        if min(self.target_shape, default=0) < -1 or self.target_shape.count(-1) > 1:
+            raise ValueError(
+                "Reshape: target_shape takes lengths >= 0 and at most one -1, got "
+                f"{self.target_shape}"
+            )
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if None in input_shape:
+            raise ValueError(f"{self!r} needs samples of a known shape, got {input_shape}")
+        size = math.prod(n for n in input_shape if n is not None)
+        known = math.prod(n for n in self.target_shape if n >= 0)
+        free = -1 in self.target_shape
+        if size % max(known, 1) if free else size != known:
+            raise ValueError(
+                f"{self!r} cannot take samples of shape {input_shape}, which hold {size} numbers"
+            )
+        return tuple(size // max(known, 1) if n < 0 else n for n in self.target_shape)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        shape = x.shape
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return dy.reshape(shape) if input_gradient else None, {}
+
+        return np.reshape(x, (len(x), *self.output_shape(shape[1:]))), backward
+
+
+class Flatten(Reshape):
+    """Each sample as a vector: (batch, ...) -> (batch, product of the rest), in C order."""
+
+    def __init__(self) -> None:
+        super().__init__((-1,))

@@ -1,0 +1,120 @@
+"""The two scalings of dropout, and the way from one to the other."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from dropcore.nn.branches import Parallel
+from dropcore.nn.dropout import Dropout
+from dropcore.nn.layer import Layer
+from dropcore.nn.sequential import Sequential
+
+__all__ = ["set_scaling_"]
+
+SCALINGS: Final = ("inverted", "test")
+
+
+def set_scaling_(model: Layer, scaling: str) -> None:
+    """Train on, or finish, with the other scaling of dropout: the same function of the input.
+
+    A network that is trained unscaled, ``Dropout(scaling="test")``, multiplies what dropout is
+    given by keep at inference. The same numbers come out if the weights behind it are multiplied by
+    keep once, which is how the papers finish a network, and is what inverted scaling stores all
+    along. So, in place, for every dropout whose scaling changes::
+
+        "inverted"    weights behind it <- weights * keep       the finished network of the papers
+        "test"        weights behind it <- weights / keep       what pretrained weights need before
+                                                                they are trained on unscaled
+
+    Outputs without a key stay the same up to rounding. Bounds of max-norm constraints are left
+    alone: see `dropcore.constraints.MaxNorm.paper`.
+
+    Parameters
+    ----------
+    model : Layer
+        With its weights. Between a dropout and the weights that it feeds may stand what only moves
+        or picks numbers, such as Flatten, pooling or ReLU.
+    scaling : "inverted" or "test"
+
+    Raises
+    ------
+    ValueError
+        For another `scaling`, or a dropout whose weights cannot be told: at the end of the model,
+        in front of a sigmoid, with a rate that changes or keeps nothing. Nothing is changed then.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout: a simple way to
+    prevent neural networks from overfitting", sections 4 (weights at test time) and 6.1.2
+    (pretraining).
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"set_scaling_: scaling must be 'inverted' or 'test', got {scaling!r}")
+    changes: list[tuple[Any, Any]] = []
+    factor = _walk(model, "", None, scaling, changes)
+    if factor is not None:
+        raise ValueError(
+            "set_scaling_: no weights stand behind the last dropout of the model, so nothing can "
+            "take its scale"
+        )
+    for weight, own in changes:
+        weight *= (
+            own.astype(weight.dtype) if isinstance(own, np.ndarray) else weight.dtype.type(own)
+        )
+    for _, layer in model.leaves():
+        if isinstance(layer, Dropout):
+            layer.scaling = scaling
+
+
+def _walk(
+    layer: Layer, path: str, factor: Any, scaling: str, changes: list[tuple[Any, Any]]
+) -> Any:
+    """What is left of `factor` behind `layer`, None for nothing; notes which weights take it."""
+    if isinstance(layer, Dropout) and layer.scaling != scaling:
+        return (1.0 if factor is None else factor) * _factor(layer, path, scaling)
+    if isinstance(layer, Sequential):
+        for name, child in layer.children.items():
+            factor = _walk(child, f"{path}.{name}" if path else name, factor, scaling, changes)
+        return factor
+    if isinstance(layer, Parallel):
+        left = [
+            _walk(child, f"{path}.{name}" if path else name, factor, scaling, changes)
+            for name, child in layer.children.items()
+        ]
+        if any(one is not None for one in left):
+            if layer.merge == "concat" or any(not _equal(one, left[0]) for one in left):
+                raise ValueError(
+                    f"set_scaling_: layer {path}, {layer!r}, has branches that leave different "
+                    "scales of dropout to what follows"
+                )
+            return left[0]
+        return None
+    if factor is None or layer.homogeneous:
+        return factor
+    weights = [layer.params[name] for name in layer.input_weights]
+    if not weights:
+        raise ValueError(
+            f"set_scaling_: layer {path}, {layer!r}, cannot take over the scale of the dropout in "
+            "front of it"
+        )
+    # The inputs are the last but one axis of every weight; a keep for each unit goes along it.
+    changes += [
+        (w, factor[..., None] if isinstance(factor, np.ndarray) else factor) for w in weights
+    ]
+    return None
+
+
+def _factor(dropout: Dropout, path: str, scaling: str) -> Any:
+    keep = dropout.keep
+    if callable(keep) or np.ndim(keep) > 1 or not np.all(np.asarray(keep) > 0):
+        raise ValueError(
+            f"set_scaling_: layer {path}, {dropout!r}, must keep a fixed fraction above 0, one for "
+            "all or one for each unit"
+        )
+    return keep if scaling == "inverted" else 1.0 / keep
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return (a is None) == (b is None) and bool(np.all(a == b))

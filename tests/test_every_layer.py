@@ -1,0 +1,261 @@
+"""What holds for every layer that there is: a layer without an example here fails the tests."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+
+import numpy as np
+import pytest
+from differences import check_gradients
+
+import dropcore
+import dropcore.constraints
+import dropcore.nn
+import dropcore.nn.initializers
+import dropcore.regularizers
+from dropcore import Key
+from dropcore.constraints import MaxNorm
+from dropcore.nn import (
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Maxout,
+    Parallel,
+    ReLU,
+    Reshape,
+    Residual,
+    Sequential,
+)
+
+KEY = Key(2**40 + 3, stream=2, step=9)
+
+# A layer and the shape of a sample.
+EXAMPLES = [
+    (Dense(5), (7,)),
+    (Dense(5, activation="relu", constraint=MaxNorm(1.0)), (3, 7)),
+    (Dropout(0.4), (7,)),
+    (Dropout(keep=0.7, shared_axes=1), (3, 7)),
+    (Embedding(11, 4), (3,)),
+    (Embedding(11, 4, padding_index=2, constraint=MaxNorm(0.1)), (3,)),
+    (Flatten(), (3, 4)),
+    (Maxout(4, pieces=3), (7,)),
+    (Maxout(4, use_bias=False), (2, 7)),
+    (ReLU(), (7,)),
+    (Reshape((2, -1)), (3, 4)),
+    (Parallel([Dense(3), Sequential([Dropout(0.5), Dense(2)]), Dropout(0.3)]), (7,)),
+    (Parallel([Dense(3), Dense(3)], merge="mean"), (7,)),
+    (Residual([Dropout(0.2), Dense(9, activation="relu"), Dropout(0.5), Dense(7)]), (7,)),
+    (Residual(Dense(3), Dense(3, use_bias=False)), (7,)),
+    (Sequential([Dropout(0.2), Dense(9, activation="relu"), Dropout(0.5), Dense(2)]), (7,)),
+    (Sequential([]), (7,)),
+    (Sequential([Dropout(0.5, shared_axes=0), Dense(6), Dropout(0.5, shared_axes=0), Dense(2)]),
+     (7,)),
+]  # fmt: skip
+
+
+def batches(layer, sample, rows=6, dtype=np.float64):
+    """Input for a layer, not near the corners of a ReLU by accident."""
+    rng = np.random.default_rng(8)
+    if layer.integer_input:
+        return rng.integers(0, 11, (rows, *sample))
+    return rng.normal(size=(rows, *sample)).astype(dtype)
+
+
+def built(layer, sample, dtype=np.float64):
+    """A copy with weights, its biases not zero."""
+    layer = copy.deepcopy(layer)
+    layer.build(sample, key=1, dtype=dtype)
+    rng = np.random.default_rng(4)
+    for name, array in layer.params.items():
+        if not array.any():
+            array[...] = 0.3 * rng.normal(size=array.shape)
+        assert array.any(), name
+    return layer
+
+
+def names(value):
+    return repr(value).replace("\n", " ")[:70]
+
+
+every_layer = pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
+
+
+def test_every_class_has_an_example():
+    public = {
+        name
+        for name in dropcore.nn.__all__
+        if inspect.isclass(found := getattr(dropcore.nn, name))
+        and issubclass(found, dropcore.nn.Layer)
+    }
+    inside = set()
+    for layer, _ in EXAMPLES:
+        stack = [layer]
+        while stack:
+            one = stack.pop()
+            inside.add(type(one).__name__)
+            stack += one.children.values()
+    assert public - inside == {"Layer"}
+
+
+@every_layer
+def test_gradients_equal_finite_differences(layer, sample):
+    check_gradients(built(layer, sample), batches(layer, sample), KEY)
+
+
+@every_layer
+def test_gradients_without_noise_equal_finite_differences(layer, sample):
+    check_gradients(built(layer, sample), batches(layer, sample))
+
+
+@every_layer
+def test_output_shape_is_the_shape_of_the_output(layer, sample):
+    layer = built(layer, sample, np.float32)
+    x = batches(layer, sample, dtype=np.float32)
+    y = layer(x, KEY)
+    assert y.shape[1:] == layer.output_shape(sample)
+    assert y.dtype == (np.float32 if layer.params or x.dtype == np.float32 else x.dtype)
+
+
+def step(layer, x, key=KEY, row=0):
+    """Output, input gradient and parameter gradients of a training step, as arrays."""
+    y, backward = layer.forward(x, key=key, row=row)
+    dy = np.random.default_rng(3).normal(size=(50, *y.shape[1:]))[row : row + len(x)]
+    dx, grads = backward(np.ascontiguousarray(dy, y.dtype))
+    return [y, dx, *(np.asarray(grads[name]) for name in sorted(grads))]
+
+
+def same(found, wanted):
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
+
+
+@every_layer
+def test_a_step_is_the_same_for_any_number_of_threads(layer, sample):
+    layer = built(layer, sample, np.float32)
+    x = batches(layer, sample, 40, np.float32)
+    before = dropcore.get_num_threads()
+    try:
+        steps = []
+        for threads in (1, 2, 7):
+            dropcore.set_num_threads(threads)
+            steps.append(step(layer, x))
+    finally:
+        dropcore.set_num_threads(before)
+    same(steps[1], steps[0])
+    same(steps[2], steps[0])
+
+
+@every_layer
+def test_noise_does_not_depend_on_how_the_batch_is_cut(layer, sample):
+    layer = built(layer, sample)
+    x = batches(layer, sample, 12)
+    whole = layer(x, KEY)
+    for start, end in ((0, 5), (5, 12)):
+        part = layer(x[start:end], KEY, row=start)
+        np.testing.assert_allclose(part, whole[start:end], 1e-12, 1e-12)
+        if layer.sites:
+            assert ((part == 0) == (whole[start:end] == 0)).all()
+
+
+@every_layer
+def test_a_step_is_the_same_for_any_layout_and_leaves_its_input_alone(layer, sample):
+    layer = built(layer, sample, np.float32)
+    x = batches(layer, sample, 10, np.float32)
+    wanted = step(layer, x)
+    strided = np.empty((10, *sample[:-1], 2 * sample[-1]), x.dtype)[..., ::2]
+    strided[...] = x
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    fortran = np.asfortranarray(x)
+    for other in (strided, read_only, fortran):
+        same(step(layer, other), wanted)
+        np.testing.assert_array_equal(other, x)
+
+
+@every_layer
+def test_an_empty_batch_goes_through(layer, sample):
+    layer = built(layer, sample)
+    x = batches(layer, sample, 0)
+    y, backward = layer.forward(x, key=KEY)
+    assert y.shape == (0, *layer.output_shape(sample))
+    dx, grads = backward(y.copy())
+    assert dx is None or dx.shape == x.shape
+    for name, gradient in grads.items():
+        assert np.shape(gradient) == layer.params[name].shape
+        assert not np.asarray(gradient).any()
+
+
+@every_layer
+def test_inference_is_without_noise_and_changes_nothing(layer, sample):
+    layer = built(layer, sample)
+    x = batches(layer, sample)
+    before = pickle.dumps((layer.params, layer.buffers))
+    first = layer(x)
+    layer(x, KEY)
+    layer.forward(x, key=KEY)[1](np.ones_like(first))
+    np.testing.assert_array_equal(layer(x), first)
+    assert pickle.dumps((layer.params, layer.buffers)) == before
+
+
+@every_layer
+def test_pickles_and_copies_have_weights_of_their_own(layer, sample):
+    layer = built(layer, sample)
+    x = batches(layer, sample)
+    wanted = layer(x, KEY)
+    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        np.testing.assert_array_equal(twin(x, KEY), wanted)
+        assert repr(twin) == repr(layer)
+        for name, array in twin.params.items():
+            assert not np.shares_memory(array, layer.params[name])
+
+
+def namespace():
+    """What a repr may name."""
+    found = {"array": np.array}
+    for module in (dropcore, dropcore.nn, dropcore.nn.initializers, dropcore.constraints,
+                   dropcore.regularizers):  # fmt: skip
+        found |= {name: getattr(module, name) for name in module.__all__}
+    return found
+
+
+@every_layer
+def test_the_repr_and_the_config_build_it_again(layer, sample):
+    config = json.loads(json.dumps(layer.to_config()))
+    for twin in (eval(repr(layer), namespace()), dropcore.nn.Layer.from_config(config)):
+        assert type(twin) is type(layer)
+        assert repr(twin) == repr(layer)
+        twin.build(sample, key=1)
+        layer = copy.deepcopy(layer)
+        layer.build(sample, key=1)
+        assert twin.params.keys() == layer.params.keys()
+        x = batches(layer, sample, dtype=np.float32)
+        np.testing.assert_array_equal(twin(x, KEY), layer(x, KEY))
+
+
+@every_layer
+def test_the_summary_counts_what_is_there(layer, sample):
+    table = copy.deepcopy(layer).summary(sample)
+    twin = built(layer, sample)
+    assert table.parameters == sum(array.size for array in twin.params.values())
+    assert table.sites == layer.sites
+    assert str(table) == str(twin.summary())
+    assert not layer.built or not layer.params  # nothing was drawn for the table
+
+
+@every_layer
+def test_a_wrong_sample_is_refused_with_the_place_of_the_layer(layer, sample):
+    network = built(Sequential([Sequential([layer])]), sample)
+    wrong = np.zeros((2, *(n + 1 for n in sample)))
+    if layer.integer_input:
+        wrong = np.full((2, *sample), 11)
+    if not layer.params:  # it takes any shape
+        return
+    with pytest.raises((TypeError, ValueError), match=r"layer 0\.0.*(, got |\[0, 11\))"):
+        network(wrong)
