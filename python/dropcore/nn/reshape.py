@@ -49,12 +49,15 @@ class Reshape(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         if None in input_shape:
             raise ValueError(f"{self!r} needs samples of a known shape, got {input_shape}")
-        size = math.prod(n for n in input_shape if n is not None)
+        return self._target(tuple(n for n in input_shape if n is not None))
+
+    def _target(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        size = math.prod(shape)
         known = math.prod(n for n in self.target_shape if n >= 0)
         free = -1 in self.target_shape
         if size % max(known, 1) if free else size != known:
             raise ValueError(
-                f"{self!r} cannot take samples of shape {input_shape}, which hold {size} numbers"
+                f"{self!r} cannot take samples of shape {shape}, which hold {size} numbers"
             )
         return tuple(size // max(known, 1) if n < 0 else n for n in self.target_shape)
 
@@ -68,7 +71,7 @@ class Reshape(Layer):
         ) -> tuple[Any, dict[str, Gradient]]:
             return dy.reshape(shape) if input_gradient else None, {}
 
-        return np.reshape(x, (len(x), *self.output_shape(shape[1:]))), backward
+        return np.reshape(x, (len(x), *self._target(shape[1:]))), backward
 
 
 class Flatten(Reshape):
