@@ -19,16 +19,25 @@ import dropcore.regularizers
 from dropcore import Key
 from dropcore.constraints import MaxNorm
 from dropcore.nn import (
+    ELU,
+    GELU,
+    SELU,
     Dense,
     Dropout,
     Embedding,
     Flatten,
+    LeakyReLU,
     Maxout,
     Parallel,
     ReLU,
     Reshape,
     Residual,
     Sequential,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
 )
 
 KEY = Key(2**40 + 3, stream=2, step=9)
@@ -37,6 +46,7 @@ KEY = Key(2**40 + 3, stream=2, step=9)
 EXAMPLES = [
     (Dense(5), (7,)),
     (Dense(5, activation="relu", constraint=MaxNorm(1.0)), (3, 7)),
+    (Dense(5, activation="gelu"), (7,)),
     (Dropout(0.4), (7,)),
     (Dropout(keep=0.7, shared_axes=1), (3, 7)),
     (Embedding(11, 4), (3,)),
@@ -45,6 +55,16 @@ EXAMPLES = [
     (Maxout(4, pieces=3), (7,)),
     (Maxout(4, use_bias=False), (2, 7)),
     (ReLU(), (7,)),
+    (LeakyReLU(0.2), (7,)),
+    (ELU(1.3), (7,)),
+    (SELU(), (7,)),
+    (GELU("tanh"), (3, 7)),
+    (GELU(), (7,)),
+    (SiLU(), (7,)),
+    (Tanh(), (7,)),
+    (Sigmoid(), (7,)),
+    (Softplus(), (7,)),
+    (Softmax(), (3, 7)),
     (Reshape((2, -1)), (3, 4)),
     (Parallel([Dense(3), Sequential([Dropout(0.5), Dense(2)]), Dropout(0.3)]), (7,)),
     (Parallel([Dense(3), Dense(3)], merge="mean"), (7,)),

@@ -330,7 +330,7 @@ WRONG = [
     (lambda: Dropout(0.5)(ZEROS, 0, row=-1), ValueError, "offset|row"),
     (lambda: Dense(0), ValueError, "positive integer, got 0"),
     (lambda: Dense(2.5), TypeError, "positive integer, got 2.5"),
-    (lambda: Dense(2, activation="tanh"), ValueError, "None or 'relu', got 'tanh'"),
+    (lambda: Dense(2, activation="tan"), ValueError, "None, 'relu', .*'softmax', got 'tan'"),
     (lambda: Dense(2, initializer="he"), ValueError, "'he_uniform', .* or a callable, got 'he'"),
     (lambda: Dense(2)(ZEROS), ValueError, r"Dense\(2\) has no weights yet: call build"),
     (lambda: Dense(2).build((), key=0), ValueError, r"\(..., in_features\), got \(\)"),

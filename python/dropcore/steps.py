@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.activation import Activation
 from dropcore.backends.cpu import dropout
 from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.mask import Mask
@@ -76,6 +77,9 @@ class DenseStep:
     w : ndarray (K, N), contiguous
     bias : ndarray (N,) or None
     relu : bool
+        The activation that the product applies itself.
+    activation : Activation, optional
+        Another one.
     mask : Mask, optional
         Of y, (..., N).
     live : bool
@@ -89,10 +93,11 @@ class DenseStep:
         bias: Array | None,
         *,
         relu: bool = False,
+        activation: Activation | None = None,
         mask: Mask | None = None,
         live: bool = False,
     ) -> None:
-        self.w, self.bias, self.relu = w, bias, relu
+        self.w, self.bias, self.relu, self.activation = w, bias, relu, activation
         self.x_units: Units | None = None
         self.y_units: Units | None = None
         self.x_shape = x.shape
@@ -104,22 +109,28 @@ class DenseStep:
         bits = None
         shape = (*self.x_shape[:-1], w.shape[1])
         if mask is not None:
-            if drops_units(mask) and live:
+            if drops_units(mask) and live and (activation is None or activation.elementwise):
                 self.y_units, self.scale = mask.indices(), float(mask.scale)
-            elif mask.shape == shape and isinstance(mask.scale, float):
+            elif activation is None and mask.shape == shape and isinstance(mask.scale, float):
                 bits, self.scale = mask._element_bits(), mask.scale
             else:
                 self.after = mask
         self.width = w.shape[1] if self.y_units is None else len(self.y_units)
-        self.y2 = empty((len(self.x), self.width), w.dtype)
+        self.y2 = self.held = empty((len(self.x), self.width), w.dtype)
         if bias is not None and self.y_units is not None:
             bias = bias[self.y_units]
         _core.product(
             self.y2, _core.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=bits,
-            scale=self.scale,
+            scale=1.0 if activation else self.scale,
         )  # fmt: skip
         values = self.y2.reshape(*shape[:-1], self.width)
-        if self.after is not None:
+        if activation is not None:
+            values, self.held = activation.forward(values, spare=True)
+            if self.after is not None:
+                values = dropout(values, self.after, None)
+            elif self.scale != 1.0:
+                values = values * values.dtype.type(self.scale)
+        elif self.after is not None:
             dropout(values, self.after, values)
         elif bits is not None and not relu:
             self.after, self.scale = mask, 1.0  # the way back cannot tell from y what was dropped
@@ -151,6 +162,8 @@ class DenseStep:
         else:
             if self.scale != 1.0:
                 dz = dz * dz.dtype.type(self.scale)
+            if self.activation is not None:
+                dz = self.activation.backward(dz, self.held.reshape(dz.shape))
             np.sum(dz, axis=0, out=dbias)
         dx = None
         if input_gradient:

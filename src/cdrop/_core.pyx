@@ -32,5 +32,6 @@ include "mask.pxi"
 include "dropout.pxi"
 include "update.pxi"
 include "matmul.pxi"
+include "activation.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

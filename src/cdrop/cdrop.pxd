@@ -54,6 +54,18 @@ cdef extern from "kernels.h" nogil:
     int CDROP_CONNECT_DW
     int CDROP_CONNECT_DX
 
+    enum:
+        CDROP_RELU
+        CDROP_LEAKY_RELU
+        CDROP_ELU
+        CDROP_SELU
+        CDROP_GELU
+        CDROP_GELU_TANH
+        CDROP_SILU
+        CDROP_TANH
+        CDROP_SIGMOID
+        CDROP_SOFTPLUS
+
     ctypedef struct cdrop_kernels:
         const char *name
         void (*dropout_f32)(const cdrop_draw *, uint64_t, size_t, float, const float *, float *,
@@ -111,6 +123,18 @@ cdef extern from "kernels.h" nogil:
                              double *) noexcept nogil
         void (*adam_f64)(size_t, const cdrop_adam *, const double *, double *, double *, double *,
                          double *) noexcept nogil
+        void (*activate_f32)(int, size_t, float, const float *, float *) noexcept nogil
+        void (*activate_back_f32)(int, size_t, float, const float *, const float *,
+                                  float *) noexcept nogil
+        void (*softmax_f32)(size_t, size_t, const float *, float *) noexcept nogil
+        void (*softmax_back_f32)(size_t, size_t, const float *, const float *,
+                                 float *) noexcept nogil
+        void (*activate_f64)(int, size_t, double, const double *, double *) noexcept nogil
+        void (*activate_back_f64)(int, size_t, double, const double *, const double *,
+                                  double *) noexcept nogil
+        void (*softmax_f64)(size_t, size_t, const double *, double *) noexcept nogil
+        void (*softmax_back_f64)(size_t, size_t, const double *, const double *,
+                                 double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active

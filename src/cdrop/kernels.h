@@ -52,6 +52,20 @@ typedef struct {
 /* Columns that are made shorter at a time. */
 #define CDROP_CLIP_COLUMNS 256
 
+/* Elementwise activations: activation.inc.h. */
+#define CDROP_FOR_ACTIVATIONS(X)                                                                 \
+    X(RELU, relu) X(LEAKY_RELU, leaky_relu) X(ELU, elu) X(SELU, selu) X(GELU, gelu)                \
+    X(GELU_TANH, gelu_tanh) X(SILU, silu) X(TANH, tanh) X(SIGMOID, sigmoid)                        \
+    X(SOFTPLUS, softplus)
+enum {
+#define CDROP_KIND(KIND, name) CDROP_##KIND,
+    CDROP_FOR_ACTIVATIONS(CDROP_KIND)
+#undef CDROP_KIND
+};
+
+/* A sum along a row has this many parts, added at the end. */
+#define CDROP_SUMS 16
+
 /* The parts of a product whose weight mask differs by sample. */
 enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };
 
@@ -109,7 +123,16 @@ typedef struct {
                     double *square);                                                             \
     void (*sgd_some_##S)(size_t columns, const int64_t *column, T rate, T momentum, int nesterov, \
                          const T *g, T *v, T *w);                                                \
-    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w, double *square);
+    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w, double *square);\
+    /* y__n = f(x__n) of that kind, with parameter a; y may be x. */                             \
+    void (*activate_##S)(int kind, size_t n, T a, const T *x, T *y);                             \
+    /* dx__n = dy__n f'(x__n); held is x for GELU, GELU_TANH and SILU, y for the others; dx may be  \
+     * dy or held. */                                                                            \
+    void (*activate_back_##S)(int kind, size_t n, T a, const T *held, const T *dy, T *dx);       \
+    /* y__rn = e^x__rn / sum over n of e^x__rn; y may be x. */                                   \
+    void (*softmax_##S)(size_t rows, size_t n, const T *x, T *y);                                \
+    /* dx__rn = y__rn (dy__rn - sum over n of y__rn dy__rn); dx may be dy. */                    \
+    void (*softmax_back_##S)(size_t rows, size_t n, const T *y, const T *dy, T *dx);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

@@ -6,7 +6,7 @@
 `maxout`         Maxout
 `embedding`      Embedding
 `dropout`        Dropout
-`activations`    ReLU
+`activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `reshape`        Flatten, Reshape
 `sequential`     Sequential
 `branches`       Parallel, Residual
@@ -17,7 +17,18 @@
 ===============  ===============================================================
 """
 
-from dropcore.nn.activations import ReLU
+from dropcore.nn.activations import (
+    ELU,
+    GELU,
+    SELU,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
@@ -29,16 +40,25 @@ from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
     "Layer",
+    "LeakyReLU",
     "Maxout",
     "Parallel",
     "ReLU",
     "Reshape",
     "Residual",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
     "set_scaling_",
 ]

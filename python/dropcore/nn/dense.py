@@ -11,6 +11,7 @@ from dropcore.constraints import Constraint
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn.activations import activation_of
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -22,7 +23,7 @@ __all__ = ["Dense"]
 class Dense(Layer):
     """Fully connected layer: y = activation(x @ weight + bias).
 
-    The gradients, with dz = dy, or dz = dy * (y > 0) under ReLU::
+    The gradients, with dz that of the activation's input (dz = dy * (y > 0) under ReLU)::
 
         dx = dz @ weight.T        dweight = x.T @ dz        dbias = sum of dz over the rows
 
@@ -30,8 +31,9 @@ class Dense(Layer):
     ----------
     units : int
         Outputs. `weight` is (in, units), `bias` is (units,) and starts at zero.
-    activation : None or "relu", default None
-        Applied inside the product, which saves a pass over the output.
+    activation : str, optional
+        A name of `dropcore.nn.activations.ACTIVATIONS`. "relu" is applied inside the product, which
+        saves a pass over the output.
     use_bias : bool, default True
     initializer : str or callable, default "he_uniform"
         A name from `dropcore.nn.initializers`, one made there, or ``initializer(rng, shape)``.
@@ -63,10 +65,10 @@ class Dense(Layer):
     ) -> None:
         super().__init__()
         self.units = check_integer("Dense: units", units, 1)
-        if activation not in (None, "relu"):
-            raise ValueError(f"Dense: activation must be None or 'relu', got {activation!r}")
+        behind = activation_of("Dense", activation)
         initializer_of("Dense: initializer", initializer)
         self.activation = activation
+        self._function = behind.function if behind and activation != "relu" else None
         self.use_bias = use_bias
         self.initializer = initializer
         self.constraint = constraint
@@ -121,7 +123,7 @@ class Dense(Layer):
         """
         step = DenseStep(
             x, self._params["weight"], self._params.get("bias"),
-            relu=self.activation == "relu", mask=mask, live=live,
+            relu=self.activation == "relu", activation=self._function, mask=mask, live=live,
         )  # fmt: skip
 
         def backward(

@@ -17,6 +17,7 @@
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
+#include "activation.inc.h"
 #undef S
 #undef T
 #undef C
@@ -29,6 +30,7 @@
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
+#include "activation.inc.h"
 #undef S
 #undef T
 #undef C
@@ -64,7 +66,8 @@ const cdrop_kernels TABLE(ISA) = {
     .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,                        \
     .add_squares_##S = add_squares_##S, .sum_squares_##S = sum_squares_##S,                      \
     .shorten_##S = shorten_##S, .sgd_##S = sgd_##S, .sgd_some_##S = sgd_some_##S,                \
-    .adam_##S = adam_##S,
+    .adam_##S = adam_##S, .activate_##S = activate_##S, .activate_back_##S = activate_back_##S,   \
+    .softmax_##S = softmax_##S, .softmax_back_##S = softmax_back_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 };
