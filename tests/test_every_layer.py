@@ -22,6 +22,7 @@ from dropcore.nn import (
     ELU,
     GELU,
     SELU,
+    ActivityRegularization,
     Dense,
     Dropout,
     Embedding,
@@ -39,11 +40,14 @@ from dropcore.nn import (
     Softplus,
     Tanh,
 )
+from dropcore.regularizers import L1
 
 KEY = Key(2**40 + 3, stream=2, step=9)
 
 # A layer and the shape of a sample.
 EXAMPLES = [
+    # Too weak to show beside its output: test_regularizers is about the gradient of a penalty.
+    (ActivityRegularization(L1(1e-12)), (3, 7)),
     (Dense(5), (7,)),
     (Dense(5, activation="relu", constraint=MaxNorm(1.0)), (3, 7)),
     (Dense(5, activation="gelu"), (7,)),

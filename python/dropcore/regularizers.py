@@ -1,21 +1,237 @@
-"""Regularisers: what is added to the loss for a parameter."""
+"""Regularisers: what is added to the loss for a parameter, or for the outputs of a layer.
+
+A layer's ``regularizer=`` is about its weights: the training loop adds the gradient of the penalty
+to that of the loss. `dropcore.nn.ActivityRegularization` puts one behind a layer, for its outputs.
+The loss that is reported stays that of the data, so that it compares between regularisers and with
+validation.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
+from dropcore.checks import check_number
 from dropcore.gradients import Gradient
+from dropcore.workspace import empty
 
-__all__ = ["Regularizer"]
+__all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]
+
+Array = NDArray[Any]
 
 
 class Regularizer(Protocol):
     """What training asks of a regulariser."""
 
-    def penalty(self, weight: NDArray[Any]) -> float:
+    def penalty(self, weight: Array) -> float:
         """What is added to the loss."""
 
-    def add_gradient(self, weight: NDArray[Any], gradient: Gradient) -> Gradient:
-        """`gradient` with that of the penalty added."""
+    def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
+        """`gradient` with that of the penalty added, in a new array."""
+
+
+class ActivityRegularizer(Protocol):
+    """What `dropcore.nn.ActivityRegularization` asks of a regulariser."""
+
+    def activity_penalty(self, y: Array) -> float:
+        """What is added to the loss of a batch for outputs (batch, ...)."""
+
+    def activity_gradient(self, y: Array) -> Array:
+        """The gradient of `activity_penalty`, a new array like y."""
+
+
+class _SumOverElements:
+    """A penalty that is a sum over elements: over those of a weight, or of a sample's outputs."""
+
+    def penalty(self, weight: Array) -> float:
+        raise NotImplementedError
+
+    def gradient(self, weight: Array) -> Array:
+        """The gradient of `penalty`, a new array like weight."""
+        raise NotImplementedError
+
+    def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
+        """`gradient` with that of the penalty added, in a new array."""
+        total = self.gradient(weight)
+        total += np.asarray(gradient)
+        return total
+
+    def activity_penalty(self, y: Array) -> float:
+        """The mean over the samples of a batch."""
+        return self.penalty(y) / len(y) if len(y) else 0.0
+
+    def activity_gradient(self, y: Array) -> Array:
+        """The gradient of `activity_penalty`."""
+        gradient = self.gradient(y)
+        gradient /= max(len(y), 1)
+        return gradient
+
+
+@dataclass(frozen=True)
+class L1(_SumOverElements):
+    """strength * sum of abs(w), with the gradient strength * sign(w), which is 0 at 0.
+
+    Parameters
+    ----------
+    strength : float
+        Not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not such a number.
+
+    References
+    ----------
+    Tibshirani 1996, "Regression shrinkage and selection via the lasso".
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        check_number("L1: strength", self.strength, "[0, inf)")
+
+    def penalty(self, weight: Array) -> float:
+        return self.strength * float(np.abs(weight).sum(dtype=np.float64))
+
+    def gradient(self, weight: Array) -> Array:
+        signs = np.sign(weight, out=empty(weight.shape, weight.dtype))
+        signs *= weight.dtype.type(self.strength)
+        return signs
+
+
+@dataclass(frozen=True)
+class L2(_SumOverElements):
+    """strength * sum of w^2, with the gradient 2 * strength * w.
+
+    That is Keras' convention. Texts that write lambda / 2 * ||w||^2, and the weight_decay of
+    PyTorch's optimisers, have a number twice as large for the same thing.
+
+    Parameters
+    ----------
+    strength : float
+        Not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not such a number.
+
+    References
+    ----------
+    Krogh and Hertz 1991, "A simple weight decay can improve generalization".
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        check_number("L2: strength", self.strength, "[0, inf)")
+
+    def penalty(self, weight: Array) -> float:
+        return self.strength * float(np.square(weight, dtype=np.float64).sum())
+
+    def gradient(self, weight: Array) -> Array:
+        factor = weight.dtype.type(2 * self.strength)
+        return np.multiply(weight, factor, out=empty(weight.shape, weight.dtype))
+
+
+@dataclass(frozen=True)
+class L1L2(_SumOverElements):
+    """The sum of both: l1 * sum of abs(w) + l2 * sum of w^2, the elastic net.
+
+    Parameters
+    ----------
+    l1, l2 : float
+        Strengths, not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not such a number.
+
+    References
+    ----------
+    Zou and Hastie 2005, "Regularization and variable selection via the elastic net".
+    """
+
+    l1: float
+    l2: float
+
+    def __post_init__(self) -> None:
+        check_number("L1L2: l1", self.l1, "[0, inf)")
+        check_number("L1L2: l2", self.l2, "[0, inf)")
+
+    def penalty(self, weight: Array) -> float:
+        return L1(self.l1).penalty(weight) + L2(self.l2).penalty(weight)
+
+    def gradient(self, weight: Array) -> Array:
+        total = L1(self.l1).gradient(weight)
+        total += L2(self.l2).gradient(weight)
+        return total
+
+
+@dataclass(frozen=True)
+class KLSparsity:
+    """Hold the mean activation of each unit near a small target.
+
+    For outputs y in [0, 1], such as a sigmoid's, with the mean m of a unit over the batch and all
+    other axes but the last, n numbers in all::
+
+        penalty = strength * sum over the units of t log(t / m) + (1 - t) log((1 - t) / (1 - m))
+        dy      = strength / n * ((1 - t) / (1 - m) - t / m)
+
+    That is the divergence KL(t || m) between two coins. m is kept 1e-7 away from 0 and 1, where it
+    is infinite. The mean is that of the batch at hand: a part of a batch has another.
+
+    Parameters
+    ----------
+    strength : float
+        Not negative.
+    target : float, default 0.05
+        t, in (0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not such a number; when it is used, if a mean is outside of [0, 1].
+
+    References
+    ----------
+    Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2", for the aim;
+    against dropout, Srivastava et al. 2014, table 9.
+    """
+
+    strength: float
+    target: float = 0.05
+    margin: ClassVar[float] = 1e-7
+
+    def __post_init__(self) -> None:
+        check_number("KLSparsity: strength", self.strength, "[0, inf)")
+        check_number("KLSparsity: target", self.target, "(0, 1)")
+
+    def activity_penalty(self, y: Array) -> float:
+        t, m = self.target, self._means(y)
+        divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
+        return self.strength * float(divergence.sum())
+
+    def activity_gradient(self, y: Array) -> Array:
+        t, m = self.target, self._means(y)
+        each = self.strength * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
+        gradient = empty(y.shape, y.dtype)
+        gradient[...] = each
+        return gradient
+
+    def _means(self, y: Array) -> NDArray[np.float64]:
+        if not y.size:  # without activity there is no divergence
+            return np.full(y.shape[-1:], self.target)
+        means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
+        if (means < 0).any() or (means > 1).any():
+            bad = means[(means < 0) | (means > 1)][0]
+            raise ValueError(
+                f"{self!r} takes activations in [0, 1], such as those of a sigmoid, got a unit "
+                f"whose mean is {bad:.4g}"
+            )
+        return np.clip(means, self.margin, 1 - self.margin)

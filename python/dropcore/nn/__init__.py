@@ -7,6 +7,8 @@
 `embedding`      Embedding
 `dropout`        Dropout
 `activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
+`activations`    ReLU
+`activity`       ActivityRegularization
 `reshape`        Flatten, Reshape
 `sequential`     Sequential
 `branches`       Parallel, Residual
@@ -29,6 +31,8 @@ from dropcore.nn.activations import (
     Softplus,
     Tanh,
 )
+from dropcore.nn.activations import ReLU
+from dropcore.nn.activity import ActivityRegularization
 from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
@@ -43,6 +47,7 @@ __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "ActivityRegularization",
     "Dense",
     "Dropout",
     "Embedding",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore.checks import check_integer
-from dropcore.constraints import Constraint
+from dropcore.constraints import Constraint, along
 from dropcore.gradients import Gradient, LiveBlock
 from dropcore.key import Key
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
@@ -70,7 +70,7 @@ class Embedding(Layer):
         self.constraint = constraint
         self.regularizer = regularizer
         if constraint is not None:
-            self._constraints["weight"] = constraint
+            self._constraints["weight"] = along(constraint, -1)
         if regularizer is not None:
             self._regularizers["weight"] = regularizer
 

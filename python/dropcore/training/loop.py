@@ -238,6 +238,8 @@ def _update(
         if math.isfinite(value):
             _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False, for_update=True)
             params, constraints = model.params, model.constraints
+            for path, regularizer in model.regularizers.items():
+                grads[path] = regularizer.add_gradient(params[path], grads[path])
             try:
                 optimizer.apply(params, grads, state.slots, state.step, constraints)
             except BaseException:

@@ -1,0 +1,66 @@
+"""Regularisers of what a layer puts out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.regularizers import ActivityRegularizer
+
+__all__ = ["ActivityRegularization"]
+
+
+class ActivityRegularization(Layer):
+    """Add a penalty for the outputs of the layer before to the loss of a training step.
+
+    y = x, and with the penalty P(x) of the batch ``dx = dy + dP / dx``. Inference does not know it,
+    and the loss that is reported is that of the data; `penalty` tells P.
+
+    Parameters
+    ----------
+    regularizer : ActivityRegularizer
+        L1, L2 or L1L2, whose P is the mean over the samples of the batch, or KLSparsity.
+
+    Raises
+    ------
+    TypeError
+        If it is not one.
+
+    Examples
+    --------
+    >>> from dropcore.regularizers import L1
+    >>> ActivityRegularization(L1(1e-4))
+    ActivityRegularization(L1(strength=0.0001))
+    """
+
+    def __init__(self, regularizer: ActivityRegularizer) -> None:
+        super().__init__()
+        if isinstance(regularizer, type) or not hasattr(regularizer, "activity_gradient"):
+            raise TypeError(
+                "ActivityRegularization: regularizer must be one of outputs, such as L1(1e-4) or "
+                f"KLSparsity(0.1), got {regularizer!r}"
+            )
+        self.regularizer = regularizer
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def penalty(self, y: Array) -> float:
+        """P of a batch (batch, ...) of outputs."""
+        return self.regularizer.activity_penalty(y)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            if not input_gradient:
+                return None, {}
+            dx = self.regularizer.activity_gradient(x)
+            dx += dy
+            return dx, {}
+
+        return x, backward

@@ -1,0 +1,265 @@
+"""Schedules: numbers that change from update to update.
+
+A schedule is a function of the step, the number of updates made so far, that returns a float:
+a learning rate, a momentum, a dropout rate. Any callable will do where one is taken; those here
+have a repr that rebuilds them, can be compared, pickled and written into a config.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dropcore.checks import check_integer, check_number
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Linear",
+    "Piecewise",
+    "Schedule",
+    "WarmUp",
+    "value_at",
+]
+
+Schedule = Callable[[int], float]
+
+
+def value_at(value: float | Schedule, step: int) -> float:
+    """A number, or what a schedule gives at `step`."""
+    return float(value(step) if callable(value) else value)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value at every step.
+
+    Parameters
+    ----------
+    value : float
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        check_number("Constant: value", self.value)
+
+    def __call__(self, step: int) -> float:
+        _checked(self, step)
+        return float(self.value)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """One value after the other: values[i], where i boundaries are at or before the step.
+
+    Parameters
+    ----------
+    values : sequence of float
+    boundaries : sequence of int
+        Steps at which the next value begins, ascending and above 0; one fewer than values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not.
+    """
+
+    values: tuple[float, ...]
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("values", "boundaries"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for value in self.values:
+            check_number("Piecewise: each value", value)
+        least = 1
+        for boundary in self.boundaries:
+            least = 1 + check_integer("Piecewise: the next boundary", boundary, least)
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                "Piecewise: there must be one value more than boundaries, got "
+                f"{len(self.values)} values and {len(self.boundaries)} boundaries"
+            )
+
+    def __call__(self, step: int) -> float:
+        return float(self.values[bisect.bisect_right(self.boundaries, _checked(self, step))])
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """start * factor^(step / steps).
+
+    Parameters
+    ----------
+    start : float
+    factor : float
+        Positive.
+    steps : int, default 1
+        In how many steps the value is multiplied by the factor once.
+    staircase : bool, default False
+        Take step // steps for step / steps: the value stands still in between, as over an epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or out of its range.
+
+    References
+    ----------
+    Hinton et al. 2012, "Improving neural networks by preventing co-adaptation of feature
+    detectors": a factor of 0.998 after each epoch.
+    """
+
+    start: float
+    factor: float
+    steps: int = 1
+    staircase: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("Exponential: start", self.start)
+        check_number("Exponential: factor", self.factor, "(0, inf)")
+        check_integer("Exponential: steps", self.steps, 1)
+
+    def __call__(self, step: int) -> float:
+        step = _checked(self, step)
+        passed = step // self.steps if self.staircase else step / self.steps
+        return float(self.start * self.factor**passed)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """start + (end - start) * step / steps, and `end` from step number `steps` on.
+
+    The papers raise the momentum so: ``Linear(0.5, 0.99, steps=updates_an_epoch * 500)``.
+
+    Parameters
+    ----------
+    start, end : float
+    steps : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or `steps` is not positive.
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_number("Linear: start", self.start)
+        check_number("Linear: end", self.end)
+        check_integer("Linear: steps", self.steps, 1)
+
+    def __call__(self, step: int) -> float:
+        return _between(self.start, self.end, min(_checked(self, step) / self.steps, 1.0))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `start` down to `end`, once or with warm restarts.
+
+    end + (start - end) * (1 + cos(pi * t / n)) / 2 at step t of a cycle of n steps. After the last
+    cycle the value stays `end`.
+
+    Parameters
+    ----------
+    start : float
+    steps : int
+        n of the first cycle.
+    end : float, default 0.0
+    restarts : int, default 0
+        How many more cycles follow the first.
+    longer : int, default 1
+        How many times as long as the one before each of them is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or out of its range.
+
+    References
+    ----------
+    Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5.
+    """
+
+    start: float
+    steps: int
+    end: float = 0.0
+    restarts: int = 0
+    longer: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("Cosine: start", self.start)
+        check_integer("Cosine: steps", self.steps, 1)
+        check_number("Cosine: end", self.end)
+        check_integer("Cosine: restarts", self.restarts, 0)
+        check_integer("Cosine: longer", self.longer, 1)
+
+    def __call__(self, step: int) -> float:
+        step, length = _checked(self, step), self.steps
+        for _ in range(self.restarts):
+            if step < length:
+                break
+            step -= length
+            length *= self.longer
+        if step >= length:
+            return float(self.end)
+        return _between(self.end, self.start, (1 + math.cos(math.pi * step / length)) / 2)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Rise to where another schedule begins, and then follow it.
+
+    start + (schedule(0) - start) * (step + 1) / (steps + 1) below step number `steps`, and
+    schedule(step - steps) from there on. The first step already moves: with start = 0 it gets one
+    part of steps + 1.
+
+    Parameters
+    ----------
+    schedule : float or callable
+    steps : int
+        0 or more.
+    start : float, default 0.0
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or out of its range.
+
+    References
+    ----------
+    Goyal et al. 2017, "Accurate, large minibatch SGD: training ImageNet in 1 hour", section 2.2.
+    """
+
+    schedule: float | Schedule
+    steps: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            check_number("WarmUp: schedule", self.schedule)
+        check_integer("WarmUp: steps", self.steps, 0)
+        check_number("WarmUp: start", self.start)
+
+    def __call__(self, step: int) -> float:
+        step = _checked(self, step)
+        if step >= self.steps:
+            return value_at(self.schedule, step - self.steps)
+        return _between(self.start, value_at(self.schedule, 0), (step + 1) / (self.steps + 1))
+
+
+def _checked(schedule: Any, step: int) -> int:
+    return check_integer(f"{type(schedule).__name__}: step", step, 0)
+
+
+def _between(start: float, end: float, part: float) -> float:
+    """The number that is `part` of the way from `start` to `end`, exact at both ends."""
+    return float(start * (1 - part) + end * part)

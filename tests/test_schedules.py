@@ -1,0 +1,129 @@
+"""Schedules: their formulas, their ends, and what they are to optimisers."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from dropcore.nn.config import decode, encode
+from dropcore.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Piecewise,
+    WarmUp,
+    value_at,
+)
+
+EACH = [
+    Constant(0.1),
+    Piecewise([0.1, 0.01, 0.001], [10, 20]),
+    Exponential(0.1, 0.5, 10),
+    Exponential(0.1, 0.5, 10, staircase=True),
+    Linear(0.9, 0.1, 40),
+    Cosine(0.1, 30),
+    Cosine(0.1, 10, 0.01, restarts=2, longer=3),
+    WarmUp(Cosine(0.1, 30), 5),
+    WarmUp(0.1, 5, start=0.01),
+]
+
+
+def values(schedule, n):
+    found = [schedule(step) for step in range(n)]
+    assert all(type(value) is float for value in found)
+    return found
+
+
+def test_by_hand():
+    assert values(Constant(1), 3) == [1.0] * 3
+    assert values(Piecewise((3.0, 2.0, 1.0), (1, 3)), 5) == [3, 2, 2, 1, 1]
+    assert values(Piecewise((3.0,), ()), 2) == [3, 3]
+    assert values(Exponential(8.0, 0.5), 4) == [8, 4, 2, 1]
+    assert values(Exponential(8.0, 0.25, 2), 5) == pytest.approx([8, 4, 2, 1, 0.5], rel=1e-15)
+    assert values(Exponential(8.0, 0.5, 2, staircase=True), 5) == [8, 8, 4, 4, 2]
+    assert values(Linear(1.0, 3.0, 4), 7) == [1, 1.5, 2, 2.5, 3, 3, 3]
+    assert values(Cosine(2.0, 4), 6) == pytest.approx(
+        [2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0, 0], abs=1e-15
+    )
+    assert values(WarmUp(Linear(4.0, 0.0, 4), 3), 8) == [1, 2, 3, 4, 3, 2, 1, 0]
+    assert values(WarmUp(4.0, 1, start=2.0), 3) == [3, 4, 4]
+    assert values(WarmUp(4.0, 0), 2) == [4, 4]
+    assert values(WarmUp(lambda step: 10.0 + step, 1), 4) == [5, 10, 11, 12]
+
+
+def test_restarts():
+    one, longer = values(Cosine(2.0, 4, 1.0), 4), values(Cosine(2.0, 8, 1.0), 8)
+    assert one[0] == 2
+    assert values(Cosine(2.0, 4, 1.0, restarts=1), 9) == one + one + [1]
+    assert values(Cosine(2.0, 4, 1.0, restarts=1, longer=2), 14) == one + longer + [1, 1]
+
+
+def test_ends_are_exact():
+    for start, end in [(0.1, 0.3), (0.5, 0.99), (1e-3, 1e-7)]:
+        for schedule in (Linear(start, end, 7), Cosine(start, 7, end), WarmUp(end, 7, start)):
+            assert schedule(7) == schedule(10**9) == end
+        assert Linear(start, end, 7)(0) == Cosine(start, 7, end)(0) == start
+
+
+@pytest.mark.parametrize("schedule", EACH[1:7], ids=repr)
+def test_pytorch_does_the_same(schedule):
+    torch = pytest.importorskip("torch")
+    lr, theirs = torch.optim.lr_scheduler, {
+        EACH[1]: lambda o: lr.MultiStepLR(o, [10, 20], 0.1),
+        EACH[2]: lambda o: lr.ExponentialLR(o, 0.5**0.1),
+        EACH[3]: lambda o: lr.StepLR(o, 10, 0.5),
+        EACH[4]: lambda o: lr.LinearLR(o, 1.0, 0.1 / 0.9, 40),
+        EACH[5]: lambda o: lr.CosineAnnealingLR(o, 30),
+        EACH[6]: lambda o: lr.CosineAnnealingWarmRestarts(o, 10, 3, 0.01),
+    }  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=schedule(0))
+    scheduler = theirs[schedule](optimizer)
+    for step in range(30):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("schedule", EACH, ids=repr)
+def test_repr_rebuilds(schedule):
+    for made in (eval(repr(schedule)), pickle.loads(pickle.dumps(schedule)),
+                 decode(encode(schedule), {})):  # fmt: skip
+        assert made == schedule
+        assert hash(made) == hash(schedule)
+        assert values(made, 50) == values(schedule, 50)
+    assert schedule(np.int64(3)) == schedule(3)
+    with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
+        schedule(-1)
+    with pytest.raises(TypeError, match="step must be an integer"):
+        schedule(0.5)
+
+
+def test_value_at():
+    assert value_at(3, 7) == 3.0
+    assert value_at(lambda step: step * 2, 7) == 14.0
+
+
+@pytest.mark.parametrize(("call", "error", "text"), [
+    (lambda: Constant(math.nan), ValueError, "Constant: value must be finite, got nan"),
+    (lambda: Piecewise([1, 2], []), ValueError, "one value more .* got 2 values and 0 boundaries"),
+    (lambda: Piecewise([1, 2, 3], [5, 5]), ValueError, "the next boundary must be .* 6, got 5"),
+    (lambda: Piecewise([1, 2], [0]), ValueError, "boundary must be a positive integer, got 0"),
+    (lambda: Piecewise(["a"], []), TypeError, "each value must be a number, got 'a'"),
+    (lambda: Exponential(1.0, 0.0), ValueError, "factor must be positive and finite, got 0.0"),
+    (lambda: Exponential(1.0, 0.5, 0), ValueError, "steps must be a positive integer, got 0"),
+    (lambda: Linear(0, 1, 0), ValueError, "Linear: steps must be a positive integer, got 0"),
+    (lambda: Linear(0, "1", 1), TypeError, "Linear: end must be a number, got '1'"),
+    (lambda: Linear(0, 1, 2.5), TypeError, "Linear: steps must be a positive integer, got 2.5"),
+    (lambda: Cosine(1.0, 5, restarts=-1), ValueError, "restarts must be an integer >= 0, got -1"),
+    (lambda: Cosine(1.0, 5, longer=0), ValueError, "longer must be a positive integer, got 0"),
+    (lambda: WarmUp("a", 5), TypeError, "WarmUp: schedule must be a number, got 'a'"),
+    (lambda: WarmUp(1.0, -1), ValueError, "WarmUp: steps must be an integer >= 0, got -1"),
+    (lambda: WarmUp(1.0, 1, math.inf), ValueError, "WarmUp: start must be finite, got inf"),
+])  # fmt: skip
+def test_wrong_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
