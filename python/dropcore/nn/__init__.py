@@ -7,7 +7,6 @@
 `embedding`      Embedding
 `dropout`        Dropout
 `activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
-`activations`    ReLU
 `activity`       ActivityRegularization
 `reshape`        Flatten, Reshape
 `sequential`     Sequential
@@ -31,7 +30,6 @@ from dropcore.nn.activations import (
     Softplus,
     Tanh,
 )
-from dropcore.nn.activations import ReLU
 from dropcore.nn.activity import ActivityRegularization
 from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.dense import Dense
