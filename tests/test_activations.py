@@ -315,8 +315,10 @@ def test_any_layout(name):
 
 def test_arguments():
     function = Activation("tanh")
-    with pytest.raises(TypeError, match=r"tanh: x must be float32 or float64, got int64"):
+    with pytest.raises(TypeError, match=r"tanh: x must be an array of .*float64, got int64"):
         function.forward(np.zeros(3, np.int64))
+    with pytest.raises(TypeError, match=r"of float32 or float64, got list"):
+        function.forward([1.0, 2.0])
     with pytest.raises(ValueError, match=r"must have the shape of the output, \(3,\) of f"):
         function.backward(np.zeros(4, np.float32), np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="dy must have the shape"):

@@ -55,8 +55,9 @@ class Activation:
         ValueError
             If the softmax has no axis to run along.
         """
-        if x.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{self.name}: x must be float32 or float64, got {x.dtype}")
+        found = getattr(x, "dtype", type(x).__name__)
+        if found not in (np.float32, np.float64):
+            raise TypeError(f"{self.name}: x must be an array of float32 or float64, got {found}")
         given, x = x, np.asarray(x, order="C")
         in_place = self.name not in HOLD_INPUT and x.flags.writeable and (spare or x is not given)
         y = x if in_place else empty(x.shape, x.dtype)

@@ -33,5 +33,6 @@ include "dropout.pxi"
 include "update.pxi"
 include "matmul.pxi"
 include "activation.pxi"
+include "normalization.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

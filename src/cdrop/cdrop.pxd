@@ -135,6 +135,34 @@ cdef extern from "kernels.h" nogil:
         void (*softmax_f64)(size_t, size_t, const double *, double *) noexcept nogil
         void (*softmax_back_f64)(size_t, size_t, const double *, const double *,
                                  double *) noexcept nogil
+        void (*column_moments_f32)(size_t, size_t, const float *, double *,
+                                   double *) noexcept nogil
+        void (*map_columns_f32)(size_t, size_t, const float *, const float *, const float *,
+                                const float *, float *) noexcept nogil
+        void (*column_products_f32)(size_t, size_t, const float *, const float *, const float *,
+                                    double *, double *) noexcept nogil
+        void (*map_columns_back_f32)(size_t, size_t, const float *, const float *, const float *,
+                                     const float *, const float *, const float *,
+                                     float *) noexcept nogil
+        void (*normalize_rows_f32)(size_t, size_t, double, const float *, const float *,
+                                   const float *, float *, double *, double *) noexcept nogil
+        void (*normalize_rows_back_f32)(size_t, size_t, const float *, const double *,
+                                        const double *, const float *, const float *, float *,
+                                        double *, double *) noexcept nogil
+        void (*column_moments_f64)(size_t, size_t, const double *, double *,
+                                   double *) noexcept nogil
+        void (*map_columns_f64)(size_t, size_t, const double *, const double *, const double *,
+                                const double *, double *) noexcept nogil
+        void (*column_products_f64)(size_t, size_t, const double *, const double *, const double *,
+                                    double *, double *) noexcept nogil
+        void (*map_columns_back_f64)(size_t, size_t, const double *, const double *, const double *,
+                                     const double *, const double *, const double *,
+                                     double *) noexcept nogil
+        void (*normalize_rows_f64)(size_t, size_t, double, const double *, const double *,
+                                   const double *, double *, double *, double *) noexcept nogil
+        void (*normalize_rows_back_f64)(size_t, size_t, const double *, const double *,
+                                        const double *, const double *, const double *, double *,
+                                        double *, double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active

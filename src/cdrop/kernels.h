@@ -132,7 +132,21 @@ typedef struct {
     /* y__rn = e^x__rn / sum over n of e^x__rn; y may be x. */                                   \
     void (*softmax_##S)(size_t rows, size_t n, const T *x, T *y);                                \
     /* dx__rn = y__rn (dy__rn - sum over n of y__rn dy__rn); dx may be dy. */                    \
-    void (*softmax_back_##S)(size_t rows, size_t n, const T *y, const T *dy, T *dx);
+    void (*softmax_back_##S)(size_t rows, size_t n, const T *y, const T *dy, T *dx);             \
+    /* Batch and layer normalisation, of rows of n numbers: normalization.inc.h. */              \
+    void (*column_moments_##S)(size_t rows, size_t n, const T *x, double *mean, double *square);  \
+    void (*map_columns_##S)(size_t rows, size_t n, const T *centre, const T *factor,              \
+                            const T *offset, const T *x, T *y);                                  \
+    void (*column_products_##S)(size_t rows, size_t n, const T *centre, const T *x, const T *dy,  \
+                                double *sum, double *product);                                   \
+    void (*map_columns_back_##S)(size_t rows, size_t n, const T *centre, const T *factor,         \
+                                 const T *slope, const T *offset, const T *x, const T *dy,       \
+                                 T *dx);                                                         \
+    void (*normalize_rows_##S)(size_t rows, size_t n, double epsilon, const T *gamma,             \
+                               const T *beta, const T *x, T *y, double *mean, double *scale);    \
+    void (*normalize_rows_back_##S)(size_t rows, size_t n, const T *gamma, const double *mean,    \
+                                    const double *scale, const T *x, const T *dy, T *dx,         \
+                                    double *dgamma, double *dbeta);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

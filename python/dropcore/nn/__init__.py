@@ -9,6 +9,7 @@
 `activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `activity`       ActivityRegularization
 `reshape`        Flatten, Reshape
+`normalization`  BatchNorm, LayerNorm
 `sequential`     Sequential
 `branches`       Parallel, Residual
 `initializers`   initial weights
@@ -37,6 +38,7 @@ from dropcore.nn.dropout import Dropout
 from dropcore.nn.embedding import Embedding
 from dropcore.nn.layer import Layer
 from dropcore.nn.maxout import Maxout
+from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
@@ -46,11 +48,13 @@ __all__ = [
     "GELU",
     "SELU",
     "ActivityRegularization",
+    "BatchNorm",
     "Dense",
     "Dropout",
     "Embedding",
     "Flatten",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Maxout",
     "Parallel",

@@ -18,6 +18,7 @@
 #include "norm.inc.h"
 #include "optimizer.inc.h"
 #include "activation.inc.h"
+#include "normalization.inc.h"
 #undef S
 #undef T
 #undef C
@@ -31,6 +32,7 @@
 #include "norm.inc.h"
 #include "optimizer.inc.h"
 #include "activation.inc.h"
+#include "normalization.inc.h"
 #undef S
 #undef T
 #undef C
@@ -67,7 +69,10 @@ const cdrop_kernels TABLE(ISA) = {
     .add_squares_##S = add_squares_##S, .sum_squares_##S = sum_squares_##S,                      \
     .shorten_##S = shorten_##S, .sgd_##S = sgd_##S, .sgd_some_##S = sgd_some_##S,                \
     .adam_##S = adam_##S, .activate_##S = activate_##S, .activate_back_##S = activate_back_##S,   \
-    .softmax_##S = softmax_##S, .softmax_back_##S = softmax_back_##S,
+    .softmax_##S = softmax_##S, .softmax_back_##S = softmax_back_##S,                            \
+    .column_moments_##S = column_moments_##S, .map_columns_##S = map_columns_##S,                \
+    .column_products_##S = column_products_##S, .map_columns_back_##S = map_columns_back_##S,    \
+    .normalize_rows_##S = normalize_rows_##S, .normalize_rows_back_##S = normalize_rows_back_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 };

@@ -1,0 +1,222 @@
+"""Normalisation: over the batch, or over the features of each sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.normalization import (
+    batch_moments,
+    batch_normalize,
+    batch_normalize_backward,
+    layer_normalize,
+    layer_normalize_backward,
+)
+
+__all__ = ["BatchNorm", "LayerNorm"]
+
+
+class _Normalization(Layer):
+    """What the two share: y = h gamma + beta, of features on the last axis."""
+
+    def __init__(self, epsilon: float, scale: bool, center: bool) -> None:
+        super().__init__()
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            name = type(self).__name__
+            raise ValueError(f"{name}: epsilon must be finite and positive, got {epsilon!r}")
+        self.epsilon = epsilon
+        self.scale = scale
+        self.center = center
+        self.features: int | None = None
+
+    @property
+    def built(self) -> bool:
+        return self.features is not None
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        found = input_shape[-1] if input_shape else None
+        if found is None or found < 1 or self.features not in (None, found):
+            expected = "features" if self.features is None else self.features
+            raise ValueError(
+                f"{self!r} expects samples of shape (..., {expected}), got {input_shape}"
+            )
+        return input_shape
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if self.features is not None:
+            return
+        self.features = input_shape[-1]
+        assert self.features is not None  # output_shape has seen to it
+        if self.scale:
+            self._params["gamma"] = np.ones(self.features, dtype)
+        if self.center:
+            self._params["beta"] = np.zeros(self.features, dtype)
+
+    def _check(self, x: Array) -> tuple[Array, Array]:
+        """gamma and beta for x, if the layer can take it."""
+        if self.features is None:
+            raise ValueError(
+                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
+                "fit(..., key=...) first"
+            )
+        if not hasattr(x, "dtype"):
+            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        if x.ndim < 2 or x.shape[-1] != self.features:
+            raise ValueError(
+                f"{self!r} expects x of shape (batch, ..., {self.features}), got {x.shape}"
+            )
+        kinds = {weight.dtype for weight in self._params.values()} or {
+            np.dtype(np.float32),
+            np.dtype(np.float64),
+        }
+        if x.dtype not in kinds:
+            allowed = " or ".join(sorted(map(str, kinds)))
+            raise TypeError(f"{self!r} expects x of {allowed}, as its weights, got {x.dtype}")
+        gamma, beta = self._params.get("gamma"), self._params.get("beta")
+        return (
+            np.ones(self.features, x.dtype) if gamma is None else gamma,
+            np.zeros(self.features, x.dtype) if beta is None else beta,
+        )
+
+    def _gradients(self, dgamma: Array, dbeta: Array) -> dict[str, Gradient]:
+        return {
+            name: gradient
+            for name, gradient in (("gamma", dgamma), ("beta", dbeta))
+            if name in self._params
+        }
+
+
+class BatchNorm(_Normalization):
+    """Batch normalisation: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+
+    Mean and variance are those of each feature over all other axes. In a training step (`forward`,
+    with a key or without) they are those of the batch, the variance divided by the number of rows;
+    the gradient goes through them. In a call, which is inference even where a key brings noise,
+    they are running means over the training steps, in `buffers`, which move where a gradient is
+    taken for an update::
+
+        mean     <- momentum mean     + (1 - momentum) batch mean
+        variance <- momentum variance + (1 - momentum) batch variance * rows / (rows - 1)
+
+    So the running variance estimates that of the data, as in the paper and in PyTorch (Keras
+    leaves out the factor). A batch of one row has no variance and does not move it. Rows are
+    positions too: batch times height times width for images. A batch that is cut into pieces has
+    the moments of its pieces.
+
+    Ioffe and Szegedy 2015, "Batch normalization: accelerating deep network training by reducing
+    internal covariate shift". Dropout before it shifts the variance between training and
+    inference (Li et al. 2019); put dropout behind the last one.
+
+    Parameters
+    ----------
+    momentum : float, default 0.9
+        In [0, 1): how much of the running means stays in each step.
+    epsilon : float, default 1e-5
+    scale : bool, default True
+        Whether there is a gamma, (features,), which starts at 1.
+    center : bool, default True
+        Whether there is a beta, (features,), which starts at 0.
+
+    Raises
+    ------
+    ValueError
+        If momentum or epsilon is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scale: bool = True,
+        center: bool = True,
+    ) -> None:
+        super().__init__(epsilon, scale, center)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"BatchNorm: momentum must be in [0, 1), got {momentum!r}")
+        self.momentum = momentum
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        super()._build(input_shape, rng, dtype)
+        if not self._buffers:
+            self._buffers["mean"] = np.zeros(self.features or 0)
+            self._buffers["variance"] = np.ones(self.features or 0)
+
+    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+        gamma, beta = self._check(x)
+        mean, variance = self._buffers["mean"], self._buffers["variance"]
+        return batch_normalize(x, mean, variance, gamma, beta, epsilon=self.epsilon)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        gamma, beta = self._check(x)
+        if x.size:
+            mean, variance = batch_moments(x)
+        else:
+            mean, variance = self._buffers["mean"], self._buffers["variance"]
+        y = batch_normalize(x, mean, variance, gamma, beta, epsilon=self.epsilon)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            dx, dgamma, dbeta = batch_normalize_backward(
+                dy, x, mean, variance, gamma, epsilon=self.epsilon, input_gradient=input_gradient
+            )
+            if for_update and x.size:
+                self._move(mean, variance, x.size // x.shape[-1])
+            return dx, self._gradients(dgamma, dbeta)
+
+        return y, backward
+
+    def _move(self, mean: Array, variance: Array, rows: int) -> None:
+        rest = 1 - self.momentum
+        self._buffers["mean"] += rest * (mean - self._buffers["mean"])
+        if rows > 1:
+            unbiased = variance * (rows / (rows - 1))
+            self._buffers["variance"] += rest * (unbiased - self._buffers["variance"])
+
+
+class LayerNorm(_Normalization):
+    """Layer normalisation: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+
+    Mean and variance (divided by the number of features) are those of each sample, over the last
+    axis: nothing depends on the rest of the batch, and inference is no different.
+
+    Ba, Kiros and Hinton 2016, "Layer normalization".
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-5
+    scale : bool, default True
+        Whether there is a gamma, (features,), which starts at 1.
+    center : bool, default True
+        Whether there is a beta, (features,), which starts at 0.
+
+    Raises
+    ------
+    ValueError
+        If epsilon is not finite and positive.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-5, scale: bool = True, center: bool = True) -> None:
+        super().__init__(epsilon, scale, center)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        gamma, beta = self._check(x)
+        y, mean, scale = layer_normalize(x, gamma, beta, epsilon=self.epsilon)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            dx, dgamma, dbeta = layer_normalize_backward(dy, x, mean, scale, gamma)
+            return dx, self._gradients(dgamma, dbeta)
+
+        return y, backward

@@ -1,0 +1,362 @@
+# Batch and layer normalisation of contiguous matrices (rows, n). Sums over the rows are made in
+# blocks that depend on the shape alone and are added in order: no result depends on the team.
+
+cdef double MOMENTS_NS = 0.5, MAP_NS = 0.3, ROWS_NS = 1.0
+
+
+cdef int64_t block_rows(int64_t rows) noexcept nogil:
+    return max(<int64_t> ROWS_A_BLOCK, (rows + BLOCKS - 1) // BLOCKS)
+
+
+cdef void *room_for(size_t bytes) except NULL:
+    cdef void *room = cdrop_scratch_take(bytes)
+    if room == NULL:
+        raise MemoryError("no memory for the sums of a normalisation")
+    return room
+
+
+cdef Buffer matrix(str name, array, Buffer like=None, bint writable=False):
+    """A contiguous matrix, of the shape and dtype of another one."""
+    cdef Buffer b = Buffer(array, writable)
+    if b.view.ndim != 2 or b.view.itemsize not in (4, 8):
+        raise ValueError(f"{name} must be a matrix of float32 or float64")
+    if like is not None and (b.view.shape[0] != like.view.shape[0]
+                             or b.view.shape[1] != like.view.shape[1]):
+        raise ValueError(f"{name} must have the shape of x")
+    b.expect(name, b.view.itemsize if like is None else like.view.itemsize)
+    return b
+
+
+cdef Buffer vector(str name, array, Py_ssize_t itemsize, int64_t size, bint writable=False):
+    cdef Buffer b = Buffer(array, writable)
+    b.expect(name, itemsize, size)
+    return b
+
+
+# ---- batch ----
+
+cdef void moments_block(const real *x, int64_t rows, int64_t n, int64_t block, double *mean,
+                        double *square) noexcept nogil:
+    cdef int64_t first = block * block_rows(rows)
+    cdef size_t m = <size_t> (min(rows, first + block_rows(rows)) - first)
+    if block == 0:
+        cdrop_note_team()
+    if real is float:
+        cdrop_active.column_moments_f32(m, n, x + first * n, mean, square)
+    else:
+        cdrop_active.column_moments_f64(m, n, x + first * n, mean, square)
+
+
+cdef void moments_all(const real *x, int64_t rows, int64_t n, double *sums, double *mean,
+                      double *variance) noexcept nogil:
+    """Chan, Golub and LeVeque 1983: two groups of numbers are one, with the square of the
+    difference of their means added to the sum of squares."""
+    cdef int64_t blocks = (rows + block_rows(rows) - 1) // block_rows(rows), b, c, before, here
+    cdef int team = cdrop_team_for(MOMENTS_NS * rows * n)
+    cdef double *of_block
+    cdef double part, both, difference
+    for b in prange(blocks, num_threads=team, schedule="static", use_threads_if=team > 1):
+        moments_block(x, rows, n, b, sums + 2 * b * n, sums + (2 * b + 1) * n)
+    for c in range(n):
+        mean[c] = sums[c]
+        variance[c] = sums[n + c]
+    for b in range(1, blocks):
+        of_block = sums + 2 * b * n
+        before = b * block_rows(rows)
+        here = min(rows, before + block_rows(rows)) - before
+        part = <double> here / <double> (before + here)
+        both = part * <double> before
+        for c in range(n):
+            difference = of_block[c] - mean[c]
+            mean[c] += difference * part
+            variance[c] += of_block[n + c] + difference * difference * both
+    for c in range(n):
+        variance[c] /= <double> rows
+
+
+def batch_moments(x, mean, variance):
+    """Of the columns of x, in float64; the variance is the mean square (biased)."""
+    cdef Buffer source = matrix("x", x)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Buffer means = vector("mean", mean, 8, n, True)
+    cdef Buffer variances = vector("variance", variance, 8, n, True)
+    cdef void *room
+    if rows * n == 0:
+        raise ValueError(f"there are no moments of {rows} rows of {n} columns")
+    room = room_for((BLOCKS + 1) * 2 * n * sizeof(double))
+    if source.view.itemsize == 4:
+        with nogil:
+            moments_all[float](<const float *> source.view.buf, rows, n, <double *> room,
+                               <double *> means.view.buf, <double *> variances.view.buf)
+    else:
+        with nogil:
+            moments_all[double](<const double *> source.view.buf, rows, n, <double *> room,
+                                <double *> means.view.buf, <double *> variances.view.buf)
+    cdrop_scratch_give(room)
+
+
+cdef void map_share(const real *x, const real *dy, real *out, int64_t rows, int64_t n,
+                    const real *maps, int part, int parts) noexcept nogil:
+    """maps: centre, factor, offset and, with dy, slope, of n numbers each."""
+    cdef int64_t first = share(rows, part, parts, 1)
+    cdef size_t m = <size_t> (share(rows, part + 1, parts, 1) - first)
+    cdef const cdrop_kernels *k = cdrop_active
+    if part == 0:
+        cdrop_note_team()
+    x, out = x + first * n, out + first * n
+    if real is float:
+        if dy == NULL:
+            k.map_columns_f32(m, n, maps, maps + n, maps + 2 * n, x, out)
+        else:
+            k.map_columns_back_f32(m, n, maps, maps + n, maps + 3 * n, maps + 2 * n, x,
+                                   dy + first * n, out)
+    else:
+        if dy == NULL:
+            k.map_columns_f64(m, n, maps, maps + n, maps + 2 * n, x, out)
+        else:
+            k.map_columns_back_f64(m, n, maps, maps + n, maps + 3 * n, maps + 2 * n, x,
+                                   dy + first * n, out)
+
+
+cdef void map_all(const real *x, const real *dy, real *out, int64_t rows, int64_t n,
+                  const real *maps) noexcept nogil:
+    cdef int team = cdrop_team_for(MAP_NS * rows * n)
+    cdef int part
+    for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+        map_share(x, dy, out, rows, n, maps, part, team)
+
+
+cdef void normalize_all(const real *x, real *y, int64_t rows, int64_t n, const double *mean,
+                        const double *variance, double epsilon, const real *gamma,
+                        const real *beta, real *maps) noexcept nogil:
+    cdef int64_t c
+    cdef double factor
+    for c in range(n):
+        factor = gamma[c] / sqrt(variance[c] + epsilon)
+        maps[c] = <real> mean[c]
+        maps[n + c] = <real> factor
+        maps[2 * n + c] = <real> (beta[c] + (maps[c] - mean[c]) * factor)
+    map_all(x, <const real *> NULL, y, rows, n, <const real *> maps)
+
+
+def batch_normalize(x, y, mean, variance, double epsilon, gamma, beta):
+    """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta by columns; moments in float64."""
+    cdef Buffer source = matrix("x", x), target = matrix("y", y, source, True)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef Buffer means = vector("mean", mean, 8, n), variances = vector("variance", variance, 8, n)
+    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
+    cdef Buffer offsets = vector("beta", beta, itemsize, n)
+    cdef void *room = room_for((3 * n + 1) * itemsize)
+    if itemsize == 4:
+        with nogil:
+            normalize_all[float](<const float *> source.view.buf, <float *> target.view.buf, rows,
+                                 n, <const double *> means.view.buf,
+                                 <const double *> variances.view.buf, epsilon,
+                                 <const float *> factors.view.buf,
+                                 <const float *> offsets.view.buf, <float *> room)
+    else:
+        with nogil:
+            normalize_all[double](<const double *> source.view.buf, <double *> target.view.buf,
+                                  rows, n, <const double *> means.view.buf,
+                                  <const double *> variances.view.buf, epsilon,
+                                  <const double *> factors.view.buf,
+                                  <const double *> offsets.view.buf, <double *> room)
+    cdrop_scratch_give(room)
+
+
+cdef void products_block(const real *x, const real *dy, int64_t rows, int64_t n,
+                         const real *centre, int64_t block, double *sum,
+                         double *product) noexcept nogil:
+    cdef int64_t first = block * block_rows(rows)
+    cdef size_t m = <size_t> (min(rows, first + block_rows(rows)) - first)
+    if block == 0:
+        cdrop_note_team()
+    if real is float:
+        cdrop_active.column_products_f32(m, n, centre, x + first * n, dy + first * n, sum, product)
+    else:
+        cdrop_active.column_products_f64(m, n, centre, x + first * n, dy + first * n, sum, product)
+
+
+cdef void add_blocks(int64_t blocks, int64_t n, double *sums) noexcept nogil:
+    """Blocks of n sums, added in order to the first."""
+    cdef int64_t b, c
+    for b in range(1, blocks):
+        for c in range(n):
+            sums[c] += sums[b * n + c]
+
+
+cdef void normalize_all_back(const real *x, const real *dy, real *dx, int64_t rows, int64_t n,
+                             const double *mean, const double *variance, double epsilon,
+                             const real *gamma, real *dgamma, real *dbeta, double *sums,
+                             real *maps) noexcept nogil:
+    """With h = (x - mean) scale: dx = gamma scale (dy - mean(dy) - h mean(dy h))."""
+    cdef int64_t blocks = (rows + block_rows(rows) - 1) // block_rows(rows), b, c
+    cdef int team = cdrop_team_for(MOMENTS_NS * rows * n)
+    cdef double scale, rest, product, factor, slope
+    for c in range(n):
+        maps[c] = <real> mean[c]
+    for b in prange(blocks, num_threads=team, schedule="static", use_threads_if=team > 1):
+        products_block(x, dy, rows, n, <const real *> maps, b, sums + 2 * b * n,
+                       sums + (2 * b + 1) * n)
+    add_blocks(blocks, 2 * n, sums)
+    for c in range(n):
+        scale = 1.0 / sqrt(variance[c] + epsilon)
+        rest = maps[c] - mean[c]  # what is lacking in x - centre
+        product = (sums[n + c] + rest * sums[c]) * scale
+        dbeta[c] = <real> sums[c]
+        dgamma[c] = <real> product
+        factor = gamma[c] * scale
+        slope = -factor * scale * product / rows
+        maps[n + c] = <real> factor
+        maps[2 * n + c] = <real> (rest * slope - factor * sums[c] / rows)
+        maps[3 * n + c] = <real> slope
+    if dx != NULL:
+        map_all(x, dy, dx, rows, n, <const real *> maps)
+
+
+def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, dgamma, dbeta):
+    """The gradients, where mean and variance are those of x itself. dx may be None."""
+    cdef Buffer source = matrix("x", x), back = matrix("dy", dy, source)
+    cdef Buffer target = None if dx is None else matrix("dx", dx, source, True)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef Buffer means = vector("mean", mean, 8, n), variances = vector("variance", variance, 8, n)
+    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
+    cdef Buffer factor_sums = vector("dgamma", dgamma, itemsize, n, True)
+    cdef Buffer sums = vector("dbeta", dbeta, itemsize, n, True)
+    cdef void *out = NULL if target is None else target.view.buf
+    cdef size_t all_sums = (BLOCKS + 1) * 2 * n * sizeof(double)
+    cdef char *room
+    if rows == 0:
+        raise ValueError("there is no gradient of a batch of no rows")
+    room = <char *> room_for(all_sums + (4 * n + 1) * itemsize)
+    if itemsize == 4:
+        with nogil:
+            normalize_all_back[float](
+                <const float *> source.view.buf, <const float *> back.view.buf, <float *> out,
+                rows, n, <const double *> means.view.buf, <const double *> variances.view.buf,
+                epsilon, <const float *> factors.view.buf, <float *> factor_sums.view.buf,
+                <float *> sums.view.buf, <double *> room, <float *> (room + all_sums))
+    else:
+        with nogil:
+            normalize_all_back[double](
+                <const double *> source.view.buf, <const double *> back.view.buf, <double *> out,
+                rows, n, <const double *> means.view.buf, <const double *> variances.view.buf,
+                epsilon, <const double *> factors.view.buf, <double *> factor_sums.view.buf,
+                <double *> sums.view.buf, <double *> room, <double *> (room + all_sums))
+    cdrop_scratch_give(room)
+
+
+# ---- layer ----
+
+cdef void rows_share(const real *x, real *y, int64_t rows, int64_t n, double epsilon,
+                     const real *gamma, const real *beta, double *mean, double *scale, int part,
+                     int parts) noexcept nogil:
+    cdef int64_t first = share(rows, part, parts, 1)
+    cdef size_t m = <size_t> (share(rows, part + 1, parts, 1) - first)
+    if part == 0:
+        cdrop_note_team()
+    if real is float:
+        cdrop_active.normalize_rows_f32(m, n, epsilon, gamma, beta, x + first * n, y + first * n,
+                                        mean + first, scale + first)
+    else:
+        cdrop_active.normalize_rows_f64(m, n, epsilon, gamma, beta, x + first * n, y + first * n,
+                                        mean + first, scale + first)
+
+
+cdef void rows_all(const real *x, real *y, int64_t rows, int64_t n, double epsilon,
+                   const real *gamma, const real *beta, double *mean,
+                   double *scale) noexcept nogil:
+    cdef int team = cdrop_team_for(ROWS_NS * rows * n)
+    cdef int part
+    for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+        rows_share(x, y, rows, n, epsilon, gamma, beta, mean, scale, part, team)
+
+
+def layer_normalize(x, y, mean, scale, double epsilon, gamma, beta):
+    """y = (x - mean) scale gamma + beta by rows; mean and scale, of each row, in float64."""
+    cdef Buffer source = matrix("x", x), target = matrix("y", y, source, True)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef Buffer means = vector("mean", mean, 8, rows, True)
+    cdef Buffer scales = vector("scale", scale, 8, rows, True)
+    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
+    cdef Buffer offsets = vector("beta", beta, itemsize, n)
+    if rows * n == 0:
+        return
+    if itemsize == 4:
+        with nogil:
+            rows_all[float](<const float *> source.view.buf, <float *> target.view.buf, rows, n,
+                            epsilon, <const float *> factors.view.buf,
+                            <const float *> offsets.view.buf, <double *> means.view.buf,
+                            <double *> scales.view.buf)
+    else:
+        with nogil:
+            rows_all[double](<const double *> source.view.buf, <double *> target.view.buf, rows, n,
+                             epsilon, <const double *> factors.view.buf,
+                             <const double *> offsets.view.buf, <double *> means.view.buf,
+                             <double *> scales.view.buf)
+
+
+cdef void rows_block_back(const real *x, const real *dy, real *dx, int64_t rows, int64_t n,
+                          const double *mean, const double *scale, const real *gamma,
+                          int64_t block, double *sums) noexcept nogil:
+    """sums: dgamma and dbeta of the block."""
+    cdef int64_t first = block * block_rows(rows)
+    cdef size_t m = <size_t> (min(rows, first + block_rows(rows)) - first)
+    if block == 0:
+        cdrop_note_team()
+    memset(sums, 0, 2 * n * sizeof(double))
+    if real is float:
+        cdrop_active.normalize_rows_back_f32(m, n, gamma, mean + first, scale + first,
+                                             x + first * n, dy + first * n, dx + first * n, sums,
+                                             sums + n)
+    else:
+        cdrop_active.normalize_rows_back_f64(m, n, gamma, mean + first, scale + first,
+                                             x + first * n, dy + first * n, dx + first * n, sums,
+                                             sums + n)
+
+
+cdef void rows_all_back(const real *x, const real *dy, real *dx, int64_t rows, int64_t n,
+                        const double *mean, const double *scale, const real *gamma, real *dgamma,
+                        real *dbeta, double *sums) noexcept nogil:
+    cdef int64_t blocks = (rows + block_rows(rows) - 1) // block_rows(rows), b, c
+    cdef int team = cdrop_team_for(2 * ROWS_NS * rows * n)
+    for b in prange(blocks, num_threads=team, schedule="static", use_threads_if=team > 1):
+        rows_block_back(x, dy, dx, rows, n, mean, scale, gamma, b, sums + 2 * b * n)
+    add_blocks(blocks, 2 * n, sums)
+    for c in range(n):
+        dgamma[c] = <real> sums[c]
+        dbeta[c] = <real> sums[n + c]
+
+
+def layer_normalize_back(x, dy, dx, mean, scale, gamma, dgamma, dbeta):
+    """The gradients, from the mean and scale that layer_normalize gave."""
+    cdef Buffer source = matrix("x", x), back = matrix("dy", dy, source)
+    cdef Buffer target = matrix("dx", dx, source, True)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef Buffer means = vector("mean", mean, 8, rows), scales = vector("scale", scale, 8, rows)
+    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
+    cdef Buffer factor_sums = vector("dgamma", dgamma, itemsize, n, True)
+    cdef Buffer sums = vector("dbeta", dbeta, itemsize, n, True)
+    cdef void *room
+    if rows == 0 or n == 0:
+        raise ValueError("there is no gradient of a batch of nothing")
+    room = room_for((BLOCKS + 1) * 2 * n * sizeof(double))
+    if itemsize == 4:
+        with nogil:
+            rows_all_back[float](
+                <const float *> source.view.buf, <const float *> back.view.buf,
+                <float *> target.view.buf, rows, n, <const double *> means.view.buf,
+                <const double *> scales.view.buf, <const float *> factors.view.buf,
+                <float *> factor_sums.view.buf, <float *> sums.view.buf, <double *> room)
+    else:
+        with nogil:
+            rows_all_back[double](
+                <const double *> source.view.buf, <const double *> back.view.buf,
+                <double *> target.view.buf, rows, n, <const double *> means.view.buf,
+                <const double *> scales.view.buf, <const double *> factors.view.buf,
+                <double *> factor_sums.view.buf, <double *> sums.view.buf, <double *> room)
+    cdrop_scratch_give(room)
