@@ -15,7 +15,7 @@ from dropcore.backends import numpy as reference
 from dropcore.constraints import MaxNorm
 from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.optim import SGD, Adam
-from dropcore.updates import adam_, sgd_
+from dropcore.updates import adadelta_, adagrad_, adam_, rmsprop_, sgd_
 
 DTYPES = [np.float32, np.float64]
 SHAPES = [
@@ -26,8 +26,28 @@ SGD_FORMS = {
     "plain": {},
     "momentum": {"momentum": 0.9},
     "nesterov": {"momentum": 0.9, "nesterov": True},
+    "plain decay": {"weight_decay": 0.3},
+    "momentum decay": {"momentum": 0.9, "weight_decay": 0.3},
 }
-FORMS = [*SGD_FORMS, "adam"]
+# Function, reference, numbers, and the states with whether they are never negative.
+ADAPTIVE = {
+    "adam": (adam_, reference.adam, {}, {"mean": False, "square": True}),
+    "adamw": (adam_, reference.adam, {"weight_decay": 0.3}, {"mean": False, "square": True}),
+    "rmsprop": (rmsprop_, reference.rmsprop, {"beta": 0.9}, {"square": True}),
+    "rmsprop centered": (
+        rmsprop_, reference.rmsprop, {"beta": 0.9}, {"square": True, "mean": False},
+    ),
+    "rmsprop momentum": (
+        rmsprop_, reference.rmsprop, {"momentum": 0.8}, {"square": True, "velocity": False},
+    ),
+    "rmsprop all": (
+        rmsprop_, reference.rmsprop, {"momentum": 0.8, "epsilon": 0.1},
+        {"square": True, "mean": False, "velocity": False},
+    ),
+    "adagrad": (adagrad_, reference.adagrad, {"epsilon": 1e-3}, {"square": True}),
+    "adadelta": (adadelta_, reference.adadelta, {"rho": 0.8}, {"square": True, "change": True}),
+}  # fmt: skip
+FORMS = [*SGD_FORMS, *ADAPTIVE]
 
 
 def normal(*shape, dtype=np.float32, seed=0):
@@ -54,11 +74,11 @@ class Step:
         self.form = form
         self.w = lay(normal(*shape, dtype=dtype, seed=seed))
         self.states = {}
-        if form == "adam":
-            self.states["mean"] = lay(normal(*shape, dtype=dtype, seed=seed + 1))
-            self.states["square"] = lay(np.abs(normal(*shape, dtype=dtype, seed=seed + 2)))
-        elif form != "plain":
-            self.states["velocity"] = lay(normal(*shape, dtype=dtype, seed=seed + 1))
+        kinds = {"velocity": False} if "momentum" in SGD_FORMS.get(form, ()) else {}
+        for kind, positive in (ADAPTIVE[form][3] if form in ADAPTIVE else kinds).items():
+            seed += 1
+            start = normal(*shape, dtype=dtype, seed=seed)
+            self.states[kind] = lay(np.abs(start) if positive else start)
 
     def copy(self):
         other = Step.__new__(Step)
@@ -67,19 +87,24 @@ class Step:
         return other
 
     def make(self, g, step=3, **options):
-        if self.form == "adam":
-            return adam_(self.w, g, **self.states, step=step, learning_rate=RATE, **options)
+        if self.form in ADAPTIVE:
+            return ADAPTIVE[self.form][0](self.w, g, **self.states, **self.numbers(step), **options)
         options |= SGD_FORMS[self.form]
         return sgd_(self.w, g, **self.states, learning_rate=RATE, **options)
 
     def expect(self, g, step=3):
         """The same by the reference, into new arrays."""
-        if self.form == "adam":
-            found = reference.adam(self.w, g, **self.states, step=step, learning_rate=RATE)
+        if self.form in ADAPTIVE:
+            found = ADAPTIVE[self.form][1](self.w, g, **self.states, **self.numbers(step))
         else:
             options = {"learning_rate": RATE} | SGD_FORMS[self.form]
             found = reference.sgd(self.w, g, self.states.get("velocity"), **options)
-        self.w, self.states = found[0], dict(zip(self.states, found[1:]))
+        given = [state for state in found[1:] if state is not None]
+        self.w, self.states = found[0], dict(zip(self.states, given, strict=True))
+
+    def numbers(self, step):
+        found = {"learning_rate": RATE} | ADAPTIVE[self.form][2]
+        return found | ({"step": step} if self.form.startswith("adam") else {})
 
     def arrays(self):
         return [self.w, *self.states.values()]
@@ -205,7 +230,7 @@ def test_vectors_that_are_not_finite_are_not_projected(isa, form, axis, bad):
     other.make(g)
     vector = (slice(None), 8) if axis == 0 else 7
     np.testing.assert_array_equal(own.w[vector], other.w[vector])  # NaN where NaN is
-    assert np.array_equal(own.w[7, 8], np.float32(bad), equal_nan=True)
+    assert not np.isfinite(own.w[7, 8])
     rest = np.delete(norms(own.w, axis).ravel(), 8 if axis == 0 else 7)
     assert (rest <= 0.5).all()
     assert (rest > 0.499).all()
@@ -432,12 +457,12 @@ def test_columns_that_are_not_finite_are_not_projected_behind_a_product(isa, bad
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
-@pytest.mark.parametrize("form", ["momentum", "adam"])
+@pytest.mark.parametrize("form", ["momentum", "adam", "rmsprop all"])
 def test_same_bits_for_any_number_of_threads(isa, threads, assert_team, form, axis):
     shape = (700, 470)
     live = LiveBlock(normal(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
     cases = [(normal(*shape, seed=9), {}), (live, {}), (product(300, *shape), {})]
-    cases += [(live, {"lazy": True})] if form == "momentum" else []
+    cases += [(live, {"lazy": True})] if form in SGD_FORMS else []
     for g, extra in cases:
         many, one, free = Step(form, shape), Step(form, shape), Step(form, shape)
         free.make(g, **extra)
@@ -534,6 +559,11 @@ BAD = {
     "axis out of range": (ValueError, "2 axes has none numbered 2", {"max_norm": 1.0, "axis": 2}),
     "axis twice": (ValueError, "twice", {"max_norm": 1.0, "axis": (0, -2)}),
     "axis ()": (ValueError, "axis must name the axes", {"max_norm": 1.0, "axis": ()}),
+    "axis alone": (ValueError, "axis is about max_norm: give both or neither, got 0", {"axis": 0}),
+    "rate NaN": (ValueError, "learning_rate must be finite and not negative, got nan",
+                 {"learning_rate": np.nan}),
+    "rate -1": (ValueError, "learning_rate must be finite .* got -1", {"learning_rate": -1}),
+    "rate inf": (ValueError, "learning_rate must be finite .* got inf", {"learning_rate": np.inf}),
 }  # fmt: skip
 BAD_SGD = BAD | {
     "velocity list": (TypeError, "velocity must be an array, got list", {"velocity": [1.0]}),
@@ -561,11 +591,24 @@ BAD_ADAM = BAD | {
     "square read-only": (ValueError, "square is read-only",
                          {"square": read_only(np.ones(SHAPE, F4))}),
 }  # fmt: skip
+BAD_SQUARE = BAD | {name: case for name, case in BAD_ADAM.items() if name.startswith("square")}
+BAD_RMSPROP = BAD_SQUARE | {
+    "mean shape": BAD_ADAM["mean shape"],
+    "velocity read-only": BAD_SGD["velocity read-only"],
+    "momentum alone": (ValueError, "momentum needs velocity", {"momentum": 0.5}),
+}
+BAD_ADADELTA = BAD_SQUARE | {
+    "change read-only": (ValueError, "change is read-only",
+                         {"change": read_only(np.ones(SHAPE, F4))}),
+    "change dtype": (TypeError, "change must be float32", {"change": np.ones(SHAPE)}),
+}  # fmt: skip
+BAD_BY_CALL = {sgd_: BAD_SGD, adam_: BAD_ADAM, rmsprop_: BAD_RMSPROP, adagrad_: BAD_SQUARE,
+               adadelta_: BAD_ADADELTA}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("call", "case"),
-    [(sgd_, case) for case in BAD_SGD.items()] + [(adam_, case) for case in BAD_ADAM.items()],
+    [(call, case) for call, cases in BAD_BY_CALL.items() for case in cases.items()],
     ids=lambda value: value[0] if isinstance(value, tuple) else value.__name__,
 )
 def test_bad_input_says_what_is_allowed_and_changes_nothing(call, case):
@@ -574,7 +617,9 @@ def test_bad_input_says_what_is_allowed_and_changes_nothing(call, case):
     if call is sgd_:
         arguments |= {"velocity": np.full(SHAPE, 1, F4), "learning_rate": 0.1, "momentum": 0.9}
     else:
-        arguments |= {"mean": np.full(SHAPE, 1, F4), "square": np.full(SHAPE, 1, F4), "step": 1}
+        states = {adam_: ("mean", "square"), adadelta_: ("square", "change")}.get(call, ("square",))
+        arguments |= {state: np.full(SHAPE, 1, F4) for state in states}
+        arguments |= {"step": 1} if call is adam_ else {"learning_rate": 0.1}
     arguments |= given
     before = {name: np.array(a) for name, a in arguments.items() if isinstance(a, np.ndarray)}
     with pytest.raises(error, match=text if error is IndexError else f"{call.__name__}: .*{text}"):
@@ -596,6 +641,16 @@ OUTSIDE = {
              lambda: _core.adam(W, W, W[1:], W, 1, 1, 0, 0, 1, V, 0)),
     "square": (ValueError, "square must have the shape",
                lambda: _core.adam(W, W, W, W[1:], 1, 1, 0, 0, 1, V, 0)),
+    "rmsprop mean": (ValueError, "mean must have the shape",
+                     lambda: _core.rmsprop(W, W, W, W[1:], None, 1, 0, 0, 1, V, 0)),
+    "rmsprop velocity": (ValueError, "velocity must have the shape",
+                         lambda: _core.rmsprop(W, W, W, None, W[1:], 1, 0, 0, 1, V, 0)),
+    "adagrad square": (ValueError, "square must have the shape",
+                       lambda: _core.adagrad(W, W, W[1:], 1, 1, V, 0)),
+    "adadelta change": (ValueError, "change must have the shape",
+                        lambda: _core.adadelta(W, W, W, W[1:], 1, 1, 1, V, 0)),
+    "sum strided": (ValueError, "array must be contiguous", lambda: _core.sum_squares(strided(W))),
+    "sum dtype": (ValueError, "elements of 4 bytes", lambda: _core.sum_squares(W.astype("f2"))),
     "live rows": (ValueError, "live_rows",
                   lambda: core_sgd(W, W, V, None, numbers(0), numbers(0))),
     "live columns": (IndexError, "-1",
@@ -724,7 +779,7 @@ def test_adam_checks_its_numbers():
         ({"learning_rate": 0.0}, "positive number"), ({"learning_rate": math.nan}, "got nan"),
         ({"beta_1": 1.0}, r"beta_1 must be in \[0, 1\), got 1.0"),
         ({"beta_2": -0.1}, r"beta_2 must be in \[0, 1\), got -0.1"),
-        ({"epsilon": 0.0}, "epsilon must be positive, got 0.0"),
+        ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"Adam: .*{text}"):
             Adam(**options)

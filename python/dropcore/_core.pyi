@@ -76,6 +76,7 @@ def sgd(
     live_rows: Any = None,
     live_columns: Any = None,
     lazy: bool = False,
+    decay: float = 0.0,
 ) -> int: ...
 def adam(
     w: Any,
@@ -91,7 +92,48 @@ def adam(
     max_norm: float,
     live_rows: Any = None,
     live_columns: Any = None,
+    keep: float = 1.0,
 ) -> int: ...
+def rmsprop(
+    w: Any,
+    g: Any,
+    square: Any,
+    mean: Any,
+    velocity: Any,
+    rate: float,
+    beta: float,
+    momentum: float,
+    epsilon: float,
+    vectors: tuple[int, int, int],
+    max_norm: float,
+    live_rows: Any = None,
+    live_columns: Any = None,
+) -> int: ...
+def adagrad(
+    w: Any,
+    g: Any,
+    square: Any,
+    rate: float,
+    epsilon: float,
+    vectors: tuple[int, int, int],
+    max_norm: float,
+    live_rows: Any = None,
+    live_columns: Any = None,
+) -> int: ...
+def adadelta(
+    w: Any,
+    g: Any,
+    square: Any,
+    change: Any,
+    rate: float,
+    rho: float,
+    epsilon: float,
+    vectors: tuple[int, int, int],
+    max_norm: float,
+    live_rows: Any = None,
+    live_columns: Any = None,
+) -> int: ...
+def sum_squares(array: Any) -> float: ...
 
 class Factor:
     n_rows: int

@@ -1,13 +1,15 @@
 """Optimisers.
 
 An optimiser is a recipe that holds no numbers of the network. It has two methods: `init` gives the
-state that goes with the parameters, and `apply` makes an update.
+state that goes with the parameters, and `apply` makes an update. Where one takes a number that may
+change, such as the learning rate, it also takes a function of the step, such as those in
+`dropcore.schedules`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -15,11 +17,25 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore.checks import check_number
 from dropcore.constraints import Constraint, MaxNorm
-from dropcore.gradients import Gradient
-from dropcore.updates import adam_, sgd_
+from dropcore.gradients import Gradient, LiveBlock
+from dropcore.schedules import Schedule, value_at
+from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
 
-__all__ = ["SGD", "Adam", "Arrays", "Gradients", "Optimizer", "State"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Arrays",
+    "Clip",
+    "Gradients",
+    "Optimizer",
+    "RMSprop",
+    "State",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by the path of the parameter they belong to, such as ``"0.weight"``."""
@@ -57,8 +73,56 @@ class Optimizer(Protocol):
         """
 
 
+class _EachParameter:
+    """An optimiser whose parameters do not know of each other."""
+
+    def init(self, params: Arrays) -> State:
+        """State before the first update: arrays of zeros, by their kind and path."""
+        return {kind: zeros_like(params) for kind in self._kinds()}
+
+    def apply(
+        self,
+        params: Arrays,
+        grads: Gradients,
+        state: State,
+        step: int,
+        constraints: Constraints = NO_CONSTRAINTS,
+    ) -> None:
+        """Make update number `step` (from 0) on `params` and `state` in place."""
+        rule = self._rule(step)
+        for path, weight in params.items():
+            own = {kind: arrays[path] for kind, arrays in state.items()}
+            update = partial(rule, weight, grads[path], **own)
+            constrained(update, weight, constraints.get(path))
+
+    def _kinds(self) -> tuple[str, ...]:
+        """The kinds of state, named as the arguments of the rule."""
+        raise NotImplementedError
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        """An update of `dropcore.updates` with its numbers."""
+        raise NotImplementedError
+
+    def _rate(self, step: int) -> float:
+        """The learning rate, which a schedule may have brought to 0."""
+        rate = value_at(self.learning_rate, step)  # type: ignore[attr-defined]
+        if not 0 <= rate < np.inf:
+            raise ValueError(
+                f"{type(self).__name__}: learning_rate must be finite and not negative, got "
+                f"{rate!r} at step {step}"
+            )
+        return rate
+
+    def _check(self, **intervals: str) -> None:
+        """ValueError unless the learning rate and the numbers of those names are in range."""
+        name = type(self).__name__
+        check_learning_rate(name, self.learning_rate)  # type: ignore[attr-defined]
+        for attribute, interval in intervals.items():
+            check_number(f"{name}: {attribute}", getattr(self, attribute), interval)
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(_EachParameter):
     """Stochastic gradient descent, with momentum if it is given.
 
     For each parameter w with gradient g, velocity v, learning rate a and momentum m::
@@ -67,18 +131,24 @@ class SGD:
         v <- m v - a g      w <- w + v                momentum > 0
         v <- m v - a g      w <- w + m v - a g        nesterov=True
 
+    with g + weight_decay w for g.
+
     Parameters
     ----------
     learning_rate : float or callable
         Positive; or a function of the step, counted from 0, that returns it.
-    momentum : float, default 0.0
-        In [0, 1).
+    momentum : float or callable, default 0.0
+        In [0, 1); or a function of the step, as the papers raise it from 0.5 to 0.99.
     nesterov : bool, default False
         Look ahead along the velocity. Needs momentum.
     lazy : bool, default False
         Pass over the weights of units that a mask drops for the whole batch: neither they nor their
         velocities move. That is faster, and another optimiser; without it their velocities decay
         and move them on.
+    weight_decay : float, default 0.0
+        Of every parameter, biases too, and coupled: it is the gradient of
+        ``weight_decay / 2 * ||w||^2`` and passes through the velocity, as in PyTorch. A layer's
+        ``regularizer=L2(weight_decay / 2)`` is the same for its weights alone.
 
     Raises
     ------
@@ -91,49 +161,37 @@ class SGD:
     deep learning", equations 1-4.
     """
 
-    learning_rate: float | Callable[[int], float]
-    momentum: float = 0.0
+    learning_rate: float | Schedule
+    momentum: float | Schedule = 0.0
     nesterov: bool = False
     lazy: bool = False
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_learning_rate("SGD", self.learning_rate)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"SGD: momentum must be in [0, 1), got {self.momentum!r}")
+        self._check(weight_decay="[0, inf)")
+        if not callable(self.momentum):
+            check_number("SGD: momentum", self.momentum, "[0, 1)")
         if self.nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
 
-    def init(self, params: Arrays) -> State:
-        """Velocities of zero, or nothing without momentum."""
-        return {"velocity": zeros_like(params)} if self.momentum else {}
+    def _kinds(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
 
-    def apply(
-        self,
-        params: Arrays,
-        grads: Gradients,
-        state: State,
-        step: int,
-        constraints: Constraints = NO_CONSTRAINTS,
-    ) -> None:
-        """Update `params` and the velocities in place."""
-        velocities = state.get("velocity", {})
-        rate = value_at(self.learning_rate, step)
-        for path, weight in params.items():
-            update = partial(
-                sgd_,
-                weight,
-                grads[path],
-                velocities.get(path),
-                learning_rate=rate,
-                momentum=self.momentum,
-                nesterov=self.nesterov,
-                lazy=self.lazy,
-            )
-            constrained(update, weight, constraints.get(path))
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(
+            sgd_,
+            learning_rate=self._rate(step),
+            momentum=check_number(
+                f"SGD: momentum at step {step}", value_at(self.momentum, step), "[0, 1)"
+            ),
+            nesterov=self.nesterov,
+            lazy=self.lazy,
+            weight_decay=self.weight_decay,
+        )
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(_EachParameter):
     """Adam: steps scaled by running means of the gradient and of its square.
 
     For each parameter w with gradient g at step t = 1, 2, ..., learning rate a::
@@ -160,22 +218,269 @@ class Adam:
     Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1.
     """
 
-    learning_rate: float | Callable[[int], float] = 1e-3
+    learning_rate: float | Schedule = 1e-3
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_learning_rate("Adam", self.learning_rate)
-        for name in ("beta_1", "beta_2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Adam: {name} must be in [0, 1), got {getattr(self, name)!r}")
-        if not self.epsilon > 0:
-            raise ValueError(f"Adam: epsilon must be positive, got {self.epsilon!r}")
+        self._check(beta_1="[0, 1)", beta_2="[0, 1)", epsilon="(0, inf)")
+
+    def _kinds(self) -> tuple[str, ...]:
+        return "mean", "square"
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(
+            adam_,
+            step=step + 1,
+            learning_rate=self._rate(step),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+        )
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with a weight decay that does not pass through its means.
+
+    Before the step of `Adam`, w <- (1 - learning_rate * weight_decay) w.
+
+    Parameters
+    ----------
+    learning_rate, beta_1, beta_2, epsilon
+        As in `Adam`.
+    weight_decay : float, default 0.01
+        Of every parameter, biases too, as in PyTorch.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2, whose decay
+    lambda is learning_rate * weight_decay here.
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(weight_decay="[0, inf)")
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(super()._rule(step), weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class RMSprop(_EachParameter):
+    """RMSprop: steps scaled by a running mean of the gradient's square.
+
+    For each parameter w with gradient g, learning rate a::
+
+        v <- beta v + (1 - beta) g^2                  s = v
+        m <- beta m + (1 - beta) g                    s = v - m^2              centered=True
+        w <- w - a g / (sqrt(s) + epsilon)                                     momentum = 0
+        u <- momentum u - a g / (sqrt(s) + epsilon)           w <- w + u       momentum > 0
+
+    Parameters
+    ----------
+    learning_rate : float or callable, default 1e-2
+        Positive; or a function of the step, counted from 0, that returns it.
+    beta : float, default 0.99
+        Decay of the means, in [0, 1); rho in Keras, alpha in PyTorch.
+    momentum : float or callable, default 0.0
+        In [0, 1); or a function of the step.
+    centered : bool, default False
+        Scale by an estimate of the gradient's standard deviation.
+    epsilon : float, default 1e-8
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    Tieleman and Hinton 2012, "Lecture 6.5: RMSprop"; centered, Graves 2013, "Generating sequences
+    with recurrent neural networks", equations 38-45.
+    """
+
+    learning_rate: float | Schedule = 1e-2
+    beta: float = 0.99
+    momentum: float | Schedule = 0.0
+    centered: bool = False
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        self._check(beta="[0, 1)", epsilon="(0, inf)")
+        if not callable(self.momentum):
+            check_number("RMSprop: momentum", self.momentum, "[0, 1)")
+
+    def _kinds(self) -> tuple[str, ...]:
+        centre = ("mean",) if self.centered else ()
+        return ("square", *centre, *(("velocity",) if self.momentum else ()))
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(
+            rmsprop_,
+            learning_rate=self._rate(step),
+            beta=self.beta,
+            momentum=check_number(
+                f"RMSprop: momentum at step {step}", value_at(self.momentum, step), "[0, 1)"
+            ),
+            epsilon=self.epsilon,
+        )
+
+
+@dataclass(frozen=True)
+class Adagrad(_EachParameter):
+    """Adagrad: each weight's step shrinks with the gradients that it has seen.
+
+    For each parameter w with gradient g, learning rate a::
+
+        v <- v + g^2            w <- w - a g / (sqrt(v) + epsilon)
+
+    Parameters
+    ----------
+    learning_rate : float or callable, default 1e-2
+        Positive; or a function of the step, counted from 0, that returns it.
+    initial : float, default 0.0
+        What v starts with, not negative.
+    epsilon : float, default 1e-10
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
+    optimization".
+    """
+
+    learning_rate: float | Schedule = 1e-2
+    initial: float = 0.0
+    epsilon: float = 1e-10
+
+    def __post_init__(self) -> None:
+        self._check(initial="[0, inf)", epsilon="(0, inf)")
 
     def init(self, params: Arrays) -> State:
-        """Means of zero."""
-        return {"mean": zeros_like(params), "square": zeros_like(params)}
+        """Sums of `initial`."""
+        return {"square": {path: np.full_like(w, self.initial) for path, w in params.items()}}
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(adagrad_, learning_rate=self._rate(step), epsilon=self.epsilon)
+
+
+@dataclass(frozen=True)
+class Adadelta(_EachParameter):
+    """Adadelta: steps as large as the last ones, scaled by the gradients.
+
+    For each parameter w with gradient g, learning rate a::
+
+        v <- rho v + (1 - rho) g^2          d = sqrt(u + epsilon) / sqrt(v + epsilon) g
+        u <- rho u + (1 - rho) d^2          w <- w - a d
+
+    Parameters
+    ----------
+    learning_rate : float or callable, default 1.0
+        Positive; or a function of the step, counted from 0, that returns it. The paper has none.
+    rho : float, default 0.95
+        Decay of the means, in [0, 1).
+    epsilon : float, default 1e-6
+        Positive. It sets the size of the first steps.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    Zeiler 2012, "ADADELTA: an adaptive learning rate method", algorithm 1.
+    """
+
+    learning_rate: float | Schedule = 1.0
+    rho: float = 0.95
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self._check(rho="[0, 1)", epsilon="(0, inf)")
+
+    def _kinds(self) -> tuple[str, ...]:
+        return "square", "change"
+
+    def _rule(self, step: int) -> Callable[..., object]:
+        return partial(
+            adadelta_, learning_rate=self._rate(step), rho=self.rho, epsilon=self.epsilon
+        )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Another optimiser that gets gradients within bounds.
+
+    With ``value`` each number g becomes min(max(g, -value), value); then with ``norm`` all of them
+    together, as one vector g of all parameters, become g * min(1, norm / ||g||).
+
+    A gradient with a NaN is not hidden: with it the norm is NaN, and the other optimiser gets all
+    as they are, so that training finds weights that are not finite and says where. The same goes
+    for an infinite norm; by value an infinite number is clipped as any other.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    norm, value : float, optional
+        Positive. At least one of them.
+
+    Raises
+    ------
+    TypeError
+        If `optimizer` is none.
+    ValueError
+        If a bound is not positive, or there is none.
+
+    References
+    ----------
+    Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks",
+    algorithm 1; by value, Graves 2013.
+
+    Examples
+    --------
+    >>> Clip(SGD(1.0), norm=5.0).norm
+    5.0
+    """
+
+    optimizer: Optimizer
+    norm: float | None = None
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, type) or not hasattr(self.optimizer, "apply"):
+            raise TypeError(
+                f"Clip: optimizer must be an optimiser, such as SGD(0.1), got {self.optimizer!r}"
+            )
+        if self.norm is None and self.value is None:
+            raise ValueError("Clip: give norm, value or both, got neither")
+        for name in ("norm", "value"):
+            if getattr(self, name) is not None:
+                check_number(f"Clip: {name}", getattr(self, name), "(0, inf)")
+
+    @property
+    def kind(self) -> str:
+        """The class that the state belongs to: that of the optimiser inside."""
+        return kind_of(self.optimizer)
+
+    def init(self, params: Arrays) -> State:
+        """State of the optimiser inside."""
+        return self.optimizer.init(params)
 
     def apply(
         self,
@@ -185,32 +490,47 @@ class Adam:
         step: int,
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> None:
-        """Update `params` and the means in place."""
-        rate = value_at(self.learning_rate, step)
-        for path, weight in params.items():
-            update = partial(
-                adam_,
-                weight,
-                grads[path],
-                state["mean"][path],
-                state["square"][path],
-                step=step + 1,
-                learning_rate=rate,
-                beta_1=self.beta_1,
-                beta_2=self.beta_2,
-                epsilon=self.epsilon,
-            )
-            constrained(update, weight, constraints.get(path))
+        """Make update number `step` (from 0) with clipped gradients."""
+        self.optimizer.apply(
+            params, self.clipped({path: grads[path] for path in params}), state, step, constraints
+        )
+
+    def clipped(self, grads: Gradients) -> Gradients:
+        """The gradients within the bounds; those given do not change."""
+        # Worked out once: a product would be multiplied for its norm and again for the update.
+        found: dict[str, Gradient] = {
+            path: g if isinstance(g, LiveBlock) else np.asarray(g) for path, g in grads.items()
+        }
+        if self.value is not None:
+            low, high = -self.value, self.value
+            found = {path: _each(g, lambda a: np.clip(a, low, high)) for path, g in found.items()}
+        if self.norm is not None:
+            norm = global_norm(found.values())
+            if self.norm < norm < np.inf:
+                factor = self.norm / norm
+                found = {
+                    path: _each(g, lambda a: a * a.dtype.type(factor)) for path, g in found.items()
+                }
+        return found
+
+
+def _each(
+    gradient: Gradient, function: Callable[[NDArray[Any]], NDArray[Any]]
+) -> NDArray[Any] | LiveBlock:
+    """A function that leaves zeros alone, of every number of a gradient that is not a product."""
+    if isinstance(gradient, LiveBlock):
+        return replace(gradient, values=function(gradient.values))
+    return function(np.asarray(gradient))
+
+
+def kind_of(optimizer: Optimizer) -> str:
+    """The class that an optimiser's state belongs to."""
+    return getattr(optimizer, "kind", type(optimizer).__name__)
 
 
 def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
     """An array of zeros for each parameter."""
     return {path: np.zeros_like(array) for path, array in params.items()}
-
-
-def value_at(value: float | Callable[[int], float], step: int) -> float:
-    """A number, or what a schedule gives at `step`."""
-    return float(value(step) if callable(value) else value)
 
 
 def check_learning_rate(what: str, rate: Any) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from dropcore.backends import backend_of
+from dropcore.backends.cpu import sum_squares
 from dropcore.functional import axes_of, expect_weights
 from dropcore.gradients import Array, Gradient, LiveBlock, ProductGradient
 
-__all__ = ["adam_", "sgd_"]
+__all__ = ["adadelta_", "adagrad_", "adam_", "global_norm", "rmsprop_", "sgd_"]
 
 
 def sgd_(
@@ -23,6 +26,7 @@ def sgd_(
     momentum: float = 0.0,
     nesterov: bool = False,
     lazy: bool = False,
+    weight_decay: float = 0.0,
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
@@ -35,8 +39,9 @@ def sgd_(
         v <- v m + g (-a)      w <- w + v                     with velocity
         v <- v m + g (-a)      w <- w + (g (-a) + m v)        nesterov=True
 
-    and then, as `max_norm_` does it, ``w <- w * min(1, max_norm / ||w||)`` for the vectors that run
-    over `axis`. Denormal numbers count as zero.
+    with g + weight_decay w for g where that is not 0, and then, as `max_norm_` does it,
+    ``w <- w * min(1, max_norm / ||w||)`` for the vectors that run over `axis`. Denormal numbers
+    count as zero.
 
     Parameters
     ----------
@@ -53,6 +58,8 @@ def sgd_(
     lazy : bool, default False
         Leave weights and velocities alone where g is a LiveBlock and they are outside of it.
         Without it their velocity goes on to decay and to move them.
+    weight_decay : float, default 0.0
+        How much of w is added to g: the gradient of ``weight_decay / 2 * ||w||^2``.
     max_norm : float, optional
         Largest norm, > 0.
     axis : int or tuple of int
@@ -68,7 +75,8 @@ def sgd_(
     TypeError
         If w is not an array of a dtype that is taken, or the others have another dtype.
     ValueError
-        If shapes differ, w or velocity is read-only, or `max_norm` is not positive.
+        If shapes differ, w or velocity is read-only, the learning rate is negative, infinite or
+        NaN, `max_norm` is not positive, or one of `max_norm` and `axis` comes without the other.
 
     References
     ----------
@@ -78,7 +86,10 @@ def sgd_(
     bound, axes = _checked("sgd_", w, g, {"velocity": velocity}, max_norm, axis)
     if velocity is None and (momentum or nesterov):
         raise ValueError("sgd_: momentum needs velocity, an array like w that starts at zero")
-    backend.sgd_(w, g, velocity, float(learning_rate), float(momentum), nesterov, lazy, bound, axes)
+    rate = _rate("sgd_", learning_rate)
+    backend.sgd_(
+        w, g, velocity, rate, float(momentum), nesterov, lazy, float(weight_decay), bound, axes
+    )
     return w
 
 
@@ -93,6 +104,7 @@ def adam_(
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
@@ -103,7 +115,8 @@ def adam_(
         m <- beta_1 m + (1 - beta_1) g          v <- beta_2 v + (1 - beta_2) g^2
         w <- w - learning_rate (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
-    and then as in `sgd_`. Denormal numbers count as zero.
+    with (1 - learning_rate weight_decay) w for w on the right, and then as in `sgd_`. Denormal
+    numbers count as zero.
 
     Parameters
     ----------
@@ -114,6 +127,8 @@ def adam_(
     step : int
         Counted from 1.
     learning_rate, beta_1, beta_2, epsilon : float
+    weight_decay : float, default 0.0
+        The decoupled one of AdamW, which does not pass through the means.
 
     Returns
     -------
@@ -127,7 +142,8 @@ def adam_(
 
     References
     ----------
-    Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1.
+    Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; Loshchilov and
+    Hutter 2019, "Decoupled weight decay regularization".
     """
     backend = backend_of("w", w)
     bound, axes = _checked("adam_", w, g, {"mean": mean, "square": square}, max_norm, axis)
@@ -135,10 +151,190 @@ def adam_(
     if step < 1:
         raise ValueError(f"adam_: step counts from 1, got {step}")
     backend.adam_(
-        w, g, mean, square, int(step), float(learning_rate), float(beta_1), float(beta_2),
-        float(epsilon), bound, axes,
+        w, g, mean, square, int(step), _rate("adam_", learning_rate), float(beta_1), float(beta_2),
+        float(epsilon), float(weight_decay), bound, axes,
     )  # fmt: skip
     return w
+
+
+def rmsprop_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    mean: Array | None = None,
+    velocity: Array | None = None,
+    *,
+    learning_rate: float,
+    beta: float = 0.99,
+    momentum: float = 0.0,
+    epsilon: float = 1e-8,
+    max_norm: float | None = None,
+    axis: int | Iterable[int] | None = None,
+) -> Array:
+    """A step of RMSprop in place, and the projection of what it gives.
+
+    For weights w with gradient g and running mean square v, every operation rounded on its own in
+    the dtype of w::
+
+        v <- beta v + (1 - beta) g^2                          s = v
+        m <- beta m + (1 - beta) g                            s = max(v - m^2, 0), with mean
+        w <- w - learning_rate g / (sqrt(s) + epsilon)
+        u <- momentum u - learning_rate g / (sqrt(s) + epsilon)      w <- w + u, with velocity
+
+    and then as in `sgd_`. Denormal numbers count as zero.
+
+    Parameters
+    ----------
+    w, g, max_norm, axis
+        As in `sgd_`.
+    square : numpy.ndarray
+        Of the shape and dtype of w, zero at first, changed in place.
+    mean : numpy.ndarray, optional
+        The same: centers the square.
+    velocity : numpy.ndarray, optional
+        The same, for momentum.
+    learning_rate, beta, momentum, epsilon : float
+
+    Returns
+    -------
+    numpy.ndarray
+        w.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sgd_`.
+
+    References
+    ----------
+    Tieleman and Hinton 2012, "Lecture 6.5: RMSprop"; centered, Graves 2013, "Generating sequences
+    with recurrent neural networks", equations 38-45.
+    """
+    backend = backend_of("w", w)
+    states = {"square": square, "mean": mean, "velocity": velocity}
+    bound, axes = _checked("rmsprop_", w, g, states, max_norm, axis)
+    if velocity is None and momentum:
+        raise ValueError("rmsprop_: momentum needs velocity, an array like w that starts at zero")
+    backend.rmsprop_(
+        w, g, square, mean, velocity, _rate("rmsprop_", learning_rate), float(beta),
+        float(momentum), float(epsilon), bound, axes,
+    )  # fmt: skip
+    return w
+
+
+def adagrad_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    *,
+    learning_rate: float,
+    epsilon: float = 1e-10,
+    max_norm: float | None = None,
+    axis: int | Iterable[int] | None = None,
+) -> Array:
+    """A step of Adagrad in place, and the projection of what it gives.
+
+    For weights w with gradient g and the sum v of its squares::
+
+        v <- v + g^2        w <- w - learning_rate g / (sqrt(v) + epsilon)
+
+    and then as in `sgd_`. Denormal numbers count as zero.
+
+    Parameters
+    ----------
+    w, g, max_norm, axis
+        As in `sgd_`.
+    square : numpy.ndarray
+        Of the shape and dtype of w, zero at first, changed in place.
+    learning_rate, epsilon : float
+
+    Returns
+    -------
+    numpy.ndarray
+        w.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sgd_`.
+
+    References
+    ----------
+    Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
+    optimization".
+    """
+    backend = backend_of("w", w)
+    bound, axes = _checked("adagrad_", w, g, {"square": square}, max_norm, axis)
+    backend.adagrad_(w, g, square, _rate("adagrad_", learning_rate), float(epsilon), bound, axes)
+    return w
+
+
+def adadelta_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    change: Array,
+    *,
+    learning_rate: float = 1.0,
+    rho: float = 0.95,
+    epsilon: float = 1e-6,
+    max_norm: float | None = None,
+    axis: int | Iterable[int] | None = None,
+) -> Array:
+    """A step of Adadelta in place, and the projection of what it gives.
+
+    For weights w with gradient g and running mean squares, v of the gradient and u of the changes::
+
+        v <- rho v + (1 - rho) g^2              d = sqrt(u + epsilon) / sqrt(v + epsilon) g
+        u <- rho u + (1 - rho) d^2              w <- w - learning_rate d
+
+    and then as in `sgd_`. Denormal numbers count as zero.
+
+    Parameters
+    ----------
+    w, g, max_norm, axis
+        As in `sgd_`.
+    square, change : numpy.ndarray
+        v and u, of the shape and dtype of w, zero at first, changed in place.
+    learning_rate, rho, epsilon : float
+
+    Returns
+    -------
+    numpy.ndarray
+        w.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sgd_`.
+
+    References
+    ----------
+    Zeiler 2012, "ADADELTA: an adaptive learning rate method", algorithm 1.
+    """
+    backend = backend_of("w", w)
+    bound, axes = _checked("adadelta_", w, g, {"square": square, "change": change}, max_norm, axis)
+    rate = _rate("adadelta_", learning_rate)
+    backend.adadelta_(w, g, square, change, rate, float(rho), float(epsilon), bound, axes)
+    return w
+
+
+def global_norm(gradients: Iterable[Gradient]) -> float:
+    """The Euclidean norm of all the numbers in some gradients together.
+
+    Summed in float64, in an order that does not depend on the number of threads. NaN if one of
+    them is, else infinite if one of them is.
+    """
+    arrays = [g.values if isinstance(g, LiveBlock) else np.asarray(g) for g in gradients]
+    total = sum((sum_squares(array) for array in arrays), 0.0)
+    if math.isnan(total) or 1e-280 < total < math.inf:
+        return math.sqrt(total)
+    # Squares that left float64's range: in units of the largest number none does.
+    largest = max((float(np.abs(array).max()) for array in arrays if array.size), default=0.0)
+    if largest == 0 or math.isinf(largest):
+        return largest
+    parts = (sum_squares(np.asarray(array, np.float64) / largest) for array in arrays)
+    return largest * math.sqrt(sum(parts, 0.0))
 
 
 def _checked(
@@ -167,7 +363,16 @@ def _checked(
         if isinstance(array, np.ndarray) and np.may_share_memory(w, array):
             raise ValueError(f"{what}: {name} shares memory with w; give memory of its own")
     if max_norm is None:
+        if axis is not None:
+            raise ValueError(f"{what}: axis is about max_norm: give both or neither, got {axis!r}")
         return 0.0, ()
     if axis is None:
         raise ValueError(f"{what}: max_norm needs axis, the axes that the norm runs over")
     return axes_of(what, w, max_norm, axis)
+
+
+def _rate(what: str, value: Any) -> float:
+    rate = float(value)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"{what}: learning_rate must be finite and not negative, got {value!r}")
+    return rate

@@ -41,14 +41,29 @@ cdef extern from "kernels.h" nogil:
         int64_t stride
         const int64_t *index
 
-    ctypedef struct cdrop_adam:
+    int CDROP_SGD
+    int CDROP_ADAM
+    int CDROP_RMSPROP
+    int CDROP_ADAGRAD
+    int CDROP_ADADELTA
+
+    ctypedef struct cdrop_recipe:
         double rate
+        double momentum
+        double decay
         double beta_1
         double beta_2
         double rest_1
         double rest_2
         double scale
         double epsilon
+        double keep
+        int nesterov
+
+    ctypedef void (*cdrop_update_f32)(size_t, const cdrop_recipe *, const float *, float *, float *,
+                                      float *, float *, double *) noexcept nogil
+    ctypedef void (*cdrop_update_f64)(size_t, const cdrop_recipe *, const double *, double *,
+                                      double *, double *, double *, double *) noexcept nogil
 
     int CDROP_CONNECT_Y
     int CDROP_CONNECT_DW
@@ -110,19 +125,11 @@ cdef extern from "kernels.h" nogil:
                             int64_t, const double *, const double *, double *) noexcept nogil
 
         void (*add_squares_f32)(int64_t, int64_t, int64_t, const float *, double *) noexcept nogil
-        void (*sgd_f32)(size_t, float, float, int, const float *, float *, float *,
-                        double *) noexcept nogil
-        void (*sgd_some_f32)(size_t, const int64_t *, float, float, int, const float *, float *,
+        double (*sum_squares_f32)(size_t, const float *) noexcept nogil
+        cdrop_update_f32 *update_f32
+        void (*sgd_some_f32)(size_t, const int64_t *, const cdrop_recipe *, const float *, float *,
                              float *) noexcept nogil
-        void (*adam_f32)(size_t, const cdrop_adam *, const float *, float *, float *, float *,
-                         double *) noexcept nogil
         void (*add_squares_f64)(int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
-        void (*sgd_f64)(size_t, double, double, int, const double *, double *, double *,
-                        double *) noexcept nogil
-        void (*sgd_some_f64)(size_t, const int64_t *, double, double, int, const double *, double *,
-                             double *) noexcept nogil
-        void (*adam_f64)(size_t, const cdrop_adam *, const double *, double *, double *, double *,
-                         double *) noexcept nogil
         void (*activate_f32)(int, size_t, float, const float *, float *) noexcept nogil
         void (*activate_back_f32)(int, size_t, float, const float *, const float *,
                                   float *) noexcept nogil
@@ -163,6 +170,10 @@ cdef extern from "kernels.h" nogil:
         void (*normalize_rows_back_f64)(size_t, size_t, const double *, const double *,
                                         const double *, const double *, const double *, double *,
                                         double *, double *) noexcept nogil
+        double (*sum_squares_f64)(size_t, const double *) noexcept nogil
+        cdrop_update_f64 *update_f64
+        void (*sgd_some_f64)(size_t, const int64_t *, const cdrop_recipe *, const double *,
+                             double *, double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active

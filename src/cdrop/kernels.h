@@ -39,13 +39,34 @@ typedef struct {
     const int64_t *index;        /* which rows, or NULL for all */
 } cdrop_ahead;
 
-/* Numbers of a step of Adam: rest = 1 - beta, rate = learning rate / (1 - beta_1^step),
- * scale = 1 / sqrt(1 - beta_2^step). */
+/* The rules of updates, and their states m, v and d: a state in brackets may be NULL.
+ *
+ *   rule       m                 v               d            numbers
+ *   SGD                          [velocity]                   rate momentum decay nesterov
+ *   ADAM       mean              mean square                  rate beta_1 beta_2 rests scale
+ *                                                             epsilon keep
+ *   RMSPROP    [mean]            mean square     [velocity]   rate beta_2 rest_2 epsilon momentum
+ *   ADAGRAD                      sum of squares               rate epsilon
+ *   ADADELTA   mean square of    mean square                  rate beta_2 rest_2 epsilon
+ *              the changes
+ */
+enum { CDROP_SGD, CDROP_ADAM, CDROP_RMSPROP, CDROP_ADAGRAD, CDROP_ADADELTA, CDROP_RULES };
+
+/* rest = 1 - beta. In Adam rate = learning rate / (1 - beta_1^step), scale =
+ * 1 / sqrt(1 - beta_2^step) and keep = 1 - learning rate * decoupled decay. */
 typedef struct {
-    double rate, beta_1, beta_2, rest_1, rest_2, scale, epsilon;
-} cdrop_adam;
+    double rate, momentum, decay, beta_1, beta_2, rest_1, rest_2, scale, epsilon, keep;
+    int nesterov;
+} cdrop_recipe;
 
 #define CDROP_FOR_REAL_TYPES(X) X(float, float, f32) X(double, double, f64)
+/* Update in place: optimizer.inc.h. g is NULL where it is all zero; square, if it is not NULL,
+ * takes in the squares of the new weights. */
+#define CDROP_UPDATE(T, C, S)                                                                    \
+    typedef void (*cdrop_update_##S)(size_t n, const cdrop_recipe *recipe, const T *g, T *m, T *v, \
+                                     T *d, T *w, double *square);
+CDROP_FOR_REAL_TYPES(CDROP_UPDATE)
+#undef CDROP_UPDATE
 #define CDROP_FOR_TYPES(X) \
     CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
 
@@ -117,13 +138,6 @@ typedef struct {
      * n <= CDROP_CLIP_COLUMNS. */                                                                \
     void (*shorten_##S)(int64_t rows, int64_t n, int64_t stride, const double *factor, T *w,     \
                         double *square);                                                         \
-    /* Updates in place: optimizer.inc.h. v is NULL without momentum, g where it is all zero;    \
-     * square, if it is not NULL, takes in the squares of the new weights. */                     \
-    void (*sgd_##S)(size_t n, T rate, T momentum, int nesterov, const T *g, T *v, T *w,           \
-                    double *square);                                                             \
-    void (*sgd_some_##S)(size_t columns, const int64_t *column, T rate, T momentum, int nesterov, \
-                         const T *g, T *v, T *w);                                                \
-    void (*adam_##S)(size_t n, const cdrop_adam *adam, const T *g, T *m, T *v, T *w, double *square);\
     /* y__n = f(x__n) of that kind, with parameter a; y may be x. */                             \
     void (*activate_##S)(int kind, size_t n, T a, const T *x, T *y);                             \
     /* dx__n = dy__n f'(x__n); held is x for GELU, GELU_TANH and SILU, y for the others; dx may be  \
@@ -146,7 +160,11 @@ typedef struct {
                                const T *beta, const T *x, T *y, double *mean, double *scale);    \
     void (*normalize_rows_back_##S)(size_t rows, size_t n, const T *gamma, const double *mean,    \
                                     const double *scale, const T *x, const T *dy, T *dx,         \
-                                    double *dgamma, double *dbeta);
+                                    double *dgamma, double *dbeta);                                   \
+    cdrop_update_##S update_##S[CDROP_RULES];                                                    \
+    /* SGD of some columns of v__n and w__n, with their gradient g__columns. */                   \
+    void (*sgd_some_##S)(size_t columns, const int64_t *column, const cdrop_recipe *recipe,       \
+                         const T *g, T *v, T *w);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

@@ -15,25 +15,23 @@ cdef enum:
     BLOCKS = 32              # of rows, at most: their sums take 1 / 8 of the rows of a block
     PANEL_COLUMNS = 1024     # of a block at a time: their sums stay in L1
     FLAT_UNIT = 4096
-    NO_UPDATE = 0
-    SGD = 1
-    ADAM = 2
+    SQUARES_A_BLOCK = 65536  # of a sum over everything
+    NO_UPDATE = -1
 
-cdef double READ_NS = 0.25, SGD_NS = 1.0, ADAM_NS = 1.5
+cdef double READ_NS = 0.25, SGD_NS = 1.0, ADAPTIVE_NS = 1.5
 
 ctypedef struct Update:
     int rule
-    double rate, momentum            # SGD
-    bint nesterov
+    cdrop_recipe recipe
     bint lazy                        # what is outside of a live block stays as it is
-    cdrop_adam adam
     const void *g                    # like w, or NULL with a live block:
     const void *live                 # gradient of live rows x live columns, zero elsewhere
     const int64_t *live_row          # of each row of w: its row in the block, or -1
     const int64_t *live_column       # columns of w
     int64_t live_columns
-    void *m                          # state, like w, or NULL
+    void *m                          # states, like w, or NULL
     void *v
+    void *d
 
 
 cdef inline void add_squares(const real *w, int64_t n, double *square) noexcept nogil:
@@ -48,16 +46,11 @@ cdef inline void apply_rule(real *w, const Update *u, int64_t at, int64_t n, con
     """The weights [at, at + n), with their gradient g, or NULL where it is zero."""
     cdef real *m = <real *> u.m + at if u.m != NULL else NULL
     cdef real *v = <real *> u.v + at if u.v != NULL else NULL
-    if u.rule == SGD:
-        if real is float:
-            cdrop_active.sgd_f32(n, <float> u.rate, <float> u.momentum, u.nesterov, g, v, w + at,
-                                 square)
-        else:
-            cdrop_active.sgd_f64(n, u.rate, u.momentum, u.nesterov, g, v, w + at, square)
-    elif real is float:
-        cdrop_active.adam_f32(n, &u.adam, g, m, v, w + at, square)
+    cdef real *d = <real *> u.d + at if u.d != NULL else NULL
+    if real is float:
+        cdrop_active.update_f32[u.rule](n, &u.recipe, g, m, v, d, w + at, square)
     else:
-        cdrop_active.adam_f64(n, &u.adam, g, m, v, w + at, square)
+        cdrop_active.update_f64[u.rule](n, &u.recipe, g, m, v, d, w + at, square)
 
 
 cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, int64_t column,
@@ -80,11 +73,9 @@ cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, i
         if u.lazy:
             v = <real *> u.v + at if u.v != NULL else NULL
             if real is float:
-                k.sgd_some_f32(u.live_columns, u.live_column, <float> u.rate, <float> u.momentum,
-                               u.nesterov, live, v, w + at)
+                k.sgd_some_f32(u.live_columns, u.live_column, &u.recipe, live, v, w + at)
             else:
-                k.sgd_some_f64(u.live_columns, u.live_column, u.rate, u.momentum, u.nesterov, live,
-                               v, w + at)
+                k.sgd_some_f64(u.live_columns, u.live_column, &u.recipe, live, v, w + at)
             if square != NULL:
                 add_squares(w + at, n, square)
             return
@@ -171,7 +162,8 @@ cdef int64_t clip_panel(real *w, int64_t n, int64_t width, int64_t column, doubl
 cdef int64_t update_all(real *w, const Update *u, int64_t outer, int64_t n, int64_t inner,
                         double max_norm) except -1 nogil:
     """max_norm = 0: no projection. Returns the number of vectors that were shortened."""
-    cdef double work = (READ_NS if u.rule == NO_UPDATE else SGD_NS if u.rule == SGD else ADAM_NS)
+    cdef double work = (READ_NS if u.rule == NO_UPDATE else
+                        SGD_NS if u.rule == CDROP_SGD else ADAPTIVE_NS)
     cdef int team = cdrop_team_for(work * outer * n * inner)
     cdef int64_t rows_a_block = max(<int64_t> ROWS_A_BLOCK, (n + BLOCKS - 1) // BLOCKS)
     cdef int64_t blocks = (n + rows_a_block - 1) // rows_a_block
@@ -217,7 +209,8 @@ cdef int64_t update_all(real *w, const Update *u, int64_t outer, int64_t n, int6
 cdef class Weights:
     """Contiguous weights, how their vectors lie, and what happens to them: checked once."""
 
-    cdef Buffer w, g, m, v, live_row, live_column
+    cdef Buffer w, g, live_row, live_column
+    cdef list states
     cdef Factor x, dz
     cdef Update u
     cdef int64_t outer, n, inner
@@ -228,7 +221,8 @@ cdef class Weights:
         self.outer, self.n, self.inner = vectors
         self.max_norm = max_norm
         self.u.rule = NO_UPDATE
-        self.u.g = self.u.live = self.u.m = self.u.v = NULL
+        self.states = []
+        self.u.g = self.u.live = self.u.m = self.u.v = self.u.d = NULL
         self.u.lazy = False
         if self.w.view.itemsize not in (4, 8):
             raise ValueError("weights are float32 or float64")
@@ -242,6 +236,29 @@ cdef class Weights:
             raise ValueError(f"{name} must have the shape of w")
         b.expect(name, self.w.view.itemsize)
         return b
+
+    cdef cdrop_recipe *follow(self, int rule, g, live_rows, live_columns, bint lazy=False):
+        """The numbers of `rule`, to be filled in, after g has been taken in one of its forms.
+
+        g is like w, or a block with its live_rows and live_columns, or a pair (x, dz) that stands
+        for x.T @ dz: then the norm runs over the rows of w, if there is one.
+        """
+        self.u.rule = rule
+        memset(&self.u.recipe, 0, sizeof(self.u.recipe))
+        if isinstance(g, tuple):
+            self.take_product(g[0], g[1])
+        else:
+            self.take_gradient(g, live_rows, live_columns, lazy)
+        return &self.u.recipe
+
+    cdef void *state(self, str name, array) except? NULL:
+        """The memory of a state like w, or NULL for None."""
+        cdef Buffer buffer
+        if array is None:
+            return NULL
+        buffer = self.like(name, array, True)
+        self.states.append(buffer)
+        return buffer.view.buf
 
     cdef int take_product(self, x, dz) except -1:
         """The gradient x.T @ dz of w (K, N), which is never stored: x (M, K), dz (M, N)."""
@@ -302,41 +319,97 @@ def max_norm(w, tuple vectors, double max_norm):
 
 
 def sgd(w, g, velocity, double rate, double momentum, bint nesterov, tuple vectors,
-        double max_norm, live_rows=None, live_columns=None, bint lazy=False):
-    """One step; velocity is None without momentum, max_norm 0 without projection.
-
-    g is like w, or a block with its live_rows and live_columns, or a pair (x, dz) that stands for
-    x.T @ dz: then the norm runs over the rows of w, if there is one.
-    """
+        double max_norm, live_rows=None, live_columns=None, bint lazy=False, double decay=0.0):
+    """One step; velocity is None without momentum, max_norm 0 without projection."""
     cdef Weights weights = Weights(w, vectors, max_norm)
-    weights.u.rule = SGD
-    weights.u.rate, weights.u.momentum, weights.u.nesterov = rate, momentum, nesterov
-    if isinstance(g, tuple):
-        weights.take_product(g[0], g[1])
-    else:
-        weights.take_gradient(g, live_rows, live_columns, lazy)
-    if velocity is not None:
-        weights.v = weights.like("velocity", velocity, True)
-        weights.u.v = weights.v.view.buf
+    cdef cdrop_recipe *r = weights.follow(CDROP_SGD, g, live_rows, live_columns, lazy)
+    r.rate, r.momentum, r.nesterov, r.decay = rate, momentum, nesterov, decay
+    weights.u.v = weights.state("velocity", velocity)
     return weights.run()
 
 
 def adam(w, g, mean, square, int64_t step, double rate, double beta_1, double beta_2,
-         double epsilon, tuple vectors, double max_norm, live_rows=None, live_columns=None):
-    """Step number `step`, from 1."""
+         double epsilon, tuple vectors, double max_norm, live_rows=None, live_columns=None,
+         double keep=1.0):
+    """Step number `step`, from 1, of weights that are multiplied by `keep` first."""
     cdef Weights weights = Weights(w, vectors, max_norm)
-    weights.u.rule = ADAM
-    weights.u.adam.rate = rate / (1.0 - beta_1 ** step)
-    weights.u.adam.beta_1, weights.u.adam.beta_2 = beta_1, beta_2
-    weights.u.adam.rest_1, weights.u.adam.rest_2 = 1.0 - beta_1, 1.0 - beta_2
-    weights.u.adam.scale = 1.0 / sqrt(1.0 - beta_2 ** step)
-    weights.u.adam.epsilon = epsilon
-    if isinstance(g, tuple):
-        weights.take_product(g[0], g[1])
-    else:
-        weights.take_gradient(g, live_rows, live_columns, False)
-    weights.m = weights.like("mean", mean, True)
-    weights.u.m = weights.m.view.buf
-    weights.v = weights.like("square", square, True)
-    weights.u.v = weights.v.view.buf
+    cdef cdrop_recipe *r = weights.follow(CDROP_ADAM, g, live_rows, live_columns)
+    r.rate = rate / (1.0 - beta_1 ** step)
+    r.beta_1, r.beta_2, r.rest_1, r.rest_2 = beta_1, beta_2, 1.0 - beta_1, 1.0 - beta_2
+    r.scale, r.epsilon, r.keep = 1.0 / sqrt(1.0 - beta_2 ** step), epsilon, keep
+    weights.u.m, weights.u.v = weights.state("mean", mean), weights.state("square", square)
     return weights.run()
+
+
+def rmsprop(w, g, square, mean, velocity, double rate, double beta, double momentum,
+            double epsilon, tuple vectors, double max_norm, live_rows=None, live_columns=None):
+    """One step; mean is None where it is not centered, velocity without momentum."""
+    cdef Weights weights = Weights(w, vectors, max_norm)
+    cdef cdrop_recipe *r = weights.follow(CDROP_RMSPROP, g, live_rows, live_columns)
+    r.rate, r.beta_2, r.rest_2, r.momentum, r.epsilon = rate, beta, 1.0 - beta, momentum, epsilon
+    weights.u.m, weights.u.v = weights.state("mean", mean), weights.state("square", square)
+    weights.u.d = weights.state("velocity", velocity)
+    return weights.run()
+
+
+def adagrad(w, g, square, double rate, double epsilon, tuple vectors, double max_norm,
+            live_rows=None, live_columns=None):
+    """One step."""
+    cdef Weights weights = Weights(w, vectors, max_norm)
+    cdef cdrop_recipe *r = weights.follow(CDROP_ADAGRAD, g, live_rows, live_columns)
+    r.rate, r.epsilon = rate, epsilon
+    weights.u.v = weights.state("square", square)
+    return weights.run()
+
+
+def adadelta(w, g, square, change, double rate, double rho, double epsilon, tuple vectors,
+             double max_norm, live_rows=None, live_columns=None):
+    """One step."""
+    cdef Weights weights = Weights(w, vectors, max_norm)
+    cdef cdrop_recipe *r = weights.follow(CDROP_ADADELTA, g, live_rows, live_columns)
+    r.rate, r.beta_2, r.rest_2, r.epsilon = rate, rho, 1.0 - rho, epsilon
+    weights.u.m, weights.u.v = weights.state("change", change), weights.state("square", square)
+    return weights.run()
+
+
+cdef double squares_of(const real *a, int64_t n) noexcept nogil:
+    if real is float:
+        return cdrop_active.sum_squares_f32(n, a)
+    else:
+        return cdrop_active.sum_squares_f64(n, a)
+
+
+cdef double sum_of_squares(const real *a, int64_t n) except? -1 nogil:
+    """In blocks, added up in order: no result depends on the team."""
+    cdef int64_t blocks = (n + SQUARES_A_BLOCK - 1) // SQUARES_A_BLOCK, block
+    cdef int team = cdrop_team_for(READ_NS * n)
+    cdef double total = 0
+    cdef double *sums = <double *> cdrop_scratch_take(<size_t> (blocks + 1) * sizeof(double))
+    if sums == NULL:
+        with gil:
+            raise MemoryError("no memory for a sum of squares")
+    for block in prange(blocks, num_threads=team, schedule="static", use_threads_if=team > 1):
+        if block == 0:
+            cdrop_note_team()
+        sums[block] = squares_of(a + block * SQUARES_A_BLOCK,
+                                 min(<int64_t> SQUARES_A_BLOCK, n - block * SQUARES_A_BLOCK))
+    for block in range(blocks):
+        total += sums[block]
+    cdrop_scratch_give(sums)
+    return total
+
+
+def sum_squares(array):
+    """The sum of the squares of a contiguous array of floats, in float64."""
+    cdef Buffer a = Buffer(array)
+    cdef const void *data = a.view.buf
+    cdef int64_t size = a.size()
+    cdef double total
+    a.expect("array", 8 if a.view.itemsize == 8 else 4)
+    if a.view.itemsize == 4:
+        with nogil:
+            total = sum_of_squares[float](<const float *> data, size)
+    else:
+        with nogil:
+            total = sum_of_squares[double](<const double *> data, size)
+    return total

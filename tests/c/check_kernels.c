@@ -478,26 +478,64 @@ CHECK_EVERY_VALUE(bf16)
         }                                                                                        \
     }                                                                                            \
     /* One weight's step, each operation rounded on its own. */                                  \
-    static void plain_sgd_##S(T rate, T momentum, int nesterov, T g, T *v, T *w) {               \
-        const T change = g * -rate;                                                              \
+    static void plain_sgd_##S(const cdrop_recipe *a, T g, T *v, T *w) {                          \
+        const T weighed = (T)a->decay * *w, all = a->decay != 0 ? g + weighed : g;               \
+        const T change = all * -(T)a->rate;                                                      \
         if (!v) {                                                                                \
             *w = *w + change;                                                                    \
             return;                                                                              \
         }                                                                                        \
-        const T decayed = *v * momentum;                                                         \
+        const T decayed = *v * (T)a->momentum;                                                   \
         *v = decayed + change;                                                                   \
-        const T on = momentum * *v;                                                              \
-        *w = *w + (nesterov ? change + on : *v);                                                 \
+        const T on = (T)a->momentum * *v;                                                        \
+        *w = *w + (a->nesterov ? change + on : *v);                                              \
     }                                                                                            \
-    static void plain_adam_##S(const cdrop_adam *a, T g, T *m, T *v, T *w) {                     \
-        const T old_mean = (T)a->beta_1 * *m, new_mean = (T)a->rest_1 * g, gg = g * g;           \
-        *m = old_mean + new_mean;                                                                \
-        const T old_square = (T)a->beta_2 * *v, new_square = (T)a->rest_2 * gg;                  \
-        *v = old_square + new_square;                                                            \
-        const T root = (T)sqrt((double)*v); /* correct for float too: twice its digits and two */ \
-        const T scaled = root * (T)a->scale, below_line = scaled + (T)a->epsilon;                \
-        const T above = (T)a->rate * *m, change = above / below_line;                            \
-        *w = *w - change;                                                                        \
+    static T root_##S(T x) {                                                                     \
+        return (T)sqrt((double)x); /* correct for float too: twice its digits and two */         \
+    }                                                                                            \
+    static T mean_##S(double beta, T old, double rest, T now) {                                  \
+        const T a = (T)beta * old, b = (T)rest * now;                                            \
+        return a + b;                                                                            \
+    }                                                                                            \
+    static void plain_update_##S(int rule, const cdrop_recipe *a, T g, T *m, T *v, T *d, T *w) {        \
+        const T gg = g * g, rate = (T)a->rate, epsilon = (T)a->epsilon;                          \
+        T change = 0;                                                                            \
+        if (rule == CDROP_SGD) {                                                                 \
+            plain_sgd_##S(a, g, v, w);                                                           \
+            return;                                                                              \
+        }                                                                                        \
+        *v = rule == CDROP_ADAGRAD ? *v + gg : mean_##S(a->beta_2, *v, a->rest_2, gg);           \
+        if (rule == CDROP_ADAM) {                                                                \
+            *m = mean_##S(a->beta_1, *m, a->rest_1, g);                                          \
+            const T scaled = root_##S(*v) * (T)a->scale, below_line = scaled + epsilon;          \
+            const T above = rate * *m, kept = (T)a->keep * *w;                                   \
+            change = above / below_line;                                                         \
+            *w = kept - change;                                                                  \
+        } else if (rule == CDROP_RMSPROP) {                                                      \
+            T spread = *v;                                                                       \
+            if (m) {                                                                             \
+                *m = mean_##S(a->beta_2, *m, a->rest_2, g);                                      \
+                const T mm = *m * *m;                                                            \
+                spread = spread - mm < 0 ? 0 : spread - mm;                                      \
+            }                                                                                    \
+            change = g * -rate;                                                                  \
+            change = change / (root_##S(spread) + epsilon);                                      \
+            if (d) {                                                                             \
+                const T decayed = *d * (T)a->momentum;                                           \
+                *d = change = decayed + change;                                                  \
+            }                                                                                    \
+            *w = *w + change;                                                                    \
+        } else if (rule == CDROP_ADAGRAD) {                                                      \
+            change = rate * g;                                                                   \
+            change = change / (root_##S(*v) + epsilon);                                          \
+            *w = *w - change;                                                                    \
+        } else {                                                                                 \
+            change = root_##S(*m + epsilon) / root_##S(*v + epsilon);                            \
+            change = change * g;                                                                 \
+            *m = mean_##S(a->beta_2, *m, a->rest_2, change * change);                            \
+            change = rate * change;                                                              \
+            *w = *w - change;                                                                    \
+        }                                                                                        \
     }                                                                                            \
     /* Equal, and a zero of either sign: without g its sign is nobody's. */                      \
     static int alike_##S(T a, T b) {                                                             \
@@ -513,82 +551,80 @@ CHECK_EVERY_VALUE(bf16)
         return same;                                                                             \
     }                                                                                            \
     static void check_updates_##S(const cdrop_kernels *k) {                                      \
-        for (int round = 0; round < 600; ++round) {                                              \
-            const size_t n = (size_t)below(round % 10 ? 70 : 900), bytes = n * sizeof(T);        \
-            const int nesterov = round & 1, with_v = round >> 1 & 1, with_g = round >> 2 & 1;    \
-            const int squared = round >> 3 & 1;                                                  \
-            const T rate = (T)fabs(unit()), momentum = (T)fabs(unit());                          \
+        for (int round = 0; round < 3000; ++round) {                                             \
+            const int rule = round % CDROP_RULES, form = round / CDROP_RULES;                    \
+            const size_t n = (size_t)below(round % 50 ? 70 : 900), bytes = n * sizeof(T);        \
+            const int with_g = form & 1, squared = form >> 1 & 1, one = form >> 2 & 1;           \
+            const int other = form >> 3 & 1;                                                     \
+            /* Which states there are, where that is free: kernels.h. */                         \
+            const int with_v = rule != CDROP_SGD || one;                                         \
+            const int with_m = rule == CDROP_ADAM || rule == CDROP_ADADELTA ||                   \
+                               (rule == CDROP_RMSPROP && one);                                   \
+            const int with_d = rule == CDROP_RMSPROP && other;                                   \
             const double step = 1 + (double)below(50);                                           \
-            const cdrop_adam a = {1e-3 / (1 - pow(0.9, step)), 0.9, 0.999, 1 - 0.9, 1 - 0.999,   \
-                                  1 / sqrt(1 - pow(0.999, step)), 1e-8};                         \
-            T *g = buffer(bytes), *v = buffer(bytes), *w = buffer(bytes), *m = buffer(bytes);    \
-            T *old_v = buffer(bytes), *old_w = buffer(bytes), *new_v = buffer(bytes);            \
-            T *new_w = buffer(bytes), *new_m = buffer(bytes), *some_g = buffer(bytes);           \
+            const cdrop_recipe a = {.rate = fabs(unit()), .momentum = fabs(unit()),              \
+                                    .decay = below(2) ? fabs(unit()) : 0, .beta_1 = 0.9,         \
+                                    .beta_2 = 0.99, .rest_1 = 1 - 0.9, .rest_2 = 1 - 0.99,       \
+                                    .scale = 1 / sqrt(1 - pow(0.99, step)), .epsilon = 1e-8,     \
+                                    .keep = below(2) ? fabs(unit()) : 1, .nesterov = other};     \
+            T *g = buffer(bytes), *some_g = buffer(bytes), *state[4], *want[4], *before[4];      \
             int64_t *column = buffer(n * sizeof *column);                                        \
             double *square = buffer(n * sizeof *square);                                         \
             size_t columns = 0;                                                                  \
             int same = 1;                                                                        \
+            for (int s = 0; s < 4; ++s) { /* m, v, d, w */                                       \
+                state[s] = buffer(bytes);                                                        \
+                want[s] = buffer(bytes);                                                         \
+                before[s] = buffer(bytes);                                                       \
+                for (size_t i = 0; i < n; ++i) {                                                 \
+                    state[s][i] = any64() % 8 ? (T)unit() : any_##S();                           \
+                    if (rule != CDROP_SGD && (s == 1 || (s == 0 && rule == CDROP_ADADELTA)))     \
+                        state[s][i] = (T)(any64() % 4 ? fabs(unit()) : 0);                       \
+                }                                                                                \
+                memcpy(want[s], state[s], bytes);                                                \
+                memcpy(before[s], state[s], bytes);                                              \
+            }                                                                                    \
             for (size_t i = 0; i < n; ++i) {                                                     \
                 square[i] = (double)i;                                                           \
                 g[i] = any64() % 8 ? (T)unit() : any_##S();                                      \
-                old_v[i] = new_v[i] = v[i] = any64() % 8 ? (T)unit() : any_##S();                \
-                old_w[i] = new_w[i] = w[i] = any64() % 8 ? (T)unit() : any_##S();                \
-                plain_sgd_##S(rate, momentum, nesterov, with_g ? g[i] : (T)0,                    \
-                              with_v ? new_v + i : NULL, new_w + i);                             \
+                if (rule != CDROP_SGD || with_v || with_g || a.decay != 0)                       \
+                    plain_update_##S(rule, &a, with_g ? g[i] : (T)0, with_m ? want[0] + i : NULL,       \
+                              with_v ? want[1] + i : NULL, with_d ? want[2] + i : NULL,          \
+                              want[3] + i);                                                      \
             }                                                                                    \
-            k->sgd_##S(n, rate, momentum, nesterov, with_g ? g : NULL, with_v ? v : NULL, w,     \
-                       squared ? square : NULL);                                                 \
-            same &= squares_##S(n, squared, w, square);                                          \
-            for (size_t i = 0; i < n; ++i)                                                       \
-                same &= with_g ? equal_##S(v[i], new_v[i]) & equal_##S(w[i], new_w[i])           \
-                               : alike_##S(v[i], new_v[i]) & alike_##S(w[i], new_w[i]);          \
-            if (!with_g && !with_v) same &= !memcmp(w, old_w, bytes);                            \
-            CHECK(same, "%s sgd_" #S ", n %zu, v %d, g %d, nesterov %d, squares %d", isa, n,     \
-                  with_v, with_g, nesterov, squared);                                            \
-            memcpy(v, old_v, bytes);                                                             \
-            memcpy(w, old_w, bytes);                                                             \
-            memcpy(new_v, old_v, bytes);                                                         \
-            memcpy(new_w, old_w, bytes);                                                         \
-            for (size_t i = 0; i < n; ++i) {                                                     \
+            k->update_##S[rule](n, &a, with_g ? g : NULL, with_m ? state[0] : NULL,              \
+                                with_v ? state[1] : NULL, with_d ? state[2] : NULL, state[3],    \
+                                squared ? square : NULL);                                        \
+            const int left = rule == CDROP_SGD && !with_v && !with_g && a.decay == 0;            \
+            same &= squares_##S(n, squared, state[3], square);                                   \
+            if (left) same &= !memcmp(state[3], before[3], bytes);                               \
+            for (int s = 0; s < 4; ++s)                                                          \
+                for (size_t i = 0; i < n; ++i)                                                   \
+                    same &= with_g ? equal_##S(state[s][i], want[s][i])                          \
+                                   : alike_##S(state[s][i], want[s][i]);                         \
+            CHECK(same, "%s update_" #S " %d, n %zu, m %d, v %d, d %d, g %d, squares %d", isa,   \
+                  rule, n, with_m, with_v, with_d, with_g, squared);                             \
+            for (int s = 0; s < 4; ++s) {                                                        \
+                memcpy(state[s], before[s], bytes);                                              \
+                memcpy(want[s], before[s], bytes);                                               \
+            }                                                                                    \
+            for (size_t i = 0; rule == CDROP_SGD && i < n; ++i) {                                \
                 if (any64() % 3) continue;                                                       \
-                plain_sgd_##S(rate, momentum, nesterov, g[i], with_v ? new_v + i : NULL,         \
-                              new_w + i);                                                        \
+                plain_sgd_##S(&a, g[i], with_v ? want[1] + i : NULL, want[3] + i);               \
                 some_g[columns] = g[i];                                                          \
                 column[columns++] = (int64_t)i;                                                  \
             }                                                                                    \
-            k->sgd_some_##S(columns, column, rate, momentum, nesterov, some_g,                   \
-                            with_v ? v : NULL, w);                                               \
+            k->sgd_some_##S(columns, column, &a, some_g, with_v ? state[1] : NULL, state[3]);    \
             same = 1;                                                                            \
-            for (size_t i = 0; i < n; ++i)                                                       \
-                same &= equal_##S(v[i], new_v[i]) & equal_##S(w[i], new_w[i]);                   \
-            CHECK(same, "%s sgd_some_" #S ", %zu of %zu, v %d, nesterov %d", isa, columns, n,    \
-                  with_v, nesterov);                                                             \
-            memcpy(w, old_w, bytes);                                                             \
-            memcpy(new_w, old_w, bytes);                                                         \
-            for (size_t i = 0; i < n; ++i) {                                                     \
-                square[i] = (double)i;                                                           \
-                m[i] = new_m[i] = any64() % 8 ? (T)unit() : any_##S();                           \
-                v[i] = new_v[i] = (T)(any64() % 4 ? fabs(unit()) : 0);                           \
-                plain_adam_##S(&a, with_g ? g[i] : (T)0, new_m + i, new_v + i, new_w + i);       \
+            for (int s = 0; s < 4; ++s)                                                          \
+                for (size_t i = 0; i < n; ++i) same &= equal_##S(state[s][i], want[s][i]);       \
+            CHECK(same, "%s sgd_some_" #S ", %zu of %zu, v %d", isa, columns, n, with_v);        \
+            for (int s = 0; s < 4; ++s) {                                                        \
+                free(state[s]);                                                                  \
+                free(want[s]);                                                                   \
+                free(before[s]);                                                                 \
             }                                                                                    \
-            k->adam_##S(n, &a, with_g ? g : NULL, m, v, w, squared ? square : NULL);             \
-            same = squares_##S(n, squared, w, square);                                           \
-            for (size_t i = 0; i < n; ++i)                                                       \
-                same &= with_g ? equal_##S(m[i], new_m[i]) & equal_##S(v[i], new_v[i]) &         \
-                                     equal_##S(w[i], new_w[i])                                   \
-                               : alike_##S(m[i], new_m[i]) & alike_##S(v[i], new_v[i]) &         \
-                                     alike_##S(w[i], new_w[i]);                                  \
-            CHECK(same, "%s adam_" #S ", n %zu, g %d, step %d, squares %d", isa, n, with_g,      \
-                  (int)step, squared);                                                           \
             free(g);                                                                             \
-            free(v);                                                                             \
-            free(w);                                                                             \
-            free(m);                                                                             \
-            free(old_v);                                                                         \
-            free(old_w);                                                                         \
-            free(new_v);                                                                         \
-            free(new_w);                                                                         \
-            free(new_m);                                                                         \
             free(some_g);                                                                        \
             free(column);                                                                        \
             free(square);                                                                        \

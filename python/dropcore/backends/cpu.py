@@ -16,6 +16,7 @@ from dropcore.mask import Mask
 
 Array = npt.NDArray[Any]
 Vectors = tuple[int, int, int]
+Block = tuple[Any, Any]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
@@ -195,16 +196,17 @@ def sgd_(
     momentum: float,
     nesterov: bool,
     lazy: bool,
+    weight_decay: float,
     max_norm: float,
     axes: tuple[int, ...],
 ) -> None:
     """A step, projected if max_norm is not 0."""
 
-    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Any, velocity: Any) -> None:
-        rows, columns = block
+    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Block, velocity: Any) -> None:
         _core.sgd(
-            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, rows, columns, lazy
-        )
+            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, *block, lazy,
+            weight_decay,
+        )  # fmt: skip
 
     if lazy and isinstance(g, LiveBlock) and not g.values.size:  # nothing lives, nothing moves
         if max_norm:
@@ -223,19 +225,88 @@ def adam_(
     beta_1: float,
     beta_2: float,
     epsilon: float,
+    weight_decay: float,
     max_norm: float,
     axes: tuple[int, ...],
 ) -> None:
     """Step number `step`, from 1, projected if max_norm is not 0."""
+    keep = 1.0 - learning_rate * weight_decay
+    numbers = step, learning_rate, beta_1, beta_2, epsilon
 
     def adam(
-        w: Array, vectors: Vectors, bound: float, g: Any, block: Any, mean: Any, square: Any
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, mean: Any, square: Any
     ) -> None:
-        _core.adam(
-            w, g, mean, square, step, learning_rate, beta_1, beta_2, epsilon, vectors, bound, *block
-        )
+        _core.adam(w, g, mean, square, *numbers, vectors, bound, *block, keep)
 
     _update(adam, w, g, (mean, square), max_norm, axes)
+
+
+def rmsprop_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    mean: Array | None,
+    velocity: Array | None,
+    learning_rate: float,
+    beta: float,
+    momentum: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+    numbers = learning_rate, beta, momentum, epsilon
+
+    def step(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, a: Any, b: Any, c: Any
+    ) -> None:
+        _core.rmsprop(w, g, a, b, c, *numbers, vectors, bound, *block)
+
+    _update(step, w, g, (square, mean, velocity), max_norm, axes)
+
+
+def adagrad_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    learning_rate: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+
+    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Block, square: Any) -> None:
+        _core.adagrad(w, g, square, learning_rate, epsilon, vectors, bound, *block)
+
+    _update(step, w, g, (square,), max_norm, axes)
+
+
+def adadelta_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    change: Array,
+    learning_rate: float,
+    rho: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+    numbers = learning_rate, rho, epsilon
+
+    def step(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, square: Any, change: Any
+    ) -> None:
+        _core.adadelta(w, g, square, change, *numbers, vectors, bound, *block)
+
+    _update(step, w, g, (square, change), max_norm, axes)
+
+
+def sum_squares(array: Array) -> float:
+    """The sum of the squares in float64, of the same bits for any number of threads."""
+    return _core.sum_squares(np.require(array, requirements=["C", "A"]))
 
 
 def _update(
@@ -253,7 +324,7 @@ def _update(
     lines: Vectors = (math.prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1, 1)
     vectors = _vectors(w, axes) if axes else lines
     fused = straight and vectors is not None
-    block: tuple[Any, ...] = (None, None)
+    block: Block = (None, None)
     if isinstance(g, LiveBlock) and g.values.size:
         block = (g.row_positions(), g.columns)
         if vectors is not None and axes:

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = [
+    "adadelta",
+    "adagrad",
     "adam",
     "decisions",
     "dropout",
@@ -30,6 +32,7 @@ __all__ = [
     "noise_words",
     "pack",
     "philox",
+    "rmsprop",
     "scale",
     "sgd",
     "threshold",
@@ -587,6 +590,7 @@ def sgd(
     learning_rate: float,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
 ) -> tuple[NDArray, NDArray | None]:
     """A step of stochastic gradient descent, every operation rounded to the dtype of ``w``.
 
@@ -599,6 +603,8 @@ def sgd(
     learning_rate, momentum : float
     nesterov : bool
         Look ahead along the velocity.
+    weight_decay : float
+        How much of ``w`` is added to ``g``.
 
     Returns
     -------
@@ -606,6 +612,8 @@ def sgd(
         The new ones. ``velocity`` is None where none was given. Denormal numbers stay.
     """
     rate, m = w.dtype.type(learning_rate), w.dtype.type(momentum)
+    if weight_decay:
+        g = g + w.dtype.type(weight_decay) * w
     change = g * -rate
     if velocity is None:
         return w + change, None
@@ -626,6 +634,7 @@ def adam(
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """A step of Adam, every operation rounded to the dtype of ``w``.
 
@@ -638,6 +647,8 @@ def adam(
     step : int
         Counted from 1.
     learning_rate, beta_1, beta_2, epsilon : float
+    weight_decay : float
+        Of AdamW: ``w`` is multiplied by 1 - learning_rate * weight_decay first.
 
     Returns
     -------
@@ -647,6 +658,100 @@ def adam(
     number = w.dtype.type
     rate = number(learning_rate / (1.0 - beta_1**step))
     scale = number(1.0 / math.sqrt(1.0 - beta_2**step))
+    keep = number(1.0 - learning_rate * weight_decay)
     mean = number(beta_1) * mean + number(1.0 - beta_1) * g
     square = number(beta_2) * square + number(1.0 - beta_2) * (g * g)
-    return w - rate * mean / (np.sqrt(square) * scale + number(epsilon)), mean, square
+    return keep * w - rate * mean / (np.sqrt(square) * scale + number(epsilon)), mean, square
+
+
+def rmsprop(
+    w: NDArray,
+    g: NDArray,
+    square: NDArray,
+    mean: NDArray | None = None,
+    velocity: NDArray | None = None,
+    *,
+    learning_rate: float,
+    beta: float = 0.99,
+    momentum: float = 0.0,
+    epsilon: float = 1e-8,
+) -> tuple[NDArray, NDArray, NDArray | None, NDArray | None]:
+    """A step of RMSprop, every operation rounded to the dtype of ``w``.
+
+    Parameters
+    ----------
+    w, g, square : ndarray of float32 or float64
+        Weights, their gradient, and the running mean of its square.
+    mean : ndarray, optional
+        The running mean of the gradient, if it is to be centered.
+    velocity : ndarray, optional
+        Needed for momentum.
+    learning_rate, beta, momentum, epsilon : float
+
+    Returns
+    -------
+    w, square, mean, velocity : ndarray
+        The new ones, None where none was given. Denormal numbers stay.
+    """
+    number = w.dtype.type
+    square = number(beta) * square + number(1.0 - beta) * (g * g)
+    spread = square
+    if mean is not None:
+        mean = number(beta) * mean + number(1.0 - beta) * g
+        spread = square - mean * mean
+        spread = np.where(spread < 0, number(0), spread)
+    change = g * -number(learning_rate) / (np.sqrt(spread) + number(epsilon))
+    if velocity is not None:
+        velocity = change = velocity * number(momentum) + change
+    return w + change, square, mean, velocity
+
+
+def adagrad(
+    w: NDArray, g: NDArray, square: NDArray, *, learning_rate: float, epsilon: float = 1e-10
+) -> tuple[NDArray, NDArray]:
+    """A step of Adagrad, every operation rounded to the dtype of ``w``.
+
+    Parameters
+    ----------
+    w, g, square : ndarray of float32 or float64
+        Weights, their gradient, and the sum of its squares.
+    learning_rate, epsilon : float
+
+    Returns
+    -------
+    w, square : ndarray
+        The new ones. Denormal numbers stay.
+    """
+    number = w.dtype.type
+    square = square + g * g
+    return w - number(learning_rate) * g / (np.sqrt(square) + number(epsilon)), square
+
+
+def adadelta(
+    w: NDArray,
+    g: NDArray,
+    square: NDArray,
+    change: NDArray,
+    *,
+    learning_rate: float = 1.0,
+    rho: float = 0.95,
+    epsilon: float = 1e-6,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """A step of Adadelta, every operation rounded to the dtype of ``w``.
+
+    Parameters
+    ----------
+    w, g, square, change : ndarray of float32 or float64
+        Weights, their gradient, and the running means of its square and of that of the changes.
+    learning_rate, rho, epsilon : float
+
+    Returns
+    -------
+    w, square, change : ndarray
+        The new ones. Denormal numbers stay.
+    """
+    number = w.dtype.type
+    square = number(rho) * square + number(1.0 - rho) * (g * g)
+    moved = np.sqrt(change + number(epsilon)) / np.sqrt(square + number(epsilon)) * g
+    change = number(rho) * change + number(1.0 - rho) * (moved * moved)
+    return w - number(learning_rate) * moved, square, change

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dropcore.nn.layer import Layer
-from dropcore.optim import Arrays, Optimizer, State
+from dropcore.optim import Arrays, Optimizer, State, kind_of
 
 __all__ = ["Snapshot", "TrainingState"]
 
@@ -33,7 +33,7 @@ class TrainingState:
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
         """Keep the slots if they are of the same kind of optimiser, else start new ones."""
-        name, fresh = type(optimizer).__name__, optimizer.init(params)
+        name, fresh = kind_of(optimizer), optimizer.init(params)
         if name != self.optimizer or fresh.keys() != self.slots.keys():
             self.optimizer, self.slots = name, fresh
 

@@ -65,10 +65,17 @@ const cdrop_kernels TABLE(ISA) = {
     .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
     .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
     .unfinish_##S = unfinish_##S,                                                                \
-    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,                        \
+    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,
+    CDROP_FOR_REAL_TYPES(ENTRIES)
+#undef ENTRIES
+#define ENTRIES(T, C, S) /* norms and updates */                                                  \
     .add_squares_##S = add_squares_##S, .sum_squares_##S = sum_squares_##S,                      \
-    .shorten_##S = shorten_##S, .sgd_##S = sgd_##S, .sgd_some_##S = sgd_some_##S,                \
-    .adam_##S = adam_##S, .activate_##S = activate_##S, .activate_back_##S = activate_back_##S,   \
+    .shorten_##S = shorten_##S, .sgd_some_##S = sgd_some_##S,                                    \
+    .update_##S = {sgd_##S, adam_##S, rmsprop_##S, adagrad_##S, adadelta_##S},
+    CDROP_FOR_REAL_TYPES(ENTRIES)
+#undef ENTRIES
+#define ENTRIES(T, C, S) /* activations and normalisation */                                      \
+    .activate_##S = activate_##S, .activate_back_##S = activate_back_##S,                        \
     .softmax_##S = softmax_##S, .softmax_back_##S = softmax_back_##S,                            \
     .column_moments_##S = column_moments_##S, .map_columns_##S = map_columns_##S,                \
     .column_products_##S = column_products_##S, .map_columns_back_##S = map_columns_back_##S,    \
