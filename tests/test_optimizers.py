@@ -1,0 +1,357 @@
+"""Optimisers: PyTorch's numbers, schedules, decay, clipping, and training with each of them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import dropcore
+from dropcore import _core
+from dropcore.constraints import MaxNorm
+from dropcore.gradients import LiveBlock, ProductGradient
+from dropcore.nn import Dense, Dropout, Sequential
+from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
+from dropcore.schedules import Constant, Cosine, Linear
+from dropcore.updates import adagrad_, global_norm, rmsprop_, sgd_
+
+DTYPES = [np.float32, np.float64]
+EACH = [
+    SGD(0.05),
+    SGD(Cosine(0.1, 30), momentum=Linear(0.5, 0.9, 20), nesterov=True, weight_decay=0.01),
+    Adam(0.01),
+    AdamW(0.01, weight_decay=0.1),
+    RMSprop(0.01),
+    RMSprop(0.01, beta=0.9, momentum=0.8, centered=True, epsilon=1e-4),
+    RMSprop(0.01, momentum=Constant(0.5)),
+    Adagrad(0.1),
+    Adagrad(0.1, initial=0.5),
+    Adadelta(),
+    Clip(SGD(0.05, momentum=0.9), norm=0.3),
+    Clip(Adam(0.01), norm=0.3, value=0.1),
+]
+
+
+def normal(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+# --- PyTorch's numbers ---------------------------------------------------------------------------
+
+
+def peers(torch):
+    o = torch.optim
+    return [
+        (SGD(0.01, weight_decay=0.2), lambda p: o.SGD(p, 0.01, weight_decay=0.2)),
+        (
+            SGD(0.01, momentum=0.9, weight_decay=0.2),
+            lambda p: o.SGD(p, 0.01, momentum=0.9, weight_decay=0.2),
+        ),
+        (
+            SGD(0.01, momentum=0.9, nesterov=True, weight_decay=0.2),
+            lambda p: o.SGD(p, 0.01, momentum=0.9, weight_decay=0.2, nesterov=True),
+        ),
+        (AdamW(0.01), lambda p: o.AdamW(p, 0.01)),
+        (
+            AdamW(0.02, beta_1=0.8, beta_2=0.9, epsilon=0.1, weight_decay=0.5),
+            lambda p: o.AdamW(p, 0.02, betas=(0.8, 0.9), eps=0.1, weight_decay=0.5),
+        ),
+        (RMSprop(), lambda p: o.RMSprop(p)),
+        (RMSprop(0.02, beta=0.9), lambda p: o.RMSprop(p, 0.02, alpha=0.9)),
+        (RMSprop(0.02, centered=True), lambda p: o.RMSprop(p, 0.02, centered=True)),
+        (RMSprop(0.02, momentum=0.8), lambda p: o.RMSprop(p, 0.02, momentum=0.8)),
+        (
+            RMSprop(0.02, beta=0.9, momentum=0.8, centered=True, epsilon=0.1),
+            lambda p: o.RMSprop(p, 0.02, alpha=0.9, momentum=0.8, centered=True, eps=0.1),
+        ),
+        (Adagrad(), lambda p: o.Adagrad(p)),
+        (
+            Adagrad(0.1, initial=0.7, epsilon=0.1),
+            lambda p: o.Adagrad(p, 0.1, initial_accumulator_value=0.7, eps=0.1),
+        ),
+        (Adadelta(), lambda p: o.Adadelta(p, rho=0.95)),
+        (Adadelta(0.5, rho=0.8, epsilon=1e-3), lambda p: o.Adadelta(p, 0.5, rho=0.8, eps=1e-3)),
+    ]
+
+
+@pytest.mark.parametrize("case", range(14))
+def test_pytorch_does_the_same(case):
+    torch = pytest.importorskip("torch")
+    assert len(peers(torch)) == 14
+    ours, make = peers(torch)[case]
+    start = normal(30, 20)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    optimizer = make([theirs])
+    found = {dtype: {"w": start.astype(dtype)} for dtype in DTYPES}
+    states = {dtype: ours.init(params) for dtype, params in found.items()}
+    for step in range(100):
+        g = normal(30, 20, seed=step) * (1 + step % 7)
+        theirs.grad = torch.tensor(g)
+        optimizer.step()
+        for dtype, params in found.items():
+            ours.apply(params, {"w": g.astype(dtype)}, states[dtype], step)
+    wanted = theirs.detach().numpy()
+    assert np.abs(wanted - start).max() > 0.01
+    np.testing.assert_allclose(found[np.float64]["w"], wanted, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(found[np.float32]["w"], wanted, rtol=1e-5, atol=3e-5)
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+def one_step(optimizer, w, g, step=0):
+    params = {"w": np.array([w])}
+    optimizer.apply(params, {"w": np.array([g])}, optimizer.init(params), step)
+    return params["w"][0]
+
+
+def test_by_hand():
+    assert one_step(SGD(0.5, weight_decay=0.25), 4.0, 3.0) == 4 - 0.5 * (3 + 1)
+    assert one_step(AdamW(0.5, weight_decay=0.25, epsilon=1e-300), 4.0, 3.0) == pytest.approx(
+        4 * (1 - 0.125) - 0.5
+    )
+    assert one_step(RMSprop(0.5, beta=0.75, epsilon=1.0), 4.0, 2.0) == 4 - 0.5 * 2 / (1 + 1)
+    assert one_step(Adagrad(0.5, initial=7.0, epsilon=1.0), 4.0, 3.0) == 4 - 0.5 * 3 / (4 + 1)
+    wanted = 4 - 0.5 * 2 * math.sqrt(3.0) / math.sqrt(1 + 3)
+    assert one_step(Adadelta(0.5, rho=0.75, epsilon=3.0), 4.0, 2.0) == pytest.approx(wanted)
+
+
+def test_a_centered_square_is_never_negative():
+    # A gradient that does not change: what is left of its variance is rounding, of either sign.
+    w, square, mean = (np.zeros(1000, np.float32) for _ in range(3))
+    g = np.linspace(0.1, 3, 1000, dtype=np.float32)
+    for _ in range(400):
+        rmsprop_(w, g, square, mean, learning_rate=1e-3, beta=0.9)
+    assert (square < mean * mean).any()
+    assert np.isfinite(w).all()
+
+
+def test_schedules_are_asked_for_each_step():
+    seen = []
+
+    def rate(step):
+        seen.append(step)
+        return 0.1 / (1 + step)
+
+    model = Dense(3)
+    model.fit(normal(50, 4), np.arange(50) % 3, epochs=2, batch_size=20, optimizer=SGD(rate))
+    assert seen == list(range(6))
+
+
+def test_momentum_may_be_a_schedule():
+    ours = SGD(0.1, momentum=Linear(0.5, 0.9, 4))
+    params, w, v = {"w": normal(5, 4)}, normal(5, 4), np.zeros((5, 4))
+    state = ours.init(params)
+    assert state.keys() == {"velocity"}
+    for step, momentum in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.9]):
+        g = normal(5, 4, seed=step)
+        ours.apply(params, {"w": g}, state, step)
+        v = v * momentum - 0.1 * g
+        w = w + v
+    np.testing.assert_allclose(params["w"], w, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lambda step: math.nan), Adam(lambda step: -1.0),
+                                       Clip(RMSprop(lambda step: math.inf), norm=1.0)])  # fmt: skip
+def test_a_schedule_out_of_range_is_refused_before_anything_changes(optimizer):
+    params = {"a": normal(3, 3), "b": normal(3)}
+    before = {path: w.copy() for path, w in params.items()}
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"learning_rate must be finite .* at step 7"):
+        optimizer.apply(params, before, state, 7)
+    for path, w in params.items():
+        np.testing.assert_array_equal(w, before[path])
+    with pytest.raises(ValueError, match=r"momentum at step 2 must be in \[0, 1\), got 1.0"):
+        SGD(0.1, momentum=lambda step: step / 2).apply(params, before, {"velocity": params}, 2)
+
+
+def test_a_learning_rate_may_end_at_zero():
+    params = {"w": normal(3, 3)}
+    SGD(Cosine(0.1, 5)).apply(params, {"w": normal(3, 3, seed=1)}, {}, 99)
+    np.testing.assert_array_equal(params["w"], normal(3, 3))
+
+
+# --- clipping ------------------------------------------------------------------------------------
+
+
+def gradients(dtype=np.float64):
+    values = normal(3, 4, dtype=dtype, seed=1)
+    block = LiveBlock(values, np.array([0, 2, 7]), np.array([1, 2, 3, 5]), (9, 6))
+    product = ProductGradient(normal(8, 5, dtype=dtype, seed=2), normal(8, 6, dtype=dtype, seed=3))
+    return {"a": normal(4, 6, dtype=dtype), "b": block, "c": product,
+            "d": np.asfortranarray(normal(7, 3, dtype=dtype, seed=4))}  # fmt: skip
+
+
+def as_one(grads):
+    return np.concatenate([np.asarray(g, np.float64).ravel() for g in grads.values()])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_global_norm(dtype):
+    grads = gradients(dtype)
+    norm = global_norm(grads.values())
+    assert norm == pytest.approx(np.linalg.norm(as_one(grads)), rel=1e-12)
+    assert global_norm([]) == 0
+    assert global_norm([np.zeros((0, 3)), np.zeros(4)]) == 0
+    assert global_norm([normal(20, 4)[::2], normal(3)[::-1]]) == pytest.approx(
+        math.hypot(*normal(20, 4)[::2].ravel(), *normal(3)), rel=1e-12
+    )
+    assert math.isnan(global_norm([np.array([1.0, np.inf]), np.array([np.nan])]))
+    assert global_norm([np.array([1.0, -np.inf])]) == math.inf
+    for size in (1e200, 1e-200, 1e-310):
+        assert global_norm([np.full(9, size), np.full(7, size)]) == pytest.approx(4 * size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_of_squares_is_the_same_for_any_number_of_threads(isa, threads, assert_team, dtype):
+    a = normal(1300, 700, dtype=dtype)
+    found = _core.sum_squares(a)
+    assert_team()
+    assert found == pytest.approx(float(np.square(a, dtype=np.float64).sum()), rel=1e-12)
+    dropcore.set_num_threads(1)
+    assert found == _core.sum_squares(a)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_clip_by_norm(dtype):
+    grads = gradients(dtype)
+    whole = as_one(grads)
+    for bound in (0.5, 1e6):
+        clipped = Clip(SGD(0.1), norm=bound).clipped(grads)
+        wanted = whole * min(1, bound / np.linalg.norm(whole))
+        np.testing.assert_allclose(as_one(clipped), wanted, rtol=1e-5 if dtype is np.float32
+                                   else 1e-12)  # fmt: skip
+        assert all(np.asarray(g).dtype == dtype for g in clipped.values())
+        assert isinstance(clipped["b"], LiveBlock)
+    np.testing.assert_array_equal(as_one(grads), whole)
+
+
+def test_pytorch_clips_the_same():
+    torch = pytest.importorskip("torch")
+    grads = gradients()
+    theirs = [torch.nn.Parameter(torch.zeros(np.shape(g))) for g in map(np.asarray, grads.values())]
+    for p, g in zip(theirs, grads.values()):
+        p.grad = torch.tensor(np.asarray(g), dtype=torch.float32)
+    assert float(torch.nn.utils.clip_grad_norm_(theirs, 0.7)) == pytest.approx(
+        global_norm(grads.values()), rel=1e-6
+    )
+    found = as_one(Clip(SGD(0.1), norm=0.7).clipped(grads))
+    wanted = np.concatenate([p.grad.numpy().ravel() for p in theirs])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_clip_by_value_and_by_both():
+    grads = gradients()
+    whole = as_one(grads)
+    limited = np.clip(whole, -0.3, 0.3)
+    found = Clip(SGD(0.1), value=0.3).clipped(grads)
+    np.testing.assert_array_equal(as_one(found), limited)
+    assert isinstance(found["b"], LiveBlock)
+    both = as_one(Clip(SGD(0.1), value=0.3, norm=0.5).clipped(grads))
+    np.testing.assert_allclose(both, limited * 0.5 / np.linalg.norm(limited), rtol=1e-12)
+    np.testing.assert_array_equal(as_one(grads), whole)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_clipping_by_norm_hides_nothing(bad):
+    params = {"w": normal(3, 3), "v": normal(2)}
+    grads = {"w": normal(3, 3, seed=1), "v": np.array([1.0, bad])}
+    Clip(SGD(0.1), norm=0.1).apply(params, grads, {}, 0)
+    assert not np.isfinite(params["v"][1])
+    np.testing.assert_array_equal(params["w"], normal(3, 3) - 0.1 * grads["w"])
+
+    def loss(out, y):
+        return 0.0, np.full_like(out, bad)
+
+    model = Dense(2)
+    with pytest.raises(FloatingPointError, match="the weights are not finite"):
+        model.fit(normal(9, 3), np.zeros(9, int), epochs=1, loss=loss,
+                  optimizer=Clip(SGD(0.1), norm=1.0))  # fmt: skip
+
+
+def test_a_clipped_optimiser_is_the_optimiser_inside():
+    model = Dense(3, constraint=MaxNorm(1.0))
+    data = normal(40, 6), np.arange(40) % 3
+    inside = SGD(0.5, momentum=0.9)
+    model.fit(*data, epochs=2, optimizer=inside)
+    velocity = model.training_state.slots["velocity"]["weight"]
+    model.fit(*data, epochs=2, optimizer=Clip(inside, norm=0.1))
+    assert model.training_state.slots["velocity"]["weight"] is velocity
+    assert (np.linalg.norm(model.params["weight"], axis=0) <= 1).all()
+    model.fit(*data, epochs=1, optimizer=Clip(Adam(), norm=0.1))
+    assert model.training_state.slots.keys() == {"mean", "square"}
+    # Out of reach, a bound changes no bit.
+    models = [Dense(3), Dense(3)]
+    for one, optimizer in zip(models, (inside, Clip(inside, norm=1e9, value=1e9))):
+        one.fit(*data, epochs=3, optimizer=optimizer, key=1)
+    np.testing.assert_allclose(models[0].params["weight"], models[1].params["weight"], rtol=1e-5)
+
+
+def test_lazy_stays_lazy_behind_a_clip():
+    grads = gradients()
+    params = {"b": normal(9, 6)}
+    lazy = SGD(0.1, momentum=0.9, lazy=True, weight_decay=0.5)
+    state = {"velocity": {"b": np.ones((9, 6))}}
+    Clip(lazy, norm=0.1).apply(params, grads, state, 0)
+    outside = np.asarray(grads["b"]) == 0
+    assert outside.sum() == 54 - 12
+    np.testing.assert_array_equal(params["b"][outside], normal(9, 6)[outside])
+    assert (params["b"][~outside] != normal(9, 6)[~outside]).all()
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_each_of_them_learns(optimizer):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    x = normal(3, 8, seed=99)[y] + 0.3 * rng.normal(size=(200, 8))
+    model = Sequential([Dense(32, activation="relu", constraint=MaxNorm(3.0)), Dropout(0.2),
+                        Dense(3)])  # fmt: skip
+    history = model.fit(x, y, epochs=40, optimizer=optimizer, key=1)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert (np.linalg.norm(model.params["0.weight"], axis=0) <= 3).all()
+    first = model.training_state.slots
+    model.fit(x, y, epochs=1, optimizer=optimizer, key=1)
+    assert model.training_state.slots is first
+    kinds = set(first)
+    assert kinds == set(optimizer.init(model.params))
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_repr_rebuilds(optimizer):
+    for made in (eval(repr(optimizer)), pickle.loads(pickle.dumps(optimizer))):
+        assert made == optimizer
+        assert hash(made) == hash(optimizer)
+
+
+@pytest.mark.parametrize(("call", "error", "text"), [
+    (lambda: SGD(0.0), ValueError, "SGD: learning_rate must be a positive number or a function"),
+    (lambda: SGD(0.1, momentum=1.0), ValueError, r"SGD: momentum must be in \[0, 1\), got 1.0"),
+    (lambda: SGD(0.1, nesterov=True), ValueError, "needs a momentum"),
+    (lambda: SGD(0.1, weight_decay=-1), ValueError, "weight_decay must be .* not negative, got -1"),
+    (lambda: AdamW(weight_decay=math.nan), ValueError, "AdamW: weight_decay must be .* got nan"),
+    (lambda: AdamW(beta_1=1), ValueError, r"AdamW: beta_1 must be in \[0, 1\), got 1"),
+    (lambda: RMSprop(beta=1.0), ValueError, r"RMSprop: beta must be in \[0, 1\), got 1.0"),
+    (lambda: RMSprop(momentum=-0.1), ValueError, "RMSprop: momentum must be in"),
+    (lambda: RMSprop(math.nan), ValueError, "RMSprop: learning_rate must be a positive number"),
+    (lambda: RMSprop(epsilon=0), ValueError, "RMSprop: epsilon must be positive"),
+    (lambda: Adagrad(initial=-1), ValueError, "Adagrad: initial must be .* not negative, got -1"),
+    (lambda: Adagrad(epsilon=0), ValueError, "Adagrad: epsilon must be positive"),
+    (lambda: Adadelta(rho=1.5), ValueError, r"Adadelta: rho must be in \[0, 1\), got 1.5"),
+    (lambda: Adadelta(rho="a"), TypeError, "Adadelta: rho must be a number, got 'a'"),
+    (lambda: Clip(SGD(0.1)), ValueError, "Clip: give norm, value or both, got neither"),
+    (lambda: Clip(SGD(0.1), norm=0), ValueError, "Clip: norm must be positive and finite, got 0"),
+    (lambda: Clip(SGD(0.1), value=-1), ValueError, "Clip: value must be positive and finite"),
+    (lambda: Clip(SGD, norm=1), TypeError, "must be an optimiser, such as .*, got <class"),
+    (lambda: Clip(0.1, norm=1), TypeError, "must be an optimiser, such as .*, got 0.1"),
+    (lambda: adagrad_(np.ones(2), np.ones(2), np.ones(2), learning_rate=0.1, axis=0), ValueError,
+     "adagrad_: axis is about max_norm"),
+    (lambda: sgd_(np.ones(2), np.ones(2), learning_rate=-0.1), ValueError, "not negative"),
+])  # fmt: skip
+def test_wrong_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
