@@ -218,6 +218,11 @@ cdef extern from "serial.h" nogil:
     void cdrop_packed_each(const dropcore_address *address, uint64_t offset,
                            const cdrop_layout *layout, const uint64_t *thresholds, int64_t first,
                            size_t n, uint8_t *bits)
+    int CDROP_WORDS
+    int CDROP_NORMAL_F32
+    int CDROP_NORMAL_F64
+    int CDROP_UNIFORM
+    void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out)
     int64_t cdrop_segments(const cdrop_layout *layout)
     void cdrop_apply_segments(int dtype, const cdrop_layout *layout, const char *x, char *out,
                               const uint8_t *bits, double scale, const double *scales,

@@ -97,6 +97,8 @@ typedef struct {
     void (*decide)(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits);
     /* u32 of every element of those tiles: 256 a tile. */
     void (*uniform)(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u);
+    /* The words of the 16 blocks of each of those tiles, block by block: 64 a tile. */
+    void (*words)(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *w);
 
 #define CDROP_ELEMENTWISE(T, C, S)                                                              \
     /* out__n = bit ? x__n * scale : +0.0; out may be x; stream: stores pass by the cache. */    \
@@ -160,7 +162,9 @@ typedef struct {
                                const T *beta, const T *x, T *y, double *mean, double *scale);    \
     void (*normalize_rows_back_##S)(size_t rows, size_t n, const T *gamma, const double *mean,    \
                                     const double *scale, const T *x, const T *dy, T *dx,         \
-                                    double *dgamma, double *dbeta);                                   \
+                                    double *dgamma, double *dbeta);                              \
+    /* z__n = the standard normals of noise words w__n: noise.inc.h. */                           \
+    void (*normal_##S)(size_t n, const uint32_t *w, T *z);                                         \
     cdrop_update_##S update_##S[CDROP_RULES];                                                    \
     /* SGD of some columns of v__n and w__n, with their gradient g__columns. */                   \
     void (*sgd_some_##S)(size_t columns, const int64_t *column, const cdrop_recipe *recipe,       \

@@ -85,6 +85,28 @@ void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bit
     }
 }
 
+void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out) {
+    const cdrop_kernels *k = cdrop_active;
+    const uint64_t width = what == CDROP_UNIFORM ? DROPCORE_TILE : 4 * DROPCORE_TILE_BLOCKS;
+    uint32_t drawn[CHUNK];
+    uint64_t tile = index / width;
+    size_t skip = (size_t)(index % width), done = 0;
+    while (done < n) {
+        const size_t now = n - done < CHUNK - skip ? n - done : CHUNK - skip;
+        const size_t n_tiles = (size_t)((skip + now + width - 1) / width);
+        (what == CDROP_UNIFORM ? k->uniform : k->words)(address, tile, n_tiles, drawn);
+        if (what == CDROP_NORMAL_F32)
+            k->normal_f32(now, drawn + skip, (float *)out + done);
+        else if (what == CDROP_NORMAL_F64)
+            k->normal_f64(now, drawn + skip, (double *)out + done);
+        else
+            memcpy((uint32_t *)out + done, drawn + skip, now * sizeof *drawn);
+        done += now;
+        tile += n_tiles;
+        skip = 0;
+    }
+}
+
 void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const cdrop_layout *a,
                        const uint64_t *thresholds, int64_t first, size_t n, uint8_t *bits) {
     const int64_t width = a->shape[a->ndim - 1], stride = a->scale[a->ndim - 1];

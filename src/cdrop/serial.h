@@ -28,6 +28,12 @@ void cdrop_packed_each(const dropcore_address *address, uint64_t offset,
                        const cdrop_layout *layout, const uint64_t *thresholds, int64_t first,
                        size_t n, uint8_t *bits);
 
+/* What fills an array from an index on: the words of the noise domain as they are, standard normals
+ * of them, or the uniforms that decisions are made of. */
+enum { CDROP_WORDS, CDROP_NORMAL_F32, CDROP_NORMAL_F64, CDROP_UNIFORM };
+/* out__n of the elements [index, index + n). */
+void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out);
+
 /* A row is the last axis; long rows are cut, so that work items are about equal. */
 #define CDROP_SEGMENT 4096
 int64_t cdrop_segments(const cdrop_layout *layout);

@@ -19,6 +19,7 @@
 #include "optimizer.inc.h"
 #include "activation.inc.h"
 #include "normalization.inc.h"
+#include "noise.inc.h"
 #undef S
 #undef T
 #undef C
@@ -33,6 +34,7 @@
 #include "optimizer.inc.h"
 #include "activation.inc.h"
 #include "normalization.inc.h"
+#include "noise.inc.h"
 #undef S
 #undef T
 #undef C
@@ -58,6 +60,7 @@ const cdrop_kernels TABLE(ISA) = {
     .name = ISA_NAME,
     .decide = decide,
     .uniform = uniform,
+    .words = words,
 #define ENTRIES(T, C, S) .apply_##S = apply_##S, .dropout_##S = dropout_##S,
     CDROP_FOR_TYPES(ENTRIES)
 #undef ENTRIES
@@ -80,6 +83,9 @@ const cdrop_kernels TABLE(ISA) = {
     .column_moments_##S = column_moments_##S, .map_columns_##S = map_columns_##S,                \
     .column_products_##S = column_products_##S, .map_columns_back_##S = map_columns_back_##S,    \
     .normalize_rows_##S = normalize_rows_##S, .normalize_rows_back_##S = normalize_rows_back_##S,
+    CDROP_FOR_REAL_TYPES(ENTRIES)
+#undef ENTRIES
+#define ENTRIES(T, C, S) .normal_##S = normal_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 };

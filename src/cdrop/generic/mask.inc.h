@@ -145,15 +145,27 @@ static void decide(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_
     decide_for(draw, tile, n_tiles, bits, NULL, 0);
 }
 
+/* The words of a tile: word q of its blocks side by side. */
+static inline void tile_words(const dropcore_address *address, uint64_t tile, uint32_t (*w)[16]) {
+    for (int g = 0; g < GROUPS; ++g) {
+        const vblocks b = philox_blocks(address, tile * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS);
+        for (int q = 0; q < 4; ++q) vw_store(&w[q][g * 2 * BLOCKS], vw_zip(b.even[q], b.odd[q]));
+    }
+}
+
+static void words(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *out) {
+    for (; n_tiles; --n_tiles, ++tile, out += 64) {
+        uint32_t w[4][16];
+        tile_words(address, tile, w);
+        for (int b = 0; b < 16; ++b)
+            for (int q = 0; q < 4; ++q) out[4 * b + q] = w[q][b];
+    }
+}
+
 static void uniform(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u) {
     for (; n_tiles; --n_tiles, ++tile, u += DROPCORE_TILE) {
         uint32_t w[4][16];
-        for (int g = 0; g < GROUPS; ++g) {
-            const vblocks b =
-                philox_blocks(address, tile * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS);
-            for (int q = 0; q < 4; ++q)
-                vw_store(&w[q][g * 2 * BLOCKS], vw_zip(b.even[q], b.odd[q]));
-        }
+        tile_words(address, tile, w);
         for (unsigned q = 0; q < 4; ++q)
             for (unsigned b = 0; b < 16; ++b) {
                 const uint32_t fold = dropcore_fold(w[q ^ 1][b], w[q ^ 2][b], w[q ^ 3][b]);
