@@ -19,6 +19,7 @@ from dropcore.functional import dropout, dropout_backward, max_norm_  # noqa: E4
 from dropcore.key import Key  # noqa: E402
 from dropcore.mask import Mask  # noqa: E402
 from dropcore.products import masked_matmul, masked_matmul_backward  # noqa: E402
+from dropcore.rates import width_for  # noqa: E402
 from dropcore.runtime import (  # noqa: E402
     build_info,
     get_include,
@@ -39,9 +40,10 @@ __all__ = [
     "masked_matmul_backward",
     "max_norm_",
     "set_num_threads",
+    "width_for",
 ]
 
-_LAZY = ("constraints", "losses", "nn", "optim", "training")
+_LAZY = ("constraints", "losses", "nn", "noise", "optim", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 import operator
@@ -224,6 +225,12 @@ class Mask:
     def indices(self) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
         return np.flatnonzero(self.to_bool()).astype(np.int64, copy=False)
+
+    def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
+        """The same decisions with another scale for what is kept."""
+        twin = copy.copy(self)
+        twin.scale = scale
+        return twin
 
     def _draw(self) -> npt.NDArray[np.uint8]:
         key = cast(Key, self.key)

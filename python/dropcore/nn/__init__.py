@@ -5,7 +5,12 @@
 `dense`          Dense
 `maxout`         Maxout
 `embedding`      Embedding
-`dropout`        Dropout
+`dropout`        Dropout, SpatialDropout1D/2D/3D, UnitDropout, DropPath
+`block_dropout`  BlockDropout
+`noise`          GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
+`learned_dropout`    ConcreteDropout, VariationalDropout
+`embedding_dropout`  EmbeddingDropout
+`dropconnect`    DropConnect
 `activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `activity`       ActivityRegularization
 `reshape`        Flatten, Reshape
@@ -32,16 +37,29 @@ from dropcore.nn.activations import (
     Tanh,
 )
 from dropcore.nn.activity import ActivityRegularization
+from dropcore.nn.block_dropout import BlockDropout
 from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.dense import Dense
-from dropcore.nn.dropout import Dropout
+from dropcore.nn.dropconnect import DropConnect
+from dropcore.nn.dropout import (
+    Dropout,
+    DropPath,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+    UnitDropout,
+)
 from dropcore.nn.embedding import Embedding
+from dropcore.nn.embedding_dropout import EmbeddingDropout, word_mask
 from dropcore.nn.layer import Layer
+from dropcore.nn.learned_dropout import ConcreteDropout, VariationalDropout
 from dropcore.nn.maxout import Maxout
 from dropcore.nn.normalization import BatchNorm, LayerNorm
+from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
+from dropcore.rates import rates_over_depth
 
 __all__ = [
     "ELU",
@@ -49,10 +67,19 @@ __all__ = [
     "SELU",
     "ActivityRegularization",
     "BatchNorm",
+    "AlphaDropout",
+    "BlockDropout",
+    "ConcreteDropout",
     "Dense",
+    "DropConnect",
+    "DropPath",
     "Dropout",
     "Embedding",
+    "EmbeddingDropout",
+    "FeatureAlphaDropout",
     "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -66,6 +93,13 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
     "Tanh",
+    "UnitDropout",
+    "VariationalDropout",
+    "rates_over_depth",
     "set_scaling_",
+    "word_mask",
 ]

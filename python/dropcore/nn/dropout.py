@@ -1,104 +1,105 @@
-"""Dropout layers."""
+"""Dropout of elements, units, feature maps and paths: one mask, applied in one pass."""
 
 from __future__ import annotations
 
+import inspect
 import math
-import numbers
 import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from dropcore.checks import check_integer
 from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
-from dropcore.mask import Mask, resolve_keep
+from dropcore.mask import Mask
 from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.rates import Given, Rate
 from dropcore.steps import LiveUnits
 
-__all__ = ["Dropout"]
+__all__ = [
+    "DropPath",
+    "Dropout",
+    "MaskLayer",
+    "RatedLayer",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "UnitDropout",
+    "first_element",
+    "mode_of",
+    "pass_on",
+    "times",
+]
 
 
-class Dropout(Layer):
-    """Zero a random part of the elements and scale up the rest.
+class RatedLayer(Layer):
+    """A layer with a `dropcore.rates.Rate`, under the names that the constructors give it."""
 
-    With m = 1 where an element lives, which has probability keep = 1 - rate::
+    _rate: Rate
 
-        y = x * m / keep          dx = dy * m / keep
+    @property
+    def rate(self) -> Any:
+        """Fraction dropped: a number, an array, or a function of the step."""
+        return self._rate.rate
 
-    Without a key y = x. The backward pass draws m again, so nothing is stored.
+    @property
+    def keep(self) -> Any:
+        """Fraction kept, 1 - rate."""
+        return self._rate.keep
+
+    def config(self) -> dict[str, Any]:
+        found = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = self._argument(name)
+            if isinstance(value, np.ndarray) or value != parameter.default:
+                found[name] = value
+        return found
+
+    def _argument(self, name: str) -> Any:
+        """What the constructor was given under that name."""
+        return self._rate.given[name] if name in ("rate", "keep") else getattr(self, name)
+
+
+class MaskLayer(RatedLayer):
+    """A layer with a mask of its input. What shares a decision is the subclass's to say.
 
     Parameters
     ----------
-    rate : float, optional
-        Fraction dropped, in [0, 1]. 0.5 if neither `rate` nor `keep` is given.
-    keep : float, optional
-        Fraction kept, 1 - rate; the papers' p. Instead of `rate`.
-    shared_axes : int or iterable of int, default ()
-        Axes along which one decision holds, counted with the batch axis: with ``shared_axes=1``
-        on (batch, time, features) a feature is dropped at all times.
-
-    Raises
-    ------
-    TypeError
-        If rate or keep is not a number, or an axis not an integer.
-    ValueError
-        If rate or keep is outside [0, 1], or both are given.
-
-    References
-    ----------
-    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout: a simple way to
-    prevent neural networks from overfitting", JMLR 15.
+    rate, keep
+        As `dropcore.rates.Rate` takes them.
     """
 
     own_sites = 1
 
-    def __init__(
-        self,
-        rate: float | None = None,
-        *,
-        keep: float | None = None,
-        shared_axes: int | Iterable[int] = (),
-    ) -> None:
+    def __init__(self, rate: Given = None, keep: Given = None) -> None:
         super().__init__()
-        if isinstance(rate, numbers.Real) and rate > 1 and float(rate).is_integer():
-            raise ValueError(
-                f"Dropout: rate is the fraction dropped, in [0, 1], got {rate}; "
-                f"did you mean Dense({rate})?"
-            )
-        self.keep = resolve_keep(rate, keep, what="Dropout")
-        axes = shared_axes if isinstance(shared_axes, Iterable) else (shared_axes,)
-        self.shared_axes = tuple(operator.index(axis) for axis in axes)
-        # What was given is kept as it was, because 1 - (1 - rate) is another float64.
-        self._given = {"rate": rate, "keep": keep}
-
-    @property
-    def rate(self) -> float:
-        """Fraction dropped."""
-        given = self._given["rate"]
-        return 1.0 - self.keep if given is None else float(given)
-
-    def config(self) -> dict[str, Any]:
-        given = {name: value for name, value in self._given.items() if value is not None}
-        return given | ({"shared_axes": self.shared_axes} if self.shared_axes else {})
+        self._rate = Rate(type(self).__name__, rate, keep)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        self._shared(1 + len(input_shape))
+        self.shared(1 + len(input_shape))
         return input_shape
+
+    def shared(self, ndim: int) -> set[int]:
+        """The axes of an input with `ndim` axes along which one decision holds."""
+        raise NotImplementedError
 
     def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
         """The mask of an input of `shape` whose first row is `row` of the global batch."""
-        shared = self._shared(len(shape))
+        address, shared = as_key(key), self.shared(len(shape))
         own = tuple(1 if axis in shared else n for axis, n in enumerate(shape))
-        offset = 0 if 0 in shared else row * math.prod(own[1:])
-        return Mask(own, keep=self.keep, key=as_key(key), offset=offset)
+        keep = self._rate.of_rows(address.step, len(shape), shape[0], row)
+        offset = 0 if 0 in shared else first_element(own, row)
+        return Mask(own, keep=keep, key=address, offset=offset)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         if key is None:
-            return x, _pass_on
+            return self._expected(x, row)
         mask = self.mask(x.shape, key, row)
 
         def backward(
@@ -107,6 +108,130 @@ class Dropout(Layer):
             return dropout_backward(dy, mask=mask) if input_gradient else None, {}
 
         return dropout(x, mask=mask), backward
+
+    def _expected(self, x: Array, row: int) -> tuple[Array, Backward]:
+        """What stands for the layer where nothing is dropped."""
+        return x, pass_on
+
+
+class Dropout(MaskLayer):
+    """Zero a random part of the elements and scale up the rest.
+
+    With m = 1 where an element lives, which has probability keep = 1 - rate::
+
+        y = x * m / keep          dx = dy * m / keep
+
+    Without a key y = x. The backward pass draws m again, so nothing is stored. With
+    ``scaling="test"``, the papers' way, y = x * m under a key, and y = x * keep without one.
+
+    Parameters
+    ----------
+    rate : float, array_like or callable, optional
+        Fraction dropped, in [0, 1]. 0.5 if neither `rate` nor `keep` is given. An array broadcasts
+        to the mask, the batch included: (units,) for a rate per unit, (rows, 1) for one per row of
+        the global batch. A function of the step is a schedule, ``rate(key.step)``.
+    keep : float, array_like or callable, optional
+        Fraction kept, 1 - rate; the papers' p. Instead of `rate`.
+    shared_axes : int or iterable of int, default ()
+        Axes along which one decision holds, counted with the batch axis: with ``shared_axes=1``
+        on (batch, time, features) a feature is dropped at all times. Keras' noise_shape has a 1
+        there.
+    scaling : "inverted" or "test", default "inverted"
+        See above, and `dropcore.nn.set_scaling_`.
+    mask : Mask or array_like of bool, optional
+        Your own mask, True = kept, used wherever a key is given, whatever the key. It broadcasts to
+        the input; with a batch axis it has the rows of the global batch. An array is scaled by
+        1 / keep, with keep = 1 unless `rate` or `keep` says otherwise; a `Mask` has its own scale.
+
+    Raises
+    ------
+    TypeError
+        If rate or keep is not a number, or an axis not an integer.
+    ValueError
+        If rate or keep is outside [0, 1], both are given, or arguments contradict each other.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout: a simple way to
+    prevent neural networks from overfitting", JMLR 15.
+    """
+
+    homogeneous = True
+    shared_axes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        rate: Given = None,
+        *,
+        keep: Given = None,
+        shared_axes: int | Iterable[int] = (),
+        scaling: str = "inverted",
+        mask: Mask | npt.ArrayLike | None = None,
+    ) -> None:
+        super().__init__(rate, keep)
+        self.shared_axes = tuple_of_axes(shared_axes)
+        what = type(self).__name__
+        if scaling not in ("inverted", "test"):
+            raise ValueError(f"{what}: scaling must be 'inverted' or 'test', got {scaling!r}")
+        if scaling == "test" and self._rate.is_schedule:
+            raise ValueError(
+                f"{what}: scaling='test' multiplies by keep at inference, where there is no step: "
+                "give a number or an array, or scaling='inverted'"
+            )
+        self.scaling = scaling
+        self._held = None if mask is None else self._holding(mask)
+
+    def _holding(self, mask: Mask | npt.ArrayLike) -> Mask:
+        """The mask to hold on to; the rate becomes that of its scale."""
+        what, given = type(self).__name__, self._rate.config()
+        if self.shared_axes or self._rate.is_schedule or (isinstance(mask, Mask) and given):
+            raise ValueError(
+                f"{what}: mask= has its own shape, and a Mask its own scale: give no shared axes, "
+                "no schedule, and a rate only with an array"
+            )
+        if isinstance(mask, Mask):
+            scale = np.asarray(mask.scale)
+            self._rate = Rate(
+                what, None, np.divide(1.0, scale, out=0.0 * scale, where=scale > 0)[()]
+            )
+            return mask
+        if not given:
+            self._rate = Rate(what, None, 1.0)
+        return Mask.given(mask, keep=self._rate(0))
+
+    def _argument(self, name: str) -> Any:
+        if name == "mask":
+            return None if self._held is None else self._held.to_bool()
+        return super()._argument(name)
+
+    def shared(self, ndim: int) -> set[int]:
+        return shared_axes_of(self, self.shared_axes, ndim)
+
+    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
+        mask = self._drawn(shape, key, row) if self._held is None else self._rows(shape, row)
+        return mask if self.scaling == "inverted" else mask.rescaled(1.0)
+
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int) -> Mask:
+        return super().mask(shape, key, row)
+
+    def _rows(self, shape: tuple[int, ...], row: int) -> Mask:
+        """The mask that is held, for some rows of the global batch."""
+        mask = self._held
+        assert mask is not None
+        if len(mask.shape) < len(shape) or mask.shape[0] in (1, shape[0] if row == 0 else 1):
+            return mask
+        if row + shape[0] > mask.shape[0]:
+            raise ValueError(
+                f"{type(self).__name__}: mask= has {mask.shape[0]} rows, and the batch has the "
+                f"rows {row} ... {row + shape[0] - 1}"
+            )
+        keep = self._rate.of_rows(0, len(shape), shape[0], row)
+        return Mask.given(mask.to_bool()[row : row + shape[0]], keep=keep)
+
+    def _expected(self, x: Array, row: int) -> tuple[Array, Backward]:
+        if self.scaling == "inverted":
+            return x, pass_on
+        return times(x, np.asarray(self._rate.of_rows(0, x.ndim, len(x), row), x.dtype))
 
     def forward_live(self, x: Array, mask: Mask) -> tuple[LiveUnits, Backward]:
         """`forward` with a mask that drops units, for a layer behind it that takes LiveUnits."""
@@ -123,17 +248,184 @@ class Dropout(Layer):
 
         return y, backward
 
-    def _shared(self, ndim: int) -> set[int]:
-        for axis in self.shared_axes:
-            if not -ndim <= axis < ndim:
-                raise ValueError(
-                    f"{self!r} shares axis {axis}, which an input with {ndim} axes (the batch is "
-                    "axis 0) does not have"
-                )
-        return {axis % ndim for axis in self.shared_axes}
+
+class _SpatialDropout(Dropout):
+    """`Dropout` with all axes shared between the batch and the channels."""
+
+    axes = ""
+
+    def __init__(
+        self, rate: Given = None, *, keep: Given = None, scaling: str = "inverted"
+    ) -> None:
+        super().__init__(rate, keep=keep, scaling=scaling)
+
+    def shared(self, ndim: int) -> set[int]:
+        if ndim != self.axes.count(",") + 1:
+            raise ValueError(
+                f"{self!r} expects an input ({self.axes}), got one with {ndim} axes, the batch "
+                "among them"
+            )
+        return maps_shared(ndim)
 
 
-def _pass_on(
+class SpatialDropout1D(_SpatialDropout):
+    """Drop whole features of a sequence: one decision for each sample and feature.
+
+    Neighbouring steps go together, so that dropping one of them alone would hide little.
+
+    Parameters
+    ----------
+    rate, keep, scaling
+        As for `Dropout`.
+
+    References
+    ----------
+    Tompson, Goroshin, Jain, LeCun and Bregler 2015, "Efficient object localization using
+    convolutional networks".
+    """
+
+    axes = "batch, time, features"
+
+
+class SpatialDropout2D(_SpatialDropout):
+    """Drop whole feature maps of images; otherwise `SpatialDropout1D`."""
+
+    axes = "batch, height, width, channels"
+
+
+class SpatialDropout3D(_SpatialDropout):
+    """Drop whole feature maps of volumes or films; otherwise `SpatialDropout1D`."""
+
+    axes = "batch, depth, height, width, channels"
+
+
+class UnitDropout(Dropout):
+    """Drop units for the whole batch, or for groups of its rows.
+
+    `Dropout` with a mask (1, ..., units). Between Dense layers in a Sequential the products then
+    leave dropped units out: at 0.5 on both sides a quarter of the multiplications remains, forward
+    and backward. Another estimator than dropping elements: all samples of a batch thin the same
+    network, and the gradient is noisier.
+
+    Parameters
+    ----------
+    rate, keep, scaling
+        As for `Dropout`.
+    group : int, optional
+        Rows of the global batch that share a mask, 0 ... group - 1, group ... and so on. By default
+        all of them.
+
+    References
+    ----------
+    Graham, Reizenstein and Robinson 2015, "Efficient batchwise dropout training using submatrices".
+    """
+
+    def __init__(
+        self,
+        rate: Given = None,
+        *,
+        keep: Given = None,
+        group: int | None = None,
+        scaling: str = "inverted",
+    ) -> None:
+        super().__init__(rate, keep=keep, scaling=scaling)
+        self.group = None if group is None else check_integer("UnitDropout: group", group, 1)
+
+    def shared(self, ndim: int) -> set[int]:
+        if ndim < 2:
+            raise ValueError(f"{self!r} expects an input (batch, ..., units), got {ndim} axes")
+        return set(range(ndim - 1)) if self.group is None else maps_shared(ndim)
+
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int) -> Mask:
+        if self.group is None:
+            return super()._drawn(shape, key, row)
+        first, last = row // self.group, -(-(row + shape[0]) // self.group)
+        groups = super()._drawn((last - first, *shape[1:]), key, first)
+        in_group = np.arange(row, row + shape[0]) // self.group - first
+        scale = np.asarray(groups.scale)
+        kept = Mask.given(groups.to_bool()[in_group])
+        return kept.rescaled(groups.scale if scale.ndim < len(shape) else scale[in_group])
+
+
+class DropPath(Dropout):
+    """Stochastic depth: drop the residual branch of a sample as a whole.
+
+    At the end of a `Residual` the sample then goes around it: y = x + m / keep * f(x). The branch
+    is worked out all the same. Rates that rise with depth: `dropcore.nn.rates_over_depth`.
+
+    Parameters
+    ----------
+    rate, keep, scaling
+        As for `Dropout`. The paper trains unscaled, ``scaling="test"``.
+    mode : "row" or "batch", default "row"
+        Whether each sample decides, or one decision holds for the batch, as in the paper.
+
+    References
+    ----------
+    Huang, Sun, Liu, Sedra and Weinberger 2016, "Deep networks with stochastic depth".
+    """
+
+    def __init__(
+        self,
+        rate: Given = None,
+        *,
+        keep: Given = None,
+        mode: str = "row",
+        scaling: str = "inverted",
+    ) -> None:
+        super().__init__(rate, keep=keep, scaling=scaling)
+        self.mode = mode_of("DropPath", mode)
+
+    def shared(self, ndim: int) -> set[int]:
+        return set(range(1 if self.mode == "row" else 0, ndim))
+
+
+def tuple_of_axes(axes: int | Iterable[int]) -> tuple[int, ...]:
+    """`shared_axes` as it was given, as a tuple."""
+    return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
+
+
+def shared_axes_of(layer: Layer, axes: tuple[int, ...], ndim: int) -> set[int]:
+    """`axes` of an input with `ndim` axes, counted from 0."""
+    for axis in axes:
+        if not -ndim <= axis < ndim:
+            raise ValueError(
+                f"{layer!r} shares axis {axis}, which an input with {ndim} axes (the batch is "
+                "axis 0) does not have"
+            )
+    return {axis % ndim for axis in axes}
+
+
+def maps_shared(ndim: int) -> set[int]:
+    """The axes between the batch and the last one: (batch, ..., features) by whole maps."""
+    return set(range(1, ndim - 1))
+
+
+def mode_of(what: str, mode: str) -> str:
+    """`mode` if it says that each row of the batch decides, or that one decision holds for all."""
+    if mode not in ("row", "batch"):
+        raise ValueError(f"{what}: mode must be 'row' or 'batch', got {mode!r}")
+    return mode
+
+
+def first_element(shape: tuple[int, ...], row: int) -> int:
+    """Index of the first element of an array whose first row is `row` of the global batch."""
+    return row * math.prod(shape[1:])
+
+
+def pass_on(
     dy: Array, *, input_gradient: bool = True, for_update: bool = False
 ) -> tuple[Any, dict[str, Gradient]]:
+    """The way back of a layer that does nothing."""
     return dy, {}
+
+
+def times(x: Array, factor: Array) -> tuple[Array, Backward]:
+    """x * factor, and its way back."""
+
+    def backward(
+        dy: Array, *, input_gradient: bool = True, for_update: bool = False
+    ) -> tuple[Any, dict[str, Gradient]]:
+        return dy * factor if input_gradient else None, {}
+
+    return x * factor, backward

@@ -139,7 +139,7 @@ class Sequential(Layer):
                         y, states.get(name), key=own, row=row, lengths=lengths
                     )
                 elif (
-                    type(layer) is Dropout
+                    isinstance(layer, Dropout)
                     and own is not None
                     and following is not None
                     and type(following[1]) is Dense
@@ -182,7 +182,7 @@ class Sequential(Layer):
 
         The dropout is applied where the product ends.
         """
-        if not behind or type(behind[0][1]) is not Dropout or behind[0][2] is None:
+        if not behind or not isinstance(behind[0][1], Dropout) or behind[0][2] is None:
             return layer.forward_masked(x)
         name, dropout, key = behind.pop(0)
         assert isinstance(dropout, Dropout)

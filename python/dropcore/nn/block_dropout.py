@@ -1,0 +1,88 @@
+"""DropBlock: dropout of neighbourhoods."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from dropcore.checks import check_integer
+from dropcore.key import Key, as_key
+from dropcore.mask import Mask
+from dropcore.nn.dropout import MaskLayer, first_element
+from dropcore.rates import Given
+
+__all__ = ["BlockDropout"]
+
+
+class BlockDropout(MaskLayer):
+    """Drop blocks of neighbouring places, in every sample and channel others (DropBlock).
+
+    A block begins at a place, if it fits there, with probability gamma, which makes about `rate` of
+    all places part of one (less, where blocks overlap)::
+
+        gamma = rate * product over the axes of size / (block * (size - block + 1))
+        y = x * m * (places of the sample) / (places of it that live)
+
+    The paper normalises by the count of what lives; here each sample has its own count, so that no
+    sample depends on how the batch is cut. A sample of which nothing lives is zero.
+
+    Parameters
+    ----------
+    rate, keep : float or callable
+        As for `Dropout`.
+    block_size : int, default 7
+        Edge of a block; along a shorter axis, the whole axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a rate outside [0, 1] or a block size that is not positive.
+
+    References
+    ----------
+    Ghiasi, Lin and Le 2018, "DropBlock: a regularization method for convolutional networks".
+    """
+
+    homogeneous = True
+
+    def __init__(self, rate: Given = None, *, keep: Given = None, block_size: int = 7) -> None:
+        super().__init__(rate, keep)
+        self.block_size = check_integer("BlockDropout: block_size", block_size, 1)
+
+    def shared(self, ndim: int) -> set[int]:
+        if ndim not in (3, 4):
+            raise ValueError(
+                f"{self!r} expects an input (batch, time, features) or (batch, height, width, "
+                f"channels), got one with {ndim} axes, the batch among them"
+            )
+        return set()
+
+    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
+        self.shared(len(shape))
+        address = as_key(key)
+        blocks = [min(self.block_size, n) for n in shape[1:-1]]
+        fits = [n - block + 1 if n else 0 for n, block in zip(shape[1:-1], blocks, strict=True)]
+        own = (shape[0], *fits, shape[-1])
+        keep = self._rate.of_rows(address.step, len(shape), shape[0], row)
+        cover = math.prod(shape[1:-1]) / max(math.prod(blocks) * math.prod(fits), 1)
+        begins = Mask(own, (1.0 - keep) * cover, key=address, offset=first_element(own, row))
+        kept = ~_spread(~begins.to_bool(), blocks)
+        lives = kept.sum(axis=tuple(range(1, len(shape))), keepdims=True)
+        return Mask.given(kept, keep=lives / max(math.prod(shape[1:]), 1))
+
+
+def _spread(begins: npt.NDArray[np.bool_], blocks: list[int]) -> npt.NDArray[np.bool_]:
+    """All places of the blocks that begin where `begins` says, axis by axis."""
+    places = begins
+    for axis, block in enumerate(blocks, 1):
+        n = places.shape[axis]
+        shape = list(places.shape)
+        shape[axis] = n + block - 1 if n else 0
+        wider = np.zeros(shape, np.bool_)
+        views = np.moveaxis(wider, axis, 0)
+        for shift in range(block):
+            views[shift : shift + n] |= np.moveaxis(places, axis, 0)
+        places = wider
+    return places

@@ -1,0 +1,161 @@
+"""Dropout of whole words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dropcore import _core
+from dropcore.functional import dropout, dropout_backward
+from dropcore.gradients import Gradient
+from dropcore.key import Key, as_key
+from dropcore.mask import TRAINING, Mask
+from dropcore.nn.dropout import RatedLayer, mode_of
+from dropcore.nn.layer import Array, Backward, Layer, Shape, prefixed
+from dropcore.rates import Given, Rate
+
+__all__ = ["EmbeddingDropout", "word_mask"]
+
+
+def word_mask(
+    words: npt.NDArray[np.integer[Any]],
+    vocabulary: int,
+    rate: float | None = None,
+    *,
+    keep: float | None = None,
+    key: Key | int,
+    row: int = 0,
+    mode: str = "row",
+) -> Mask:
+    """The mask of the vectors of some words, where a word is kept or dropped wherever it stands.
+
+    A mask over the rows of an embedding, drawn for the words that are there alone. Decision i of
+    the mask contract belongs to word i, or in sequence r of the global batch to word
+    i - r * vocabulary.
+
+    Parameters
+    ----------
+    words : ndarray of int, (batch, ...)
+        In [0, vocabulary).
+    vocabulary : int
+        How many words there are.
+    rate, keep : float, optional
+        Fraction of the words dropped, or kept.
+    key : Key or int
+    row : int, default 0
+        Position of the first sequence in the global batch.
+    mode : "row" or "batch", default "row"
+        Whether each sequence drops other words.
+
+    Returns
+    -------
+    Mask
+        (batch, ..., 1), for vectors (batch, ..., features).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a rate outside [0, 1], or words that are not there.
+
+    References
+    ----------
+    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
+    networks", section 4.2.
+    """
+    kept_fraction = Rate("word_mask", rate, keep, arrays=False, schedules=False)(0)
+    address = as_key(key)
+    index = np.array(words, dtype=np.int64, order="C")
+    if index.size and not 0 <= index.min() <= index.max() < vocabulary:
+        raise ValueError(
+            f"word_mask: words must be in [0, {vocabulary}), got {index.min()} ... {index.max()}"
+        )
+    if mode_of("word_mask", mode) == "row":
+        sequence = np.arange(row, row + len(index), dtype=np.int64) * vocabulary
+        index += sequence.reshape(-1, *(1,) * (index.ndim - 1))
+    kept = np.empty(index.shape, np.uint8)
+    _core.kept_at(
+        kept.reshape(-1), index.reshape(-1), address.seed, address.stream, address.step, TRAINING,
+        _core.threshold(kept_fraction), 0,
+    )  # fmt: skip
+    return Mask.given(kept.view(np.bool_)[..., np.newaxis], keep=kept_fraction)
+
+
+class EmbeddingDropout(RatedLayer):
+    """An embedding that forgets words: whole vectors are dropped, wherever their word stands.
+
+    With m = 1 where the word lives, which has probability keep = 1 - rate::
+
+        y = embedding(words) * m[words] / keep
+
+    A word is dropped at all its places or at none: two places of one word would otherwise give it
+    away. Without a key nothing is dropped.
+
+    Parameters
+    ----------
+    embedding : Layer
+        Such as ``Embedding(10000, 200)``: a layer that takes indices and whose `weight` has a row
+        for each.
+    rate, keep : float or callable, optional
+        As for `Dropout`, of the words.
+    mode : "row" or "batch", default "row"
+        Whether each sequence of the batch drops other words, as in the paper.
+
+    Raises
+    ------
+    TypeError
+        If `embedding` is not a layer that takes indices.
+    ValueError
+        If a rate is outside [0, 1], or for another mode.
+
+    References
+    ----------
+    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
+    networks".
+    """
+
+    own_sites = 1
+
+    def __init__(
+        self, embedding: Layer, rate: Given = None, *, keep: Given = None, mode: str = "row"
+    ) -> None:
+        super().__init__()
+        if not isinstance(embedding, Layer) or not embedding.integer_input:
+            raise TypeError(
+                "EmbeddingDropout: embedding must be a layer that takes indices, such as "
+                f"Embedding(10000, 200), got {embedding!r}"
+            )
+        self.embedding = self.children["embedding"] = embedding
+        self._rate = Rate("EmbeddingDropout", rate, keep, arrays=False)
+        self.mode = mode_of("EmbeddingDropout", mode)
+
+    @property
+    def integer_input(self) -> bool:
+        return True
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.embedding.output_shape(input_shape)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        ((_, _, child_key),) = self.keyed(key)
+        y, inner = self.embedding.forward(x, key=child_key, row=row)
+        mask = None
+        if key is not None:
+            address, vocabulary = as_key(key), len(self.embedding.params["weight"])
+            mask = word_mask(
+                x, vocabulary, keep=self._rate(address.step), key=address, row=row, mode=self.mode
+            )
+            y = dropout(y, mask=mask)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            if mask is not None:
+                dy = dropout_backward(dy, mask=mask)
+            dx, grads = inner(dy, input_gradient=input_gradient, for_update=for_update)
+            return dx, prefixed("embedding", grads)
+
+        return y, backward

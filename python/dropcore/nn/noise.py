@@ -1,0 +1,211 @@
+"""Gaussian noise, and dropout that keeps mean and variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from dropcore.checks import check_number
+from dropcore.functional import dropout, dropout_backward
+from dropcore.gradients import Gradient
+from dropcore.key import Key, as_key
+from dropcore.nn.dropout import (
+    MaskLayer,
+    RatedLayer,
+    first_element,
+    maps_shared,
+    pass_on,
+    shared_axes_of,
+    times,
+    tuple_of_axes,
+)
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.noise import normal
+from dropcore.rates import Given, Rate
+
+__all__ = ["AlphaDropout", "FeatureAlphaDropout", "GaussianDropout", "GaussianNoise", "noise_like"]
+
+SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
+"""What SELU gives for x to minus infinity: - scale * alpha."""
+
+
+def noise_like(x: Array, key: Key | int, row: int) -> Array:
+    """A standard normal for each element of x, whose first row is `row` of the global batch."""
+    return normal(x.shape, key=key, offset=first_element(x.shape, row), dtype=x.dtype)
+
+
+class GaussianNoise(Layer):
+    """Add noise: y = x + stddev * z with z standard normal, and dx = dy. Without a key y = x.
+
+    Parameters
+    ----------
+    stddev : float or callable
+        Not negative. A function of the step is a schedule, ``stddev(key.step)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a number, negative or NaN.
+
+    References
+    ----------
+    Sietsma and Dow 1991, "Creating artificial neural networks that generalize".
+    """
+
+    own_sites = 1
+
+    def __init__(self, stddev: float | Callable[[int], float]) -> None:
+        super().__init__()
+        self.stddev = stddev
+        if not callable(stddev):
+            check_number("GaussianNoise: stddev", stddev, "[0, inf)")
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        if key is None:
+            return x, pass_on
+        step = as_key(key).step
+        given = self.stddev(step) if callable(self.stddev) else self.stddev
+        y = noise_like(x, key, row)
+        y *= x.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))
+        y += x
+        return y, pass_on
+
+
+class GaussianDropout(RatedLayer):
+    """Multiply by noise: y = x * (1 + s * z), s**2 = rate / keep, z standard normal.
+
+    Dropout and this have the same mean and variance. dx = dy * (1 + s * z); without a key y = x.
+
+    Parameters
+    ----------
+    rate, keep : float, array_like or callable
+        As for `Dropout`; something must be kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `Dropout`, and for keep = 0, where the noise would be infinite.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, section 10.
+    """
+
+    own_sites = 1
+    homogeneous = True
+
+    def __init__(self, rate: Given = None, *, keep: Given = None) -> None:
+        super().__init__()
+        self._rate = Rate("GaussianDropout", rate, keep)
+        if not self._rate.is_schedule:
+            self._stddev(self._rate(0))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        if key is None:
+            return x, pass_on
+        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row)
+        factor = noise_like(x, key, row)
+        factor *= self._stddev(keep).astype(x.dtype)
+        factor += 1
+        return times(x, factor)
+
+    def _stddev(self, keep: Any) -> Array:
+        kept = np.asarray(keep)
+        if not kept.all():
+            raise ValueError(f"{self!r}: rate must be below 1 (keep above 0): the noise has a "
+                             "variance of rate / keep")  # fmt: skip
+        return np.sqrt((1.0 - kept) / kept)
+
+
+class AlphaDropout(MaskLayer):
+    """Dropout that keeps mean 0 and variance 1, for networks of SELU units.
+
+    A dropped element becomes c = -1.7581, where SELU saturates, and all are shifted and scaled so
+    that the mean and the variance of what comes in (0 and 1) come out::
+
+        y = a * (x if kept else c) + b
+        a = (keep * (1 + rate * c**2)) ** -0.5          b = -a * rate * c          dx = a * dy * m
+
+    Without a key y = x. Where nothing is kept, y is zero.
+
+    Parameters
+    ----------
+    rate, keep : float, array_like or callable
+        As for `Dropout`.
+    shared_axes : int or iterable of int, default ()
+        As for `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `Dropout`.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr and Hochreiter 2017, "Self-normalizing neural networks".
+    """
+
+    def __init__(
+        self, rate: Given = None, *, keep: Given = None, shared_axes: int | Iterable[int] = ()
+    ) -> None:
+        super().__init__(rate, keep)
+        self.shared_axes = tuple_of_axes(shared_axes)
+
+    def shared(self, ndim: int) -> set[int]:
+        return shared_axes_of(self, self.shared_axes, ndim)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        if key is None:
+            return x, pass_on
+        mask = self.mask(x.shape, key, row)
+        keep = np.asarray(self._rate.of_rows(as_key(key).step, x.ndim, len(x), row))
+        some = np.asarray(mask.scale) > 0  # 0 where nothing can be kept
+        c = SELU_SATURATION
+        spread = np.where(some, keep * (1.0 + (1.0 - keep) * c**2), 1.0)
+        a = np.where(some, spread**-0.5, 0.0)
+        mask = mask.rescaled(float(a) if a.ndim == 0 else a)
+        kept_at, dropped_at = -a * (1.0 - keep) * c, a * keep * c  # b, and a * c + b
+        y = dropout(x, mask=mask)
+        y += np.where(mask.to_bool(), kept_at, dropped_at).astype(x.dtype)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return dropout_backward(dy, mask=mask) if input_gradient else None, {}
+
+        return y, backward
+
+
+class FeatureAlphaDropout(AlphaDropout):
+    """`AlphaDropout` of whole feature maps: one decision for each sample and channel.
+
+    Parameters
+    ----------
+    rate, keep
+        As for `AlphaDropout`. The input is (batch, ..., channels).
+    """
+
+    def __init__(self, rate: Given = None, *, keep: Given = None) -> None:
+        super().__init__(rate, keep=keep)
+
+    def shared(self, ndim: int) -> set[int]:
+        if ndim < 3:
+            raise ValueError(
+                f"{self!r} expects an input (batch, ..., channels) with axes between them, got "
+                f"{ndim} axes"
+            )
+        return maps_shared(ndim)
