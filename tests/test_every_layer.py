@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import pickle
 
 import numpy as np
@@ -24,11 +25,20 @@ from dropcore.nn import (
     SELU,
     ActivityRegularization,
     BatchNorm,
+    AlphaDropout,
+    BlockDropout,
+    ConcreteDropout,
     Dense,
+    DropConnect,
     Dropout,
+    DropPath,
     Embedding,
+    EmbeddingDropout,
+    FeatureAlphaDropout,
     Flatten,
     LayerNorm,
+    GaussianDropout,
+    GaussianNoise,
     LeakyReLU,
     Maxout,
     Parallel,
@@ -40,7 +50,12 @@ from dropcore.nn import (
     SiLU,
     Softmax,
     Softplus,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
     Tanh,
+    UnitDropout,
+    VariationalDropout,
 )
 from dropcore.regularizers import L1
 
@@ -50,6 +65,37 @@ KEY = Key(2**40 + 3, stream=2, step=9)
 EXAMPLES = [
     # Too weak to show beside its output: test_regularizers is about the gradient of a penalty.
     (ActivityRegularization(L1(1e-12)), (3, 7)),
+    (AlphaDropout(0.3), (7,)),
+    (AlphaDropout(keep=0.6, shared_axes=1), (3, 7)),
+    (BlockDropout(0.3, block_size=3), (8, 5)),
+    (BlockDropout(keep=0.8, block_size=2), (6, 5, 3)),
+    (ConcreteDropout(Dense(3), 0.3, data_points=math.inf), (7,)),
+    (ConcreteDropout(Dense(3, activation="tanh"), data_points=math.inf, temperature=0.5,
+                     shared_axes=1), (2, 7)),
+    (DropConnect(5, 0.4), (7,)),
+    (DropConnect(5, keep=0.7, activation="relu", mode="batch", constraint=MaxNorm(1.0)), (3, 7)),
+    (DropConnect(5, 0.3, activation="tanh", inference="gaussian", use_bias=False), (2, 7)),
+    (DropPath(0.4), (2, 7)),
+    (DropPath(0.4, mode="batch"), (7,)),
+    (Residual([Dense(7, activation="relu"), DropPath(0.5, scaling="test")]), (7,)),
+    (EmbeddingDropout(Embedding(11, 4), 0.4), (3,)),
+    (EmbeddingDropout(Embedding(11, 4), keep=0.5, mode="batch"), (3,)),
+    (FeatureAlphaDropout(0.4), (3, 4, 5)),
+    (GaussianDropout(0.4), (7,)),
+    (GaussianDropout(keep=[0.5, 0.9]), (3, 2)),
+    (GaussianNoise(0.3), (7,)),
+    (SpatialDropout1D(0.4), (3, 7)),
+    (SpatialDropout2D(0.4, scaling="test"), (3, 2, 7)),
+    (SpatialDropout3D(keep=0.5), (3, 2, 2, 5)),
+    (UnitDropout(0.4), (7,)),
+    (UnitDropout(0.4, group=4), (3, 7)),
+    (Sequential([UnitDropout(0.2), Dense(9, activation="relu"), UnitDropout(0.5, group=5),
+                 Dense(6), UnitDropout(keep=0.6), Dense(2)]), (7,)),
+    (VariationalDropout(0.3, data_points=math.inf), (7,)),
+    (VariationalDropout(keep=0.8, data_points=math.inf, per_unit=True), (3, 7)),
+    (Dropout(0.4, scaling="test"), (7,)),
+    (Dropout([0.2, 0.5, 0.9]), (2, 3)),
+    (Dropout(mask=[[True, False, True]], keep=0.5), (3,)),
     (Dense(5), (7,)),
     (Dense(5, activation="relu", constraint=MaxNorm(1.0)), (3, 7)),
     (Dense(5, activation="gelu"), (7,)),
@@ -248,7 +294,7 @@ def test_pickles_and_copies_have_weights_of_their_own(layer, sample):
 
 def namespace():
     """What a repr may name."""
-    found = {"array": np.array}
+    found = {"array": np.array, "inf": math.inf}
     for module in (dropcore, dropcore.nn, dropcore.nn.initializers, dropcore.constraints,
                    dropcore.regularizers):  # fmt: skip
         found |= {name: getattr(module, name) for name in module.__all__}
