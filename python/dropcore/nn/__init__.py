@@ -54,8 +54,8 @@ from dropcore.nn.embedding_dropout import EmbeddingDropout, word_mask
 from dropcore.nn.layer import Layer
 from dropcore.nn.learned_dropout import ConcreteDropout, VariationalDropout
 from dropcore.nn.maxout import Maxout
-from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
+from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
@@ -66,8 +66,8 @@ __all__ = [
     "GELU",
     "SELU",
     "ActivityRegularization",
-    "BatchNorm",
     "AlphaDropout",
+    "BatchNorm",
     "BlockDropout",
     "ConcreteDropout",
     "Dense",

@@ -66,6 +66,8 @@ class ReLU(ActivationLayer):
     Nair and Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
     """
 
+    homogeneous = True
+
     def __init__(self) -> None:
         super().__init__(Activation("relu"))
 
@@ -85,6 +87,8 @@ class LeakyReLU(ActivationLayer):
     ValueError
         If it is negative or not finite.
     """
+
+    homogeneous = True
 
     def __init__(self, slope: float = 0.01) -> None:
         super().__init__(Activation("leaky_relu", _at_least_zero("LeakyReLU", "slope", slope)))
