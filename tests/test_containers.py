@@ -118,7 +118,7 @@ def test_embedding_equals_pytorch():
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), SGD(0.1)])
 def test_the_update_of_an_embedding_is_that_of_the_whole_gradient(optimizer):
-    layer = built(Embedding(20, 6, constraint=MaxNorm(0.2, axis=-1)), 7)
+    layer = built(Embedding(20, 6, constraint=MaxNorm(0.2)), 7)
     ids = np.array([[3, 3, 19], [0, 3, 7]])
     dy = normal(2, 3, 6)
     results = []

@@ -17,7 +17,7 @@ import numpy as np
 
 import dropcore
 
-from . import dropout, masks, norms, optimizers, products, scaling, training
+from . import dropout, masks, networks, norms, optimizers, products, scaling, training
 from .common import Absent, Builder, Call, Case, Kernel
 
 __all__ = [
@@ -39,6 +39,7 @@ KERNELS: dict[str, Kernel] = (
     | products.KERNELS
     | optimizers.KERNELS
     | training.KERNELS
+    | networks.KERNELS
     | scaling.KERNELS
 )
 
