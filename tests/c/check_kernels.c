@@ -691,6 +691,199 @@ CDROP_FOR_REAL_TYPES(CHECK_PRODUCT)
     }
 CDROP_FOR_REAL_TYPES(CHECK_CONNECT)
 
+/* ---- activations and normalisation, from the formulas in double ------------------------------- */
+
+static double plain_activation(int kind, double x, double a) {
+    const double pi = 3.14159265358979323846, rate = 2 * sqrt(2 / pi);
+    switch (kind) {
+    case CDROP_RELU: return x > 0 ? x : 0;
+    case CDROP_LEAKY_RELU: return x > 0 ? x : a * x;
+    case CDROP_ELU: return x > 0 ? x : a * expm1(x);
+    case CDROP_SELU: return 1.0507009873554805 * (x > 0 ? x : 1.6732632423543773 * expm1(x));
+    case CDROP_GELU: return x * 0.5 * erfc(-x / sqrt(2));
+    case CDROP_GELU_TANH: return x / (1 + exp(-rate * (x + 0.044715 * x * x * x)));
+    case CDROP_SILU: return x / (1 + exp(-x));
+    case CDROP_TANH: return tanh(x);
+    case CDROP_SIGMOID: return 1 / (1 + exp(-x));
+    default: return log1p(exp(x));
+    }
+}
+
+/* The derivative as a difference quotient, which is what it is. */
+static double plain_slope(int kind, double x, double a) {
+    const double h = 1e-5;
+    return (plain_activation(kind, x + h, a) - plain_activation(kind, x - h, a)) / (2 * h);
+}
+
+#define CHECK_ACTIVATIONS(T, C, S)                                                               \
+    static void check_activations_##S(const cdrop_kernels *k) {                                  \
+        for (int round = 0; round < 400; ++round) {                                              \
+            const size_t n = (size_t)below(70);                                                  \
+            const int kind = round % (CDROP_SOFTPLUS + 1), in_place = (int)below(2);             \
+            const T a = (T)fabs(unit());                                                         \
+            T *x = buffer(n * sizeof *x), *y = buffer(n * sizeof *y), *dy = buffer(n * sizeof *dy); \
+            T *dx = buffer(n * sizeof *dx), *again = buffer(n * sizeof *again);                  \
+            int same = 1, close = 1, close_back = 1;                                             \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                x[i] = (T)(8 * unit());                                                          \
+                if (fabs((double)x[i]) < 1e-4) x[i] = 1; /* no difference quotient at a corner */ \
+                again[i] = x[i];                                                                 \
+                dy[i] = (T)unit();                                                               \
+            }                                                                                    \
+            const int holds_x =                                                                  \
+                kind == CDROP_GELU || kind == CDROP_GELU_TANH || kind == CDROP_SILU;             \
+            k->activate_##S(kind, n, a, x, y);                                                   \
+            k->activate_##S(kind, n, a, again, again);                                           \
+            for (size_t i = 0; i < n; ++i) same &= equal_##S(y[i], again[i]);                    \
+            memcpy(dx, dy, n * sizeof *dx);                                                      \
+            k->activate_back_##S(kind, n, a, holds_x ? x : y, in_place ? dx : dy, dx);           \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                const double want = plain_activation(kind, (double)x[i], (double)a);             \
+                const double back = (double)dy[i] * plain_slope(kind, (double)x[i], (double)a);  \
+                close &= fabs((double)y[i] - want) <= 200 * EPSILON_##S * fabs(want);            \
+                close_back &= fabs((double)dx[i] - back) <= 40 * EPSILON_##S + 1e-8;             \
+            }                                                                                    \
+            CHECK(same, "%s activate_" #S " in place, kind %d, n %zu", isa, kind, n);            \
+            CHECK(close, "%s activate_" #S ", kind %d, n %zu", isa, kind, n);                    \
+            CHECK(close_back, "%s activate_back_" #S ", kind %d, n %zu", isa, kind, n);          \
+            free(x);                                                                             \
+            free(y);                                                                             \
+            free(dy);                                                                            \
+            free(dx);                                                                            \
+            free(again);                                                                         \
+        }                                                                                        \
+    }                                                                                            \
+    static void check_softmax_##S(const cdrop_kernels *k) {                                      \
+        for (int round = 0; round < 100; ++round) {                                              \
+            const size_t rows = (size_t)below(5), n = 1 + (size_t)below(60), size = rows * n;    \
+            T *x = buffer(size * sizeof *x), *y = buffer(size * sizeof *y);                      \
+            T *dy = buffer(size * sizeof *dy), *dx = buffer(size * sizeof *dx);                  \
+            int close = 1;                                                                       \
+            for (size_t i = 0; i < size; ++i) {                                                  \
+                x[i] = (T)(10 * unit());                                                         \
+                dy[i] = (T)unit();                                                               \
+            }                                                                                    \
+            k->softmax_##S(rows, n, x, y);                                                       \
+            k->softmax_back_##S(rows, n, y, dy, dx);                                             \
+            for (size_t r = 0; r < rows; ++r) {                                                  \
+                double sum = 0, mean = 0;                                                        \
+                for (size_t i = r * n; i < (r + 1) * n; ++i) sum += exp((double)x[i]);           \
+                for (size_t i = r * n; i < (r + 1) * n; ++i)                                     \
+                    mean += exp((double)x[i]) / sum * (double)dy[i];                             \
+                for (size_t i = r * n; i < (r + 1) * n; ++i) {                                   \
+                    const double want = exp((double)x[i]) / sum;                                 \
+                    close &= fabs((double)y[i] - want) <= 40 * EPSILON_##S * want;               \
+                    close &= fabs((double)dx[i] - want * ((double)dy[i] - mean)) <=              \
+                             40 * EPSILON_##S * want;                                            \
+                }                                                                                \
+            }                                                                                    \
+            CHECK(close, "%s softmax_" #S ", %zu rows of %zu", isa, rows, n);                    \
+            free(x);                                                                             \
+            free(y);                                                                             \
+            free(dy);                                                                            \
+            free(dx);                                                                            \
+        }                                                                                        \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_ACTIVATIONS)
+
+#define CHECK_NORMALIZATION(T, C, S)                                                             \
+    static void check_normalization_##S(const cdrop_kernels *k) {                                \
+        for (int round = 0; round < 150; ++round) {                                              \
+            const size_t rows = 1 + (size_t)below(40), n = 1 + (size_t)below(50), size = rows * n; \
+            T *x = buffer(size * sizeof *x), *y = buffer(size * sizeof *y);                      \
+            T *dy = buffer(size * sizeof *dy), *dx = buffer(size * sizeof *dx);                  \
+            T *gamma = buffer(n * sizeof *gamma), *beta = buffer(n * sizeof *beta);              \
+            T *centre = buffer(n * sizeof *centre), *slope = buffer(n * sizeof *slope);          \
+            double *mean = buffer((rows + n) * sizeof *mean); /* of columns, then of rows */     \
+            double *square = buffer((rows + n) * sizeof *square);                                \
+            double *dgamma = buffer(n * sizeof *dgamma), *dbeta = buffer(n * sizeof *dbeta);     \
+            int columns = 1, maps = 1, across = 1, back = 1;                                     \
+            for (size_t i = 0; i < size; ++i) {                                                  \
+                x[i] = (T)(100 + unit()); /* the plain sums take the 100 off first */            \
+                dy[i] = (T)unit();                                                               \
+            }                                                                                    \
+            for (size_t c = 0; c < n; ++c) {                                                     \
+                gamma[c] = (T)unit();                                                            \
+                beta[c] = (T)unit();                                                             \
+                slope[c] = (T)unit();                                                            \
+                centre[c] = x[c];                                                                \
+            }                                                                                    \
+            k->column_moments_##S(rows, n, x, mean, square);                                     \
+            k->column_products_##S(rows, n, centre, x, dy, dbeta, dgamma);                       \
+            k->map_columns_##S(rows, n, centre, gamma, beta, x, y);                              \
+            k->map_columns_back_##S(rows, n, centre, gamma, slope, beta, x, dy, dx);             \
+            for (size_t c = 0; c < n; ++c) {                                                     \
+                double sum = 0, squares = 0, gradients = 0, products = 0;                        \
+                for (size_t r = 0; r < rows; ++r) sum += (double)x[r * n + c] - 100;             \
+                for (size_t r = 0; r < rows; ++r) {                                              \
+                    const double from_mean = (double)x[r * n + c] - 100 - sum / (double)rows;    \
+                    const T from_centre = x[r * n + c] - centre[c];                              \
+                    const T scaled = from_centre * gamma[c], sloped = from_centre * slope[c];    \
+                    const T straight = dy[r * n + c] * gamma[c], moved = straight + beta[c];     \
+                    squares += from_mean * from_mean;                                            \
+                    gradients += (double)dy[r * n + c];                                          \
+                    products += (double)dy[r * n + c] * (double)from_centre;                     \
+                    maps &= equal_##S(y[r * n + c], scaled + beta[c]);                           \
+                    maps &= equal_##S(dx[r * n + c], moved + sloped);                            \
+                }                                                                                \
+                columns &= fabs(mean[c] - 100 - sum / (double)rows) <= 1e-13;                    \
+                columns &= fabs(square[c] - squares) <= 1e-12;                                   \
+                columns &= fabs(dbeta[c] - gradients) <= 1e-12;                                  \
+                columns &= fabs(dgamma[c] - products) <= (double)rows * EPSILON_##S;             \
+            }                                                                                    \
+            CHECK(columns, "%s moments and products_" #S ", %zu x %zu", isa, rows, n);           \
+            CHECK(maps, "%s map_columns_" #S ", %zu x %zu", isa, rows, n);                       \
+            k->normalize_rows_##S(rows, n, 0.1, gamma, beta, x, y, mean, square);                \
+            for (size_t c = 0; c < n; ++c) dgamma[c] = dbeta[c] = 1;                             \
+            k->normalize_rows_back_##S(rows, n, gamma, mean, square, x, dy, dx, dgamma, dbeta);  \
+            for (size_t r = 0; r < rows; ++r) {                                                  \
+                double sum = 0, variance = 0, g_mean = 0, product_mean = 0;                      \
+                for (size_t c = 0; c < n; ++c) sum += ((double)x[r * n + c] - 100) / (double)n;  \
+                for (size_t c = 0; c < n; ++c)                                                   \
+                    variance += pow((double)x[r * n + c] - 100 - sum, 2) / (double)n;            \
+                const double scale = 1 / sqrt(variance + 0.1);                                   \
+                /* a mean of 100 is known to 1e-14 */                                            \
+                across &= fabs(mean[r] - 100 - sum) <= 1e-13 && fabs(square[r] - scale) <= 1e-12; \
+                for (size_t c = 0; c < n; ++c) {                                                 \
+                    const double h = ((double)x[r * n + c] - 100 - sum) * scale;                 \
+                    const double g = (double)dy[r * n + c] * (double)gamma[c];                   \
+                    const double want = h * (double)gamma[c] + (double)beta[c];                  \
+                    across &= fabs((double)y[r * n + c] - want) <=                               \
+                              20 * EPSILON_##S + 1e-13;                                          \
+                    g_mean += g / (double)n;                                                     \
+                    product_mean += g * h / (double)n;                                           \
+                    dgamma[c] -= (double)dy[r * n + c] * h;                                      \
+                    dbeta[c] -= (double)dy[r * n + c];                                           \
+                }                                                                                \
+                for (size_t c = 0; c < n; ++c) {                                                 \
+                    const double h = ((double)x[r * n + c] - 100 - sum) * scale;                 \
+                    const double g = (double)dy[r * n + c] * (double)gamma[c];                   \
+                    const double want = (g - g_mean - h * product_mean) * scale;                 \
+                    back &= fabs((double)dx[r * n + c] - want) <=                                \
+                            60 * EPSILON_##S + 1e-13;                                            \
+                }                                                                                \
+            }                                                                                    \
+            for (size_t c = 0; c < n; ++c) /* they were added to ones */                         \
+                back &= fabs(dgamma[c] - 1) <= 20 * (double)rows * EPSILON_##S + 1e-12 &&        \
+                        fabs(dbeta[c] - 1) <= 1e-12;                                             \
+            CHECK(across, "%s normalize_rows_" #S ", %zu x %zu", isa, rows, n);                  \
+            CHECK(back, "%s normalize_rows_back_" #S ", %zu x %zu", isa, rows, n);               \
+            free(x);                                                                             \
+            free(y);                                                                             \
+            free(dy);                                                                            \
+            free(dx);                                                                            \
+            free(gamma);                                                                         \
+            free(beta);                                                                          \
+            free(centre);                                                                        \
+            free(slope);                                                                         \
+            free(mean);                                                                          \
+            free(square);                                                                        \
+            free(dgamma);                                                                        \
+            free(dbeta);                                                                         \
+        }                                                                                        \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_NORMALIZATION)
+
 int main(void) {
     const cdrop_kernels *k;
     for (int i = 0; (k = kernels_at(i)); ++i) {
@@ -709,7 +902,10 @@ int main(void) {
     check_epilogues_##S(k); \
     check_columns_##S(k);   \
     check_updates_##S(k);   \
-    check_connect_##S(k);
+    check_connect_##S(k);   \
+    check_activations_##S(k); \
+    check_softmax_##S(k);   \
+    check_normalization_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)
 #undef RUN
         printf("instruction set %s: %ld checks\n", isa, passed - before);
