@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dropcore.losses import check_labels, softmax_cross_entropy
+from dropcore.losses import CheckedLoss
 from dropcore.nn.layer import Array, Layer
 
 __all__ = ["Data", "checked_count", "checked_data", "model_dtype"]
@@ -160,7 +160,7 @@ def checked_targets(
     Raises
     ------
     TypeError, ValueError
-        If there is not one for each sample or, for cross-entropy, as `check_labels`.
+        If there is not one for each sample, or as the loss says in its `check`.
     """
     targets = np.asarray(y)
     if targets.ndim == 0 or len(targets) != samples:
@@ -168,8 +168,8 @@ def checked_targets(
         raise ValueError(
             f"{name} must hold one target for each of the {samples} samples, got {found}"
         )
-    if criterion is softmax_cross_entropy:
-        return check_labels(targets, (samples, *outputs))
+    if isinstance(criterion, CheckedLoss):
+        return criterion.check(targets, (samples, *outputs))
     return targets
 
 

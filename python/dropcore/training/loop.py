@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dropcore.generators import SHUFFLE, generator
 from dropcore.key import Key, as_key
-from dropcore.losses import LOSSES, Loss, accuracy, softmax_cross_entropy
+from dropcore.losses import LOSSES, CheckedLoss, Loss
 from dropcore.nn.layer import Array, Layer
 from dropcore.optim import Optimizer
 from dropcore.training.data import Data, checked_count, checked_data, model_dtype
@@ -54,15 +54,18 @@ def fit(
         Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
         memory map.
     y : array_like, shape (samples, ...)
-        For cross-entropy integer labels in [0, classes).
+        For cross-entropy integer labels in [0, classes), or a probability for each class; else as
+        the loss says.
     epochs : int
         How many more times to go through the data.
     optimizer : Optimizer
         Such as ``SGD(0.1, momentum=0.9)``.
     batch_size : int, default 32
         Samples in an update; the last one of an epoch may have fewer.
-    loss : "softmax_cross_entropy" or callable
-        ``loss(outputs, targets) -> (value, doutputs)``, the mean over the batch and its gradient.
+    loss : str or callable
+        A name or an object from `dropcore.losses`, or any function ``loss(outputs, targets) ->
+        (value, doutputs)``, the mean over the batch and its gradient. Regularisers add their
+        gradients; what is reported is this loss alone.
     key : Key or int, optional
         Needed if the model has dropout. Without it weights and order are those of seed 0.
     validation_data : (x, y) or (x, y, lengths), optional
@@ -122,7 +125,7 @@ def fit(
         for _ in range(epochs):
             started = perf_counter()
             good = Snapshot(model, state)
-            sums = {"loss": 0.0}
+            means = _Means(criterion)
             order = generator(address, SHUFFLE, state.epoch).permutation(len(data))
             for start in range(0, len(order), batch_size):
                 x_batch, y_batch, extras = data.take(order[start : start + batch_size])
@@ -133,13 +136,13 @@ def fit(
                 if not math.isfinite(value):
                     culprit = first_not_finite(model, x_batch, here)
                     raise _diverged(f"the loss is {value}", culprit, state, good)
-                _add(sums, value, out, y_batch, criterion)
+                means.add(value, out, y_batch)
                 bar.update()
             bad = weights_not_finite(model)
             if bad:
                 raise _diverged("the weights are not finite", bad, state, good)
             state.epoch += 1
-            metrics = {name: total / len(data) for name, total in sums.items()}
+            metrics = means.result()
             if validation_data is not None:
                 found = _evaluate(model, held_out, criterion, max(batch_size, 1024))
                 metrics |= {f"val_{name}": number for name, number in found.items()}
@@ -191,14 +194,14 @@ def evaluate(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> dict[str, float]:
-    """Mean loss over the samples, without noise, and the accuracy for cross-entropy.
+    """Mean loss over the samples, without noise, and the accuracy where classes are told apart.
 
     Parameters
     ----------
     model : Layer
     x : array_like, shape (samples, ...)
     y : array_like, shape (samples, ...)
-    loss : "softmax_cross_entropy" or callable
+    loss : str or callable
         All as in `fit`.
     batch_size : int, default 1024
     lengths : array_like of int, optional
@@ -207,7 +210,7 @@ def evaluate(
     Returns
     -------
     dict of str to float
-        "loss" and, for cross-entropy, "accuracy".
+        "loss" and, for cross-entropies, "accuracy".
 
     Raises
     ------
@@ -252,19 +255,37 @@ def _update(
 
 
 def _evaluate(model: Layer, data: Data, criterion: Loss, batch_size: int) -> dict[str, float]:
-    sums = {"loss": 0.0}
+    means = _Means(criterion)
     for start in range(0, len(data), batch_size):
         x, y, extras = data.take(slice(start, start + batch_size))
         out = model(x, **extras)
-        _add(sums, criterion(out, y)[0], out, y, criterion)
-    return {name: total / len(data) for name, total in sums.items()}
+        means.add(criterion(out, y)[0], out, y)
+    return means.result()
 
 
-def _add(sums: dict[str, float], value: float, out: Array, y: NDArray, criterion: Loss) -> None:
-    """Add a batch, as sums over its samples because the last batch may be smaller."""
-    sums["loss"] += value * len(y)
-    if criterion is softmax_cross_entropy:
-        sums["accuracy"] = sums.get("accuracy", 0.0) + accuracy(out, y) * len(y)
+class _Means:
+    """Means over several batches, which need not be of one size."""
+
+    def __init__(self, criterion: Loss) -> None:
+        self._criterion = criterion
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, value: float, out: Array, y: NDArray) -> None:
+        """A batch's loss, outputs and targets."""
+        loss = self._criterion
+        weight = loss.weight(y) if isinstance(loss, CheckedLoss) else float(len(y))
+        self._note("loss", value * weight, weight)
+        if isinstance(loss, CheckedLoss) and loss.classifies:
+            correct = loss.correct(out, y)
+            self._note("accuracy", float(np.count_nonzero(correct)), float(correct.size))
+
+    def result(self) -> dict[str, float]:
+        """The means; 0 where nothing counts."""
+        return {name: total / (weight or 1.0) for name, (total, weight) in self._sums.items()}
+
+    def _note(self, name: str, total: float, weight: float) -> None:
+        before = self._sums.get(name, [0.0, 0.0])
+        self._sums[name] = [before[0] + total, before[1] + weight]
 
 
 def _criterion(loss: str | Loss) -> Loss:
