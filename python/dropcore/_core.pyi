@@ -201,3 +201,24 @@ def layer_normalize(
 def layer_normalize_back(
     x: Any, dy: Any, dx: Any, mean: Any, scale: Any, gamma: Any, dgamma: Any, dbeta: Any
 ) -> None: ...
+
+class Recurrence:
+    def __init__(
+        self,
+        cell: str,
+        weights: Factor,
+        gates: Any,
+        entering: Any,
+        kept: Any = None,
+        extra: Any = None,
+        bias: Any = None,
+        lengths: Any = None,
+        reverse: bool = False,
+        state_mask: tuple[Any, Any] | None = None,
+        zone_h: tuple[Any, float] | None = None,
+        zone_c: tuple[Any, float] | None = None,
+    ) -> None: ...
+    def forward(self, h: Any, c: Any, y: Any) -> None: ...
+    def backward(self, dy: Any, dh: Any, dc: Any, dgates: Any, dback: Any) -> None: ...
+
+def sum_columns(a: Any, out: Any) -> None: ...

@@ -21,7 +21,7 @@ from cpython.buffer cimport (
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport sqrt
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cdrop cimport *
 
@@ -35,5 +35,6 @@ include "update.pxi"
 include "matmul.pxi"
 include "activation.pxi"
 include "normalization.pxi"
+include "recurrent.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

@@ -80,6 +80,10 @@ cdef extern from "kernels.h" nogil:
         CDROP_TANH
         CDROP_SIGMOID
         CDROP_SOFTPLUS
+    int CDROP_CELL_TANH
+    int CDROP_CELL_RELU
+    int CDROP_CELL_LSTM
+    int CDROP_CELL_GRU
 
     ctypedef struct cdrop_kernels:
         const char *name
@@ -174,6 +178,26 @@ cdef extern from "kernels.h" nogil:
         cdrop_update_f64 *update_f64
         void (*sgd_some_f64)(size_t, const int64_t *, const cdrop_recipe *, const double *,
                              double *, double *) noexcept nogil
+        void (*axpy_f32)(size_t, const uint8_t *, uint64_t, float, const float *,
+                         float *) noexcept nogil
+        void (*cell_f32)(int, size_t, float *, float *, const float *, const float *, float *,
+                         float *) noexcept nogil
+        void (*uncell_f32)(int, size_t, const float *, const float *, const float *, const float *,
+                           float *, float *, float *) noexcept nogil
+        void (*mix_f32)(size_t, const uint8_t *, uint64_t, float, const float *, const float *,
+                        float *) noexcept nogil
+        void (*unmix_f32)(size_t, const uint8_t *, uint64_t, float, float *,
+                          float *) noexcept nogil
+        void (*axpy_f64)(size_t, const uint8_t *, uint64_t, double, const double *,
+                         double *) noexcept nogil
+        void (*cell_f64)(int, size_t, double *, double *, const double *, const double *, double *,
+                         double *) noexcept nogil
+        void (*uncell_f64)(int, size_t, const double *, const double *, const double *,
+                           const double *, double *, double *, double *) noexcept nogil
+        void (*mix_f64)(size_t, const uint8_t *, uint64_t, double, const double *, const double *,
+                        double *) noexcept nogil
+        void (*unmix_f64)(size_t, const uint8_t *, uint64_t, double, double *,
+                          double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active

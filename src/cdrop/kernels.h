@@ -90,6 +90,9 @@ enum {
 /* The parts of a product whose weight mask differs by sample. */
 enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };
 
+/* Recurrent cells: recurrent.inc.h. */
+enum { CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU };
+
 typedef struct {
     const char *name;
 
@@ -124,7 +127,7 @@ typedef struct {
                        uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride);       \
     /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: finish with relu, backwards. */   \
     void (*unfinish_##S)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum);             \
-    /* y__n += bit ? a * x__n : 0. */                                                            \
+    /* y__n += bit ? a * x__n : 0; bits may be NULL. */                                          \
     void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \
     /* sum over n of bit ? x__n * w__n : 0. */                                                   \
     T (*dot_##S)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w);           \
@@ -168,7 +171,17 @@ typedef struct {
     cdrop_update_##S update_##S[CDROP_RULES];                                                    \
     /* SGD of some columns of v__n and w__n, with their gradient g__columns. */                   \
     void (*sgd_some_##S)(size_t columns, const int64_t *column, const cdrop_recipe *recipe,       \
-                         const T *g, T *v, T *w);
+                         const T *g, T *v, T *w);                                                \
+    /* One step of a recurrent cell of n units, and back: recurrent.inc.h. */                    \
+    void (*cell_##S)(int kind, size_t n, T *gates, T *extra, const T *bias, const T *kept, T *h, \
+                     T *c);                                                                      \
+    void (*uncell_##S)(int kind, size_t n, const T *gates, const T *extra, const T *kept,        \
+                       const T *dh, T *dkept, T *dgates, T *dback);                              \
+    /* out__n = bit ? fresh__n : old__n, without bits fresh__n share + old__n (1 - share); out   \
+     * may be old. And back: d, in whole, out of old. */                                         \
+    void (*mix_##S)(size_t n, const uint8_t *bits, uint64_t bit, T share, const T *fresh,        \
+                    const T *old, T *out);                                                       \
+    void (*unmix_##S)(size_t n, const uint8_t *bits, uint64_t bit, T share, T *d, T *dfresh);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

@@ -353,12 +353,14 @@ CHECK_EVERY_VALUE(bf16)
                       (double)(n + 4) * EPSILON_##S * size, "%s dot_" #S ", n %zu", isa, n);     \
             CHECK(fabs(k->sum_squares_##S(n, w) - sum) <= 1e-13 * sum,                           \
                   "%s sum_squares_" #S ", n %zu", isa, n);                                       \
-            k->axpy_##S(n, bits, first, a, x, y);                                                \
-            for (size_t i = 0; i < n; ++i)                                                       \
-                same &= fabs(y[i] - (bit_of(bits, first + i) ? w[i] + (double)a * (double)x[i]   \
-                                                             : (double)w[i])) <=                 \
-                        4 * EPSILON_##S;                                                         \
-            CHECK(same, "%s axpy_" #S ", n %zu", isa, n);                                        \
+            const int all = any64() % 2;                                                         \
+            k->axpy_##S(n, all ? NULL : bits, first, a, x, y);                                   \
+            for (size_t i = 0; i < n; ++i) {                                                     \
+                const int taken = all || bit_of(bits, first + i);                                \
+                const double want = taken ? w[i] + (double)a * (double)x[i] : (double)w[i];      \
+                same &= fabs(y[i] - want) <= 4 * EPSILON_##S;                                    \
+            }                                                                                    \
+            CHECK(same, "%s axpy_" #S ", n %zu, all %d", isa, n, all);                           \
             free(x);                                                                             \
             free(w);                                                                             \
             free(y);                                                                             \
@@ -883,6 +885,132 @@ CDROP_FOR_REAL_TYPES(CHECK_ACTIVATIONS)
         }                                                                                        \
     }
 CDROP_FOR_REAL_TYPES(CHECK_NORMALIZATION)
+/* One step of each cell and back, from the formulas in double: within the rounding of T. */
+static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
+
+#define CHECK_CELLS(T, C, S)                                                                      \
+    static T *numbers_##S(size_t n, double size) {                                                \
+        T *x = buffer(n * sizeof *x);                                                             \
+        for (size_t i = 0; i < n; ++i) x[i] = (T)(size * unit());                                 \
+        return x;                                                                                 \
+    }                                                                                             \
+    static int near_##S(T found, double want) {                                                   \
+        return fabs((double)found - want) <= 16 * EPSILON_##S * (1 + fabs(want));                 \
+    }                                                                                             \
+    static void check_cells_##S(const cdrop_kernels *k) {                                         \
+        const int kinds[] = {CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU};                      \
+        const size_t gates_of[] = {1, 1, 4, 3};                                                   \
+        for (int round = 0; round < 400; ++round) {                                               \
+            const int kind = kinds[round % 4];                                                    \
+            const size_t n = (size_t)below(round % 10 ? 70 : 300), wide = gates_of[round % 4] * n; \
+            T *gates = numbers_##S(wide, 6), *extra = numbers_##S(n, 2);                          \
+            T *bias = numbers_##S(n, 1), *kept = numbers_##S(n, 2), *h = numbers_##S(n, 1);       \
+            T *c = numbers_##S(n, 1), *dh = numbers_##S(n, 1), *dkept = numbers_##S(n, 1);        \
+            T *dgates = numbers_##S(wide, 1), *dback = numbers_##S(wide, 1);                      \
+            T *a = buffer(wide * sizeof *a), *q = buffer(n * sizeof *q), *d = buffer(n * sizeof *d); \
+            int same = 1, back = 1;                                                               \
+            memcpy(a, gates, wide * sizeof *a);                                                   \
+            memcpy(q, extra, n * sizeof *q);                                                      \
+            memcpy(d, dkept, n * sizeof *d);                                                      \
+            k->cell_##S(kind, n, gates, extra, bias, kept, h, c);                                 \
+            k->uncell_##S(kind, n, gates, extra, kept, dh, dkept, dgates, dback);                 \
+            for (size_t u = 0; u < n; ++u) {                                                      \
+                const double before = (double)kept[u], g = (double)dh[u];                         \
+                if (kind == CDROP_CELL_LSTM) {                                                         \
+                    const double i = plain_sigmoid(a[u]), f = plain_sigmoid(a[n + u]);            \
+                    const double new = tanh(a[2 * n + u]), o = plain_sigmoid(a[3 * n + u]);       \
+                    const double cell = f * before + i * new, t = tanh(cell);                     \
+                    const double dc = (double)d[u] + g * o * (1 - t * t);                         \
+                    same &= near_##S(gates[u], i) & near_##S(gates[n + u], f) &                   \
+                            near_##S(gates[2 * n + u], new) & near_##S(gates[3 * n + u], o) &     \
+                            near_##S(c[u], cell) & near_##S(extra[u], t) & near_##S(h[u], o * t); \
+                    back &= near_##S(dgates[u], dc * new * i * (1 - i)) &                         \
+                            near_##S(dgates[n + u], dc * before * f * (1 - f)) &                  \
+                            near_##S(dgates[2 * n + u], dc * i * (1 - new * new)) &               \
+                            near_##S(dgates[3 * n + u], g * t * o * (1 - o)) &                    \
+                            near_##S(dkept[u], dc * f);                                           \
+                } else if (kind == CDROP_CELL_GRU) {                                                   \
+                    const double z = plain_sigmoid(a[u]), r = plain_sigmoid(a[n + u]);            \
+                    const double inner = (double)q[u] + (double)bias[u];                          \
+                    const double new = tanh((double)a[2 * n + u] + r * inner);                    \
+                    const double da = g * (1 - z) * (1 - new * new);                              \
+                    const double dz = g * (before - new) * z * (1 - z);                           \
+                    const double dr = da * inner * r * (1 - r);                                   \
+                    same &= near_##S(gates[u], z) & near_##S(gates[n + u], r) &                   \
+                            near_##S(gates[2 * n + u], new) & near_##S(extra[u], inner) &         \
+                            near_##S(h[u], (1 - z) * new + z * before);                           \
+                    back &= near_##S(dgates[u], dz) & near_##S(dgates[n + u], dr) &               \
+                            near_##S(dgates[2 * n + u], da) & near_##S(dback[u], dz) &            \
+                            near_##S(dback[n + u], dr) & near_##S(dback[2 * n + u], da * r) &     \
+                            near_##S(dkept[u], g * z);                                            \
+                } else {                                                                          \
+                    const double x = (double)a[u], t = tanh(x);                                   \
+                    const double want = kind == CDROP_CELL_TANH ? t : x > 0 ? x : 0;                   \
+                    const double slope = kind == CDROP_CELL_TANH ? 1 - t * t : x > 0;                  \
+                    same &= near_##S(h[u], want) & near_##S(gates[u], want);                      \
+                    back &= near_##S(dgates[u], g * slope);                                       \
+                }                                                                                 \
+            }                                                                                     \
+            CHECK(same, "%s cell_" #S ", kind %d, n %zu", isa, kind, n);                          \
+            CHECK(back, "%s uncell_" #S ", kind %d, n %zu", isa, kind, n);                        \
+            free(gates);                                                                          \
+            free(extra);                                                                          \
+            free(bias);                                                                           \
+            free(kept);                                                                           \
+            free(h);                                                                              \
+            free(c);                                                                              \
+            free(dh);                                                                             \
+            free(dkept);                                                                          \
+            free(dgates);                                                                         \
+            free(dback);                                                                          \
+            free(a);                                                                              \
+            free(q);                                                                              \
+            free(d);                                                                              \
+        }                                                                                         \
+    }                                                                                             \
+    /* A selection of two numbers, or their mixture, and its gradient; to the bit. */             \
+    static void check_mix_##S(const cdrop_kernels *k) {                                           \
+        for (int round = 0; round < 300; ++round) {                                               \
+            const size_t n = (size_t)below(round % 10 ? 100 : 900);                               \
+            const uint64_t first = (uint64_t)below(70);                                           \
+            const int given = round % 2, in_place = (int)below(2);                                \
+            const size_t bytes = (size_t)(first + n + 7) / 8;                                     \
+            uint8_t *bits = buffer(bytes);                                                        \
+            const T share = (T)fabs(unit());                                                      \
+            T *fresh = numbers_##S(n, 1), *old = numbers_##S(n, 1), *to = numbers_##S(n, 1);      \
+            T *part = numbers_##S(n, 1);                                                          \
+            int same = 1;                                                                         \
+            for (size_t i = 0; i < bytes; ++i) bits[i] = (uint8_t)any64();                        \
+            for (size_t i = 0; given && i < n; ++i) { /* what is not taken may be anything */     \
+                if (any64() % 4 == 0) *(bit_of(bits, first + i) ? old + i : fresh + i) = (T)NAN;  \
+            }                                                                                     \
+            if (in_place) memcpy(to, old, n * sizeof *to);                                        \
+            k->mix_##S(n, given ? bits : NULL, first, share, fresh, in_place ? to : old, to);     \
+            for (size_t i = 0; i < n; ++i) {                                                      \
+                const T mixed = fresh[i] * share + old[i] * ((T)1 - share);                       \
+                same &= equal_##S(to[i], !given                   ? mixed                         \
+                                         : bit_of(bits, first + i) ? fresh[i]                     \
+                                                                   : old[i]);                     \
+            }                                                                                     \
+            CHECK(same, "%s mix_" #S ", n %zu, bits %d", isa, n, given);                          \
+            same = 1;                                                                             \
+            k->unmix_##S(n, given ? bits : NULL, first, share, to, part);                         \
+            for (size_t i = 0; i < n; ++i) {                                                      \
+                const int taken = bit_of(bits, first + i);                                        \
+                const T whole = !given ? fresh[i] * share + old[i] * ((T)1 - share)               \
+                                : taken ? fresh[i] : old[i];                                      \
+                same &= equal_##S(part[i], !given ? whole * share : taken ? whole : (T)0);        \
+                same &= equal_##S(to[i], !given ? whole * ((T)1 - share) : taken ? (T)0 : whole); \
+            }                                                                                     \
+            CHECK(same, "%s unmix_" #S ", n %zu, bits %d", isa, n, given);                        \
+            free(bits);                                                                           \
+            free(fresh);                                                                          \
+            free(old);                                                                            \
+            free(to);                                                                             \
+            free(part);                                                                           \
+        }                                                                                         \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_CELLS)
 
 int main(void) {
     const cdrop_kernels *k;
@@ -905,7 +1033,9 @@ int main(void) {
     check_connect_##S(k);   \
     check_activations_##S(k); \
     check_softmax_##S(k);   \
-    check_normalization_##S(k);
+    check_normalization_##S(k);   \
+    check_cells_##S(k);     \
+    check_mix_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)
 #undef RUN
         printf("instruction set %s: %ld checks\n", isa, passed - before);

@@ -16,6 +16,7 @@
 `reshape`        Flatten, Reshape
 `normalization`  BatchNorm, LayerNorm
 `sequential`     Sequential
+`recurrent`      SimpleRNN, GRU, LSTM, Bidirectional
 `branches`       Parallel, Residual
 `initializers`   initial weights
 `scaling`        from training unscaled to a finished network, and back
@@ -56,6 +57,7 @@ from dropcore.nn.learned_dropout import ConcreteDropout, VariationalDropout
 from dropcore.nn.maxout import Maxout
 from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
 from dropcore.nn.normalization import BatchNorm, LayerNorm
+from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
@@ -64,10 +66,13 @@ from dropcore.rates import rates_over_depth
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
     "SELU",
     "ActivityRegularization",
     "AlphaDropout",
     "BatchNorm",
+    "Bidirectional",
     "BlockDropout",
     "ConcreteDropout",
     "Dense",
@@ -91,6 +96,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SimpleRNN",
     "Softmax",
     "Softplus",
     "SpatialDropout1D",

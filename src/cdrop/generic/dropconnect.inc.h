@@ -11,7 +11,7 @@ static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x
     const V(vec) s = V(set1)(a);
     size_t i = 0;
     for (; i + 32 <= n; i += 32) {
-        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
+        const sel_t sel = sel_set(bits ? cdrop_load_bits32(bits, bit + i) : 0xFFFFFFFFu);
         UNROLL
         for (int j = 0; j < 32 / V(LANES); ++j) {
             const size_t at = i + (size_t)j * V(LANES);
@@ -19,7 +19,7 @@ static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x
         }
     }
     for (; i < n; ++i)
-        if (cdrop_bit(bits, bit + i)) y[i] += a * x[i];
+        if (!bits || cdrop_bit(bits, bit + i)) y[i] += a * x[i];
 }
 
 static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w) {

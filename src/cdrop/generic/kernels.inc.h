@@ -20,6 +20,7 @@
 #include "activation.inc.h"
 #include "normalization.inc.h"
 #include "noise.inc.h"
+#include "recurrent.inc.h"
 #undef S
 #undef T
 #undef C
@@ -35,6 +36,7 @@
 #include "activation.inc.h"
 #include "normalization.inc.h"
 #include "noise.inc.h"
+#include "recurrent.inc.h"
 #undef S
 #undef T
 #undef C
@@ -83,6 +85,10 @@ const cdrop_kernels TABLE(ISA) = {
     .column_moments_##S = column_moments_##S, .map_columns_##S = map_columns_##S,                \
     .column_products_##S = column_products_##S, .map_columns_back_##S = map_columns_back_##S,    \
     .normalize_rows_##S = normalize_rows_##S, .normalize_rows_back_##S = normalize_rows_back_##S,
+    CDROP_FOR_REAL_TYPES(ENTRIES)
+#undef ENTRIES
+#define ENTRIES(T, C, S) /* recurrent cells */                                                    \
+    .cell_##S = cell_##S, .uncell_##S = uncell_##S, .mix_##S = mix_##S, .unmix_##S = unmix_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 #define ENTRIES(T, C, S) .normal_##S = normal_##S,

@@ -1,0 +1,590 @@
+"""Recurrent layers: SimpleRNN, GRU, LSTM, and both directions of time."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcore.checks import check_integer
+from dropcore.constraints import Constraint
+from dropcore.gradients import Gradient
+from dropcore.key import Key, as_key
+from dropcore.mask import Mask
+from dropcore.nn.initializers import Initializer, drawn, initializer_of
+from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, prefixed
+from dropcore.recurrent import GATES, RecurrentStep
+from dropcore.regularizers import Regularizer
+
+__all__ = ["GRU", "LSTM", "Bidirectional", "Recurrent", "SimpleRNN"]
+
+NOISE: Final = {
+    "dropout": "x_mask",
+    "recurrent_dropout": "state_mask",
+    "weight_dropout": "weight_mask",
+    "zoneout": "zoneout",
+    "zoneout_cell": "zoneout_cell",
+}
+"""The kinds of noise in the order of their sites, and what `RecurrentStep` calls them."""
+
+Rate = float | Callable[[int], float]
+"""A rate in [0, 1], or a function that gives it for the step of the key."""
+
+Lengths = NDArray[np.int64]
+
+LAST_STEP = (1 << 32) - 1
+
+
+class Stateful(Layer):
+    """A layer whose `forward_from` does the work: `forward` and calls start where sequences do."""
+
+    takes_lengths = True
+    carries_state = True
+
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row: int = 0,
+        lengths: Lengths | None = None,
+    ) -> Array:
+        return self.forward_from(x, key=key, row=row, lengths=lengths)[0]
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Lengths | None = None,
+    ) -> tuple[Array, Backward]:
+        y, _, inner = self.forward_from(x, key=key, row=row, lengths=lengths)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
+
+        return y, backward
+
+
+class Recurrent(Stateful):
+    """What the recurrent layers share: all but the formula of the cell.
+
+    A cell takes a_t = x_t @ kernel + h_{t-1} @ recurrent_kernel + bias to the next state. The
+    product of the inputs is made for all steps at once; the steps run in the core.
+
+    Parameters
+    ----------
+    units : int
+        H, the width of the state. `kernel` is (in, gates * H), `recurrent_kernel` (H, gates * H),
+        `bias` (gates * H,).
+    return_sequences : bool, default False
+        Whether the output is h after every step, (batch, time, H), or after the last, (batch, H).
+    reverse : bool, default False
+        Run from the last step to the first. Outputs stay at the places of their inputs.
+    dropout : float or callable, default 0.0
+        Rate for the inputs: one mask for each sequence, the same at every step, (batch, 1, in).
+    recurrent_dropout : float or callable, default 0.0
+        Rate for h where it enters the product: one mask for each sequence, (batch, H). What the
+        cell carries on (c, and z * h of GRU) is not dropped.
+    weight_dropout : float or callable, default 0.0
+        Rate for the recurrent kernel: one mask for the whole batch, the same at every step.
+    zoneout : float or callable, default 0.0
+        Probability that a unit of h keeps its previous value: masks (batch, time, H), nothing is
+        scaled. Without a key h is the expectation, zoneout * h_{t-1} + (1 - zoneout) * h_t.
+    use_bias : bool, default True
+    initializer, recurrent_initializer : str or callable
+        Of the kernels, "glorot_uniform" and "orthogonal" by default, or ``f(rng, shape)``; drawn
+        for each gate on its own.
+    constraint, recurrent_constraint : callable, optional
+        What must hold for the kernels after every update.
+    regularizer, recurrent_regularizer : optional
+        What is added to the loss for the kernels.
+
+    Raises
+    ------
+    TypeError
+        If `units` or a rate is not a number.
+    ValueError
+        If one is out of range, or an initializer is unknown.
+
+    Notes
+    -----
+    A rate may be a function of the key's step; zoneout without a key then has the rate of the last
+    step, 2**32 - 1. Each kind of noise is a site of its own, whether its rate is zero or not.
+
+    With `lengths` (batch,), the steps from a sequence's length on leave its state as it is, and
+    their output is zero. ``forward_from`` takes a state and gives the last one: h, or (h, c).
+
+    References
+    ----------
+    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
+    networks" (dropout, recurrent_dropout); Merity et al. 2018, "Regularizing and optimizing LSTM
+    language models" (weight_dropout); Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly
+    preserving hidden activations".
+    """
+
+    input_weights = ("kernel",)
+    own_sites = 4  # of NOISE, from the first on
+    cell: str
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        return_sequences: bool = False,
+        reverse: bool = False,
+        dropout: Rate = 0.0,
+        recurrent_dropout: Rate = 0.0,
+        weight_dropout: Rate = 0.0,
+        zoneout: Rate = 0.0,
+        use_bias: bool = True,
+        initializer: str | Initializer = "glorot_uniform",
+        recurrent_initializer: str | Initializer = "orthogonal",
+        constraint: Constraint | None = None,
+        recurrent_constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
+        recurrent_regularizer: Regularizer | None = None,
+    ) -> None:
+        super().__init__()
+        what = type(self).__name__
+        self.units = check_integer(f"{what}: units", units, 1)
+        self.return_sequences = return_sequences
+        self.reverse = reverse
+        self.dropout = self._checked("dropout", dropout)
+        self.recurrent_dropout = self._checked("recurrent_dropout", recurrent_dropout)
+        self.weight_dropout = self._checked("weight_dropout", weight_dropout)
+        self.zoneout = self._checked("zoneout", zoneout)
+        self.use_bias = use_bias
+        self.initializer = initializer
+        self.recurrent_initializer = recurrent_initializer
+        initializer_of(f"{what}: initializer", initializer)
+        initializer_of(f"{what}: recurrent_initializer", recurrent_initializer)
+        self.constraint, self.recurrent_constraint = constraint, recurrent_constraint
+        self.regularizer, self.recurrent_regularizer = regularizer, recurrent_regularizer
+        if constraint is not None:
+            self._constraints["kernel"] = constraint
+        if recurrent_constraint is not None:
+            self._constraints["recurrent_kernel"] = recurrent_constraint
+        if regularizer is not None:
+            self._regularizers["kernel"] = regularizer
+        if recurrent_regularizer is not None:
+            self._regularizers["recurrent_kernel"] = recurrent_regularizer
+
+    def __init_subclass__(cls) -> None:
+        """A subclass names its own arguments and ``**options``: here is the signature of all."""
+        own = inspect.signature(cls.__init__).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in own):
+            shared = list(inspect.signature(Recurrent).parameters.values())
+            added = [p for p in own if p.kind is p.KEYWORD_ONLY]
+            signature = inspect.Signature([shared[0], *added, *shared[1:]])
+            cls.__signature__ = signature  # type: ignore[attr-defined]
+
+    def _checked(self, name: str, rate: Rate) -> Rate:
+        if callable(rate):
+            return rate
+        return self._in_range(name, rate)
+
+    def _in_range(self, name: str, rate: Any) -> float:
+        try:
+            number = float(rate)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be a number in [0, 1] or a function of the "
+                f"step, got {rate!r}"
+            ) from None
+        if not 0.0 <= number <= 1.0:
+            raise ValueError(f"{type(self).__name__}: {name} is a fraction in [0, 1], got {rate}")
+        return number
+
+    def _rate(self, name: str, step: int) -> float:
+        rate: Rate = getattr(self, name)
+        return self._in_range(f"{name}({step})", rate(step)) if callable(rate) else rate
+
+    @property
+    def _noises(self) -> list[tuple[str, str]]:
+        return list(NOISE.items())[: self.own_sites]
+
+    def noise_notes(self) -> list[str]:
+        rates = {name: getattr(self, name) for name, _ in self._noises}
+        return [f"{name} {rate!r}" for name, rate in rates.items() if rate != 0.0]
+
+    @property
+    def built(self) -> bool:
+        return bool(self._params)
+
+    @property
+    def gates(self) -> int:
+        return GATES[self.cell]
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        features = self._params["kernel"].shape[0] if self.built else None
+        found = input_shape[-1] if len(input_shape) == 2 else None
+        if found is None or found < 1 or features not in (None, found):
+            expected = "in_features" if features is None else features
+            raise ValueError(
+                f"{self!r} expects samples of shape (time, {expected}), got {input_shape}"
+            )
+        return (input_shape[0], self.units) if self.return_sequences else (self.units,)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if self.built:
+            return
+        features, width = input_shape[-1], self.gates * self.units
+        assert features is not None  # output_shape has seen to it
+        for name, draw, rows in (
+            ("kernel", self.initializer, features),
+            ("recurrent_kernel", self.recurrent_initializer, self.units),
+        ):
+            self._params[name] = drawn(draw, rng, (rows, width), dtype, gates=self.gates)
+        if self.use_bias:
+            self._params["bias"] = self._initial_bias(dtype)
+
+    def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
+        return np.zeros(self.gates * self.units, dtype)
+
+    def forward_from(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Lengths | None = None,
+    ) -> tuple[Array, Any, BackwardFrom]:
+        """`forward` from a given state, which also gives the last one.
+
+        Parameters
+        ----------
+        x : ndarray (batch, time, in)
+        state : ndarray h (batch, H), or the tuple (h, c) of LSTM, optional
+            Zeros by default. Pass on the state of the piece before, for truncated backpropagation.
+        key, row
+            As in `forward`.
+        lengths : int array (batch,), optional
+            Valid steps of each sequence.
+
+        Returns
+        -------
+        y : ndarray
+        state
+            After the last valid step, in the form of `state`.
+        backward : callable
+            ``dx, grads, dstate = backward(dy, dstate=None)``.
+        """
+        self._check(x)
+        lengths = self._lengths(x, lengths)
+        kernel = self._params["kernel"]
+        step = RecurrentStep(
+            self.cell, x, kernel, self._params["recurrent_kernel"], self._params.get("bias"),
+            self._state(state, len(x), kernel.dtype), lengths=lengths, reverse=self.reverse,
+            sequences=self.return_sequences, **self._noise(x.shape, key, row),
+        )  # fmt: skip
+
+        def backward(
+            dy: Array,
+            dstate: Any = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], Any]:
+            given = None if dstate is None else self._state(dstate, len(x), kernel.dtype)
+            dx, (dkernel, drecurrent, dbias), dfirst = step.backward(
+                dy, given, input_gradient=input_gradient, for_update=for_update
+            )
+            grads: dict[str, Gradient] = {"kernel": dkernel, "recurrent_kernel": drecurrent}
+            if dbias is not None:
+                grads["bias"] = dbias
+            return dx, grads, self._unpacked(dfirst)
+
+        return step.y, self._unpacked(step.state), backward
+
+    def _noise(self, shape: tuple[int, ...], key: Key | int | None, row: int) -> dict[str, Any]:
+        """The masks of a call: each kind of noise has its own stream, in the order of the sites."""
+        batch, steps, features = shape
+        shapes = {
+            "dropout": (batch, 1, features),
+            "recurrent_dropout": (batch, self.units),
+            "weight_dropout": (self.units, self.gates * self.units),
+            "zoneout": (batch, steps, self.units),
+            "zoneout_cell": (batch, steps, self.units),
+        }
+        found: dict[str, Any] = {}
+        key = None if key is None else as_key(key)
+        for site, (name, argument) in enumerate(self._noises):
+            own = shapes[name]
+            rate = self._rate(name, LAST_STEP if key is None else key.step)
+            if rate == 0.0:
+                continue
+            if key is not None:
+                offset = 0 if name == "weight_dropout" else row * math.prod(own[1:])
+                here = key.at(stream=key.stream + site)
+                found[argument] = Mask(own, rate, key=here, offset=offset)
+            elif name.startswith("zoneout"):
+                found[argument] = 1.0 - rate
+        return found
+
+    def _check(self, x: Array) -> None:
+        if not self.built:
+            raise ValueError(
+                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
+                "fit(..., key=...) first"
+            )
+        kernel = self._params["kernel"]
+        if not hasattr(x, "dtype"):
+            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        if x.ndim != 3 or x.shape[-1] != kernel.shape[0]:
+            raise ValueError(
+                f"{self!r} expects x of shape (batch, time, {kernel.shape[0]}), got {x.shape}"
+            )
+        if x.dtype != kernel.dtype:
+            raise TypeError(
+                f"{self!r} has {kernel.dtype} weights and expects x of that dtype, got {x.dtype}"
+            )
+
+    def _lengths(self, x: Array, lengths: Any) -> Lengths | None:
+        if lengths is None:
+            return None
+        found = np.asarray(lengths)
+        if found.dtype.kind not in "iu":
+            raise TypeError(f"{self!r} expects lengths of integers, got {found.dtype}")
+        if found.shape != (len(x),):
+            raise ValueError(
+                f"{self!r} expects lengths of shape ({len(x)},), one for each sequence, got "
+                f"{found.shape}"
+            )
+        if found.size and not 0 <= found.min() <= found.max() <= x.shape[1]:
+            raise ValueError(
+                f"{self!r} expects lengths in [0, {x.shape[1]}], got {found.min()} ... "
+                f"{found.max()}"
+            )
+        return np.ascontiguousarray(found, np.int64)
+
+    def _state(self, state: Any, batch: int, dtype: np.dtype[Any]) -> tuple[Array, ...]:
+        """The parts of a state, checked."""
+        own = batch, self.units
+        if state is None:
+            return tuple(np.zeros(own, dtype) for _ in self._parts)
+        parts = tuple(state) if len(self._parts) > 1 else (state,)
+        if len(parts) != len(self._parts) or any(
+            getattr(part, "shape", None) != own or part.dtype != dtype for part in parts
+        ):
+            raise ValueError(
+                f"{self!r} expects a state {' and '.join(self._parts)} of shape {own} and "
+                f"{dtype}, got {', '.join(map(_kind_of, parts))}"
+            )
+        return parts
+
+    def _unpacked(self, parts: tuple[Array, ...]) -> Any:
+        return parts if len(parts) > 1 else parts[0]
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("h",)
+
+
+class SimpleRNN(Recurrent):
+    """Elman's network: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
+
+    Backward, with dh of the output and of the step behind: da = dh * (1 - h * h) under tanh, or
+    dh * (h > 0) under ReLU, and dh_{t-1} = da @ recurrent_kernel.T.
+
+    Parameters
+    ----------
+    units : int
+    activation : "tanh" or "relu", default "tanh"
+    **options
+        As for `Recurrent`.
+
+    References
+    ----------
+    Elman 1990, "Finding structure in time".
+    """
+
+    def __init__(self, units: int, *, activation: str = "tanh", **options: Any) -> None:
+        if activation not in ("tanh", "relu"):
+            raise ValueError(f"SimpleRNN: activation must be 'tanh' or 'relu', got {activation!r}")
+        self.activation = activation
+        super().__init__(units, **options)
+
+    @property
+    def cell(self) -> str:  # type: ignore[override]
+        return self.activation
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit, with the reset gate behind the product (Keras, cuDNN, PyTorch).
+
+    With biases b of the input and c of the state::
+
+        z = sigmoid(x @ K_z + b_z + h @ R_z + c_z)      r = sigmoid(x @ K_r + b_r + h @ R_r + c_r)
+        n = tanh(x @ K_n + b_n + r * (h @ R_n + c_n))   h' = (1 - z) * n + z * h
+
+    The gates lie in this order in the kernels. `bias` is (2, 3 * units), b
+    and c. The parameters are those of `Recurrent`.
+
+    References
+    ----------
+    Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder".
+    """
+
+    cell = "gru"
+
+    def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
+        return np.zeros((2, self.gates * self.units), dtype)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory.
+
+    With a = x @ kernel + h @ recurrent_kernel + bias, whose gates lie in the order i, f, g, o::
+
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)     g = tanh(a_g)
+        c_t = f * c_{t-1} + i * g                              h_t = o * tanh(c_t)
+
+    The state is (h, c). Zoneout of h takes o * tanh of the new c, whatever zoneout of c keeps.
+
+    Parameters
+    ----------
+    units : int
+    zoneout_cell : float or callable, default 0.0
+        Probability that a unit of c keeps its previous value.
+    unit_forget_bias : bool, default True
+        Start the bias of the forget gate at 1.
+    **options
+        As for `Recurrent`.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber 1997, "Long short-term memory"; Gers, Schmidhuber and Cummins 2000,
+    "Learning to forget".
+    """
+
+    cell = "lstm"
+    own_sites = 5
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        zoneout_cell: Rate = 0.0,
+        unit_forget_bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(units, **options)
+        self.zoneout_cell = self._checked("zoneout_cell", zoneout_cell)
+        self.unit_forget_bias = unit_forget_bias
+
+    def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
+        bias = super()._initial_bias(dtype)
+        bias[self.units : 2 * self.units] = self.unit_forget_bias
+        return bias
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("h", "c")
+
+
+class Bidirectional(Stateful):
+    """A recurrent layer in both directions of time: y = merge(forward(x), backward(x)).
+
+    Without sequences each direction gives its own last state: that of the backward one is at the
+    first step. The two have weights and noise of their own. The state is a pair of theirs.
+
+    Parameters
+    ----------
+    layer : Recurrent
+        The forward direction; the backward one is a copy with its `reverse` turned round.
+    merge : "concat", "sum" or "mean", default "concat"
+
+    Raises
+    ------
+    TypeError
+        If `layer` is not a recurrent layer.
+    ValueError
+        If `merge` is unknown.
+
+    References
+    ----------
+    Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
+    """
+
+    input_weights = ("forward.kernel", "backward.kernel")
+
+    def __init__(self, layer: Recurrent, merge: str = "concat") -> None:
+        super().__init__()
+        if not isinstance(layer, Recurrent):
+            raise TypeError(f"Bidirectional takes a recurrent layer, got {layer!r}")
+        if merge not in ("concat", "sum", "mean"):
+            raise ValueError(
+                f"Bidirectional: merge must be 'concat', 'sum' or 'mean', got {merge!r}"
+            )
+        self.layer = layer
+        self.merge = merge
+        other = copy.deepcopy(layer)
+        other.reverse = not layer.reverse
+        self.children = {"forward": layer, "backward": other}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        *before, units = self.layer.output_shape(input_shape)
+        assert units is not None
+        return (*before, 2 * units if self.merge == "concat" else units)
+
+    def forward_from(
+        self,
+        x: Array,
+        state: Any = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Lengths | None = None,
+    ) -> tuple[Array, Any, BackwardFrom]:
+        """As that of a recurrent layer; the state is a pair, of forward and backward."""
+        first, second = self._pair("state", state)
+        (_, forward, key0), (_, other, key1) = self.keyed(key)
+        y0, last0, back0 = forward.forward_from(x, first, key=key0, row=row, lengths=lengths)
+        y1, last1, back1 = other.forward_from(x, second, key=key1, row=row, lengths=lengths)
+        y = np.concatenate((y0, y1), -1) if self.merge == "concat" else y0 + y1
+        if self.merge == "mean":
+            y *= y.dtype.type(0.5)
+
+        def backward(
+            dy: Array,
+            dstate: Any = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], Any]:
+            if dy.shape != y.shape:
+                raise ValueError(f"dy must have the shape of the output, {y.shape}, got {dy.shape}")
+            d0 = d1 = dy * dy.dtype.type(0.5) if self.merge == "mean" else dy
+            if self.merge == "concat":
+                d0, d1 = np.split(dy, 2, -1)
+            dlast0, dlast1 = self._pair("dstate", dstate)
+            options = {"input_gradient": input_gradient, "for_update": for_update}
+            dx0, grads0, dfirst0 = back0(d0, dlast0, **options)
+            dx1, grads1, dfirst1 = back1(d1, dlast1, **options)
+            grads = prefixed("forward", grads0) | prefixed("backward", grads1)
+            return dx0 + dx1 if input_gradient else None, grads, (dfirst0, dfirst1)
+
+        return y, (last0, last1), backward
+
+    def _pair(self, name: str, state: Any) -> tuple[Any, Any]:
+        if state is None:
+            return None, None
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise ValueError(
+                f"{self!r} expects {name} to be a pair, of its forward and of its backward layer"
+            )
+        return state
+
+
+def _kind_of(part: Any) -> str:
+    return f"{part.shape} of {part.dtype}" if hasattr(part, "dtype") else type(part).__name__
