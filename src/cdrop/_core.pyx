@@ -36,5 +36,6 @@ include "matmul.pxi"
 include "activation.pxi"
 include "normalization.pxi"
 include "recurrent.pxi"
+include "convolution.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

@@ -34,6 +34,24 @@ cdef extern from "kernels.h" nogil:
         int64_t bit_depth_stride
         double scale
 
+    ctypedef struct cdrop_patches:
+        const void *data
+        int64_t height
+        int64_t width
+        int64_t channels
+        int64_t first_channel
+        int64_t taken
+        int64_t out_height
+        int64_t out_width
+        int64_t kernel_height
+        int64_t kernel_width
+        int64_t stride_height
+        int64_t stride_width
+        int64_t dilation_height
+        int64_t dilation_width
+        int64_t before_height
+        int64_t before_width
+
     ctypedef struct cdrop_ahead:
         const char *data
         int64_t rows
@@ -115,8 +133,20 @@ cdef extern from "kernels.h" nogil:
                           int, const cdrop_ahead *) noexcept nogil
         void (*block_f64)(int64_t, int64_t, int64_t, const double *, const double *, double *,
                           int64_t, int, const cdrop_ahead *) noexcept nogil
+        void (*block_along_f32)(int64_t, int64_t, int64_t, const float *const *, const float *, float *,
+                                int64_t, int) noexcept nogil
+        void (*block_across_f32)(int64_t, int64_t, int64_t, const float *const *, const float *, float *,
+                                 int64_t, int) noexcept nogil
+        void (*lines_f32)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
+                          float *, const float **) noexcept nogil
         void (*finish_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t, int64_t,
                            float, float *, int64_t) noexcept nogil
+        void (*block_along_f64)(int64_t, int64_t, int64_t, const double *const *, const double *, double *,
+                                int64_t, int) noexcept nogil
+        void (*block_across_f64)(int64_t, int64_t, int64_t, const double *const *, const double *, double *,
+                                 int64_t, int) noexcept nogil
+        void (*lines_f64)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
+                          double *, const double **) noexcept nogil
         void (*finish_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
                            int64_t, double, double *, int64_t) noexcept nogil
         void (*unfinish_f32)(size_t, float, const float *, const float *, float *,

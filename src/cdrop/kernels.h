@@ -32,6 +32,17 @@ typedef struct {
     double scale;
 } cdrop_factor;
 
+/* Patches of images (batch, height, width, channels), contiguous: one for each position of the output
+ * (batch, out_height, out_width), of kernel_height * kernel_width * taken numbers, of which the
+ * channels [first_channel, first_channel + taken) are seen. Outside of the image there are zeros. */
+typedef struct {
+    const void *data;
+    int64_t height, width, channels, first_channel, taken;
+    int64_t out_height, out_width, kernel_height, kernel_width;
+    int64_t stride_height, stride_width, dilation_height, dilation_width;
+    int64_t before_height, before_width; /* padding above and to the left; may be negative */
+} cdrop_patches;
+
 /* Memory that will be packed next, to be fetched on the way: rows of `bytes`, perhaps only some. */
 typedef struct {
     const char *data;
@@ -121,6 +132,15 @@ typedef struct {
     /* c__mn (+)= a__mk b__kn from packed panels; meanwhile `ahead` comes nearer. */             \
     void (*block_##S)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,         \
                       int64_t c_stride, int accumulate, const cdrop_ahead *ahead);              \
+    /* The same with rows of a where they lie: lines__m along the depth, up to the next whole tile;   \
+     * or lines__depth across it, each at least the rows of a tile long. */                       \
+    void (*block_along_##S)(int64_t m, int64_t n, int64_t depth, const T *const *lines,           \
+                            const T *b, T *c, int64_t c_stride, int accumulate);                 \
+    void (*block_across_##S)(int64_t m, int64_t n, int64_t depth, const T *const *lines,          \
+                             const T *b, T *c, int64_t c_stride, int accumulate);                \
+    /* lines__i = the numbers [depth0, depth0 + depth) of patch position0 + i: patches.inc.h. */  \
+    void (*lines_##S)(const cdrop_patches *p, int64_t position0, int64_t n, int64_t depth0,       \
+                      int64_t depth, int64_t room, T *staged, const T **lines);                  \
     /* c__mn = bit ? act(c__mn + bias__n) * scale : 0, act = relu or identity. bias and bits may   \
      * be NULL; bit (row, column) = bit + row * bit_stride + column. */                          \
     void (*finish_##S)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,       \

@@ -14,6 +14,7 @@
 #define C float
 #include "dropout.inc.h"
 #include "product.inc.h"
+#include "patches.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
@@ -30,6 +31,7 @@
 #define C double
 #include "dropout.inc.h"
 #include "product.inc.h"
+#include "patches.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
@@ -69,6 +71,8 @@ const cdrop_kernels TABLE(ISA) = {
 #define ENTRIES(T, C, S)                                                                         \
     .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
     .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
+    .block_along_##S = block_along_##S, .block_across_##S = block_across_##S,                    \
+    .lines_##S = lines_##S,                                                                      \
     .unfinish_##S = unfinish_##S,                                                                \
     .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)

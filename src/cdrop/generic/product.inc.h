@@ -227,20 +227,34 @@ static void F(pack)(const cdrop_factor *f, int64_t panel0, int64_t n_panel, int6
                       depth0, n_depth, width, out + p * n_depth);
 }
 
-static inline void F(tile)(int64_t depth, const T *a, const T *b, T *c, int64_t c_stride,
-                           int accumulate) {
+/* Where a tile finds its rows of a at depth d, element i of them. */
+enum {
+    F(PANEL), /* packed: a[d * ROWS + i] */
+    F(ALONG), /* lines[i][d]: a line is a row of a */
+    F(ACROSS) /* lines[d][first + i]: a line is a depth of a */
+};
+
+static inline void F(tile)(const int form, int64_t depth, const T *a, const T *const *lines,
+                           int64_t first, const T *b, T *c, int64_t c_stride, int accumulate) {
     V(vec) sum[V(ROWS)][V(COLUMNS)];
+    const T *line[V(ROWS)];
+    if (form == F(ALONG)) {
+        UNROLL
+        for (int i = 0; i < V(ROWS); ++i) line[i] = lines[i];
+    }
     UNROLL
     for (int i = 0; i < V(ROWS); ++i)
         UNROLL
         for (int j = 0; j < V(COLUMNS); ++j) sum[i][j] = V(zero)();
-    for (int64_t d = 0; d < depth; ++d, a += V(ROWS), b += WIDTH) {
+    for (int64_t d = 0; d < depth; ++d, b += WIDTH) {
+        const T *here = form == F(PANEL) ? a + d * V(ROWS) : a;
+        if (form == F(ACROSS)) here = lines[d] + first;
         V(vec) row[V(COLUMNS)];
         UNROLL
         for (int j = 0; j < V(COLUMNS); ++j) row[j] = V(load)(b + j * V(LANES));
         UNROLL
         for (int i = 0; i < V(ROWS); ++i) {
-            const V(vec) ai = V(set1)(a[i]);
+            const V(vec) ai = V(set1)(form == F(ALONG) ? line[i][d] : here[i]);
             UNROLL
             for (int j = 0; j < V(COLUMNS); ++j) sum[i][j] = V(fma)(ai, row[j], sum[i][j]);
         }
@@ -270,30 +284,52 @@ static inline void F(fetch)(const cdrop_ahead *ahead, int64_t part, int64_t part
     }
 }
 
-static void F(block)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,
-                     int64_t c_stride, int accumulate, const cdrop_ahead *ahead) {
+static inline void F(tiles)(const int form, int64_t m, int64_t n, int64_t depth, const T *a,
+                            const T *const *lines, const T *b, T *c, int64_t c_stride,
+                            int accumulate, const cdrop_ahead *ahead) {
     const int64_t tiles_m = (m + V(ROWS) - 1) / V(ROWS), tiles_n = (n + WIDTH - 1) / WIDTH;
     int64_t tile = 0;
     for (int64_t j = 0; j < n; j += WIDTH) {
         const int64_t n_now = n - j < WIDTH ? n - j : WIDTH;
         for (int64_t i = 0; i < m; i += V(ROWS), ++tile) {
             const int64_t m_now = m - i < V(ROWS) ? m - i : V(ROWS);
-            const T *panel_a = a + i * depth, *panel_b = b + j * depth;
+            const T *panel_a = form == F(PANEL) ? a + i * depth : NULL, *panel_b = b + j * depth;
+            const T *const *from = form == F(ALONG) ? lines + i : lines;
             T *to = c + i * c_stride + j;
             if (ahead) F(fetch)(ahead, tile, tiles_m * tiles_n);
             if (m_now == V(ROWS) && n_now == WIDTH) {
-                F(tile)(depth, panel_a, panel_b, to, c_stride, accumulate);
+                F(tile)(form, depth, panel_a, from, i, panel_b, to, c_stride, accumulate);
             } else { /* at the edge: a whole tile beside, then what belongs to c */
+                /* Nothing may be read behind the end of a line: its last elements, some again. */
+                const int64_t again = form == F(ACROSS) && i ? V(ROWS) - m_now : 0;
                 T edge[V(ROWS) * WIDTH];
-                F(tile)(depth, panel_a, panel_b, edge, WIDTH, 0);
+                F(tile)(form, depth, panel_a, from, i - again, panel_b, edge, WIDTH, 0);
                 for (int64_t r = 0; r < m_now; ++r)
                     for (int64_t s = 0; s < n_now; ++s) {
+                        const T value = edge[(r + again) * WIDTH + s];
                         T *cell = to + r * c_stride + s;
-                        *cell = accumulate ? *cell + edge[r * WIDTH + s] : edge[r * WIDTH + s];
+                        *cell = accumulate ? *cell + value : value;
                     }
             }
         }
     }
+}
+
+static void F(block)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,
+                     int64_t c_stride, int accumulate, const cdrop_ahead *ahead) {
+    F(tiles)(F(PANEL), m, n, depth, a, NULL, b, c, c_stride, accumulate, ahead);
+}
+
+/* `lines` has room to the next whole tile: what is there must be lines too. */
+static void F(block_along)(int64_t m, int64_t n, int64_t depth, const T *const *lines, const T *b,
+                           T *c, int64_t c_stride, int accumulate) {
+    F(tiles)(F(ALONG), m, n, depth, NULL, lines, b, c, c_stride, accumulate, NULL);
+}
+
+/* A line has at least the rows of a tile. */
+static void F(block_across)(int64_t m, int64_t n, int64_t depth, const T *const *lines, const T *b,
+                            T *c, int64_t c_stride, int accumulate) {
+    F(tiles)(F(ACROSS), m, n, depth, NULL, lines, b, c, c_stride, accumulate, NULL);
 }
 
 static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,

@@ -1,0 +1,347 @@
+# Convolutions: products of the patches of images with a kernel, both ways.
+#
+# Such a product is tall: thousands of positions, tens of maps. The kernel is packed once; then each
+# thread takes rows of the result and reads their patches where they lie in the image, or puts them
+# together right before the tiles that read them (generic/patches.inc.h). The gradient of the kernel
+# is short and deep: the positions are cut into parts that depend on the shape alone, and the sums of
+# the parts are added in order. So no result depends on the team.
+
+cdef enum:
+    LINE_ROWS = 96              # positions whose lines a thread holds: whole tiles on every ISA
+    CHUNK = 320                 # numbers of a patch between two visits to c, at most
+    LEAST_CHUNK = 64            # below that several runs are put together
+    POSITION_BLOCK = 256        # positions that the gradient of a kernel sums at a time
+    TASKS = 16                  # of a gradient, at least where it is large
+    PART_BYTES = 16 << 20       # of their sums, at most
+
+
+cdef class Patches:
+    """Images (batch, height, width, channels) as a matrix: positions x numbers of a patch.
+
+    Parameters
+    ----------
+    images : contiguous float32 or float64
+    out : (height, width) of the positions
+    kernel, stride, dilation, before : (along the height, along the width)
+    groups : int
+        The channels are cut into that many slices, each with a matrix of its own.
+    """
+
+    cdef cdrop_patches p
+    cdef Buffer images
+    cdef readonly int64_t positions, depth, groups
+    cdef readonly Py_ssize_t itemsize
+
+    def __init__(self, images, tuple out, tuple kernel, tuple stride, tuple dilation, tuple before,
+                 int64_t groups=1):
+        cdef Buffer x = Buffer(images)
+        if x.view.ndim != 4 or x.view.itemsize not in (4, 8):
+            raise ValueError("images are a 4-D array of float32 or float64")
+        x.expect("images", x.view.itemsize)
+        self.images, self.itemsize, self.groups = x, x.view.itemsize, groups
+        self.p.data = x.view.buf
+        self.p.height, self.p.width, self.p.channels = (
+            x.view.shape[1], x.view.shape[2], x.view.shape[3])
+        self.p.out_height, self.p.out_width = out
+        self.p.kernel_height, self.p.kernel_width = kernel
+        self.p.stride_height, self.p.stride_width = stride
+        self.p.dilation_height, self.p.dilation_width = dilation
+        self.p.before_height, self.p.before_width = before
+        if groups < 1 or self.p.channels % groups:
+            raise ValueError(f"{self.p.channels} channels cannot be cut into {groups} groups")
+        if min(out) < 0 or min(kernel) < 1 or min(stride) < 1 or min(dilation) < 1:
+            raise ValueError("out, kernel, stride and dilation must be positive")
+        self.p.first_channel, self.p.taken = 0, self.p.channels // groups
+        self.positions = x.view.shape[0] * self.p.out_height * self.p.out_width
+        if x.view.shape[3] < 1:
+            raise ValueError("images need a channel")
+        self.depth = self.p.kernel_height * self.p.kernel_width * self.p.taken
+
+
+ctypedef struct Chunks:
+    # The numbers of a patch, cut where no run is cut needlessly.
+    int64_t depth, run, pieces, piece, count
+    int64_t room            # of a line that has to be put together
+
+
+cdef void cut_chunks(const cdrop_patches *p, Chunks *chunks) noexcept nogil:
+    chunks.run = p.taken
+    if p.dilation_width == 1 and p.taken == p.channels:
+        chunks.run *= p.kernel_width
+    chunks.depth = p.kernel_height * p.kernel_width * p.taken
+    if chunks.run >= LEAST_CHUNK:
+        chunks.pieces = (chunks.run + CHUNK - 1) // CHUNK
+        chunks.piece = (chunks.run + chunks.pieces - 1) // chunks.pieces
+        chunks.count = chunks.depth // chunks.run * chunks.pieces
+    else:
+        chunks.pieces = 1
+        chunks.run = chunks.piece = max(CHUNK // max(chunks.run, <int64_t> 1), 1) * chunks.run
+        chunks.count = (chunks.depth + chunks.run - 1) // max(chunks.run, <int64_t> 1)
+    # Room for a tile's rows, and an odd number of cache lines, so that lines differ in their place.
+    chunks.room = (max(chunks.piece, <int64_t> 16) + 31) // 32 * 32 + 16
+
+
+cdef int64_t chunk_start(const Chunks *chunks, int64_t chunk, int64_t *length) noexcept nogil:
+    cdef int64_t skipped = chunk % chunks.pieces * chunks.piece
+    cdef int64_t start = chunk // chunks.pieces * chunks.run + skipped
+    length[0] = min(min(chunks.piece, chunks.run - skipped), chunks.depth - start)
+    return start
+
+
+cdef void lines_of(const cdrop_patches *p, int64_t first, int64_t n, int64_t depth0, int64_t depth,
+                   int64_t room, real *staged, const real **lines) noexcept nogil:
+    if real is float:
+        cdrop_active.lines_f32(p, first, n, depth0, depth, room, staged, lines)
+    else:
+        cdrop_active.lines_f64(p, first, n, depth0, depth, room, staged, lines)
+
+
+cdef void convolve_task(cdrop_patches patches, const Chunks *chunks, const real *b, real *c,
+                        int64_t n, int64_t groups, int64_t rows, int64_t task, real *staged,
+                        const real **lines, const Finish *finish) noexcept nogil:
+    """Some rows of c (positions, groups * n)."""
+    cdef int64_t first = task * LINE_ROWS, m = min(<int64_t> LINE_ROWS, rows - first)
+    cdef int64_t columns = groups * n, group, chunk, depth0, depth, i
+    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
+    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef const real *panels = b
+    cdef real *to
+    cdef unsigned control = cdrop_flush_denormals()
+    if task == 0:
+        cdrop_note_team()
+    for group in range(groups):
+        patches.first_channel = group * patches.taken
+        to = c + first * columns + group * n
+        for chunk in range(chunks.count):
+            depth0 = chunk_start(chunks, chunk, &depth)
+            lines_of(&patches, first, m, depth0, depth, chunks.room, staged, lines)
+            for i in range(m, LINE_ROWS):
+                lines[i] = lines[0]
+            if real is float:
+                cdrop_active.block_along_f32(m, n, depth, lines, panels, to, columns, chunk > 0)
+            else:
+                cdrop_active.block_along_f64(m, n, depth, lines, panels, to, columns, chunk > 0)
+            panels += n_up * depth
+        finish_block(c, columns, first, group * n, m, n, finish)
+    cdrop_restore_denormals(control)
+
+
+cdef void pack_kernel(const cdrop_factor *w, const Chunks *chunks, int64_t n, int64_t task,
+                      real *packed) noexcept nogil:
+    """One chunk of one group."""
+    cdef int64_t group = task // chunks.count, chunk = task % chunks.count, depth, depth0
+    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
+    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef unsigned control = cdrop_flush_denormals()
+    depth0 = chunk_start(chunks, chunk, &depth)
+    pack(w, group * n, n, depth0, depth, width, packed + n_up * (group * chunks.depth + depth0))
+    cdrop_restore_denormals(control)
+
+
+cdef int convolve(const cdrop_patches *patches, int64_t positions, int64_t groups,
+                  const cdrop_factor *w, int64_t n, real *c, const Finish *finish) except -1 nogil:
+    cdef double work = 2.0 * positions * n * groups / (80.0 if real is float else 40.0)
+    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
+    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef int64_t task, tasks, kernel_room, line_room
+    cdef Chunks chunks
+    cdef int team
+    cdef real *packed
+    cdef real *rooms
+    cdef const real **lines
+    cut_chunks(patches, &chunks)
+    team = cdrop_team_for(work * chunks.depth / BARRIER_COST)
+    tasks = (positions + LINE_ROWS - 1) // LINE_ROWS
+    kernel_room = (groups * n_up * chunks.depth + 63) // 64 * 64
+    line_room = LINE_ROWS * chunks.room + 64
+    packed = <real *> cdrop_scratch_take(
+        <size_t> (kernel_room + team * line_room) * sizeof(real)
+        + <size_t> (team * LINE_ROWS) * sizeof(void *))
+    if packed == NULL:
+        with gil:
+            raise MemoryError("no memory for packing the kernel of a convolution")
+    rooms = packed + kernel_room
+    lines = <const real **> (rooms + team * line_room)
+    for task in prange(groups * chunks.count, num_threads=team, schedule="static",
+                       use_threads_if=team > 1):
+        pack_kernel(w, &chunks, n, task, packed)
+    for task in prange(tasks, num_threads=team, schedule="dynamic", use_threads_if=team > 1):
+        convolve_task(patches[0], &chunks, packed, c, n, groups, positions, task,
+                      rooms + threadid() * line_room, lines + threadid() * LINE_ROWS, finish)
+    cdrop_scratch_give(packed)
+    return 0
+
+
+def convolution(c, Patches a, w, bias=None, bint relu=False, bits=None, double scale=1.0):
+    """c__mn = act(patches__mk @ w__kn + bias__n), then dropped by bits and scaled.
+
+    All contiguous; w is (patch, groups * maps of a group), bits the packed mask of c or None.
+    """
+    cdef Buffer target = Buffer(c, True), kernel = Buffer(w), bias_buffer, packed
+    cdef Py_ssize_t itemsize = a.itemsize
+    cdef int64_t columns = kernel.size() // max(a.depth, <int64_t> 1), n = columns // a.groups
+    cdef Finish finish
+    cdef cdrop_factor f
+    kernel.expect("w", itemsize, a.depth * columns)
+    target.expect("c", itemsize, a.positions * columns)
+    if kernel.size() != a.depth * columns or columns % a.groups:
+        raise ValueError(f"{kernel.size()} weights are no kernel for patches of {a.depth} numbers "
+                         f"in {a.groups} groups")
+    finish.bias = NULL
+    finish.relu, finish.bits, finish.bit_row_stride, finish.scale = relu, NULL, columns, scale
+    if bias is not None:
+        bias_buffer = Buffer(bias)
+        bias_buffer.expect("bias", itemsize, columns)
+        finish.bias = bias_buffer.view.buf
+    if bits is not None:
+        packed = Buffer(bits)
+        packed.expect("bits", 1, (a.positions * columns + 7) // 8)
+        finish.bits = <const uint8_t *> packed.view.buf
+    if a.positions == 0 or columns == 0:
+        return
+    f = plain_factor(kernel.view.buf, columns)
+    if itemsize == 4:
+        with nogil:
+            convolve[float](&a.p, a.positions, a.groups, &f, n, <float *> target.view.buf, &finish)
+    else:
+        with nogil:
+            convolve[double](&a.p, a.positions, a.groups, &f, n, <double *> target.view.buf,
+                             &finish)
+
+
+cdef cdrop_factor plain_factor(const void *data, int64_t columns) noexcept nogil:
+    """A contiguous matrix with its columns as the panel axis."""
+    cdef cdrop_factor f
+    f.data = data
+    f.panel_stride, f.depth_stride = 1, columns
+    f.panel_index = f.depth_index = NULL
+    f.bits = NULL
+    f.bit_first = f.bit_panel_stride = f.bit_depth_stride = 0
+    f.scale = 1.0
+    return f
+
+
+# ---- the gradient of the kernel ----
+
+ctypedef struct Parts:
+    int64_t positions, parts    # of the positions, each with sums of its own
+    int64_t cuts                # of the numbers of a patch
+    int64_t n, groups
+    int64_t dz_room, line_room
+
+
+cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdrop_factor *dz,
+                         const Parts *parts, int64_t task, real *sums, real *room,
+                         const real **lines) noexcept nogil:
+    """A part of the positions and of the patches: sums (patch, groups * n)."""
+    cdef int64_t part = task // parts.cuts, cut = task % parts.cuts
+    cdef int64_t begin = share(parts.positions, <int> part, <int> parts.parts, POSITION_BLOCK)
+    cdef int64_t end = share(parts.positions, <int> part + 1, <int> parts.parts, POSITION_BLOCK)
+    cdef int64_t first = share(chunks.count, <int> cut, <int> parts.cuts, 1)
+    cdef int64_t last = share(chunks.count, <int> cut + 1, <int> parts.cuts, 1)
+    cdef int64_t n = parts.n, columns = n * parts.groups, position = begin
+    cdef int64_t chunk, group, here, depth0, depth
+    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
+    cdef real *to
+    cdef unsigned control = cdrop_flush_denormals()
+    if task == 0:
+        cdrop_note_team()
+    while position < end:
+        here = min(<int64_t> POSITION_BLOCK, end - position)
+        for group in range(parts.groups):
+            patches.first_channel = group * patches.taken
+            pack(dz, group * n, n, position, here, width, room)
+            for chunk in range(first, last):
+                depth0 = chunk_start(chunks, chunk, &depth)
+                lines_of(&patches, position, here, depth0, depth, chunks.room,
+                         room + parts.dz_room, lines)
+                to = sums + (part * chunks.depth + depth0) * columns + group * n
+                if real is float:
+                    cdrop_active.block_across_f32(depth, n, here, lines, room, to, columns,
+                                                  position > begin)
+                else:
+                    cdrop_active.block_across_f64(depth, n, here, lines, room, to, columns,
+                                                  position > begin)
+        position += here
+    cdrop_restore_denormals(control)
+
+
+cdef void add_parts(const real *sums, int64_t parts, int64_t size, real *total, int share_of,
+                    int shares) noexcept nogil:
+    """total = sums[0] + sums[1] + ..., one after the other."""
+    cdef int64_t first = share(size, share_of, shares, 1024), p, i
+    cdef int64_t last = share(size, share_of + 1, shares, 1024)
+    for i in range(first, last):
+        total[i] = sums[i]
+    for p in range(1, parts):
+        for i in range(first, last):
+            total[i] += sums[p * size + i]
+
+
+cdef int correlate(const cdrop_patches *patches, int64_t positions, int64_t groups,
+                   const cdrop_factor *dz, int64_t n, real *dw) except -1 nogil:
+    cdef double work = 2.0 * positions * n * groups / (80.0 if real is float else 40.0)
+    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
+    cdef int64_t size, sum_room, room, task
+    cdef int team, part
+    cdef Chunks chunks
+    cdef Parts parts
+    cdef real *sums
+    cdef real *rooms
+    cdef real *to = dw
+    cdef const real **lines
+    cut_chunks(patches, &chunks)
+    size = chunks.depth * n * groups
+    if positions == 0:
+        memset(dw, 0, size * sizeof(real))
+        return 0
+    team = cdrop_team_for(work * chunks.depth / BARRIER_COST)
+    parts.positions, parts.n, parts.groups = positions, n, groups
+    parts.parts = max(min(min(<int64_t> PART_BYTES // (size * <int64_t> sizeof(real)),
+                              (positions + POSITION_BLOCK - 1) // POSITION_BLOCK),
+                          <int64_t> TASKS), <int64_t> 1)
+    parts.cuts = min(chunks.count, (TASKS + parts.parts - 1) // parts.parts)
+    parts.dz_room = (n + width - 1) // width * width * POSITION_BLOCK + 64
+    room = parts.dz_room + POSITION_BLOCK * chunks.room + 64
+    sum_room = (size * parts.parts + 63) // 64 * 64 if parts.parts > 1 else 0
+    sums = <real *> cdrop_scratch_take(
+        <size_t> (sum_room + team * room) * sizeof(real)
+        + <size_t> (team * POSITION_BLOCK) * sizeof(void *))
+    if sums == NULL:
+        with gil:
+            raise MemoryError("no memory for the gradient of a kernel")
+    rooms = sums + sum_room
+    lines = <const real **> (rooms + team * room)
+    if parts.parts > 1:
+        to = sums
+    for task in prange(parts.parts * parts.cuts, num_threads=team, schedule="dynamic",
+                       use_threads_if=team > 1):
+        correlate_task(patches[0], &chunks, dz, &parts, task, to, rooms + threadid() * room,
+                       lines + threadid() * POSITION_BLOCK)
+    if parts.parts > 1:
+        for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
+            add_parts(sums, parts.parts, size, dw, part, team)
+    cdrop_scratch_give(sums)
+    return 0
+
+
+def kernel_gradient(dw, Patches a, dz):
+    """dw__kn = patches__mk^T @ dz__mn, all contiguous."""
+    cdef Buffer target = Buffer(dw, True), back = Buffer(dz)
+    cdef Py_ssize_t itemsize = a.itemsize
+    cdef int64_t columns = target.size() // max(a.depth, <int64_t> 1), n = columns // a.groups
+    cdef cdrop_factor f
+    target.expect("dw", itemsize, a.depth * columns)
+    back.expect("dz", itemsize, a.positions * columns)
+    if target.size() != a.depth * columns or columns % a.groups:
+        raise ValueError(f"{target.size()} weights are no kernel for patches of {a.depth} numbers "
+                         f"in {a.groups} groups")
+    if target.size() == 0:
+        return
+    f = plain_factor(back.view.buf, columns)
+    if itemsize == 4:
+        with nogil:
+            correlate[float](&a.p, a.positions, a.groups, &f, n, <float *> target.view.buf)
+    else:
+        with nogil:
+            correlate[double](&a.p, a.positions, a.groups, &f, n, <double *> target.view.buf)
