@@ -37,5 +37,6 @@ include "activation.pxi"
 include "normalization.pxi"
 include "recurrent.pxi"
 include "convolution.pxi"
+include "pooling.pxi"
 
 _C_API = PyCapsule_New(<void *> cdrop_api, "dropcore._core._C_API", NULL)

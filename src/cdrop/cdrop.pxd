@@ -1,6 +1,6 @@
 # The C blocks, as the drivers see them: see kernels.h, serial.h and runtime.h.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
@@ -51,6 +51,21 @@ cdef extern from "kernels.h" nogil:
         int64_t dilation_width
         int64_t before_height
         int64_t before_width
+
+    ctypedef struct cdrop_pool:
+        int64_t height
+        int64_t width
+        int64_t channels
+        int64_t out_height
+        int64_t out_width
+        int64_t kernel_height
+        int64_t kernel_width
+        int64_t stride_height
+        int64_t stride_width
+        int64_t before_height
+        int64_t before_width
+        const int64_t *lengths
+        int count_padding
 
     ctypedef struct cdrop_ahead:
         const char *data
@@ -139,6 +154,10 @@ cdef extern from "kernels.h" nogil:
                                  int64_t, int) noexcept nogil
         void (*lines_f32)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           float *, const float **) noexcept nogil
+        void (*pool_f32)(const cdrop_pool *, int64_t, int64_t, const float *, float *,
+                         int32_t *) noexcept nogil
+        void (*pool_back_f32)(const cdrop_pool *, int64_t, const float *, const int32_t *,
+                              float *) noexcept nogil
         void (*finish_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t, int64_t,
                            float, float *, int64_t) noexcept nogil
         void (*block_along_f64)(int64_t, int64_t, int64_t, const double *const *, const double *, double *,
@@ -147,6 +166,10 @@ cdef extern from "kernels.h" nogil:
                                  int64_t, int) noexcept nogil
         void (*lines_f64)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           double *, const double **) noexcept nogil
+        void (*pool_f64)(const cdrop_pool *, int64_t, int64_t, const double *, double *,
+                         int32_t *) noexcept nogil
+        void (*pool_back_f64)(const cdrop_pool *, int64_t, const double *, const int32_t *,
+                              double *) noexcept nogil
         void (*finish_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
                            int64_t, double, double *, int64_t) noexcept nogil
         void (*unfinish_f32)(size_t, float, const float *, const float *, float *,

@@ -266,18 +266,6 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
     cdrop_restore_denormals(control)
 
 
-cdef void add_parts(const real *sums, int64_t parts, int64_t size, real *total, int share_of,
-                    int shares) noexcept nogil:
-    """total = sums[0] + sums[1] + ..., one after the other."""
-    cdef int64_t first = share(size, share_of, shares, 1024), p, i
-    cdef int64_t last = share(size, share_of + 1, shares, 1024)
-    for i in range(first, last):
-        total[i] = sums[i]
-    for p in range(1, parts):
-        for i in range(first, last):
-            total[i] += sums[p * size + i]
-
-
 cdef int correlate(const cdrop_patches *patches, int64_t positions, int64_t groups,
                    const cdrop_factor *dz, int64_t n, real *dw) except -1 nogil:
     cdef double work = 2.0 * positions * n * groups / (80.0 if real is float else 40.0)

@@ -43,6 +43,16 @@ typedef struct {
     int64_t before_height, before_width; /* padding above and to the left; may be negative */
 } cdrop_patches;
 
+/* Windows over images (batch, height, width, channels): one for each (batch, out_height, out_width).
+ * lengths__batch, if it is not NULL, says how much of the width of each image there is. */
+typedef struct {
+    int64_t height, width, channels, out_height, out_width, kernel_height, kernel_width;
+    int64_t stride_height, stride_width;
+    int64_t before_height, before_width;
+    const int64_t *lengths;
+    int count_padding; /* an average is over all of the window, padding among it */
+} cdrop_pool;
+
 /* Memory that will be packed next, to be fetched on the way: rows of `bytes`, perhaps only some. */
 typedef struct {
     const char *data;
@@ -141,11 +151,18 @@ typedef struct {
     /* lines__i = the numbers [depth0, depth0 + depth) of patch position0 + i: patches.inc.h. */  \
     void (*lines_##S)(const cdrop_patches *p, int64_t position0, int64_t n, int64_t depth0,       \
                       int64_t depth, int64_t room, T *staged, const T **lines);                  \
+    /* Rows of the output of pooling: maxima with their places in the windows, or averages, where   \
+     * place is NULL; and back, an image at a time: pool.inc.h. */                                \
+    void (*pool_##S)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x, T *y,           \
+                     int32_t *place);                                                            \
+    void (*pool_back_##S)(const cdrop_pool *p, int64_t image, const T *dy, const int32_t *place,  \
+                          T *dx);                                                                \
     /* c__mn = bit ? act(c__mn + bias__n) * scale : 0, act = relu or identity. bias and bits may   \
      * be NULL; bit (row, column) = bit + row * bit_stride + column. */                          \
     void (*finish_##S)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,       \
                        uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride);       \
-    /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: finish with relu, backwards. */   \
+    /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: finish with relu, backwards.      \
+     * Without relu y is NULL; dz may be dy, or NULL where only the sum is wanted. */             \
     void (*unfinish_##S)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum);             \
     /* y__n += bit ? a * x__n : 0; bits may be NULL. */                                          \
     void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \

@@ -408,48 +408,94 @@ def product(c, Factor a, Factor b, bint transpose_a=False, bint transpose_b=Fals
             multiply[double](&fa, &fb, <double *> target.view.buf, c_stride, m, n, depth, &finish)
 
 
-cdef void unfinish_share(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
-                         double scale, int part, int parts) noexcept nogil:
-    cdef int64_t first = share(n, part, parts, 64), last = share(n, part + 1, parts, 64), r
+cdef enum:
+    UNFINISH_ROWS = 1024        # that one sum of dbias takes in
+
+
+cdef void unfinish_task(const real *y, const real *dy, real *dz, real *sums, int64_t m, int64_t n,
+                        double scale, int64_t task, int shares) noexcept nogil:
+    """A block of rows and a share of its columns; sums (blocks, n)."""
+    cdef int64_t block = task // shares, row = block * UNFINISH_ROWS
+    cdef int share_of = <int> (task % shares)
+    cdef int64_t first = share(n, share_of, shares, 64), last = share(n, share_of + 1, shares, 64)
     cdef size_t now = <size_t> (last - first)
-    if part == 0:
+    cdef int64_t r, at
+    if task == 0:
         cdrop_note_team()
-    memset(dbias + first, 0, now * sizeof(real))
-    for r in range(m):
+    sums += block * n + first
+    memset(sums, 0, now * sizeof(real))
+    for r in range(row, min(row + UNFINISH_ROWS, m)):
+        at = r * n + first
         if real is float:
-            cdrop_active.unfinish_f32(now, <float> scale, y + r * n + first, dy + r * n + first,
-                                      dz + r * n + first, dbias + first)
+            cdrop_active.unfinish_f32(now, <float> scale, y + at if y != NULL else NULL, dy + at,
+                                      dz + at if dz != NULL else NULL, sums)
         else:
-            cdrop_active.unfinish_f64(now, scale, y + r * n + first, dy + r * n + first,
-                                      dz + r * n + first, dbias + first)
+            cdrop_active.unfinish_f64(now, scale, y + at if y != NULL else NULL, dy + at,
+                                      dz + at if dz != NULL else NULL, sums)
 
 
-cdef void unfinish_all(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
-                       double scale) noexcept nogil:
+cdef int unfinish_all(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
+                      double scale) except -1 nogil:
     cdef int team = cdrop_team_for(0.3 * m * n)
-    cdef int part
-    for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        unfinish_share(y, dy, dz, dbias, m, n, scale, part, team)
+    cdef int64_t blocks = (m + UNFINISH_ROWS - 1) // UNFINISH_ROWS, task
+    cdef int shares = team if blocks == 1 else 1
+    cdef real *sums = dbias
+    if blocks > 1:
+        sums = <real *> cdrop_scratch_take(<size_t> (blocks * n) * sizeof(real))
+        if sums == NULL:
+            with gil:
+                raise MemoryError("no memory for the gradient of a bias")
+    elif blocks == 0:
+        memset(dbias, 0, n * sizeof(real))
+    for task in prange(blocks * shares, num_threads=team, schedule="dynamic",
+                       use_threads_if=team > 1):
+        unfinish_task(y, dy, dz, sums, m, n, scale, task, shares)
+    if blocks > 1:
+        add_parts(sums, blocks, n, dbias, 0, 1)
+        cdrop_scratch_give(sums)
+    return 0
+
+
+cdef void add_parts(const real *sums, int64_t parts, int64_t size, real *total, int share_of,
+                    int shares) noexcept nogil:
+    """total = sums[0] + sums[1] + ..., one after the other."""
+    cdef int64_t first = share(size, share_of, shares, 1024), p, i
+    cdef int64_t last = share(size, share_of + 1, shares, 1024)
+    for i in range(first, last):
+        total[i] = sums[i]
+    for p in range(1, parts):
+        for i in range(first, last):
+            total[i] += sums[p * size + i]
 
 
 def unfinish(dz, y, dy, double scale, dbias):
-    """dz__mn = y__mn > 0 ? dy__mn * scale : 0, and dbias__n its sums; all contiguous."""
-    cdef Buffer to = Buffer(dz, True), forward = Buffer(y), back = Buffer(dy)
-    cdef Buffer sums = Buffer(dbias, True)
-    cdef Py_ssize_t itemsize = forward.view.itemsize
-    cdef int64_t m = forward.view.shape[0], n = forward.view.shape[1]
-    forward.expect("y", itemsize)
-    to.expect("dz", itemsize, m * n)
-    back.expect("dy", itemsize, m * n)
+    """dz__mn = y__mn > 0 ? dy__mn * scale : 0, and dbias__n its sums; all contiguous.
+
+    Without relu y is None. dz may be None where only the sums are wanted.
+    """
+    cdef Buffer back = Buffer(dy), sums = Buffer(dbias, True), to, forward
+    cdef Py_ssize_t itemsize = back.view.itemsize
+    cdef int64_t m = back.view.shape[0], n = back.view.shape[1]
+    cdef const void *from_y = NULL
+    cdef void *to_dz = NULL
+    back.expect("dy", itemsize)
     sums.expect("dbias", itemsize, n)
+    if y is not None:
+        forward = Buffer(y)
+        forward.expect("y", itemsize, m * n)
+        from_y = forward.view.buf
+    if dz is not None:
+        to = Buffer(dz, True)
+        to.expect("dz", itemsize, m * n)
+        to_dz = to.view.buf
     if itemsize == 4:
         with nogil:
-            unfinish_all[float](<const float *> forward.view.buf, <const float *> back.view.buf,
-                                <float *> to.view.buf, <float *> sums.view.buf, m, n, scale)
+            unfinish_all[float](<const float *> from_y, <const float *> back.view.buf,
+                                <float *> to_dz, <float *> sums.view.buf, m, n, scale)
     else:
         with nogil:
-            unfinish_all[double](<const double *> forward.view.buf, <const double *> back.view.buf,
-                                 <double *> to.view.buf, <double *> sums.view.buf, m, n, scale)
+            unfinish_all[double](<const double *> from_y, <const double *> back.view.buf,
+                                 <double *> to_dz, <double *> sums.view.buf, m, n, scale)
 
 
 # ---- a weight mask for each sample ----

@@ -15,6 +15,7 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
+#include "pool.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
@@ -32,6 +33,7 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
+#include "pool.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
 #include "optimizer.inc.h"
@@ -72,7 +74,7 @@ const cdrop_kernels TABLE(ISA) = {
     .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
     .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
     .block_along_##S = block_along_##S, .block_across_##S = block_across_##S,                    \
-    .lines_##S = lines_##S,                                                                      \
+    .lines_##S = lines_##S, .pool_##S = pool_##S, .pool_back_##S = pool_back_##S,                \
     .unfinish_##S = unfinish_##S,                                                                \
     .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)

@@ -358,19 +358,30 @@ static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8
     }
 }
 
-/* The way back through finish with relu: y tells where it was positive and kept. */
-static void F(unfinish)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
+/* The way back through finish: under relu y tells where it was positive and kept. */
+static inline void F(unfinish_form)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
     const V(vec) s = V(set1)(scale);
     size_t i = 0;
     for (; i + V(LANES) <= n; i += V(LANES)) {
-        const V(vec) d = V(if_positive)(V(load)(y + i), V(mul)(V(load)(dy + i), s));
-        V(store)(dz + i, d);
+        V(vec) d = V(mul)(V(load)(dy + i), s);
+        if (y) d = V(if_positive)(V(load)(y + i), d);
+        if (dz) V(store)(dz + i, d);
         V(store)(sum + i, V(add)(V(load)(sum + i), d));
     }
     for (; i < n; ++i) {
-        dz[i] = y[i] > (T)0 ? dy[i] * scale : (T)0;
-        sum[i] += dz[i];
+        const T d = !y || y[i] > (T)0 ? dy[i] * scale : (T)0;
+        if (dz) dz[i] = d;
+        sum[i] += d;
     }
+}
+
+static void F(unfinish)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
+    if (y && dz)
+        F(unfinish_form)(n, scale, y, dy, dz, sum);
+    else if (dz)
+        F(unfinish_form)(n, scale, NULL, dy, dz, sum);
+    else
+        F(unfinish_form)(n, scale, y, dy, NULL, sum);
 }
 
 #undef WIDTH
