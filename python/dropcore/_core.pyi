@@ -164,6 +164,49 @@ def product(
     scale: float = 1.0,
 ) -> None: ...
 def unfinish(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
+
+class Patches:
+    positions: int
+    depth: int
+    groups: int
+    itemsize: int
+    def __init__(
+        self,
+        images: Any,
+        out: tuple[int, ...],
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+        before: tuple[int, ...],
+        groups: int = 1,
+    ) -> None: ...
+
+def convolution(
+    c: Any,
+    a: Patches,
+    w: Any,
+    bias: Any = None,
+    relu: bool = False,
+    bits: Any = None,
+    scale: float = 1.0,
+) -> None: ...
+def kernel_gradient(dw: Any, a: Patches, dz: Any) -> None: ...
+
+class Windows:
+    batch: int
+    def __init__(
+        self,
+        images: tuple[int, ...],
+        out: tuple[int, ...],
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        before: tuple[int, ...],
+        count_padding: bool = False,
+        lengths: Any = None,
+    ) -> None: ...
+
+def pool(y: Any, x: Any, windows: Windows, place: Any = None) -> None: ...
+def pool_back(dx: Any, dy: Any, windows: Windows, place: Any = None) -> None: ...
 def connect_product(
     which: str,
     out: Any,

@@ -21,7 +21,7 @@ from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.mask import Mask
 from dropcore.workspace import empty
 
-__all__ = ["DenseStep", "LiveUnits", "drops_units"]
+__all__ = ["DenseStep", "Ending", "LiveUnits", "drops_units"]
 
 Array = npt.NDArray[Any]
 Units = npt.NDArray[np.int64]
@@ -68,6 +68,83 @@ def drops_units(mask: Mask) -> bool:
     return isinstance(mask.scale, float) and math.prod(mask.shape[:-1]) == 1 < mask.size
 
 
+class Ending:
+    """How a product y = act(z) ∘ mask ends, and the way back through it.
+
+    What the product can apply itself it is given: `relu`, `bits` and `scale`. The rest is done by
+    `finish`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of y.
+    relu : bool
+        The activation that the product applies itself.
+    activation : Activation, optional
+        Another one.
+    mask : Mask, optional
+    live : bool
+        Whether only the live units of y may be worked out, where the mask drops units: they are
+        `units` then.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        relu: bool,
+        activation: Activation | None,
+        mask: Mask | None,
+        live: bool = False,
+    ) -> None:
+        self.shape, self.relu, self.activation = shape, relu, activation
+        self.units: Units | None = None
+        self.bits: npt.NDArray[np.uint8] | None = None
+        self._factor = 1.0  # of what lives
+        self._after: Mask | None = None  # a mask that the product cannot apply
+        if mask is not None:
+            if live and drops_units(mask) and (activation is None or activation.elementwise):
+                self.units, self._factor = mask.indices(), float(mask.scale)
+            elif activation is None and mask.shape == shape and isinstance(mask.scale, float):
+                self.bits, self._factor = mask._element_bits(), mask.scale
+            else:
+                self._after = mask
+        self.scale = 1.0 if activation else self._factor
+        # Without relu the way back cannot tell from y what was dropped.
+        drawn = self.bits is not None and not relu
+        self._again = mask if drawn else self._after
+        self._factor_back = 1.0 if drawn else self._factor
+
+    def finish(self, z: Array) -> tuple[Array, Array]:
+        """y, from what the product gave, which it may overwrite; and what `back` asks for."""
+        if self.activation is None:
+            if self._after is not None:
+                dropout(z, self._after, z)
+            return z, z
+        y, held = self.activation.forward(z, spare=True)
+        if self._after is not None:
+            y = dropout(y, self._after, None)
+        elif self._factor != 1.0:
+            y = y * y.dtype.type(self._factor)
+        return y, held
+
+    def back(self, dy: Array, held: Array) -> tuple[Array, Array]:
+        """dz (rows, units) and its sum over the rows, from dy."""
+        if self._again is not None:
+            dy = dropout(dy, self._again, None)
+        dy, factor = np.ascontiguousarray(dy), self._factor_back
+        dy = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1])
+        held = held.reshape(dy.shape)
+        dbias = empty(dy.shape[1:], dy.dtype)
+        if self.activation is not None:
+            dz = self.activation.backward(dy * dy.dtype.type(factor) if factor != 1.0 else dy, held)
+            _core.unfinish(None, None, dz, 1.0, dbias)
+            return dz, dbias
+        to = empty(dy.shape, dy.dtype) if self.relu or factor != 1.0 else None
+        _core.unfinish(to, held if self.relu else None, dy, factor, dbias)
+        return dy if to is None else to, dbias
+
+
 class DenseStep:
     """y = act(x @ w + bias) ∘ mask, and the way back.
 
@@ -97,43 +174,26 @@ class DenseStep:
         mask: Mask | None = None,
         live: bool = False,
     ) -> None:
-        self.w, self.bias, self.relu, self.activation = w, bias, relu, activation
+        self.w, self.bias = w, bias
         self.x_units: Units | None = None
-        self.y_units: Units | None = None
         self.x_shape = x.shape
         if isinstance(x, LiveUnits):
             self.x_units, x = x.units, x.values
         self.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        self.scale = 1.0
-        self.after: Mask | None = None  # a mask that the product cannot apply
-        bits = None
         shape = (*self.x_shape[:-1], w.shape[1])
-        if mask is not None:
-            if drops_units(mask) and live and (activation is None or activation.elementwise):
-                self.y_units, self.scale = mask.indices(), float(mask.scale)
-            elif activation is None and mask.shape == shape and isinstance(mask.scale, float):
-                bits, self.scale = mask._element_bits(), mask.scale
-            else:
-                self.after = mask
+        self.ending = ending = Ending(
+            shape, relu=relu, activation=activation, mask=mask, live=live
+        )
+        self.y_units = ending.units
         self.width = w.shape[1] if self.y_units is None else len(self.y_units)
-        self.y2 = self.held = empty((len(self.x), self.width), w.dtype)
+        z = empty((len(self.x), self.width), w.dtype)
         if bias is not None and self.y_units is not None:
             bias = bias[self.y_units]
         _core.product(
-            self.y2, _core.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=bits,
-            scale=1.0 if activation else self.scale,
+            z, _core.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=ending.bits,
+            scale=ending.scale,
         )  # fmt: skip
-        values = self.y2.reshape(*shape[:-1], self.width)
-        if activation is not None:
-            values, self.held = activation.forward(values, spare=True)
-            if self.after is not None:
-                values = dropout(values, self.after, None)
-            elif self.scale != 1.0:
-                values = values * values.dtype.type(self.scale)
-        elif self.after is not None:
-            dropout(values, self.after, values)
-        elif bits is not None and not relu:
-            self.after, self.scale = mask, 1.0  # the way back cannot tell from y what was dropped
+        values, self.held = ending.finish(z.reshape(*shape[:-1], self.width))
         self.y = values if self.y_units is None else LiveUnits(values, self.y_units, w.shape[1])
 
     def _weights(self) -> _core.Factor:
@@ -152,19 +212,7 @@ class DenseStep:
                 f"dy must have the shape of the output, {shape} of {self.w.dtype}, got "
                 f"{dy.shape} of {dy.dtype}"
             )
-        if self.after is not None:
-            dy = dropout(dy, self.after, None)
-        dz = np.ascontiguousarray(dy).reshape(self.y2.shape)
-        dbias = empty((self.width,), self.w.dtype)
-        if self.relu:
-            dy, dz = dz, empty(dz.shape, dz.dtype)
-            _core.unfinish(dz, self.y2, dy, self.scale, dbias)
-        else:
-            if self.scale != 1.0:
-                dz = dz * dz.dtype.type(self.scale)
-            if self.activation is not None:
-                dz = self.activation.backward(dz, self.held.reshape(dz.shape))
-            np.sum(dz, axis=0, out=dbias)
+        dz, dbias = self.ending.back(dy, self.held)
         dx = None
         if input_gradient:
             dx = empty(self.x.shape, self.w.dtype)

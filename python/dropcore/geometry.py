@@ -1,0 +1,150 @@
+"""Where windows lie: strides, padding and dilation of convolutions and pooling."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+__all__ = ["Geometry", "Pair", "Padding", "Sides", "one_or_each", "padding_of"]
+
+Pair = tuple[int, ...]
+"""A number for each axis of the images: (height, width), or (time,) of sequences."""
+
+Sides = tuple[tuple[int, int], ...]
+"""Numbers of zeros before and after, for each axis."""
+
+Padding = str | int | Iterable[int] | Iterable[Iterable[int]]
+"""What a user may give: "valid", "same", or numbers of zeros."""
+
+
+def one_or_each(what: str, value: Any, axes: int, least: int = 1) -> Pair:
+    """A number for each axis, from one number for all or a number for each.
+
+    Raises
+    ------
+    TypeError
+        For anything else than integers.
+    ValueError
+        For another count of them, or one below `least`.
+    """
+    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    kind = "a positive integer" if least == 1 else f"an integer >= {least}"
+    allowed = kind if axes == 1 else f"{kind} or {axes} of them"
+    try:
+        numbers = tuple(operator.index(number) for number in given)
+    except TypeError:
+        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    if len(numbers) != axes or min(numbers) < least:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    return numbers
+
+
+def padding_of(what: str, value: Any, axes: int) -> str | Sides:
+    """"valid", "same", or numbers before and after for each axis.
+
+    Taken are one number for all, one for each axis, a pair (before, after) for each axis, and of
+    sequences also (before, after).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    pairs = "((top, bottom), (left, right))" if axes == 2 else "(before, after)"
+    allowed = f"'valid', 'same', an integer >= 0{', 2 of them' * (axes == 2)} or {pairs}"
+    if isinstance(value, str):
+        if value not in ("valid", "same"):
+            raise ValueError(f"{what} must be {allowed}, got {value!r}")
+        return value
+    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    if axes == 1 and len(given) == 2:
+        given = (given,)
+    try:
+        sides = tuple(
+            (operator.index(before), operator.index(after))
+            for before, after in (
+                tuple(side) if isinstance(side, Iterable) else (side, side) for side in given
+            )
+        )
+    except TypeError:
+        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    except ValueError:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}") from None
+    if len(sides) != axes or min(map(min, sides)) < 0:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    return sides
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the windows of a convolution or of pooling lie over an image.
+
+    Attributes
+    ----------
+    image, out : pair
+        Sizes of the image and of the output.
+    kernel, stride, dilation : pair
+    before : pair
+        Zeros before the image; may be negative, where a window begins inside.
+    """
+
+    image: Pair
+    out: Pair
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    before: Pair
+
+    @classmethod
+    def of(
+        cls, image: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: str | Sides
+    ) -> Self:
+        """With reach = dilation * (kernel - 1) + 1 and padding on both sides of the image::
+
+            out = floor((image + before + after - reach) / stride) + 1
+
+        "same" makes out = ceil(image / stride); where the zeros are odd in number, one more comes
+        after.
+
+        Raises
+        ------
+        ValueError
+            Where a window is larger than the padded image.
+        """
+        reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+        sides: Sides
+        if padding == "valid":
+            sides = ((0, 0),) * len(image)
+        elif padding == "same":
+            total = (
+                max((math.ceil(n / s) - 1) * s + r - n, 0)
+                for n, s, r in zip(image, stride, reach, strict=True)
+            )
+            sides = tuple((n // 2, n - n // 2) for n in total)
+        else:
+            assert not isinstance(padding, str)
+            sides = padding
+        out = tuple(
+            (n + before + after - r) // s + 1
+            for n, (before, after), r, s in zip(image, sides, reach, stride, strict=True)
+        )
+        if min(out) < 1:
+            raise ValueError(
+                f"a window of {_times(reach)} is larger than the image of {_times(image)} with "
+                f"padding {sides}"
+            )
+        return cls(image, out, kernel, stride, dilation, tuple(before for before, _ in sides))
+
+    def as_images(self) -> Geometry:
+        """Of images in any case: a sequence is one of height 1."""
+        if len(self.image) == 2:
+            return self
+        each = (self.image, self.out, self.kernel, self.stride, self.dilation)
+        return Geometry(*((1, *pair) for pair in each), (0, *self.before))
+
+
+def _times(numbers: Pair) -> str:
+    return " x ".join(map(str, numbers))
