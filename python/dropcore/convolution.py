@@ -50,7 +50,8 @@ def convolve(
     Parameters
     ----------
     x : float32 or float64, (batch, time, channels) or (batch, height, width, channels)
-    w : the dtype of x, (kernel, channels / groups, maps) or (height, width, channels / groups, maps)
+    w : the dtype of x, (kernel, channels, maps) or (height, width, channels, maps)
+        With the channels of one group.
     bias : the dtype of x, (maps,), optional
     stride, dilation : int, or one for each axis, default 1
     padding : "valid", "same", int or pairs, default "valid"

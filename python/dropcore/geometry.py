@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["Geometry", "Pair", "Padding", "Sides", "one_or_each", "padding_of"]
+__all__ = [
+    "Geometry",
+    "Padding",
+    "Pair",
+    "Sides",
+    "one_or_each",
+    "padding_of",
+    "plain",
+    "plain_sides",
+]
 
 Pair = tuple[int, ...]
 """A number for each axis of the images: (height, width), or (time,) of sequences."""
@@ -43,7 +52,7 @@ def one_or_each(what: str, value: Any, axes: int, least: int = 1) -> Pair:
 
 
 def padding_of(what: str, value: Any, axes: int) -> str | Sides:
-    """"valid", "same", or numbers before and after for each axis.
+    """The word "valid" or "same", or numbers before and after for each axis.
 
     Taken are one number for all, one for each axis, a pair (before, after) for each axis, and of
     sequences also (before, after).
@@ -78,6 +87,20 @@ def padding_of(what: str, value: Any, axes: int) -> str | Sides:
     return sides
 
 
+def plain(numbers: Pair) -> int | Pair:
+    """What `one_or_each` was given, in its shortest form."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def plain_sides(padding: str | Sides) -> str | int | Pair | Sides:
+    """What `padding_of` was given, in its shortest form."""
+    if isinstance(padding, str):
+        return padding
+    if len({n for side in padding for n in side}) == 1:
+        return padding[0][0]
+    return padding[0] if len(padding) == 1 else padding
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Where the windows of a convolution or of pooling lie over an image.
@@ -102,7 +125,9 @@ class Geometry:
     def of(
         cls, image: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: str | Sides
     ) -> Self:
-        """With reach = dilation * (kernel - 1) + 1 and padding on both sides of the image::
+        """As many windows as there is room for.
+
+        With reach = dilation * (kernel - 1) + 1 and padding on both sides of the image::
 
             out = floor((image + before + after - reach) / stride) + 1
 
@@ -138,12 +163,31 @@ class Geometry:
             )
         return cls(image, out, kernel, stride, dilation, tuple(before for before, _ in sides))
 
+    @classmethod
+    def out_of(
+        cls,
+        image: tuple[int | None, ...],
+        kernel: Pair,
+        stride: Pair,
+        dilation: Pair,
+        padding: str | Sides,
+    ) -> tuple[int | None, ...]:
+        """`out` of `of`, None along the axes whose size is not known."""
+        # Along them anything that is large enough does.
+        known = tuple(
+            d * k + 1 if n is None else n for n, k, d in zip(image, kernel, dilation, strict=True)
+        )
+        out = cls.of(known, kernel, stride, dilation, padding).out
+        return tuple(None if n is None else o for n, o in zip(image, out, strict=True))
+
     def as_images(self) -> Geometry:
         """Of images in any case: a sequence is one of height 1."""
         if len(self.image) == 2:
             return self
-        each = (self.image, self.out, self.kernel, self.stride, self.dilation)
-        return Geometry(*((1, *pair) for pair in each), (0, *self.before))
+        return Geometry(
+            (1, *self.image), (1, *self.out), (1, *self.kernel), (1, *self.stride),
+            (1, *self.dilation), (0, *self.before),
+        )  # fmt: skip
 
 
 def _times(numbers: Pair) -> str:

@@ -148,10 +148,10 @@ cdef extern from "kernels.h" nogil:
                           int, const cdrop_ahead *) noexcept nogil
         void (*block_f64)(int64_t, int64_t, int64_t, const double *, const double *, double *,
                           int64_t, int, const cdrop_ahead *) noexcept nogil
-        void (*block_along_f32)(int64_t, int64_t, int64_t, const float *const *, const float *, float *,
-                                int64_t, int) noexcept nogil
-        void (*block_across_f32)(int64_t, int64_t, int64_t, const float *const *, const float *, float *,
-                                 int64_t, int) noexcept nogil
+        void (*block_along_f32)(int64_t, int64_t, int64_t, const float *const *, const float *,
+                                float *, int64_t, int) noexcept nogil
+        void (*block_across_f32)(int64_t, int64_t, int64_t, const float *const *, const float *,
+                                 float *, int64_t, int) noexcept nogil
         void (*lines_f32)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           float *, const float **) noexcept nogil
         void (*pool_f32)(const cdrop_pool *, int64_t, int64_t, const float *, float *,
@@ -160,10 +160,10 @@ cdef extern from "kernels.h" nogil:
                               float *) noexcept nogil
         void (*finish_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t, int64_t,
                            float, float *, int64_t) noexcept nogil
-        void (*block_along_f64)(int64_t, int64_t, int64_t, const double *const *, const double *, double *,
-                                int64_t, int) noexcept nogil
-        void (*block_across_f64)(int64_t, int64_t, int64_t, const double *const *, const double *, double *,
-                                 int64_t, int) noexcept nogil
+        void (*block_along_f64)(int64_t, int64_t, int64_t, const double *const *, const double *,
+                                double *, int64_t, int) noexcept nogil
+        void (*block_across_f64)(int64_t, int64_t, int64_t, const double *const *, const double *,
+                                 double *, int64_t, int) noexcept nogil
         void (*lines_f64)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           double *, const double **) noexcept nogil
         void (*pool_f64)(const cdrop_pool *, int64_t, int64_t, const double *, double *,

@@ -3,8 +3,8 @@
 # Such a product is tall: thousands of positions, tens of maps. The kernel is packed once; then each
 # thread takes rows of the result and reads their patches where they lie in the image, or puts them
 # together right before the tiles that read them (generic/patches.inc.h). The gradient of the kernel
-# is short and deep: the positions are cut into parts that depend on the shape alone, and the sums of
-# the parts are added in order. So no result depends on the team.
+# is short and deep: the positions are cut into parts that depend on the shape alone, and the sums
+# of the parts are added in order. So no result depends on the team.
 
 cdef enum:
     LINE_ROWS = 96              # positions whose lines a thread holds: whole tiles on every ISA
@@ -88,6 +88,15 @@ cdef int64_t chunk_start(const Chunks *chunks, int64_t chunk, int64_t *length) n
     return start
 
 
+cdef int tile_width(Py_ssize_t itemsize) noexcept nogil:
+    return cdrop_active.tile_columns_f32 if itemsize == 4 else cdrop_active.tile_columns_f64
+
+
+cdef int64_t whole_tiles(int64_t columns, Py_ssize_t itemsize) noexcept nogil:
+    cdef int64_t width = tile_width(itemsize)
+    return (columns + width - 1) // width * width
+
+
 cdef void lines_of(const cdrop_patches *p, int64_t first, int64_t n, int64_t depth0, int64_t depth,
                    int64_t room, real *staged, const real **lines) noexcept nogil:
     if real is float:
@@ -102,8 +111,7 @@ cdef void convolve_task(cdrop_patches patches, const Chunks *chunks, const real 
     """Some rows of c (positions, groups * n)."""
     cdef int64_t first = task * LINE_ROWS, m = min(<int64_t> LINE_ROWS, rows - first)
     cdef int64_t columns = groups * n, group, chunk, depth0, depth, i
-    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
-    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef int64_t n_up = whole_tiles(n, sizeof(real))
     cdef const real *panels = b
     cdef real *to
     cdef unsigned control = cdrop_flush_denormals()
@@ -130,19 +138,18 @@ cdef void pack_kernel(const cdrop_factor *w, const Chunks *chunks, int64_t n, in
                       real *packed) noexcept nogil:
     """One chunk of one group."""
     cdef int64_t group = task // chunks.count, chunk = task % chunks.count, depth, depth0
-    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
-    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef int64_t n_up = whole_tiles(n, sizeof(real))
     cdef unsigned control = cdrop_flush_denormals()
     depth0 = chunk_start(chunks, chunk, &depth)
-    pack(w, group * n, n, depth0, depth, width, packed + n_up * (group * chunks.depth + depth0))
+    pack(w, group * n, n, depth0, depth, tile_width(sizeof(real)),
+         packed + n_up * (group * chunks.depth + depth0))
     cdrop_restore_denormals(control)
 
 
 cdef int convolve(const cdrop_patches *patches, int64_t positions, int64_t groups,
                   const cdrop_factor *w, int64_t n, real *c, const Finish *finish) except -1 nogil:
     cdef double work = 2.0 * positions * n * groups / (80.0 if real is float else 40.0)
-    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
-    cdef int64_t n_up = (n + width - 1) // width * width
+    cdef int64_t n_up = whole_tiles(n, sizeof(real))
     cdef int64_t task, tasks, kernel_room, line_room
     cdef Chunks chunks
     cdef int team
@@ -241,7 +248,6 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
     cdef int64_t last = share(chunks.count, <int> cut + 1, <int> parts.cuts, 1)
     cdef int64_t n = parts.n, columns = n * parts.groups, position = begin
     cdef int64_t chunk, group, here, depth0, depth
-    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
     cdef real *to
     cdef unsigned control = cdrop_flush_denormals()
     if task == 0:
@@ -250,7 +256,7 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
         here = min(<int64_t> POSITION_BLOCK, end - position)
         for group in range(parts.groups):
             patches.first_channel = group * patches.taken
-            pack(dz, group * n, n, position, here, width, room)
+            pack(dz, group * n, n, position, here, tile_width(sizeof(real)), room)
             for chunk in range(first, last):
                 depth0 = chunk_start(chunks, chunk, &depth)
                 lines_of(&patches, position, here, depth0, depth, chunks.room,
@@ -269,7 +275,6 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
 cdef int correlate(const cdrop_patches *patches, int64_t positions, int64_t groups,
                    const cdrop_factor *dz, int64_t n, real *dw) except -1 nogil:
     cdef double work = 2.0 * positions * n * groups / (80.0 if real is float else 40.0)
-    cdef int width = cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
     cdef int64_t size, sum_room, room, task
     cdef int team, part
     cdef Chunks chunks
@@ -289,7 +294,7 @@ cdef int correlate(const cdrop_patches *patches, int64_t positions, int64_t grou
                               (positions + POSITION_BLOCK - 1) // POSITION_BLOCK),
                           <int64_t> TASKS), <int64_t> 1)
     parts.cuts = min(chunks.count, (TASKS + parts.parts - 1) // parts.parts)
-    parts.dz_room = (n + width - 1) // width * width * POSITION_BLOCK + 64
+    parts.dz_room = whole_tiles(n, sizeof(real)) * POSITION_BLOCK + 64
     room = parts.dz_room + POSITION_BLOCK * chunks.room + 64
     sum_room = (size * parts.parts + 63) // 64 * 64 if parts.parts > 1 else 0
     sums = <real *> cdrop_scratch_take(

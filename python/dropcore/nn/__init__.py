@@ -11,6 +11,9 @@
 `learned_dropout`    ConcreteDropout, VariationalDropout
 `embedding_dropout`  EmbeddingDropout
 `dropconnect`    DropConnect
+`convolution`    Conv1D, Conv2D
+`pooling`        MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
+`dropout`        Dropout
 `activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `activity`       ActivityRegularization
 `reshape`        Flatten, Reshape
@@ -40,6 +43,7 @@ from dropcore.nn.activations import (
 from dropcore.nn.activity import ActivityRegularization
 from dropcore.nn.block_dropout import BlockDropout
 from dropcore.nn.branches import Parallel, Residual
+from dropcore.nn.convolution import Conv1D, Conv2D
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropconnect import DropConnect
 from dropcore.nn.dropout import (
@@ -58,6 +62,16 @@ from dropcore.nn.maxout import Maxout
 from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
 from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
+from dropcore.nn.pooling import (
+    AveragePool1D,
+    AveragePool2D,
+    GlobalAveragePool1D,
+    GlobalAveragePool2D,
+    GlobalMaxPool1D,
+    GlobalMaxPool2D,
+    MaxPool1D,
+    MaxPool2D,
+)
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
@@ -75,6 +89,10 @@ __all__ = [
     "Bidirectional",
     "BlockDropout",
     "ConcreteDropout",
+    "AveragePool1D",
+    "AveragePool2D",
+    "Conv1D",
+    "Conv2D",
     "Dense",
     "DropConnect",
     "DropPath",
@@ -85,9 +103,15 @@ __all__ = [
     "Flatten",
     "GaussianDropout",
     "GaussianNoise",
+    "GlobalAveragePool1D",
+    "GlobalAveragePool2D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPool2D",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaxPool1D",
+    "MaxPool2D",
     "Maxout",
     "Parallel",
     "ReLU",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
+from dropcore.mask import Mask
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
 from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, named, prefixed
@@ -132,8 +133,9 @@ class Sequential(Layer):
             following = children[0] if children else None
             step: Any
             with named(name):
-                if type(layer) is Dense:
-                    layer.check(y)
+                maskable = masks_output(layer)
+                if maskable is not None:
+                    maskable.check(y)
                 elif states is not None and layer.carries_state:
                     y, left[name], step = layer.forward_from(
                         y, states.get(name), key=own, row=row, lengths=lengths
@@ -148,8 +150,8 @@ class Sequential(Layer):
                     y, step = layer.forward_live(y, mask)
                 else:
                     y, step = layer.forward(y, key=own, row=row, **layer.extras(lengths))
-            if type(layer) is Dense:
-                y, step = self._dense(layer, y, children, row)
+            if maskable is not None:
+                y, step = self._masked(maskable, y, children, row)
             steps.append((name, step))
         first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
 
@@ -175,8 +177,8 @@ class Sequential(Layer):
 
         return y, left, backward
 
-    def _dense(
-        self, layer: Dense, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int
+    def _masked(
+        self, layer: MasksOutput, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int
     ) -> tuple[Any, Backward]:
         """`layer` with the dropout behind it, if there is one, which is taken from the list.
 
@@ -188,6 +190,34 @@ class Sequential(Layer):
         assert isinstance(dropout, Dropout)
         assert key is not None
         with named(name):
-            mask = dropout.mask((*x.shape[:-1], layer.units), key, row)
+            mask = dropout.mask((x.shape[0], *layer.output_shape(x.shape[1:])), key, row)
         live = any(type(next_layer) is Dense for _, next_layer, _ in behind[:1])
         return layer.forward_masked(x, mask, live=live)
+
+
+class MasksOutput(Protocol):
+    """A layer that applies a mask of its output as it makes it: see Dense."""
+
+    def check(self, x: Any) -> None:
+        """TypeError or ValueError for what the layer cannot take."""
+
+    def output_shape(self, input_shape: Shape) -> Any:
+        """As of any layer."""
+
+    def forward_masked(
+        self, x: Any, mask: Mask | None = None, *, live: bool = False
+    ) -> tuple[Any, Backward]:
+        """`forward` of x, which `check` has seen, under the mask."""
+
+
+def masks_output(layer: Layer) -> MasksOutput | None:
+    """The layer, if it offers `forward_masked`, for the same function as its `forward`.
+
+    A class made from one that does, with a `forward` of its own, is another function.
+    """
+    for kind in type(layer).__mro__:
+        if "forward_masked" in vars(kind):
+            return cast(MasksOutput, layer)
+        if "forward" in vars(kind):
+            return None
+    return None

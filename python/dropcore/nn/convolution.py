@@ -1,0 +1,237 @@
+"""Convolutional layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dropcore.checks import check_integer
+from dropcore.constraints import Constraint
+from dropcore.convolution import convolve, convolve_backward
+from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, plain, plain_sides
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.mask import Mask
+from dropcore.nn.initializers import Initializer, drawn, initializer_of
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.regularizers import Regularizer
+
+__all__ = ["Conv1D", "Conv2D"]
+
+
+class _Convolution(Layer):
+    input_weights = ("weight",)
+    axes: int
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = "valid",
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        initializer: str | Initializer = "he_uniform",
+        constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.filters = check_integer(f"{name}: filters", filters, 1)
+        self.kernel_size = plain(one_or_each(f"{name}: kernel_size", kernel_size, self.axes))
+        self.stride = plain(one_or_each(f"{name}: stride", stride, self.axes))
+        self.padding = plain_sides(padding_of(f"{name}: padding", padding, self.axes))
+        self.dilation = plain(one_or_each(f"{name}: dilation", dilation, self.axes))
+        self.groups = check_integer(f"{name}: groups", groups, 1)
+        if self.filters % self.groups:
+            raise ValueError(f"{name}: filters must divide into {groups} groups, got {filters}")
+        if activation not in (None, "relu"):
+            raise ValueError(f"{name}: activation must be None or 'relu', got {activation!r}")
+        initializer_of(f"{name}: initializer", initializer)
+        self.activation = activation
+        self.use_bias = use_bias
+        self.initializer = initializer
+        self.constraint = constraint
+        self.regularizer = regularizer
+        if constraint is not None:
+            self._constraints["weight"] = constraint
+        if regularizer is not None:
+            self._regularizers["weight"] = regularizer
+
+    @property
+    def built(self) -> bool:
+        return bool(self._params)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride, "padding": self.padding, "dilation": self.dilation,
+            "groups": self.groups,
+        }  # fmt: skip
+
+    def _expected(self, batch: str = "") -> str:
+        """What samples look like, for messages."""
+        channels = self._params["weight"].shape[-2] * self.groups if self.built else "channels"
+        place = "time" if self.axes == 1 else "height, width"
+        return f"({batch}{place}, {channels})"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        channels = self._params["weight"].shape[-2] * self.groups if self.built else None
+        found = input_shape[-1] if len(input_shape) == self.axes + 1 else None
+        if not found or channels not in (None, found):
+            raise ValueError(
+                f"{self!r} expects samples of shape {self._expected()}, got {input_shape}"
+            )
+        if found % self.groups:
+            raise ValueError(
+                f"{self!r} expects channels that divide into {self.groups} groups, got "
+                f"{input_shape}"
+            )
+        kernel, stride, dilation = (
+            one_or_each("", numbers, self.axes)
+            for numbers in (self.kernel_size, self.stride, self.dilation)
+        )
+        padding = padding_of("", self.padding, self.axes)
+        try:
+            out = Geometry.out_of(input_shape[:-1], kernel, stride, dilation, padding)
+        except ValueError as error:
+            raise ValueError(f"{self!r}: {error}, got samples of shape {input_shape}") from None
+        return (*out, self.filters)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if self.built:
+            return
+        channels = input_shape[-1]
+        assert channels is not None  # output_shape has seen to it
+        kernel = one_or_each("", self.kernel_size, self.axes)
+        shape = (*kernel, channels // self.groups, self.filters)
+        # An input feeds the maps of its own group only.
+        fans = math.prod(kernel) * shape[-2], math.prod(kernel) * self.filters // self.groups
+        self._params["weight"] = drawn(self.initializer, rng, shape, dtype, fans=fans)
+        if self.use_bias:
+            self._params["bias"] = np.zeros(self.filters, dtype)
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        self.check(x)
+        return self.forward_masked(x)
+
+    def forward_masked(
+        self, x: Array, mask: Mask | None = None, *, live: bool = False
+    ) -> tuple[Array, Backward]:
+        """`forward` and the dropout behind it in one: what Sequential calls for the two.
+
+        Parameters
+        ----------
+        x : ndarray
+            That `check` has seen.
+        mask : Mask, optional
+            Of the output.
+        live : bool
+            Nothing here: all maps are worked out.
+        """
+        weight = self._params["weight"]
+        options = self._where | {"activation": self.activation, "y_mask": mask}
+        y = convolve(x, weight, self._params.get("bias"), **options)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            dx, dweight, dbias = convolve_backward(
+                dy, x, weight, y, **options, input_gradient=input_gradient
+            )
+            grads: dict[str, Gradient] = {"weight": dweight}
+            return dx, grads | ({"bias": dbias} if self.use_bias else {})
+
+        return y, backward
+
+    def check(self, x: Array) -> None:
+        """TypeError or ValueError for what the layer cannot take."""
+        if not self.built:
+            raise ValueError(
+                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
+                "fit(..., key=...) first"
+            )
+        weight = self._params["weight"]
+        if not hasattr(x, "dtype"):
+            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        if x.ndim != self.axes + 2 or x.shape[-1] != weight.shape[-2] * self.groups:
+            raise ValueError(
+                f"{self!r} expects x of shape {self._expected('batch, ')}, got {x.shape}"
+            )
+        if x.dtype != weight.dtype:
+            raise TypeError(
+                f"{self!r} has {weight.dtype} weights and expects x of that dtype, got {x.dtype}"
+            )
+        self.output_shape(x.shape[1:])
+
+
+class Conv1D(_Convolution):
+    """Convolution over time: (batch, time, channels) -> (batch, out time, filters).
+
+    y[b, i, n] = activation(bias[n] + sum over k, c of
+    x[b, i stride + k dilation - before, c] weight[k, c, n]), with x zero outside. The gradients,
+    with dz = dy * activation'::
+
+        dweight[k, c, n] = sum over b, i of x[b, i stride + k dilation - before, c] dz[b, i, n]
+        dx[b, t, c] = sum over i, k with i stride + k dilation - before = t, and n, of
+            dz[b, i, n] weight[k, c, n]
+        dbias = sum of dz over batch and time
+
+    Parameters
+    ----------
+    filters : int
+        Maps of the output. `weight` is (kernel, channels / groups, filters), `bias` (filters,).
+    kernel_size : int
+    stride, dilation : int, default 1
+        Steps from output to output, and from weight to weight.
+    padding : "valid", "same", int or (before, after), default "valid"
+        Zeros around the sequence. "same" gives ceil(time / stride) steps; where their number is
+        odd, one more comes after. ``((kernel_size - 1) * dilation, 0)`` looks at the past only.
+    groups : int, default 1
+        Group g of the channels feeds group g of the filters only.
+    activation : None or "relu", default None
+        Applied inside the product, which saves a pass over the output.
+    use_bias : bool, default True
+    initializer, constraint, regularizer
+        Of `weight`, as in `Dense`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are not positive integers, filters that do not divide into the groups, or an
+        unknown padding, activation or initializer.
+    """
+
+    axes = 1
+
+
+class Conv2D(_Convolution):
+    """Convolution of images: (batch, height, width, channels) -> (batch, height, width, filters).
+
+    As `Conv1D`, along two axes; the formula is in `dropcore.convolution.convolve`.
+
+    Parameters
+    ----------
+    filters : int
+        Maps of the output. `weight` is (height, width, channels / groups, filters), `bias`
+        (filters,).
+    kernel_size : int or (height, width)
+    stride, dilation : int or (height, width), default 1
+    padding : "valid", "same", int, two of them, or ((top, bottom), (left, right)), default "valid"
+    groups, activation, use_bias, initializer, constraint, regularizer
+        As in `Conv1D`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Conv1D`.
+    """
+
+    axes = 2

@@ -1,0 +1,289 @@
+"""Pooling layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, plain, plain_sides
+from dropcore.gradients import Gradient
+from dropcore.key import Key
+from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.pooling import Pooling
+
+__all__ = [
+    "AveragePool1D",
+    "AveragePool2D",
+    "GlobalAveragePool1D",
+    "GlobalAveragePool2D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPool2D",
+    "MaxPool1D",
+    "MaxPool2D",
+]
+
+
+class _Pool(Layer):
+    """What all pooling has in common: where a window's numbers come from is in `_pooling`."""
+
+    homogeneous = True
+    axes: int
+    average: bool
+
+    def _pooling(self, x: Array, lengths: Array | None) -> Pooling:
+        raise NotImplementedError
+
+    def _check(self, shape: Shape, found: Any) -> None:
+        if len(shape) != self.axes + 1:
+            place = "time" if self.axes == 1 else "height, width"
+            raise ValueError(f"{self!r} expects samples of shape ({place}, channels), got {found}")
+
+    def _pooled(self, x: Array, lengths: Array | None = None) -> tuple[Array, Backward]:
+        self._check(x.shape[1:], x.shape[1:])
+        pooling = self._pooling(x, lengths)
+        y, places = pooling.forward(x)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return pooling.backward(dy, places) if input_gradient else None, {}
+
+        return y, backward
+
+
+class _WindowPool(_Pool):
+    count_include_pad = False
+
+    def __init__(
+        self,
+        pool_size: int | Pair = 2,
+        *,
+        stride: int | Pair | None = None,
+        padding: Padding = "valid",
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.pool_size = plain(one_or_each(f"{name}: pool_size", pool_size, self.axes))
+        self.stride = (
+            None if stride is None else plain(one_or_each(f"{name}: stride", stride, self.axes))
+        )
+        self.padding = plain_sides(padding_of(f"{name}: padding", padding, self.axes))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self._check(input_shape, input_shape)
+        size = one_or_each("pool_size", self.pool_size, self.axes)
+        step = size if self.stride is None else one_or_each("stride", self.stride, self.axes)
+        try:
+            out = Geometry.out_of(
+                input_shape[:-1], size, step, (1,) * self.axes,
+                padding_of("padding", self.padding, self.axes),
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{self!r}: {error}, got samples of shape {input_shape}") from None
+        return (*out, input_shape[-1])
+
+    def _pooling(self, x: Array, lengths: Array | None) -> Pooling:
+        try:
+            return Pooling(
+                x.shape, self.pool_size, stride=self.stride, padding=self.padding,
+                average=self.average, count_include_pad=self.count_include_pad,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{self!r}: {error}, got x of shape {x.shape}") from None
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        return self._pooled(x)
+
+
+class _MaxPool(_WindowPool):
+    average = False
+
+
+class _AveragePool(_WindowPool):
+    average = True
+
+    def __init__(
+        self,
+        pool_size: int | Pair = 2,
+        *,
+        stride: int | Pair | None = None,
+        padding: Padding = "valid",
+        count_include_pad: bool = False,
+    ) -> None:
+        super().__init__(pool_size, stride=stride, padding=padding)
+        self.count_include_pad = count_include_pad
+
+
+class MaxPool1D(_MaxPool):
+    """The maximum of each window of a sequence (batch, time, channels).
+
+    With ties the first one counts: dx = dy there and 0 elsewhere, summed over the windows that
+    overlap. A NaN is greater than anything.
+
+    Parameters
+    ----------
+    pool_size : int, default 2
+        Steps of a window.
+    stride : int, optional
+        From window to window; by default `pool_size`.
+    padding : "valid", "same", int or (int, int), default "valid"
+        Steps before and after, less than a window, which are no maximum of anything. "same" gives
+        ceil(time / stride) windows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size or padding that is none of these.
+    """
+
+    axes = 1
+
+
+class MaxPool2D(_MaxPool):
+    """The maximum of each window of an image (batch, height, width, channels).
+
+    As `MaxPool1D`, with sizes that are one number for both axes, or two; `padding` also takes
+    ((top, bottom), (left, right)).
+
+    Parameters
+    ----------
+    pool_size : int or (int, int), default 2
+    stride : int or (int, int), optional
+    padding : "valid", "same", int or pairs, default "valid"
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size or padding that is none of these.
+    """
+
+    axes = 2
+
+
+class AveragePool1D(_AveragePool):
+    """The mean of each window of a sequence (batch, time, channels).
+
+    y = sum of x / count, dx = dy / count, summed over the windows that overlap.
+
+    Parameters
+    ----------
+    pool_size, stride, padding
+        As in `MaxPool1D`.
+    count_include_pad : bool, default False
+        Whether count is the size of the window, or the number of its steps inside the sequence.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size or padding that is none of these.
+    """
+
+    axes = 1
+
+
+class AveragePool2D(_AveragePool):
+    """The mean of each window of an image (batch, height, width, channels).
+
+    y = sum of x / count, dx = dy / count, summed over the windows that overlap.
+
+    Parameters
+    ----------
+    pool_size, stride, padding
+        As in `MaxPool2D`.
+    count_include_pad : bool, default False
+        Whether count is the size of the window, or the number of its elements inside the image.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size or padding that is none of these.
+    """
+
+    axes = 2
+
+
+class _GlobalPool(_Pool):
+    def output_shape(self, input_shape: Shape) -> Shape:
+        self._check(input_shape, input_shape)
+        return input_shape[-1:]
+
+    def _pooling(self, x: Array, lengths: Array | None) -> Pooling:
+        return Pooling(x.shape, None, average=self.average, lengths=lengths)
+
+    def _pooled(self, x: Array, lengths: Array | None = None) -> tuple[Array, Backward]:
+        y, inner = super()._pooled(x, lengths)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return inner(dy.reshape(y.shape), input_gradient=input_gradient)
+
+        return y.reshape(len(x), x.shape[-1]), backward
+
+
+class _GlobalPool1D(_GlobalPool):
+    axes = 1
+
+    @property
+    def takes_lengths(self) -> bool:
+        return True
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Backward]:
+        return self._pooled(x, lengths)
+
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        return self._pooled(x, lengths)[0]
+
+
+class _GlobalPool2D(_GlobalPool):
+    axes = 2
+
+    def forward(
+        self, x: Array, *, key: Key | int | None = None, row: int = 0
+    ) -> tuple[Array, Backward]:
+        return self._pooled(x)
+
+
+class GlobalMaxPool1D(_GlobalPool1D):
+    """The maximum of each channel over time: (batch, time, channels) -> (batch, channels).
+
+    With `lengths` only over the steps that each sequence has; of none of them it is 0.
+    """
+
+    average = False
+
+
+class GlobalMaxPool2D(_GlobalPool2D):
+    """The maximum of each channel: (batch, height, width, channels) -> (batch, channels)."""
+
+    average = False
+
+
+class GlobalAveragePool1D(_GlobalPool1D):
+    """The mean of each channel over time: (batch, time, channels) -> (batch, channels).
+
+    With `lengths` only over the steps that each sequence has; of none of them it is 0.
+    """
+
+    average = True
+
+
+class GlobalAveragePool2D(_GlobalPool2D):
+    """The mean of each channel: (batch, height, width, channels) -> (batch, channels)."""
+
+    average = True
