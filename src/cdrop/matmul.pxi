@@ -223,6 +223,8 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
             memset(c + r * c_stride, 0, n * sizeof(real))
         finish_block(c, c_stride, 0, 0, m, n, finish)
         return 0
+    if is_tall(a, m, n, depth, sizeof(real)):
+        return multiply_plain_tall(a, b, c, c_stride, m, n, depth, finish)
     block.rows, block.width = rows, width
     block.m = min(m, <int64_t> (ROW_BLOCK // rows * rows))
     deep = PACKED_BYTES // (<int64_t> sizeof(real) * block.m)
