@@ -8,19 +8,24 @@
  * Dukhan 2019, "The indirect convolution algorithm".)
  */
 
+static inline void F(copy_run)(const T *from, int64_t n, T *to) {
+    int64_t i = 0;
+    if (n < V(LANES)) {
+        for (; i < n; ++i) to[i] = from[i];
+        return;
+    }
+    for (; i < n - V(LANES); i += V(LANES)) V(store)(to + i, V(load)(from + i));
+    i = n - V(LANES); /* a vector that overlaps the one before, and no tail */
+    V(store)(to + i, V(load)(from + i));
+}
+
 /* to__n = row[at ... at + n), zero outside of [0, limit). */
 static inline void F(copy_clipped)(const T *row, int64_t at, int64_t n, int64_t limit, T *to) {
     int64_t first = at < 0 ? -at : 0, last = limit - at < n ? limit - at : n, i;
     if (first > n) first = n;
     if (last < first) last = first;
     for (i = 0; i < first; ++i) to[i] = (T)0;
-    if (last - first >= V(LANES)) {
-        for (i = first; i < last - V(LANES); i += V(LANES)) V(store)(to + i, V(load)(row + (at + i)));
-        i = last - V(LANES); /* a vector that overlaps the one before, and no tail */
-        V(store)(to + i, V(load)(row + (at + i)));
-    } else {
-        for (i = first; i < last; ++i) to[i] = row[at + i];
-    }
+    if (last > first) F(copy_run)(row + (at + first), last - first, to + first);
     for (i = last; i < n; ++i) to[i] = (T)0;
 }
 
@@ -52,8 +57,11 @@ static void F(lines)(const cdrop_patches *p, int64_t position0, int64_t n, int64
             while (d < depth) {
                 if (now > depth - d) now = depth - d;
                 const int inside = y >= 0 && y < p->height;
-                F(copy_clipped)(inside ? image + y * limit : NULL, at, now, inside ? limit : 0,
-                                to + d);
+                if (inside && at >= 0 && at + now <= limit)
+                    F(copy_run)(image + y * limit + at, now, to + d);
+                else
+                    F(copy_clipped)(inside ? image + y * limit : NULL, at, now, inside ? limit : 0,
+                                    to + d);
                 d += now;
                 now = run;
                 if (++x == runs_a_row) {
