@@ -13,39 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.activation import Activation
 from dropcore.backends.cpu import as_array
 from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of
 from dropcore.mask import Mask
 from dropcore.steps import Ending
 from dropcore.workspace import empty
 
-__all__ = ["convolve", "convolve_backward"]
+__all__ = ["ConvolutionStep"]
 
 Array = npt.NDArray[Any]
 
+REAL = ("float32", "float64")
 
-def convolve(
-    x: npt.ArrayLike,
-    w: npt.ArrayLike,
-    bias: npt.ArrayLike | None = None,
-    *,
-    stride: int | Pair = 1,
-    padding: Padding = "valid",
-    dilation: int | Pair = 1,
-    groups: int = 1,
-    activation: str | None = None,
-    y_mask: Mask | None = None,
-) -> Array:
-    """y = act(x * w + bias) ∘ mask, the convolution of sequences or images.
 
-    For images, with the input channels c of the group that the map n belongs to, and x zero
-    outside of the image::
+class ConvolutionStep:
+    """y = act(x * w + bias) ∘ mask, the convolution of sequences or images, and the way back.
 
-        z[b, i, j, n] = sum over k, l, c of
+    For images, with the channels c of the group that the map n belongs to, and x zero outside of
+    the image::
+
+        z[b, i, j, n] = bias[n] + sum over k, l, c of
             x[b, i stride + k dilation - before, j stride + l dilation - before, c] w[k, l, c, n]
 
-    Kernels are not flipped (a cross-correlation, as in all libraries). The patches are never
-    stored. Any number of threads gives the same bits.
+    Kernels are not flipped (a cross-correlation, as in all libraries). Bias, relu and the mask are
+    applied where the product ends. The patches are never stored. Any number of threads gives the
+    same bits.
 
     Parameters
     ----------
@@ -59,14 +52,16 @@ def convolve(
         "same" gives ceil(size / stride) outputs; where it is odd, one more zero comes after.
     groups : int, default 1
         Group g of the channels feeds group g of the maps only.
-    activation : {None, "relu"}
-        Applied where the product ends, and so are the bias and the mask.
-    y_mask : Mask, optional
+    relu : bool, default False
+        The activation that the product applies itself.
+    activation : Activation, optional
+        Another one.
+    mask : Mask, optional
         Of y.
 
-    Returns
-    -------
-    ndarray (batch, out time, maps) or (batch, out height, out width, maps)
+    Attributes
+    ----------
+    y : ndarray (batch, out time, maps) or (batch, out height, out width, maps)
 
     Raises
     ------
@@ -75,166 +70,125 @@ def convolve(
     ValueError
         For shapes that do not belong together, or a kernel that is larger than the padded image.
     """
-    x, w, geometry = _checked(x, w, stride, padding, dilation, groups)
-    ending = _ending(x, w, geometry, activation, y_mask)
-    y2 = empty((math.prod(ending.shape[:-1]), w.shape[-1]), x.dtype)
-    if bias is not None:
-        bias = np.ascontiguousarray(as_array("bias", bias, ("float32", "float64")))
-        if bias.shape != w.shape[-1:] or bias.dtype != x.dtype:
+
+    def __init__(
+        self,
+        x: npt.ArrayLike,
+        w: npt.ArrayLike,
+        bias: npt.ArrayLike | None = None,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = "valid",
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        relu: bool = False,
+        activation: Activation | None = None,
+        mask: Mask | None = None,
+    ) -> None:
+        self.x = x = np.ascontiguousarray(as_array("x", x, REAL))
+        self.w = w = np.ascontiguousarray(as_array("w", w, REAL))
+        if x.ndim not in (3, 4) or w.ndim != x.ndim:
             raise ValueError(
-                f"bias must have shape {w.shape[-1:]} and dtype {x.dtype}, got {bias.shape} "
-                f"{bias.dtype}"
+                "x must be (batch, time, channels) or (batch, height, width, channels), and w "
+                f"(kernel, channels, maps) or (height, width, channels, maps), got {x.shape} and "
+                f"{w.shape}"
             )
-    _core.convolution(
-        y2, _patches(x, geometry, groups), w.reshape(-1, w.shape[-1]), bias=bias,
-        relu=ending.relu, bits=ending.bits, scale=ending.scale,
-    )  # fmt: skip
-    return ending.finish(y2.reshape(ending.shape))
-
-
-def convolve_backward(
-    dy: npt.ArrayLike,
-    x: npt.ArrayLike,
-    w: npt.ArrayLike,
-    y: npt.ArrayLike,
-    *,
-    stride: int | Pair = 1,
-    padding: Padding = "valid",
-    dilation: int | Pair = 1,
-    groups: int = 1,
-    activation: str | None = None,
-    y_mask: Mask | None = None,
-    input_gradient: bool = True,
-) -> tuple[Array | None, Array, Array]:
-    """The gradients of `convolve`.
-
-    With dz = (dy ∘ mask) act'(z), the gradient of the input is the convolution of dz with the
-    kernel turned around, once for each phase of the stride; that of the kernel is the product of
-    the patches, transposed, with dz.
-
-    Parameters
-    ----------
-    dy : the dtype of x, the shape of y
-    x, w, stride, padding, dilation, groups, activation, y_mask
-        As given to `convolve`.
-    y : ndarray
-        What it returned.
-    input_gradient : bool, default True
-        Whether dx is wanted.
-
-    Returns
-    -------
-    dx : like x, or None
-    dw : like w
-    dbias : (maps,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `convolve`, and for another shape or dtype of dy or y.
-    """
-    x, w, geometry = _checked(x, w, stride, padding, dilation, groups)
-    ending = _ending(x, w, geometry, activation, y_mask)
-    both = []
-    for name, given in (("dy", dy), ("y", y)):
-        array = as_array(name, given, ("float32", "float64"))
-        if array.shape != ending.shape or array.dtype != x.dtype:
+        channels, maps = w.shape[-2:]
+        if x.dtype != w.dtype:
+            raise TypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}")
+        if groups < 1 or x.shape[-1] != channels * groups or maps % groups or not w.size:
             raise ValueError(
-                f"{name} must have the shape of the output, {ending.shape} of {x.dtype}, got "
-                f"{array.shape} of {array.dtype}"
+                f"w of shape {w.shape} in {groups} groups needs x with {channels * groups} "
+                f"channels, and maps that divide into the groups, got x of shape {x.shape}"
             )
-        both.append(array)
-    maps = w.shape[-1]
-    dz, dbias = ending.back(both[0], np.ascontiguousarray(both[1]).reshape(-1, maps))
-    dw = empty(w.shape, w.dtype)
-    _core.kernel_gradient(dw.reshape(-1, maps), _patches(x, geometry, groups), dz)
-    dx = None
-    if input_gradient:
-        dz = dz.reshape(len(x), *geometry.out, maps)
-        dx = _input_gradient(dz, w, geometry, groups).reshape(x.shape)
-    return dx, dw, dbias
-
-
-def _checked(
-    x: npt.ArrayLike,
-    w: npt.ArrayLike,
-    stride: int | Pair,
-    padding: Padding,
-    dilation: int | Pair,
-    groups: int,
-) -> tuple[Array, Array, Geometry]:
-    """x and w, contiguous, and where the patches of the images lie."""
-    x = np.ascontiguousarray(as_array("x", x, ("float32", "float64")))
-    w = np.ascontiguousarray(as_array("w", w, ("float32", "float64")))
-    if x.dtype != w.dtype:
-        raise TypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}")
-    if x.ndim not in (3, 4) or w.ndim != x.ndim:
-        raise ValueError(
-            "x must be (batch, time, channels) or (batch, height, width, channels) and w (kernel, "
-            f"channels, maps) or (height, width, channels, maps), got {x.shape} and {w.shape}"
+        if bias is not None:
+            bias = np.ascontiguousarray(as_array("bias", bias, REAL))
+            if bias.shape != (maps,) or bias.dtype != x.dtype:
+                raise ValueError(
+                    f"bias must have shape ({maps},) and dtype {x.dtype}, got {bias.shape} "
+                    f"{bias.dtype}"
+                )
+        axes = x.ndim - 2
+        where = Geometry.of(
+            x.shape[1:-1],
+            w.shape[:-2],
+            one_or_each("stride", stride, axes),
+            one_or_each("dilation", dilation, axes),
+            padding_of("padding", padding, axes),
         )
-    if groups < 1 or x.shape[-1] != w.shape[-2] * groups or w.shape[-1] % groups or not w.size:
-        raise ValueError(
-            f"w of shape {w.shape} in {groups} groups takes {w.shape[-2] * groups} channels and "
-            f"its maps must divide into the groups, got x of shape {x.shape}"
-        )
-    axes = x.ndim - 2
-    geometry = Geometry.of(
-        x.shape[1:-1],
-        w.shape[:-2],
-        one_or_each("stride", stride, axes),
-        one_or_each("dilation", dilation, axes),
-        padding_of("padding", padding, axes),
-    )
-    return x, w, geometry.as_images()
+        shape = (len(x), *where.out, maps)
+        self.geometry, self.groups = where.as_images(), groups
+        self.ending = Ending(shape, relu=relu, activation=activation, mask=mask)
+        z = empty(shape, x.dtype)
+        _core.convolution(
+            z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias, relu=relu,
+            bits=self.ending.bits, scale=self.ending.scale,
+        )  # fmt: skip
+        self.y, self.held = self.ending.finish(z)
 
+    def _patches(self) -> _core.Patches:
+        where = self.geometry
+        return _core.Patches(
+            self.x.reshape(len(self.x), *where.image, self.x.shape[-1]), where.out, where.kernel,
+            where.stride, where.dilation, where.before, self.groups,
+        )  # fmt: skip
 
-def _ending(
-    x: Array, w: Array, geometry: Geometry, activation: str | None, mask: Mask | None
-) -> Ending:
-    if activation not in (None, "relu"):
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
-    out = geometry.out[4 - x.ndim :]
-    return Ending((len(x), *out, w.shape[-1]), relu=activation == "relu", mask=mask)
+    def backward(
+        self, dy: npt.ArrayLike, *, input_gradient: bool = True
+    ) -> tuple[Array | None, Array, Array]:
+        """dx, or None where it is not wanted, dw and dbias.
 
+        With dz = (dy ∘ mask) act'(z), the gradient of the input is the convolution of dz with the
+        kernel turned around, once for each phase of the stride; that of the kernel is the product
+        of the patches, transposed, with dz.
 
-def _patches(x: Array, geometry: Geometry, groups: int) -> _core.Patches:
-    return _core.Patches(
-        x.reshape(len(x), *geometry.image, x.shape[-1]), geometry.out, geometry.kernel,
-        geometry.stride, geometry.dilation, geometry.before, groups,
-    )  # fmt: skip
-
-
-def _input_gradient(dz: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-    """Convolutions of dz (batch, height, width, maps) with the kernel turned around."""
-    *_, channels, maps = w.shape
-    turned = w.reshape(*geometry.kernel, channels, groups, maps // groups)
-    turned = turned.transpose(0, 1, 4, 3, 2)
-    dx = empty((len(dz), *geometry.image, groups * channels), dz.dtype)
-    rows, columns = (
-        [_phase(geometry, axis, phase) for phase in range(geometry.stride[axis])] for axis in (0, 1)
-    )
-    for top, (row_taps, *row) in enumerate(rows):
-        for left, (column_taps, *column) in enumerate(columns):
-            part = dx[:, top :: geometry.stride[0], left :: geometry.stride[1]]
-            kernel = turned[row_taps, column_taps]
-            if not part.size or not kernel.size:
-                part[...] = 0
-                continue
-            # Phases lie between each other: only one that is all of dx is written where it belongs.
-            alone = part.flags.c_contiguous
-            to = part if alone else empty(part.shape, dx.dtype)
-            dilation, before = zip(row, column, strict=True)
-            patches = _core.Patches(
-                dz, part.shape[1:3], kernel.shape[:2], (1, 1), dilation, before, groups
+        Raises
+        ------
+        TypeError, ValueError
+            Where dy has not the shape and dtype of y.
+        """
+        dy = as_array("dy", dy, REAL)
+        if dy.shape != self.y.shape or dy.dtype != self.y.dtype:
+            raise ValueError(
+                f"dy must have the shape of the output, {self.y.shape} of {self.y.dtype}, got "
+                f"{dy.shape} of {dy.dtype}"
             )
-            _core.convolution(
-                to.reshape(-1, groups * channels), patches,
-                np.ascontiguousarray(kernel).reshape(-1, groups * channels),
-            )  # fmt: skip
-            if not alone:
-                part[...] = to
-    return dx
+        dz, dbias = self.ending.back(dy, self.held)
+        dw = empty(self.w.shape, self.w.dtype)
+        _core.kernel_gradient(dw, self._patches(), dz)
+        if not input_gradient:
+            return None, dw, dbias
+        dz = dz.reshape(len(self.x), *self.geometry.out, dz.shape[-1])
+        return self._input_gradient(dz).reshape(self.x.shape), dw, dbias
+
+    def _input_gradient(self, dz: Array) -> Array:
+        """Convolutions of dz (batch, height, width, maps) with the kernel turned around."""
+        where, groups = self.geometry, self.groups
+        channels, maps = self.w.shape[-2:]
+        turned = self.w.reshape(*where.kernel, channels, groups, maps // groups)
+        turned = turned.transpose(0, 1, 4, 3, 2)
+        dx = empty((len(dz), *where.image, groups * channels), dz.dtype)
+        rows, columns = (
+            [_phase(where, axis, phase) for phase in range(where.stride[axis])] for axis in (0, 1)
+        )
+        for top, (row_taps, *row) in enumerate(rows):
+            for left, (column_taps, *column) in enumerate(columns):
+                part = dx[:, top :: where.stride[0], left :: where.stride[1]]
+                kernel = np.ascontiguousarray(turned[row_taps, column_taps])
+                if not part.size or not kernel.size:
+                    part[...] = 0
+                    continue
+                # Phases lie between each other: one that is all there is goes where it belongs.
+                alone = part.flags.c_contiguous
+                to = part if alone else empty(part.shape, dx.dtype)
+                dilation, before = zip(row, column, strict=True)
+                patches = _core.Patches(
+                    dz, part.shape[1:3], kernel.shape[:2], (1, 1), dilation, before, groups
+                )
+                _core.convolution(to, patches, kernel)
+                if not alone:
+                    part[...] = to
+        return dx
 
 
 def _phase(geometry: Geometry, axis: int, phase: int) -> tuple[slice, int, int]:

@@ -12,12 +12,28 @@ import numpy.typing as npt
 
 from dropcore import _core
 from dropcore.backends.cpu import as_array
-from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of
+from dropcore.geometry import Geometry, Padding, Pair, Sides, one_or_each, padding_of
 from dropcore.workspace import empty
 
-__all__ = ["Pooling"]
+__all__ = ["Pooling", "padding_inside"]
 
 Array = npt.NDArray[Any]
+
+
+def padding_inside(what: str, padding: Any, window: Pair) -> str | Sides:
+    """`padding_of`, for windows that must not be all padding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `padding_of`, and for padding of a window's size or more.
+    """
+    sides = padding_of(what, padding, len(window))
+    if not isinstance(sides, str) and any(
+        max(side) >= n for side, n in zip(sides, window, strict=True)
+    ):
+        raise ValueError(f"{what} must be smaller than the window of {window}, got {padding!r}")
+    return sides
 
 
 class Pooling:
@@ -40,7 +56,8 @@ class Pooling:
     stride : int or one for each axis, optional
         That of the windows, by default their size.
     padding : "valid", "same", int or pairs, default "valid"
-        As in `convolve`, but smaller than a window. It holds no number that could be a maximum.
+        As in `ConvolutionStep`, but smaller than a window. It holds nothing that could be the
+        maximum.
     average : bool, default False
     count_include_pad : bool, default False
         Whether `count` is that of the whole window, or of its elements inside of the image.
@@ -79,13 +96,7 @@ class Pooling:
             where = Geometry(shape[1:-1], one, whole, one, one, (0,) * axes)
         else:
             window = one_or_each("size", size, axes)
-            sides = padding_of("padding", padding, axes)
-            if not isinstance(sides, str) and any(
-                max(side) >= n for side, n in zip(sides, window, strict=True)
-            ):
-                raise ValueError(
-                    f"padding must be smaller than the window of {window}, got {padding!r}"
-                )
+            sides = padding_inside("padding", padding, window)
             step = window if stride is None else one_or_each("stride", stride, axes)
             where = Geometry.of(shape[1:-1], window, step, (1,) * axes, sides)
         self.out_shape = (shape[0], *where.out, shape[-1])

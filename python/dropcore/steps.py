@@ -181,9 +181,7 @@ class DenseStep:
             self.x_units, x = x.units, x.values
         self.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         shape = (*self.x_shape[:-1], w.shape[1])
-        self.ending = ending = Ending(
-            shape, relu=relu, activation=activation, mask=mask, live=live
-        )
+        self.ending = ending = Ending(shape, relu=relu, activation=activation, mask=mask, live=live)
         self.y_units = ending.units
         self.width = w.shape[1] if self.y_units is None else len(self.y_units)
         z = empty((len(self.x), self.width), w.dtype)

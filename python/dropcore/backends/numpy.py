@@ -14,6 +14,7 @@ from the other three words of its block. It is kept where ``u32 < T = round(keep
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "convolution",
+    "convolution_backward",
     "decisions",
     "dropout",
     "masked_matmul",
@@ -32,6 +35,8 @@ __all__ = [
     "noise_words",
     "pack",
     "philox",
+    "pooling",
+    "pooling_backward",
     "rmsprop",
     "scale",
     "sgd",
@@ -515,6 +520,152 @@ def _sample(mask: Pair | None, b: int) -> Pair | None:
     if scale.ndim == 3:
         scale = np.broadcast_to(scale, kept.shape)[b]
     return kept[b], scale
+
+
+# Convolutions and pooling ----------------------------------------------------------------------
+
+
+def _taps(
+    image: tuple[int, int],
+    out: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    before: tuple[int, int],
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """(i, j) of the output, (k, l) of the window and (y, x) of the image, where that is inside."""
+    for i, j in np.ndindex(out):
+        for k, l in np.ndindex(kernel):  # noqa: E741
+            y = i * stride[0] + k * dilation[0] - before[0]
+            x = j * stride[1] + l * dilation[1] - before[1]
+            if 0 <= y < image[0] and 0 <= x < image[1]:
+                yield i, j, k, l, y, x
+
+
+def convolution(
+    x: NDArray,
+    w: NDArray,
+    *,
+    out: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    before: tuple[int, int],
+    groups: int = 1,
+) -> Floats:
+    """The sums of a convolution of images, tap by tap, in float64.
+
+    Parameters
+    ----------
+    x : (batch, height, width, channels)
+    w : (kernel height, kernel width, channels / groups, maps)
+    out : (height, width) of the output
+    stride, dilation, before : (along the height, along the width)
+    groups : int
+
+    Returns
+    -------
+    ndarray of float64, shape (batch, *out, maps)
+    """
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    channels, maps = w.shape[2], w.shape[3] // groups
+    z = np.zeros((len(x), *out, groups * maps))
+    for i, j, k, l, row, column in _taps(  # noqa: E741
+        x.shape[1:3], out, w.shape[:2], stride, dilation, before
+    ):
+        for g in range(groups):
+            c, n = slice(g * channels, (g + 1) * channels), slice(g * maps, (g + 1) * maps)
+            z[:, i, j, n] += x[:, row, column, c] @ w[k, l, :, n]
+    return z
+
+
+def convolution_backward(
+    dz: NDArray,
+    x: NDArray,
+    w: NDArray,
+    *,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    before: tuple[int, int],
+    groups: int = 1,
+) -> tuple[Floats, Floats]:
+    """dx and dw of :func:`convolution`, in float64, from dz (batch, height, width, maps)."""
+    dz, x, w = dz.astype(np.float64), x.astype(np.float64), w.astype(np.float64)
+    channels, maps = w.shape[2], w.shape[3] // groups
+    dx, dw = np.zeros(x.shape), np.zeros(w.shape)
+    for i, j, k, l, row, column in _taps(  # noqa: E741
+        x.shape[1:3], dz.shape[1:3], w.shape[:2], stride, dilation, before
+    ):
+        for g in range(groups):
+            c, n = slice(g * channels, (g + 1) * channels), slice(g * maps, (g + 1) * maps)
+            dx[:, row, column, c] += dz[:, i, j, n] @ w[k, l, :, n].T
+            dw[k, l, :, n] += x[:, row, column, c].T @ dz[:, i, j, n]
+    return dx, dw
+
+
+def pooling(
+    x: NDArray,
+    *,
+    out: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    before: tuple[int, int],
+    average: bool = False,
+    count_include_pad: bool = False,
+) -> Floats:
+    """Maxima or averages of the windows of images, in float64.
+
+    Parameters
+    ----------
+    x : (batch, height, width, channels)
+    out : (height, width) of the output
+    kernel, stride, before : (along the height, along the width)
+    average : bool
+    count_include_pad : bool
+        Whether an average is over all of the window, or over what is inside of the image.
+
+    Returns
+    -------
+    ndarray of float64, shape (batch, *out, channels)
+        The maximum is NaN where an element is, and 0 of no elements.
+    """
+    windows: dict[tuple[int, int], list[NDArray]] = {}
+    for i, j, _, _, row, column in _taps(x.shape[1:3], out, kernel, stride, (1, 1), before):
+        windows.setdefault((i, j), []).append(x[:, row, column].astype(np.float64))
+    y = np.zeros((len(x), *out, x.shape[-1]))
+    for (i, j), inside in windows.items():
+        count = kernel[0] * kernel[1] if count_include_pad else len(inside)
+        y[:, i, j] = np.sum(inside, axis=0) / count if average else np.max(inside, axis=0)
+    return y
+
+
+def pooling_backward(
+    dy: NDArray,
+    x: NDArray,
+    *,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    before: tuple[int, int],
+    average: bool = False,
+    count_include_pad: bool = False,
+) -> Floats:
+    """dx of :func:`pooling`, in float64; a maximum is the first of several, and the last NaN."""
+    out = dy.shape[1:3]
+    places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, j, _, _, row, column in _taps(x.shape[1:3], out, kernel, stride, (1, 1), before):
+        places.setdefault((i, j), []).append((row, column))
+    dx = np.zeros(x.shape)
+    for (i, j), inside in places.items():
+        count = kernel[0] * kernel[1] if count_include_pad else len(inside)
+        for b, c in np.ndindex(len(x), x.shape[-1]):
+            if average:
+                for row, column in inside:
+                    dx[b, row, column, c] += dy[b, i, j, c] / count
+                continue
+            values = [x[b, row, column, c] for row, column in inside]
+            nans = [n for n, value in enumerate(values) if np.isnan(value)]
+            row, column = inside[nans[-1] if nans else int(np.argmax(values))]
+            dx[b, row, column, c] += dy[b, i, j, c]
+    return dx
 
 
 # Max-norm -----------------------------------------------------------------------------------------

@@ -61,7 +61,6 @@ from dropcore.nn.learned_dropout import ConcreteDropout, VariationalDropout
 from dropcore.nn.maxout import Maxout
 from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
 from dropcore.nn.normalization import BatchNorm, LayerNorm
-from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
 from dropcore.nn.pooling import (
     AveragePool1D,
     AveragePool2D,
@@ -72,6 +71,7 @@ from dropcore.nn.pooling import (
     MaxPool1D,
     MaxPool2D,
 )
+from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
@@ -85,12 +85,12 @@ __all__ = [
     "SELU",
     "ActivityRegularization",
     "AlphaDropout",
+    "AveragePool1D",
+    "AveragePool2D",
     "BatchNorm",
     "Bidirectional",
     "BlockDropout",
     "ConcreteDropout",
-    "AveragePool1D",
-    "AveragePool2D",
     "Conv1D",
     "Conv2D",
     "Dense",

@@ -9,11 +9,12 @@ import numpy as np
 
 from dropcore.checks import check_integer
 from dropcore.constraints import Constraint
-from dropcore.convolution import convolve, convolve_backward
+from dropcore.convolution import ConvolutionStep
 from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, plain, plain_sides
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn.activations import activation_of
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -50,10 +51,10 @@ class _Convolution(Layer):
         self.groups = check_integer(f"{name}: groups", groups, 1)
         if self.filters % self.groups:
             raise ValueError(f"{name}: filters must divide into {groups} groups, got {filters}")
-        if activation not in (None, "relu"):
-            raise ValueError(f"{name}: activation must be None or 'relu', got {activation!r}")
+        behind = activation_of(name, activation)
         initializer_of(f"{name}: initializer", initializer)
         self.activation = activation
+        self._function = behind.function if behind and activation != "relu" else None
         self.use_bias = use_bias
         self.initializer = initializer
         self.constraint = constraint
@@ -66,13 +67,6 @@ class _Convolution(Layer):
     @property
     def built(self) -> bool:
         return bool(self._params)
-
-    @property
-    def _where(self) -> dict[str, Any]:
-        return {
-            "stride": self.stride, "padding": self.padding, "dilation": self.dilation,
-            "groups": self.groups,
-        }  # fmt: skip
 
     def _expected(self, batch: str = "") -> str:
         """What samples look like, for messages."""
@@ -136,20 +130,20 @@ class _Convolution(Layer):
         live : bool
             Nothing here: all maps are worked out.
         """
-        weight = self._params["weight"]
-        options = self._where | {"activation": self.activation, "y_mask": mask}
-        y = convolve(x, weight, self._params.get("bias"), **options)
+        step = ConvolutionStep(
+            x, self._params["weight"], self._params.get("bias"), stride=self.stride,
+            padding=self.padding, dilation=self.dilation, groups=self.groups,
+            relu=self.activation == "relu", activation=self._function, mask=mask,
+        )  # fmt: skip
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            dx, dweight, dbias = convolve_backward(
-                dy, x, weight, y, **options, input_gradient=input_gradient
-            )
+            dx, dweight, dbias = step.backward(dy, input_gradient=input_gradient)
             grads: dict[str, Gradient] = {"weight": dweight}
             return dx, grads | ({"bias": dbias} if self.use_bias else {})
 
-        return y, backward
+        return step.y, backward
 
     def check(self, x: Array) -> None:
         """TypeError or ValueError for what the layer cannot take."""
@@ -196,8 +190,9 @@ class Conv1D(_Convolution):
         odd, one more comes after. ``((kernel_size - 1) * dilation, 0)`` looks at the past only.
     groups : int, default 1
         Group g of the channels feeds group g of the filters only.
-    activation : None or "relu", default None
-        Applied inside the product, which saves a pass over the output.
+    activation : str, optional
+        A name of `dropcore.nn.activations.ACTIVATIONS`. "relu" is applied inside the product, which
+        saves a pass over the output.
     use_bias : bool, default True
     initializer, constraint, regularizer
         Of `weight`, as in `Dense`.
@@ -215,7 +210,7 @@ class Conv1D(_Convolution):
 class Conv2D(_Convolution):
     """Convolution of images: (batch, height, width, channels) -> (batch, height, width, filters).
 
-    As `Conv1D`, along two axes; the formula is in `dropcore.convolution.convolve`.
+    As `Conv1D`, along two axes; the formula is in `dropcore.convolution.ConvolutionStep`.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape
-from dropcore.pooling import Pooling
+from dropcore.pooling import Pooling, padding_inside
 
 __all__ = [
     "AveragePool1D",
@@ -62,11 +62,12 @@ class _WindowPool(_Pool):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.pool_size = plain(one_or_each(f"{name}: pool_size", pool_size, self.axes))
+        window = one_or_each(f"{name}: pool_size", pool_size, self.axes)
+        self.pool_size = plain(window)
         self.stride = (
             None if stride is None else plain(one_or_each(f"{name}: stride", stride, self.axes))
         )
-        self.padding = plain_sides(padding_of(f"{name}: padding", padding, self.axes))
+        self.padding = plain_sides(padding_inside(f"{name}: padding", padding, window))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         self._check(input_shape, input_shape)
