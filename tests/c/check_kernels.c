@@ -287,13 +287,15 @@ CHECK_EVERY_VALUE(bf16)
             const int64_t depth = 1 + below(150), cut = below(depth), stride = n + below(4);     \
             factor_##S a = any_factor_##S(m, depth), b = any_factor_##S(n, depth);               \
             const size_t size = (size_t)((m - 1) * stride + n) * sizeof(T);                      \
-            T *c = buffer(size), *again = buffer(size);                                          \
+            T *c = buffer(size), *again = buffer(size), *along = buffer(size);                   \
+            T *across = buffer(size);                                                            \
             /* Nobody looks at what is fetched on the way; it need not even be there. */         \
             const int64_t scattered[] = {7, 0, 3, 1, 4};                                         \
             const cdrop_ahead ahead = {(const char *)a.data, below(6), 1 + below(300), below(99), \
                                        any64() % 2 ? scattered : NULL};                          \
             int same = 1;                                                                        \
-            for (size_t i = 0; i < size / sizeof(T); ++i) c[i] = again[i] = (T)77;               \
+            for (size_t i = 0; i < size / sizeof(T); ++i)                                                    \
+                c[i] = again[i] = along[i] = across[i] = (T)77;                                  \
             for (int part = 0; part < 2; ++part) { /* the depth in two blocks */                 \
                 const int64_t from = part ? cut : 0, here = part ? depth - cut : cut;            \
                 T *pa = buffer((size_t)(m_up * here) * sizeof(T));                               \
@@ -302,6 +304,27 @@ CHECK_EVERY_VALUE(bf16)
                 k->pack_##S(&b.f, 0, n, from, here, (int)wide, pb);                              \
                 k->block_##S(m, n, here, pa, pb, c, stride, part, NULL);                         \
                 k->block_##S(m, n, here, pa, pb, again, stride, part, &ahead);                   \
+                /* The same numbers where they lie: rows of their own, and depths of their own. */ \
+                const int64_t line = m < high ? high : m;                                        \
+                const T **rows = buffer((size_t)m_up * sizeof *rows);                            \
+                const T **depths = buffer((size_t)here * sizeof *depths);                        \
+                for (int64_t i = 0; i < m_up; ++i) {                                             \
+                    T *row = i < m ? buffer((size_t)here * sizeof(T)) : NULL;                    \
+                    for (int64_t d = 0; i < m && d < here; ++d) row[d] = at_##S(&a.f, i, from + d); \
+                    rows[i] = i < m ? row : rows[0];                                             \
+                }                                                                                \
+                for (int64_t d = 0; d < here; ++d) {                                             \
+                    T *column = buffer((size_t)line * sizeof(T));                                \
+                    for (int64_t i = 0; i < line; ++i)                                           \
+                        column[i] = i < m ? at_##S(&a.f, i, from + d) : (T)unit();               \
+                    depths[d] = column;                                                          \
+                }                                                                                \
+                k->block_along_##S(m, n, here, rows, pb, along, stride, part);                   \
+                k->block_across_##S(m, n, here, depths, pb, across, stride, part);               \
+                for (int64_t i = 0; i < m; ++i) free((void *)rows[i]);                           \
+                for (int64_t d = 0; d < here; ++d) free((void *)depths[d]);                      \
+                free(rows);                                                                      \
+                free(depths);                                                                    \
                 free(pa);                                                                        \
                 free(pb);                                                                        \
             }                                                                                    \
@@ -323,6 +346,12 @@ CHECK_EVERY_VALUE(bf16)
             CHECK(same, "%s block_" #S ", m %d, n %d, depth %d", isa, (int)m, (int)n, (int)depth); \
             CHECK(!memcmp(c, again, size), "%s block_" #S " with something ahead, m %d, n %d",   \
                   isa, (int)m, (int)n);                                                          \
+            CHECK(!memcmp(c, along, size), "%s block_along_" #S ", m %d, n %d, depth %d", isa,   \
+                  (int)m, (int)n, (int)depth);                                                   \
+            CHECK(!memcmp(c, across, size), "%s block_across_" #S ", m %d, n %d, depth %d", isa, \
+                  (int)m, (int)n, (int)depth);                                                   \
+            free(along);                                                                         \
+            free(across);                                                                        \
             free(c);                                                                             \
             free(again);                                                                         \
             free_factor_##S(a);                                                                  \
@@ -417,6 +446,14 @@ CHECK_EVERY_VALUE(bf16)
                 same &= equal_##S(dz[i], want) & equal_##S(sum[i], total[i] + want);             \
             }                                                                                    \
             CHECK(same, "%s unfinish_" #S ", n %d", isa, (int)n);                                \
+            for (int64_t i = 0; i < n; ++i) sum[i] = total[i];                                   \
+            k->unfinish_##S((size_t)n, scale, NULL, dy, masked ? dz : NULL, sum);                \
+            same = 1;                                                                            \
+            for (int64_t i = 0; i < n; ++i) {                                                    \
+                const T want = dy[i] * scale;                                                    \
+                same &= equal_##S(sum[i], total[i] + want) & (!masked || equal_##S(dz[i], want)); \
+            }                                                                                    \
+            CHECK(same, "%s unfinish_" #S " without relu, n %d, dz %d", isa, (int)n, masked);    \
             free(c);                                                                             \
             free(y);                                                                             \
             free(bias);                                                                          \
@@ -1011,6 +1048,139 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
         }                                                                                         \
     }
 CDROP_FOR_REAL_TYPES(CHECK_CELLS)
+/* Lines of patches, and windows of pooling, over images of any geometry. */
+#define CHECK_IMAGES(T, C, S)                                                                    \
+    static void check_lines_##S(const cdrop_kernels *k) {                                        \
+        for (int round = 0; round < 300; ++round) {                                              \
+            const int64_t groups = 1 + below(3), channels = groups * (1 + below(round % 5 ? 5 : 40)); \
+            const int64_t batch = 1 + below(3);                                                  \
+            const cdrop_patches shape = {                                                        \
+                NULL, 1 + below(6), 1 + below(6), channels, below(groups) * (channels / groups), \
+                channels / groups, 1 + below(5), 1 + below(5), 1 + below(4), 1 + below(4),       \
+                1 + below(3), 1 + below(3), 1 + below(3), below(2) ? 1 : 1 + below(3),           \
+                below(6) - 2, below(6) - 2};                                                     \
+            cdrop_patches p = shape;                                                             \
+            const int64_t size = batch * p.height * p.width * channels;                          \
+            const int64_t positions = batch * p.out_height * p.out_width;                        \
+            const int64_t patch = p.kernel_height * p.kernel_width * p.taken;                    \
+            const int64_t first = below(positions), n = 1 + below(positions - first);            \
+            const int64_t depth0 = below(patch), depth = 1 + below(patch - depth0);              \
+            const int64_t high = k->tile_rows_##S;                                               \
+            const int64_t room = (depth < high ? high : depth) + below(3);                       \
+            T *x = buffer((size_t)size * sizeof(T)), *staged = buffer((size_t)(n * room) * sizeof(T)); \
+            const T **lines = buffer((size_t)n * sizeof *lines);                                 \
+            int same = 1;                                                                        \
+            for (int64_t i = 0; i < size; ++i) x[i] = (T)unit();                                 \
+            p.data = x;                                                                          \
+            k->lines_##S(&p, first, n, depth0, depth, room, staged, lines);                      \
+            for (int64_t i = 0; i < n; ++i)                                                      \
+                for (int64_t d = 0; d < (depth < high ? high : depth); ++d) {                    \
+                    const int64_t at = first + i, number = depth0 + d, tap = number / p.taken;   \
+                    const int64_t y = at / p.out_width % p.out_height * p.stride_height +        \
+                                      tap / p.kernel_width * p.dilation_height - p.before_height; \
+                    const int64_t z = at % p.out_width * p.stride_width +                        \
+                                      tap % p.kernel_width * p.dilation_width - p.before_width;  \
+                    const int64_t image = at / p.out_width / p.out_height;                       \
+                    const int inside = y >= 0 && y < p.height && z >= 0 && z < p.width;          \
+                    const T want = inside ? x[((image * p.height + y) * p.width + z) * channels + \
+                                              p.first_channel + number % p.taken]                \
+                                          : (T)0;                                                \
+                    const T found = lines[i][d]; /* what is behind the line can be read */       \
+                    same &= d >= depth || equal_##S(found, want);                                \
+                }                                                                                \
+            CHECK(same, "%s lines_" #S ", positions %d + %d, depth %d + %d of %d", isa, (int)first, \
+                  (int)n, (int)depth0, (int)depth, (int)patch);                                  \
+            free(x);                                                                             \
+            free(staged);                                                                        \
+            free(lines);                                                                         \
+        }                                                                                        \
+    }                                                                                            \
+    static void check_pool_##S(const cdrop_kernels *k) {                                         \
+        for (int round = 0; round < 300; ++round) {                                              \
+            const int64_t batch = 1 + below(3), channels = 1 + below(round % 4 ? 6 : 80);        \
+            const int average = (int)below(2), varied = (int)below(2);                           \
+            int64_t lengths[3];                                                                  \
+            cdrop_pool p = {1 + below(6), 1 + below(6), channels, 1 + below(4), 1 + below(4),    \
+                            1 + below(4), 1 + below(4), 1 + below(3), 1 + below(3),              \
+                            below(3), below(3), NULL, (int)below(2)};                            \
+            for (int64_t b = 0; b < batch; ++b) lengths[b] = below(p.width + 1);                 \
+            if (varied) p.lengths = lengths;                                                     \
+            const int64_t size = batch * p.height * p.width * channels;                          \
+            const int64_t rows = batch * p.out_height, outs = rows * p.out_width * channels;     \
+            const int64_t row0 = below(rows + 1), now = below(rows - row0 + 1);                  \
+            T *x = buffer((size_t)size * sizeof(T)), *y = buffer((size_t)outs * sizeof(T));      \
+            T *dx = buffer((size_t)size * sizeof(T)), *dy = buffer((size_t)outs * sizeof(T));    \
+            T *want_dx = buffer((size_t)size * sizeof(T));                                       \
+            int32_t *place = buffer((size_t)outs * sizeof *place);                               \
+            int same = 1, untouched = 1;                                                         \
+            for (int64_t i = 0; i < size; ++i) {                                                 \
+                const T value = (T)((double)below(7) - 3);                                       \
+                x[i] = any64() % 20 ? value : any64() % 2 ? (T)NAN : (T)-INFINITY;               \
+                dx[i] = (T)77;                                                                   \
+                want_dx[i] = 0;                                                                  \
+            }                                                                                    \
+            for (int64_t i = 0; i < outs; ++i) {                                                 \
+                dy[i] = (T)unit();                                                               \
+                y[i] = (T)77;                                                                    \
+                place[i] = 77;                                                                   \
+            }                                                                                    \
+            k->pool_##S(&p, row0, now, x, y, average ? NULL : place);                            \
+            for (int64_t i = 0; i < outs; ++i) {                                                 \
+                const int64_t row = i / channels / p.out_width;                                  \
+                if (row < row0 || row >= row0 + now) untouched &= y[i] == (T)77 && place[i] == 77; \
+            }                                                                                    \
+            k->pool_##S(&p, 0, rows, x, y, average ? NULL : place);                              \
+            for (int64_t b = 0; b < batch; ++b)                                                  \
+                k->pool_back_##S(&p, b, dy, average ? NULL : place, dx);                         \
+            for (int64_t i = 0; i < outs; ++i) {                                                 \
+                const int64_t c = i % channels, column = i / channels % p.out_width;             \
+                const int64_t row = i / channels / p.out_width % p.out_height;                   \
+                const int64_t image = i / channels / p.out_width / p.out_height;                 \
+                const int64_t width = varied ? lengths[image] : p.width;                         \
+                int64_t count = 0, best = -1, at_best = -1;                                      \
+                T sum = 0;                                                                       \
+                for (int pass = 0; pass < 2; ++pass) /* what is inside, then its gradient */     \
+                    for (int64_t w = 0; w < p.kernel_height * p.kernel_width; ++w) {             \
+                        const int64_t r = row * p.stride_height - p.before_height + w / p.kernel_width; \
+                        const int64_t s =                                                        \
+                            column * p.stride_width - p.before_width + w % p.kernel_width;       \
+                        if (r < 0 || r >= p.height || s < 0 || s >= width) continue;             \
+                        const int64_t at = ((image * p.height + r) * p.width + s) * channels + c; \
+                        if (pass) {                                                              \
+                            const T whole = p.count_padding ? (T)(p.kernel_height * p.kernel_width) \
+                                                            : (T)count;                          \
+                            want_dx[at] += average ? dy[i] / whole : at == at_best ? dy[i] : (T)0; \
+                            continue;                                                            \
+                        }                                                                        \
+                        ++count;                                                                 \
+                        sum += x[at];                                                            \
+                        if (best < 0 || x[at] > x[at_best] || isnan(x[at])) {                    \
+                            best = w;                                                            \
+                            at_best = at;                                                        \
+                        }                                                                        \
+                    }                                                                            \
+                const int64_t whole = p.count_padding ? p.kernel_height * p.kernel_width         \
+                                      : count         ? count                                    \
+                                                      : 1;                                       \
+                if (average)                                                                     \
+                    same &= equal_##S(y[i], sum / (T)whole);                                     \
+                else                                                                             \
+                    same &= equal_##S(y[i], best < 0 ? (T)0 : x[at_best]) & (place[i] == best);  \
+            }                                                                                    \
+            CHECK(same, "%s pool_" #S ", average %d, channels %d", isa, average, (int)channels); \
+            CHECK(untouched, "%s pool_" #S " of some rows", isa);                                \
+            same = 1;                                                                            \
+            for (int64_t i = 0; i < size; ++i) same &= dx[i] == want_dx[i];                      \
+            CHECK(same, "%s pool_back_" #S ", average %d, channels %d", isa, average, (int)channels); \
+            free(x);                                                                             \
+            free(y);                                                                             \
+            free(dx);                                                                            \
+            free(dy);                                                                            \
+            free(want_dx);                                                                       \
+            free(place);                                                                         \
+        }                                                                                        \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_IMAGES)
 
 int main(void) {
     const cdrop_kernels *k;
@@ -1031,11 +1201,13 @@ int main(void) {
     check_columns_##S(k);   \
     check_updates_##S(k);   \
     check_connect_##S(k);   \
-    check_activations_##S(k); \
+    check_activations_##S(k);     \
     check_softmax_##S(k);   \
     check_normalization_##S(k);   \
     check_cells_##S(k);     \
-    check_mix_##S(k);
+    check_mix_##S(k);       \
+    check_lines_##S(k);     \
+    check_pool_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)
 #undef RUN
         printf("instruction set %s: %ld checks\n", isa, passed - before);

@@ -234,14 +234,12 @@ enum {
     F(ACROSS) /* lines[d][first + i]: a line is a depth of a */
 };
 
-static inline void F(tile)(const int form, int64_t depth, const T *a, const T *const *lines,
+SPECIALISED void F(tile)(const int form, int64_t depth, const T *a, const T *const *lines,
                            int64_t first, const T *b, T *c, int64_t c_stride, int accumulate) {
     V(vec) sum[V(ROWS)][V(COLUMNS)];
     const T *line[V(ROWS)];
-    if (form == F(ALONG)) {
-        UNROLL
-        for (int i = 0; i < V(ROWS); ++i) line[i] = lines[i];
-    }
+    UNROLL
+    for (int i = 0; i < V(ROWS); ++i) line[i] = form == F(ALONG) ? lines[i] : a;
     UNROLL
     for (int i = 0; i < V(ROWS); ++i)
         UNROLL
@@ -284,7 +282,7 @@ static inline void F(fetch)(const cdrop_ahead *ahead, int64_t part, int64_t part
     }
 }
 
-static inline void F(tiles)(const int form, int64_t m, int64_t n, int64_t depth, const T *a,
+SPECIALISED void F(tiles)(const int form, int64_t m, int64_t n, int64_t depth, const T *a,
                             const T *const *lines, const T *b, T *c, int64_t c_stride,
                             int accumulate, const cdrop_ahead *ahead) {
     const int64_t tiles_m = (m + V(ROWS) - 1) / V(ROWS), tiles_n = (n + WIDTH - 1) / WIDTH;

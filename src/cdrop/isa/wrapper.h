@@ -40,4 +40,13 @@
 #define INDEPENDENT
 #endif
 
+/* For one body in several forms, each a constant: a copy for each is the point of it. */
+#if defined(__GNUC__)
+#define SPECIALISED static inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define SPECIALISED static __forceinline
+#else
+#define SPECIALISED static inline
+#endif
+
 #endif
