@@ -105,8 +105,8 @@ enum {
 #undef CDROP_KIND
 };
 
-/* A sum along a row has this many parts, added at the end. */
-#define CDROP_SUMS 16
+/* A sum along a row has this many parts, added in pairs at the end: more cost more in short rows. */
+#define CDROP_SUMS 8
 
 /* The parts of a product whose weight mask differs by sample. */
 enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };

@@ -162,9 +162,8 @@ static T F(summed)(size_t n, const T *x, const T *w) {
             for (size_t j = 0; j < CDROP_SUMS; ++j) part[j] += x[i + j];
         for (size_t j = 0; i + j < n; ++j) part[j] += x[i + j];
     }
-    for (size_t half = CDROP_SUMS / 2; half; half /= 2)
-        for (size_t j = 0; j < half; ++j) part[j] += part[j + half];
-    return part[0];
+    for (size_t j = 0; j < CDROP_SUMS / 2; ++j) part[j] += part[j + CDROP_SUMS / 2];
+    return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
 /* Each row of n > 0 less its largest number, so that e^ cannot overflow. */

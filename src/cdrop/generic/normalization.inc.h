@@ -56,10 +56,10 @@ static void F(map_columns_back)(size_t rows, size_t n, const T *restrict centre,
                             (x[r * n + c] - centre[c]) * slope[c];
 }
 
-static double F(added)(double *part) {
-    for (size_t half = CDROP_SUMS / 2; half; half /= 2)
-        for (size_t j = 0; j < half; ++j) part[j] += part[j + half];
-    return part[0];
+static inline double F(added)(const double *part) {
+    double four[CDROP_SUMS / 2];
+    for (size_t j = 0; j < CDROP_SUMS / 2; ++j) four[j] = part[j] + part[j + CDROP_SUMS / 2];
+    return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 /* (x - mean) scale of one row is (x - centre) factor + offset. */
