@@ -1,10 +1,10 @@
-"""Write the frozen masks and words under tests/data from the slow reference.
+"""Write the frozen masks, words and normals under tests/data from the slow reference.
 
 The files are the mask contract in numbers: any implementation, in any language, reproduces them.
 They were written once and are checked in; running this again gives the same bytes, which a test
 asserts. A difference means that the contract was broken, not that the files are old.
 
-    python tests/freeze_masks.py            write both files
+    python tests/freeze_masks.py            write the files
     python tests/freeze_masks.py --check    exit 1 if what is there differs
 """
 
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from itertools import cycle, product
 from pathlib import Path
+
+import numpy as np
 
 from dropcore.backends import numpy as reference
 
@@ -85,6 +87,21 @@ WORDS_HEADER = """\
 """
 
 
+NORMALS_HEADER = """\
+# Frozen normals of the dropcore mask contract, version 1.
+#
+# One record a line, fields separated by single spaces. Lines that start with # are comments.
+#
+#   seed stream step   the key: hexadecimal with 0x, decimal, decimal
+#   index              of the noise element, decimal, below 2^63
+#   word               that it reads in domain 1, hexadecimal, eight digits without 0x
+#   normal             the inverse normal CDF of (word + 0.5) / 2^32, rounded to float32, as a C99
+#                      hexadecimal floating-point number; an implementation has the word exactly and
+#                      the normal within 4 units in the last place of a float32
+#
+"""
+
+
 def masks() -> Iterator[str]:
     """The records of ``frozen_masks.txt``."""
     address = cycle(ADDRESSES)
@@ -129,11 +146,21 @@ def words() -> Iterator[str]:
         yield f"noise {seed:#018x} {stream} {step} 1 {index} {word:08x}\n"
 
 
+def normals() -> Iterator[str]:
+    """The records of ``frozen_normals.txt``."""
+    for (seed, stream, step, _), first in product(ADDRESSES[:5], (0, 63, 2**34 - 2, 2**62 + 5)):
+        for index in range(first, first + 4):
+            word = int(reference.noise_words(seed, stream, step, index))
+            value = float(np.float32(reference.normal(seed, stream, step, index)))
+            yield f"{seed:#018x} {stream} {step} {index} {word:08x} {value.hex()}\n"
+
+
 def frozen() -> dict[str, str]:
     """What each file of tests/data holds, by name."""
     return {
         "frozen_masks.txt": MASKS_HEADER + "".join(masks()),
         "frozen_words.txt": WORDS_HEADER + "".join(words()),
+        "frozen_normals.txt": NORMALS_HEADER + "".join(normals()),
     }
 
 

@@ -114,6 +114,12 @@ static void check_decisions(const cdrop_kernels *k) {
             for (size_t i = 0; i < n; ++i) same &= bit_of(bits, i) == (u[i] < thresholds[h]);
             CHECK(same, "%s decide, tile %" PRIu64 ", T %" PRIx64, isa, tiles[t], thresholds[h]);
         }
+        const size_t n_words = n_tiles * DROPCORE_TILE_BLOCKS * 4;
+        same = 1;
+        k->words(&a, tiles[t], n_tiles, u); /* a quarter of the buffer */
+        for (size_t i = 0; i < n_words; ++i)
+            same &= u[i] == dropcore_noise_word(&a, tiles[t] * DROPCORE_TILE_BLOCKS * 4 + i);
+        CHECK(same, "%s words, tile %" PRIu64, isa, tiles[t]);
         free(u);
         free(bits);
     }
@@ -1181,6 +1187,42 @@ CDROP_FOR_REAL_TYPES(CHECK_CELLS)
         }                                                                                        \
     }
 CDROP_FOR_REAL_TYPES(CHECK_IMAGES)
+/* ---- noise ------------------------------------------------------------------------------------ */
+
+/* How far z is from the normal of word w: the error of its distribution function, over the density.
+ * Worked out from the nearer of 0.5 and the ends, where nothing cancels. */
+static double normal_error(uint32_t w, double z) {
+    const double centre = ((double)w - 2147483648.0 + 0.5) * 0x1p-32, root = 0.70710678118654752440;
+    const double edge = 0.5 - fabs(centre);
+    const double density = exp(-0.5 * z * z) * 0.39894228040143267794;
+    if ((z > 0) != (centre > 0)) return 1.0;
+    if (edge < 0.05) return fabs(0.5 * erfc(fabs(z) * root) - edge) / density;
+    return fabs(0.5 * erf(z * root) - centre) / density;
+}
+
+#define CHECK_NORMAL(T, C, S)                                                                    \
+    static void check_normal_##S(const cdrop_kernels *k) {                                       \
+        const uint32_t ends[] = {0, 1, 2, 3, 255, 322122545, 322122546, 322122547, 322122548,       \
+                                 0x7FFFFFFEu, 0x7FFFFFFFu};                                      \
+        const size_t sizes[] = {1, 22, 1023, 1024, 1025, 20000};                                  \
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {                               \
+            const size_t n = sizes[s];                                                            \
+            uint32_t *w = buffer(n * sizeof *w);                                                  \
+            T *z = buffer(n * sizeof *z);                                                         \
+            int near = 1;                                                                         \
+            for (size_t i = 0; i < n; ++i)                                                        \
+                w[i] = i < 11 ? ends[i] : i < 22 ? ~ends[i - 11] : (uint32_t)any64();              \
+            k->normal_##S(n, w, z);                                                               \
+            for (size_t i = 0; i < n; ++i) {                                                      \
+                const double bound = sizeof(T) == 4 ? 0x1p-22 : 0x1p-48;                           \
+                near &= normal_error(w[i], (double)z[i]) <= bound * fabs((double)z[i]);            \
+            }                                                                                     \
+            CHECK(near, "%s normal_" #S ", n %d", isa, (int)n);                                    \
+            free(w);                                                                              \
+            free(z);                                                                              \
+        }                                                                                         \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_NORMAL)
 
 int main(void) {
     const cdrop_kernels *k;
@@ -1201,13 +1243,14 @@ int main(void) {
     check_columns_##S(k);   \
     check_updates_##S(k);   \
     check_connect_##S(k);   \
-    check_activations_##S(k);     \
+    check_activations_##S(k); \
     check_softmax_##S(k);   \
-    check_normalization_##S(k);   \
+    check_normalization_##S(k); \
     check_cells_##S(k);     \
     check_mix_##S(k);       \
     check_lines_##S(k);     \
-    check_pool_##S(k);
+    check_pool_##S(k);      \
+    check_normal_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)
 #undef RUN
         printf("instruction set %s: %ld checks\n", isa, passed - before);

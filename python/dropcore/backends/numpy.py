@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from scipy.special import ndtri
 
 __all__ = [
     "adadelta",
@@ -32,6 +33,7 @@ __all__ = [
     "masked_matmul_backward",
     "max_norm",
     "noise_uniform",
+    "normal",
     "noise_words",
     "pack",
     "philox",
@@ -364,6 +366,23 @@ def noise_uniform(seed: int, stream: int, step: int, index: ArrayLike) -> Floats
     ndarray of float64, shape of ``index``
     """
     return (noise_words(seed, stream, step, index).astype(np.float64) + 0.5) * 2.0**-32
+
+
+def normal(seed: int, stream: int, step: int, index: ArrayLike) -> Floats:
+    """The standard normal of each noise element: the inverse CDF of its uniform.
+
+    Parameters
+    ----------
+    seed, stream, step : int
+        The key.
+    index : array_like of uint64
+        Logical indices in [0, 2**63).
+
+    Returns
+    -------
+    ndarray of float64, shape of ``index``
+    """
+    return np.asarray(ndtri(noise_uniform(seed, stream, step, index)))
 
 
 # Dropout ------------------------------------------------------------------------------------------
