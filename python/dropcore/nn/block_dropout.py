@@ -20,7 +20,7 @@ class BlockDropout(MaskLayer):
     """Drop blocks of neighbouring places, in every sample and channel others (DropBlock).
 
     A block begins at a place, if it fits there, with probability gamma, which makes about `rate` of
-    all places part of one (less, where blocks overlap)::
+    all places part of one: less, where blocks overlap, so that even at rate 1 something may live::
 
         gamma = rate * product over the axes of size / (block * (size - block + 1))
         y = x * m * (places of the sample) / (places of it that live)

@@ -191,9 +191,8 @@ class Dropout(MaskLayer):
             )
         if isinstance(mask, Mask):
             scale = np.asarray(mask.scale)
-            self._rate = Rate(
-                what, None, np.divide(1.0, scale, out=0.0 * scale, where=scale > 0)[()]
-            )
+            keep = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+            self._rate = Rate(what, None, keep if keep.ndim else float(keep))
             return mask
         if not given:
             self._rate = Rate(what, None, 1.0)

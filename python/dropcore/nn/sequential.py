@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
@@ -141,7 +141,7 @@ class Sequential(Layer):
                         y, states.get(name), key=own, row=row, lengths=lengths
                     )
                 elif (
-                    isinstance(layer, Dropout)
+                    _joins(layer)
                     and own is not None
                     and following is not None
                     and type(following[1]) is Dense
@@ -184,7 +184,7 @@ class Sequential(Layer):
 
         The dropout is applied where the product ends.
         """
-        if not behind or not isinstance(behind[0][1], Dropout) or behind[0][2] is None:
+        if not behind or not _joins(behind[0][1]) or behind[0][2] is None:
             return layer.forward_masked(x)
         name, dropout, key = behind.pop(0)
         assert isinstance(dropout, Dropout)
@@ -221,3 +221,8 @@ def masks_output(layer: Layer) -> MasksOutput | None:
         if "forward" in vars(kind):
             return None
     return None
+
+
+def _joins(layer: Layer) -> TypeGuard[Dropout]:
+    """Whether a product may apply the layer's mask: not if a subclass does more than that."""
+    return isinstance(layer, Dropout) and type(layer).forward is Dropout.forward
