@@ -1,13 +1,13 @@
 """Layers: thin, one file per family, each with its formula in the docstring.
 
-===============  ===============================================================
-`layer`          what every layer is: weights, forward, the backward it returns
-`dense`          Dense
-`maxout`         Maxout
-`embedding`      Embedding
-`dropout`        Dropout, SpatialDropout1D/2D/3D, UnitDropout, DropPath
-`block_dropout`  BlockDropout
-`noise`          GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
+===================  ===============================================================
+`layer`              what every layer is: weights, forward, the backward it returns
+`dense`              Dense
+`maxout`             Maxout
+`embedding`          Embedding
+`dropout`            Dropout, SpatialDropout1D/2D/3D, UnitDropout, DropPath
+`block_dropout`      BlockDropout
+`noise`              GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
 `learned_dropout`    ConcreteDropout, VariationalDropout
 `embedding_dropout`  EmbeddingDropout
 `dropconnect`    DropConnect
@@ -26,6 +26,18 @@
 `config`         layers as plain data
 `summary`        the table of a model
 ===============  ===============================================================
+`dropconnect`        DropConnect
+`activations`        ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
+`activity`           ActivityRegularization
+`reshape`            Flatten, Reshape
+`normalization`      BatchNorm, LayerNorm
+`sequential`         Sequential
+`branches`           Parallel, Residual
+`initializers`       initial weights
+`scaling`            from training unscaled to a finished network, and back
+`config`             layers as plain data
+`summary`            the table of a model
+===================  ===============================================================
 """
 
 from dropcore.nn.activations import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -461,4 +462,7 @@ def named(name: str) -> Iterator[None]:
 
 
 def _source(value: Any) -> str:
+    if isinstance(value, np.ndarray):  # all of it, in digits that tell it from its neighbours
+        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+            return repr(value)
     return value.__name__ if inspect.isfunction(value) else repr(value)
