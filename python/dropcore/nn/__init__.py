@@ -23,6 +23,7 @@
 `branches`       Parallel, Residual
 `initializers`   initial weights
 `scaling`        from training unscaled to a finished network, and back
+`ridge`          dropout on linear regression, in closed form
 `config`         layers as plain data
 `summary`        the table of a model
 ===============  ===============================================================
@@ -85,6 +86,7 @@ from dropcore.nn.pooling import (
 )
 from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
+from dropcore.nn.ridge import linear_dropout_ridge
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
 from dropcore.rates import rates_over_depth
@@ -141,6 +143,7 @@ __all__ = [
     "Tanh",
     "UnitDropout",
     "VariationalDropout",
+    "linear_dropout_ridge",
     "rates_over_depth",
     "set_scaling_",
     "word_mask",
