@@ -119,8 +119,9 @@ def test_vectors_that_are_not_finite_stay(constraint, bad):
     assert np.isfinite(np.delete(w, 2, axis=1)).all()
 
 
-def test_what_is_inside_is_not_touched_and_no_square_overflows():
-    w = weights(5, 40, dtype=np.float32)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_inside_is_not_touched_and_no_square_overflows(dtype):
+    w = weights(5, 40, dtype=dtype)
     before = w.copy()
     MinMaxNorm(0.0, 1e6)(w)
     np.testing.assert_array_equal(w, before)

@@ -237,5 +237,5 @@ def _rescale(
         length = np.sqrt(np.square(direction).sum(axis=axes, keepdims=True))
         norms = largest * length
         target = wanted(norms)
-        moved = np.isfinite(norms) & (norms > 0) & (target != norms)
+        moved = np.isfinite(norms) & (target != norms)  # of zeros the norm is NaN here
         np.copyto(weight, direction * (target / length), where=moved, casting="same_kind")
