@@ -13,6 +13,8 @@ from dropcore import Key, Mask, _core
 from dropcore.constraints import MaxNorm
 from dropcore.nn import GRU, LSTM, Bidirectional, Dense, Sequential, SimpleRNN
 from dropcore.optim import SGD
+from dropcore.regularizers import L2
+from dropcore.schedules import Linear
 
 KEY = Key(11, stream=5, step=3)
 CELLS = ("tanh", "relu", "gru", "lstm")
@@ -479,6 +481,19 @@ def test_a_cut_batch_is_the_whole(cell, cut):
         np.testing.assert_allclose(whole, a + b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_larger_than_a_thread_takes_at_once():
+    layer = built(GRU(5, return_sequences=True, **ALL), 3)
+    x, threads = normal(700, 2, 3, seed=2), dropcore.get_num_threads()
+    dropcore.set_num_threads(1)
+    try:
+        arrays, _ = run(layer, x)
+        pieces = [run(layer, x[row : row + 50], row=row)[0] for row in range(0, 700, 50)]
+    finally:
+        dropcore.set_num_threads(threads)
+    for i, whole in enumerate(arrays):
+        assert np.array_equal(whole, np.concatenate([piece[i] for piece in pieces]))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_state_carried_over_two_halves_is_one_run(cell):
     layer = built(layer_of(cell, 9, return_sequences=True, dropout=0.3, recurrent_dropout=0.4), 5)
@@ -556,8 +571,11 @@ def test_rates_may_follow_the_step():
     assert np.array_equal(layer(x, KEY), fixed(x, KEY))
     assert np.array_equal(layer(x), fixed(x))
     bad = built(GRU(8, dropout=lambda step: step / 2), 4)
-    assert bad(x, Key(1, step=1)).shape == (5, 8)
-    with pytest.raises(ValueError, match=r"dropout\(3\) is a fraction in \[0, 1\], got 1.5"):
+    assert bad(x, Key(1, step=1)).shape == bad(x).shape == (5, 8)
+    with pytest.raises(
+        ValueError,
+        match=r"GRU: dropout, step 3: rate is the fraction dropped, in \[0, 1\], got 1.5",
+    ):
         bad(x, KEY)
 
 
@@ -605,13 +623,14 @@ def test_bias_and_initial_weights():
         LSTM(3, zoneout_cell=0.2, unit_forget_bias=False, return_sequences=True, dropout=0.5),
         GRU(3, recurrent_dropout=0.25, reverse=True, recurrent_initializer="glorot_uniform"),
         SimpleRNN(3, activation="relu", zoneout=0.1, use_bias=False),
-        LSTM(3, constraint=MaxNorm(2.0, axis=0), recurrent_constraint=MaxNorm(1.0, axis=0)),
+        LSTM(3, constraint=MaxNorm(2.0), recurrent_constraint=MaxNorm(1.0)),
+        LSTM(3, recurrent_dropout=Linear(0.5, 0.0, 10), recurrent_regularizer=L2(0.1)),
         Bidirectional(GRU(3, weight_dropout=0.5), "sum"),
     ],
     ids=repr,
 )
 def test_layers_are_written_down_and_rebuilt(layer):
-    again = eval(repr(layer), {**vars(dropcore.nn), "MaxNorm": MaxNorm})
+    again = eval(repr(layer), {**vars(dropcore.nn), "MaxNorm": MaxNorm, "Linear": Linear, "L2": L2})
     assert repr(again) == repr(layer)
     assert repr(type(layer).from_config(layer.to_config())) == repr(layer)
     x = normal(2, 3, 4, seed=2)
@@ -619,7 +638,7 @@ def test_layers_are_written_down_and_rebuilt(layer):
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert np.array_equal(other(x, KEY), layer(x, KEY))
     assert layer.output_shape((3, 4)) == layer(x).shape[1:]
-    assert all(name in layer.params for name in layer.constraints)
+    assert all(name in layer.params for name in (*layer.constraints, *layer.regularizers))
 
 
 def test_the_summary_names_the_noise():
@@ -634,7 +653,7 @@ def test_training_a_stack_lowers_the_loss():
     model = Sequential(
         [
             Bidirectional(LSTM(12, return_sequences=True, recurrent_dropout=0.1)),
-            GRU(12, weight_dropout=0.1, zoneout=0.05, recurrent_constraint=MaxNorm(3.0, axis=0)),
+            GRU(12, weight_dropout=0.1, zoneout=0.05, recurrent_constraint=MaxNorm(3.0)),
             Dense(2),
         ]
     )
@@ -650,10 +669,18 @@ WRONG = [
     (lambda: LSTM(0), ValueError, "LSTM: units must be a positive integer, got 0"),
     (lambda: GRU(2.5), TypeError, "GRU: units must be a positive integer, got 2.5"),
     (lambda: GRU(2, zoneout_cell=0.1), TypeError, "zoneout_cell"),
-    (lambda: LSTM(2, dropout=1.5), ValueError, r"dropout is a fraction in \[0, 1\], got 1.5"),
-    (lambda: LSTM(2, zoneout_cell=-1), ValueError, r"zoneout_cell is a fraction"),
-    (lambda: LSTM(2, zoneout=float("nan")), ValueError, r"zoneout is a fraction"),
-    (lambda: LSTM(2, recurrent_dropout="x"), TypeError, "a number in .* or a function of the step"),
+    (
+        lambda: LSTM(2, dropout=1.5),
+        ValueError,
+        r"LSTM: dropout: rate is the fraction dropped, .* got 1.5",
+    ),
+    (lambda: LSTM(2, zoneout_cell=-1), ValueError, "LSTM: zoneout_cell: rate is the fraction"),
+    (lambda: LSTM(2, zoneout=float("nan")), ValueError, "LSTM: zoneout: rate is the fraction"),
+    (
+        lambda: LSTM(2, recurrent_dropout="x"),
+        TypeError,
+        "recurrent_dropout: rate must be a number in",
+    ),
     (lambda: SimpleRNN(2, activation="gelu"), ValueError, "'tanh' or 'relu', got 'gelu'"),
     (lambda: GRU(2, initializer="no"), ValueError, "GRU: initializer must be .*, got 'no'"),
     (lambda: GRU(2)(normal(2, 3, 4)), ValueError, "no weights yet: call build"),

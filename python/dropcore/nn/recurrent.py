@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +17,7 @@ from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, prefixed
+from dropcore.rates import Rate, Schedule
 from dropcore.recurrent import GATES, RecurrentStep
 from dropcore.regularizers import Regularizer
 
@@ -31,9 +31,6 @@ NOISE: Final = {
     "zoneout_cell": "zoneout_cell",
 }
 """The kinds of noise in the order of their sites, and what `RecurrentStep` calls them."""
-
-Rate = float | Callable[[int], float]
-"""A rate in [0, 1], or a function that gives it for the step of the key."""
 
 Lengths = NDArray[np.int64]
 
@@ -141,10 +138,10 @@ class Recurrent(Stateful):
         *,
         return_sequences: bool = False,
         reverse: bool = False,
-        dropout: Rate = 0.0,
-        recurrent_dropout: Rate = 0.0,
-        weight_dropout: Rate = 0.0,
-        zoneout: Rate = 0.0,
+        dropout: float | Schedule = 0.0,
+        recurrent_dropout: float | Schedule = 0.0,
+        weight_dropout: float | Schedule = 0.0,
+        zoneout: float | Schedule = 0.0,
         use_bias: bool = True,
         initializer: str | Initializer = "glorot_uniform",
         recurrent_initializer: str | Initializer = "orthogonal",
@@ -158,10 +155,10 @@ class Recurrent(Stateful):
         self.units = check_integer(f"{what}: units", units, 1)
         self.return_sequences = return_sequences
         self.reverse = reverse
-        self.dropout = self._checked("dropout", dropout)
-        self.recurrent_dropout = self._checked("recurrent_dropout", recurrent_dropout)
-        self.weight_dropout = self._checked("weight_dropout", weight_dropout)
-        self.zoneout = self._checked("zoneout", zoneout)
+        self.dropout = self._rate("dropout", dropout).rate
+        self.recurrent_dropout = self._rate("recurrent_dropout", recurrent_dropout).rate
+        self.weight_dropout = self._rate("weight_dropout", weight_dropout).rate
+        self.zoneout = self._rate("zoneout", zoneout).rate
         self.use_bias = use_bias
         self.initializer = initializer
         self.recurrent_initializer = recurrent_initializer
@@ -187,26 +184,8 @@ class Recurrent(Stateful):
             signature = inspect.Signature([shared[0], *added, *shared[1:]])
             cls.__signature__ = signature  # type: ignore[attr-defined]
 
-    def _checked(self, name: str, rate: Rate) -> Rate:
-        if callable(rate):
-            return rate
-        return self._in_range(name, rate)
-
-    def _in_range(self, name: str, rate: Any) -> float:
-        try:
-            number = float(rate)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"{type(self).__name__}: {name} must be a number in [0, 1] or a function of the "
-                f"step, got {rate!r}"
-            ) from None
-        if not 0.0 <= number <= 1.0:
-            raise ValueError(f"{type(self).__name__}: {name} is a fraction in [0, 1], got {rate}")
-        return number
-
-    def _rate(self, name: str, step: int) -> float:
-        rate: Rate = getattr(self, name)
-        return self._in_range(f"{name}({step})", rate(step)) if callable(rate) else rate
+    def _rate(self, name: str, rate: float | Schedule) -> Rate:
+        return Rate(f"{type(self).__name__}: {name}", rate, None, arrays=False)
 
     @property
     def _noises(self) -> list[tuple[str, str]]:
@@ -319,16 +298,18 @@ class Recurrent(Stateful):
         found: dict[str, Any] = {}
         key = None if key is None else as_key(key)
         for site, (name, argument) in enumerate(self._noises):
-            own = shapes[name]
-            rate = self._rate(name, LAST_STEP if key is None else key.step)
-            if rate == 0.0:
+            if key is None and not name.startswith("zoneout"):
                 continue
-            if key is not None:
-                offset = 0 if name == "weight_dropout" else row * math.prod(own[1:])
-                here = key.at(stream=key.stream + site)
-                found[argument] = Mask(own, rate, key=here, offset=offset)
-            elif name.startswith("zoneout"):
-                found[argument] = 1.0 - rate
+            own, step = shapes[name], LAST_STEP if key is None else key.step
+            keep = self._rate(name, getattr(self, name))(step)
+            if keep == 1.0:
+                continue
+            if key is None:
+                found[argument] = keep  # the share of the new state in the expectation
+                continue
+            offset = 0 if name == "weight_dropout" else row * math.prod(own[1:])
+            here = key.at(stream=key.stream + site)
+            found[argument] = Mask(own, keep=keep, key=here, offset=offset)
         return found
 
     def _check(self, x: Array) -> None:
@@ -474,12 +455,12 @@ class LSTM(Recurrent):
         self,
         units: int,
         *,
-        zoneout_cell: Rate = 0.0,
+        zoneout_cell: float | Schedule = 0.0,
         unit_forget_bias: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(units, **options)
-        self.zoneout_cell = self._checked("zoneout_cell", zoneout_cell)
+        self.zoneout_cell = self._rate("zoneout_cell", zoneout_cell).rate
         self.unit_forget_bias = unit_forget_bias
 
     def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
