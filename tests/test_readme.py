@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its Python blocks run, one after the other."""
+"""What the documents show is what happens: their Python blocks run, one after the other."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,25 @@ import pytest
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_python_blocks_run():
-    text = README.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
-    assert len(blocks) == 3
+def run_blocks(path, count):
+    """The names that are there when all Python blocks of a document have run."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == count
     namespace = {}
     for number, block in enumerate(blocks):
-        exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
-    assert 0.5 < namespace["model"].evaluate(namespace["x"], namespace["labels"])["accuracy"] <= 1
+        exec(compile(block, f"{path.name}, Python block {number}", "exec"), namespace)
+    return namespace
+
+
+def test_python_blocks_of_the_readme_run():
+    found = run_blocks(README, 3)
+    assert 0.5 < found["model"].evaluate(found["x"], found["labels"])["accuracy"] <= 1
+
+
+def test_python_blocks_about_networks_run():
+    found = run_blocks(README.parent / "docs" / "networks.md", 3)
+    assert found["dx"].shape == found["x"].shape
+    assert found["grads"].keys() == found["language_model"].params.keys()
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check", "lint", "bench"])
