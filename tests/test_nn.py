@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from differences import differences
 from scipy.special import log_softmax
 
 import dropcore
@@ -46,20 +47,6 @@ def network():
 
 
 # --- gradients -----------------------------------------------------------------------------------
-
-
-def differences(f, array, eps=1e-6):
-    """Central differences of a scalar f() with respect to every element of `array`."""
-    found = np.empty_like(array)
-    for i in np.ndindex(array.shape):
-        before = array[i]
-        array[i] = before + eps
-        up = f()
-        array[i] = before - eps
-        down = f()
-        array[i] = before
-        found[i] = (up - down) / (2 * eps)
-    return found
 
 
 LAYERS = [

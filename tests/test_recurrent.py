@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from differences import differences
 
 import dropcore
 from dropcore import Key, Mask, _core
@@ -53,10 +54,11 @@ def some_state(layer, batch, dtype=np.float64, seed=7):
 
 
 def flat(state):
-    """The arrays of a state, whatever its form."""
+    """The arrays of a state, in order; of a container's in the order of its layers."""
     if isinstance(state, np.ndarray):
         return [state]
-    return [array for part in state for array in flat(part)]
+    parts = state.values() if isinstance(state, dict) else state
+    return [array for part in parts for array in flat(part)]
 
 
 # --- a slow reference ----------------------------------------------------------------------------
@@ -228,20 +230,6 @@ def test_cells_have_the_same_bits_on_every_instruction_set(cell, units):
 # --- gradients -----------------------------------------------------------------------------------
 
 
-def differences(f, array, eps=1e-6):
-    """Central differences of a scalar f() with respect to every element of `array`."""
-    found = np.empty_like(array)
-    for i in np.ndindex(array.shape):
-        before = array[i]
-        array[i] = before + eps
-        up = f()
-        array[i] = before - eps
-        down = f()
-        array[i] = before
-        found[i] = (up - down) / (2 * eps)
-    return found
-
-
 def check_gradients(layer, x, state, key, lengths=None):
     """Of outputs and last state, with respect to x, the first state and every parameter."""
     y, last, backward = layer.forward_from(x, state, key=key, lengths=lengths)
@@ -269,6 +257,8 @@ def check_gradients(layer, x, state, key, lengths=None):
 def same_form(state, parts):
     if isinstance(state, np.ndarray):
         return next(parts)
+    if isinstance(state, dict):
+        return {name: same_form(part, parts) for name, part in state.items()}
     return tuple(same_form(part, parts) for part in state)
 
 
@@ -311,7 +301,7 @@ def test_gradients_without_key_are_those_of_the_expectation(cell):
 def test_gradients_of_both_directions(merge, cell, sequences):
     inner = layer_of(cell, 3, return_sequences=sequences, recurrent_dropout=0.3, zoneout=0.2)
     layer = built(Bidirectional(inner, merge), 4)
-    state = some_state(inner, 3), some_state(inner, 3, seed=17)
+    state = {"forward": some_state(inner, 3), "backward": some_state(inner, 3, seed=17)}
     check_gradients(layer, normal(3, 4, 4, seed=2), state, KEY, np.array([4, 2, 3]))
 
 
@@ -414,7 +404,8 @@ def test_lengths_are_pytorchs_packed_sequences(cell, both):
     x[np.arange(7) >= lengths[:, None]] = np.nan  # what lies behind the end does not matter
     y, last, backward = layer.forward_from(x, lengths=lengths)
     np.testing.assert_allclose(y, want.detach().numpy(), atol=1e-5)
-    found = np.stack([flat(part)[0] for part in last]) if both else flat(last)[0][None]
+    states = list(last.values()) if both else [last]
+    found = np.stack([flat(one)[0] for one in states])
     want_h = want_last[0] if cell == "lstm" else want_last
     np.testing.assert_allclose(found, want_h.detach().numpy(), atol=1e-5)
     dx, grads, _ = backward(np.ones_like(y))
@@ -726,10 +717,10 @@ WRONG = [
     (
         lambda: built(Bidirectional(GRU(2)), 4).forward_from(normal(2, 3, 4), np.zeros((2, 2))),
         ValueError,
-        r"Bidirectional\(GRU\(2\)\) expects state to be a pair",
+        r"expects state to be a dict .* named 'forward', 'backward' carry, got ndarray",
     ),
     (lambda: Bidirectional(Dense(2)), TypeError, "takes a recurrent layer, got Dense"),
-    (lambda: Bidirectional(GRU(2), "max"), ValueError, "'sum' or 'mean', got 'max'"),
+    (lambda: Bidirectional(GRU(2), "max"), ValueError, "'sum', 'mean', got 'max'"),
 ]
 
 

@@ -9,7 +9,15 @@ import numpy as np
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, named, prefixed
+from dropcore.nn.layer import (
+    Array,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    named,
+    prefixed,
+)
 from dropcore.nn.sequential import Sequential
 
 __all__ = ["Parallel", "Residual"]
@@ -17,7 +25,7 @@ __all__ = ["Parallel", "Residual"]
 _MERGES: Final = ("concat", "sum", "mean")
 
 
-class Parallel(Layer):
+class Parallel(Stateful):
     """Layers that all get the same input: y = merge(branch_0(x), branch_1(x), ...).
 
     Sites of noise are numbered through the branches in order.
@@ -102,50 +110,24 @@ class Parallel(Layer):
                 outputs.append(branch(x, own, row=row, **branch.extras(lengths)))
         return self._merged(outputs)
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Key | int | None = None,
-        row: int = 0,
-        lengths: Array | None = None,
-    ) -> tuple[Array, Backward]:
-        y, _, inner = self._run(x, None, key, row, lengths)
-
-        def backward(
-            dy: Array, *, input_gradient: bool = True, for_update: bool = False
-        ) -> tuple[Any, dict[str, Gradient]]:
-            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
-
-        return y, backward
-
     def forward_from(
         self,
         x: Array,
-        state: Any = None,
+        state: Mapping[str, Any] | None = None,
         *,
         key: Key | int | None = None,
         row: int = 0,
         lengths: Array | None = None,
-    ) -> tuple[Array, Any, BackwardFrom]:
-        """`forward` from the states of the branches that carry one, by name: see `Layer`."""
-        return self._run(x, {} if state is None else state, key, row, lengths)
-
-    def _run(
-        self,
-        x: Array,
-        states: Mapping[str, Any] | None,
-        key: Key | int | None,
-        row: int,
-        lengths: Array | None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
+        """As of any layer; the state is those of the branches that carry one, by name."""
+        states = self.states_by_name("state", state)
         outputs: list[Array] = []
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
         for name, branch, own in self.keyed(key):
             step: Any
             with named(name):
-                if states is not None and branch.carries_state:
+                if branch.carries_state:
                     y, left[name], step = branch.forward_from(
                         x, states.get(name), key=own, row=row, lengths=lengths
                     )
@@ -164,11 +146,12 @@ class Parallel(Layer):
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
             how = {"input_gradient": input_gradient, "for_update": for_update}
             dx: Any = None
+            dstates = self.states_by_name("dstate", dstate)
             grads: dict[str, Gradient] = {}
             came: dict[str, Any] = {}
             for (name, step), part in zip(steps, self._parts(dy, widths)):
                 if name in left:
-                    own, inner, came[name] = step(part, (dstate or {}).get(name), **how)
+                    own, inner, came[name] = step(part, dstates.get(name), **how)
                 else:
                     own, inner = step(part, **how)
                 grads |= prefixed(name, inner)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dropcore.training.history import History
     from dropcore.training.state import TrainingState
 
-__all__ = ["Array", "Backward", "BackwardFrom", "Layer", "Shape", "named"]
+__all__ = ["Array", "Backward", "BackwardFrom", "Layer", "Shape", "Stateful", "named"]
 
 Array = NDArray[Any]
 """float32 or float64; every array of one network has the same dtype."""
@@ -288,6 +288,19 @@ class Layer:
         """The keyword `lengths` for a call of this layer, if there are any and it takes them."""
         return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
 
+    def states_by_name(self, what: str, state: Any) -> Mapping[str, Any]:
+        """`state` as the states of the children that carry one; ValueError if it cannot be."""
+        names = [name for name, child in self.children.items() if child.carries_state]
+        if state is None:
+            return {}
+        if not isinstance(state, Mapping) or not set(state) <= set(names):
+            found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(
+                f"{self!r} expects {what} to be a dict of what its layers named "
+                f"{', '.join(map(repr, names)) or 'nothing'} carry, got {found}"
+            )
+        return state
+
     def keyed(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
         """The children with their names and the keys of their own sites, depth-first."""
         key = None if key is None else as_key(key)
@@ -442,6 +455,37 @@ class Layer:
         from dropcore.training import evaluate
 
         return evaluate(self, x, y, loss=loss, batch_size=batch_size, lengths=lengths)
+
+
+class Stateful(Layer):
+    """A layer whose `forward_from` does the work: `forward` and calls start where sequences do."""
+
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        return self.forward_from(x, key=key, row=row, lengths=lengths)[0]
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Backward]:
+        y, _, inner = self.forward_from(x, key=key, row=row, lengths=lengths)
+
+        def backward(
+            dy: Array, *, input_gradient: bool = True, for_update: bool = False
+        ) -> tuple[Any, dict[str, Gradient]]:
+            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
+
+        return y, backward
 
 
 def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

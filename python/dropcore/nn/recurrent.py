@@ -15,8 +15,9 @@ from dropcore.constraints import Constraint
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn.branches import Parallel
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, prefixed
+from dropcore.nn.layer import Array, BackwardFrom, Shape, Stateful
 from dropcore.rates import Rate, Schedule
 from dropcore.recurrent import GATES, RecurrentStep
 from dropcore.regularizers import Regularizer
@@ -35,40 +36,6 @@ NOISE: Final = {
 Lengths = NDArray[np.int64]
 
 LAST_STEP = (1 << 32) - 1
-
-
-class Stateful(Layer):
-    """A layer whose `forward_from` does the work: `forward` and calls start where sequences do."""
-
-    takes_lengths = True
-    carries_state = True
-
-    def __call__(
-        self,
-        x: Array,
-        key: Key | int | None = None,
-        *,
-        row: int = 0,
-        lengths: Lengths | None = None,
-    ) -> Array:
-        return self.forward_from(x, key=key, row=row, lengths=lengths)[0]
-
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Key | int | None = None,
-        row: int = 0,
-        lengths: Lengths | None = None,
-    ) -> tuple[Array, Backward]:
-        y, _, inner = self.forward_from(x, key=key, row=row, lengths=lengths)
-
-        def backward(
-            dy: Array, *, input_gradient: bool = True, for_update: bool = False
-        ) -> tuple[Any, dict[str, Gradient]]:
-            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
-
-        return y, backward
 
 
 class Recurrent(Stateful):
@@ -128,6 +95,8 @@ class Recurrent(Stateful):
     preserving hidden activations".
     """
 
+    takes_lengths = True
+    carries_state = True
     input_weights = ("kernel",)
     own_sites = 4  # of NOISE, from the first on
     cell: str
@@ -473,11 +442,12 @@ class LSTM(Recurrent):
         return ("h", "c")
 
 
-class Bidirectional(Stateful):
+class Bidirectional(Parallel):
     """A recurrent layer in both directions of time: y = merge(forward(x), backward(x)).
 
     Without sequences each direction gives its own last state: that of the backward one is at the
-    first step. The two have weights and noise of their own. The state is a pair of theirs.
+    first step. The two have weights and noise of their own. The state is a dict of theirs, by the
+    names ``"forward"`` and ``"backward"``.
 
     Parameters
     ----------
@@ -497,74 +467,14 @@ class Bidirectional(Stateful):
     Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
     """
 
-    input_weights = ("forward.kernel", "backward.kernel")
-
     def __init__(self, layer: Recurrent, merge: str = "concat") -> None:
-        super().__init__()
         if not isinstance(layer, Recurrent):
             raise TypeError(f"Bidirectional takes a recurrent layer, got {layer!r}")
-        if merge not in ("concat", "sum", "mean"):
-            raise ValueError(
-                f"Bidirectional: merge must be 'concat', 'sum' or 'mean', got {merge!r}"
-            )
-        self.layer = layer
-        self.merge = merge
         other = copy.deepcopy(layer)
         other.reverse = not layer.reverse
+        super().__init__([layer, other], merge=merge)
+        self.layer = layer
         self.children = {"forward": layer, "backward": other}
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        *before, units = self.layer.output_shape(input_shape)
-        assert units is not None
-        return (*before, 2 * units if self.merge == "concat" else units)
-
-    def forward_from(
-        self,
-        x: Array,
-        state: Any = None,
-        *,
-        key: Key | int | None = None,
-        row: int = 0,
-        lengths: Lengths | None = None,
-    ) -> tuple[Array, Any, BackwardFrom]:
-        """As that of a recurrent layer; the state is a pair, of forward and backward."""
-        first, second = self._pair("state", state)
-        (_, forward, key0), (_, other, key1) = self.keyed(key)
-        y0, last0, back0 = forward.forward_from(x, first, key=key0, row=row, lengths=lengths)
-        y1, last1, back1 = other.forward_from(x, second, key=key1, row=row, lengths=lengths)
-        y = np.concatenate((y0, y1), -1) if self.merge == "concat" else y0 + y1
-        if self.merge == "mean":
-            y *= y.dtype.type(0.5)
-
-        def backward(
-            dy: Array,
-            dstate: Any = None,
-            *,
-            input_gradient: bool = True,
-            for_update: bool = False,
-        ) -> tuple[Any, dict[str, Gradient], Any]:
-            if dy.shape != y.shape:
-                raise ValueError(f"dy must have the shape of the output, {y.shape}, got {dy.shape}")
-            d0 = d1 = dy * dy.dtype.type(0.5) if self.merge == "mean" else dy
-            if self.merge == "concat":
-                d0, d1 = np.split(dy, 2, -1)
-            dlast0, dlast1 = self._pair("dstate", dstate)
-            options = {"input_gradient": input_gradient, "for_update": for_update}
-            dx0, grads0, dfirst0 = back0(d0, dlast0, **options)
-            dx1, grads1, dfirst1 = back1(d1, dlast1, **options)
-            grads = prefixed("forward", grads0) | prefixed("backward", grads1)
-            return dx0 + dx1 if input_gradient else None, grads, (dfirst0, dfirst1)
-
-        return y, (last0, last1), backward
-
-    def _pair(self, name: str, state: Any) -> tuple[Any, Any]:
-        if state is None:
-            return None, None
-        if not isinstance(state, tuple) or len(state) != 2:
-            raise ValueError(
-                f"{self!r} expects {name} to be a pair, of its forward and of its backward layer"
-            )
-        return state
 
 
 def _kind_of(part: Any) -> str:

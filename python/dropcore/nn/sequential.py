@@ -10,13 +10,22 @@ from dropcore.key import Key
 from dropcore.mask import Mask
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
-from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, named, prefixed
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    named,
+    prefixed,
+)
 from dropcore.steps import drops_units
 
 __all__ = ["Sequential"]
 
 
-class Sequential(Layer):
+class Sequential(Stateful):
     """Layers one after the other: y = layer_n(... layer_1(layer_0(x))).
 
     Every dropout site inside has a stream of its own: sites are numbered depth-first and added to
@@ -86,44 +95,17 @@ class Sequential(Layer):
                 x = layer(x, own, row=row, **layer.extras(lengths))
         return x
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Key | int | None = None,
-        row: int = 0,
-        lengths: Array | None = None,
-    ) -> tuple[Array, Backward]:
-        y, _, inner = self._run(x, None, key, row, lengths)
-
-        def backward(
-            dy: Array, *, input_gradient: bool = True, for_update: bool = False
-        ) -> tuple[Any, dict[str, Gradient]]:
-            return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
-
-        return y, backward
-
     def forward_from(
         self,
         x: Array,
-        state: Any = None,
+        state: Mapping[str, Any] | None = None,
         *,
         key: Key | int | None = None,
         row: int = 0,
         lengths: Array | None = None,
-    ) -> tuple[Array, Any, BackwardFrom]:
-        """`forward` from the states of the layers that carry one, by name: see `Layer`."""
-        return self._run(x, {} if state is None else state, key, row, lengths)
-
-    def _run(
-        self,
-        x: Array,
-        states: Mapping[str, Any] | None,
-        key: Key | int | None,
-        row: int,
-        lengths: Array | None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """A training step; with states, from them on."""
+        """As of any layer; the state is those of the layers that carry one, by name."""
+        states = self.states_by_name("state", state)
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
         y: Any = x  # an array, or LiveUnits between two layers that know them
@@ -136,7 +118,7 @@ class Sequential(Layer):
                 maskable = masks_output(layer)
                 if maskable is not None:
                     maskable.check(y)
-                elif states is not None and layer.carries_state:
+                elif layer.carries_state:
                     y, left[name], step = layer.forward_from(
                         y, states.get(name), key=own, row=row, lengths=lengths
                     )
@@ -162,12 +144,13 @@ class Sequential(Layer):
             input_gradient: bool = True,
             for_update: bool = False,
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
+            dstates = self.states_by_name("dstate", dstate)
             grads: dict[str, Gradient] = {}
             came: dict[str, Any] = {}
             for i, (name, step) in reversed(list(enumerate(steps))):
                 wanted = {"input_gradient": input_gradient or i > first, "for_update": for_update}
                 if name in left:
-                    dy, inner, came[name] = step(dy, (dstate or {}).get(name), **wanted)
+                    dy, inner, came[name] = step(dy, dstates.get(name), **wanted)
                 else:
                     dy, inner = step(dy, **wanted)
                 grads |= prefixed(name, inner)
