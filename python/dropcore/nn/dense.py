@@ -73,10 +73,7 @@ class Dense(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        if constraint is not None:
-            self._constraints["weight"] = constraint
-        if regularizer is not None:
-            self._regularizers["weight"] = regularizer
+        self.hold("weight", constraint, regularizer)
 
     @property
     def built(self) -> bool:

@@ -69,10 +69,8 @@ class Embedding(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        if constraint is not None:
-            self._constraints["weight"] = along(constraint, -1)
-        if regularizer is not None:
-            self._regularizers["weight"] = regularizer
+        own = None if constraint is None else along(constraint, -1)
+        self.hold("weight", own, regularizer)
 
     @property
     def built(self) -> bool:

@@ -205,6 +205,15 @@ class Layer:
         for _, child, own in self.child_shapes(input_shape):
             child._build(own, rng, dtype)
 
+    def hold(
+        self, name: str, constraint: Constraint | None, regularizer: Regularizer | None
+    ) -> None:
+        """Note what a constructor was given for a parameter."""
+        if constraint is not None:
+            self._constraints[name] = constraint
+        if regularizer is not None:
+            self._regularizers[name] = regularizer
+
     # --- what follows from it, for layers and containers -----------------------------------------
 
     def build(self, input_shape: Shape, *, key: Key | int, dtype: DTypeLike | None = None) -> None:

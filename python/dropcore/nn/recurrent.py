@@ -135,14 +135,8 @@ class Recurrent(Stateful):
         initializer_of(f"{what}: recurrent_initializer", recurrent_initializer)
         self.constraint, self.recurrent_constraint = constraint, recurrent_constraint
         self.regularizer, self.recurrent_regularizer = regularizer, recurrent_regularizer
-        if constraint is not None:
-            self._constraints["kernel"] = constraint
-        if recurrent_constraint is not None:
-            self._constraints["recurrent_kernel"] = recurrent_constraint
-        if regularizer is not None:
-            self._regularizers["kernel"] = regularizer
-        if recurrent_regularizer is not None:
-            self._regularizers["recurrent_kernel"] = recurrent_regularizer
+        self.hold("kernel", constraint, regularizer)
+        self.hold("recurrent_kernel", recurrent_constraint, recurrent_regularizer)
 
     def __init_subclass__(cls) -> None:
         """A subclass names its own arguments and ``**options``: here is the signature of all."""
