@@ -349,3 +349,10 @@ def test_a_network_with_normalisation_learns():
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_running_means_move_in_front_of_the_first_weights():
+    x = np.random.default_rng(4).standard_normal((64, 3), dtype=np.float32) + 5
+    model = Sequential([BatchNorm(scale=False, center=False, momentum=0.0), Dense(2)])
+    model.fit(x, np.arange(64) % 2, epochs=1, batch_size=64, optimizer=SGD(0.1), progress=False)
+    np.testing.assert_allclose(model.buffers["0.mean"], x.mean(axis=0), rtol=1e-5)

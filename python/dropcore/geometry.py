@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = [
     "Geometry",
     "Padding",
@@ -17,6 +20,7 @@ __all__ = [
     "padding_of",
     "plain",
     "plain_sides",
+    "valid_steps",
 ]
 
 Pair = tuple[int, ...]
@@ -188,6 +192,26 @@ class Geometry:
             (1, *self.image), (1, *self.out), (1, *self.kernel), (1, *self.stride),
             (1, *self.dilation), (0, *self.before),
         )  # fmt: skip
+
+
+def valid_steps(
+    lengths: npt.NDArray[np.int64],
+    kernel: int | Pair,
+    stride: int | Pair,
+    dilation: int | Pair,
+    padding: Padding,
+    axes: int,
+) -> npt.NDArray[np.int64]:
+    """As many windows, along the first axis, as sequences of these lengths have by themselves."""
+    (size, *_), (step, *_), (apart, *_) = (
+        one_or_each("", numbers, axes) for numbers in (kernel, stride, dilation)
+    )
+    sides = padding_of("", padding, axes)
+    if sides == "same":
+        return -(-lengths // step)
+    around = 0 if isinstance(sides, str) else sum(sides[0])
+    out = (lengths + around - (apart * (size - 1) + 1)) // step + 1
+    return np.where(lengths > 0, np.maximum(out, 0), 0)
 
 
 def _times(numbers: Pair) -> str:

@@ -105,9 +105,10 @@ class Parallel(Stateful):
         lengths: Array | None = None,
     ) -> Array:
         outputs = []
+        valid = self.checked_lengths(x, lengths)
         for name, branch, own in self.keyed(key):
             with named(name):
-                outputs.append(branch(x, own, row=row, **branch.extras(lengths)))
+                outputs.append(branch(x, own, row=row, **branch.extras(valid)))
         return self._merged(outputs)
 
     def forward_from(
@@ -121,6 +122,7 @@ class Parallel(Stateful):
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the branches that carry one, by name."""
         states = self.states_by_name("state", state)
+        valid = self.checked_lengths(x, lengths)
         outputs: list[Array] = []
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
@@ -129,10 +131,10 @@ class Parallel(Stateful):
             with named(name):
                 if branch.carries_state:
                     y, left[name], step = branch.forward_from(
-                        x, states.get(name), key=own, row=row, lengths=lengths
+                        x, states.get(name), key=own, row=row, lengths=valid
                     )
                 else:
-                    y, step = branch.forward(x, key=own, row=row, **branch.extras(lengths))
+                    y, step = branch.forward(x, key=own, row=row, **branch.extras(valid))
             outputs.append(y)
             steps.append((name, step))
         widths = [y.shape[-1] for y in outputs]

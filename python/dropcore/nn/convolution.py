@@ -6,11 +6,21 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dropcore.checks import check_integer
 from dropcore.constraints import Constraint
 from dropcore.convolution import ConvolutionStep
-from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, plain, plain_sides
+from dropcore.geometry import (
+    Geometry,
+    Padding,
+    Pair,
+    one_or_each,
+    padding_of,
+    plain,
+    plain_sides,
+    valid_steps,
+)
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
@@ -93,6 +103,11 @@ class _Convolution(Layer):
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}, got samples of shape {input_shape}") from None
         return (*out, self.filters)
+
+    def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        return valid_steps(
+            lengths, self.kernel_size, self.stride, self.dilation, self.padding, self.axes
+        )
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         if self.built:

@@ -90,6 +90,7 @@ class Layer:
         How many streams of masks the layer draws from.
     takes_lengths : bool
         Whether `forward` and a call take ``lengths=``, the valid steps of each padded sequence.
+        What comes out of a layer has `output_lengths` of them.
     carries_state : bool
         Whether `forward_from` goes on from a state.
     integer_input : bool
@@ -296,6 +297,34 @@ class Layer:
     def extras(self, lengths: Array | None) -> dict[str, Any]:
         """The keyword `lengths` for a call of this layer, if there are any and it takes them."""
         return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
+
+    def checked_lengths(self, x: Array, lengths: ArrayLike | None) -> NDArray[np.int64] | None:
+        """`lengths` of the sequences x (batch, time, ...), if they can be."""
+        if lengths is None:
+            return None
+        what = type(self).__name__ if self.children else repr(self)
+        if not self.takes_lengths:
+            raise ValueError(f"{what} takes no lengths of sequences: leave them out")
+        found = np.asarray(lengths)
+        if found.dtype.kind not in "iu":
+            raise TypeError(f"{what} expects lengths of integers, got {found.dtype}")
+        if found.shape != x.shape[:1]:
+            raise ValueError(
+                f"{what} expects lengths of shape {x.shape[:1]}, one for each sequence, got "
+                f"{found.shape}"
+            )
+        steps = x.shape[1] if x.ndim > 1 else 0
+        if found.size and not 0 <= found.min() <= found.max() <= steps:
+            raise ValueError(
+                f"{what} expects lengths in [0, {steps}], got {found.min()} ... {found.max()}"
+            )
+        return np.ascontiguousarray(found, np.int64)
+
+    def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The valid steps of what comes out of sequences with `lengths` valid steps."""
+        for child in self.children.values():
+            return child.output_lengths(lengths)  # those beside it give sequences as long
+        return lengths
 
     def states_by_name(self, what: str, state: Any) -> Mapping[str, Any]:
         """`state` as the states of the children that carry one; ValueError if it cannot be."""

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of, plain, plain_sides
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcore.geometry import (
+    Geometry,
+    Padding,
+    Pair,
+    one_or_each,
+    padding_of,
+    plain,
+    plain_sides,
+    valid_steps,
+)
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape
@@ -39,6 +51,7 @@ class _Pool(Layer):
 
     def _pooled(self, x: Array, lengths: Array | None = None) -> tuple[Array, Backward]:
         self._check(x.shape[1:], x.shape[1:])
+        lengths = self.checked_lengths(x, lengths)
         pooling = self._pooling(x, lengths)
         y, places = pooling.forward(x)
 
@@ -81,6 +94,10 @@ class _WindowPool(_Pool):
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}, got samples of shape {input_shape}") from None
         return (*out, input_shape[-1])
+
+    def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        stride = self.pool_size if self.stride is None else self.stride
+        return valid_steps(lengths, self.pool_size, stride, 1, self.padding, self.axes)
 
     def _pooling(self, x: Array, lengths: Array | None) -> Pooling:
         try:

@@ -222,7 +222,7 @@ class Recurrent(Stateful):
             ``dx, grads, dstate = backward(dy, dstate=None)``.
         """
         self._check(x)
-        lengths = self._lengths(x, lengths)
+        lengths = self.checked_lengths(x, lengths)
         kernel = self._params["kernel"]
         step = RecurrentStep(
             self.cell, x, kernel, self._params["recurrent_kernel"], self._params.get("bias"),
@@ -292,24 +292,6 @@ class Recurrent(Stateful):
             raise TypeError(
                 f"{self!r} has {kernel.dtype} weights and expects x of that dtype, got {x.dtype}"
             )
-
-    def _lengths(self, x: Array, lengths: Any) -> Lengths | None:
-        if lengths is None:
-            return None
-        found = np.asarray(lengths)
-        if found.dtype.kind not in "iu":
-            raise TypeError(f"{self!r} expects lengths of integers, got {found.dtype}")
-        if found.shape != (len(x),):
-            raise ValueError(
-                f"{self!r} expects lengths of shape ({len(x)},), one for each sequence, got "
-                f"{found.shape}"
-            )
-        if found.size and not 0 <= found.min() <= found.max() <= x.shape[1]:
-            raise ValueError(
-                f"{self!r} expects lengths in [0, {x.shape[1]}], got {found.min()} ... "
-                f"{found.max()}"
-            )
-        return np.ascontiguousarray(found, np.int64)
 
     def _state(self, state: Any, batch: int, dtype: np.dtype[Any]) -> tuple[Array, ...]:
         """The parts of a state, checked."""

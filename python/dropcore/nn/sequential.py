@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
@@ -90,10 +93,17 @@ class Sequential(Stateful):
         row: int = 0,
         lengths: Array | None = None,
     ) -> Array:
+        valid = self.checked_lengths(x, lengths)
         for name, layer, own in self.keyed(key):
             with named(name):
-                x = layer(x, own, row=row, **layer.extras(lengths))
+                x = layer(x, own, row=row, **layer.extras(valid))
+            valid = None if valid is None else layer.output_lengths(valid)
         return x
+
+    def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        for layer in self.layers:
+            lengths = layer.output_lengths(lengths)
+        return lengths
 
     def forward_from(
         self,
@@ -106,6 +116,7 @@ class Sequential(Stateful):
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the layers that carry one, by name."""
         states = self.states_by_name("state", state)
+        valid = self.checked_lengths(x, lengths)
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
         y: Any = x  # an array, or LiveUnits between two layers that know them
@@ -120,7 +131,7 @@ class Sequential(Stateful):
                     maskable.check(y)
                 elif layer.carries_state:
                     y, left[name], step = layer.forward_from(
-                        y, states.get(name), key=own, row=row, lengths=lengths
+                        y, states.get(name), key=own, row=row, lengths=valid
                     )
                 elif (
                     _joins(layer)
@@ -131,11 +142,12 @@ class Sequential(Stateful):
                 ):
                     y, step = layer.forward_live(y, mask)
                 else:
-                    y, step = layer.forward(y, key=own, row=row, **layer.extras(lengths))
+                    y, step = layer.forward(y, key=own, row=row, **layer.extras(valid))
             if maskable is not None:
                 y, step = self._masked(maskable, y, children, row)
+            valid = None if valid is None else layer.output_lengths(valid)
             steps.append((name, step))
-        first = next((i for i, (name, _) in enumerate(steps) if self.children[name].params), 0)
+        first = next((i for i, (name, _) in enumerate(steps) if _learns(self.children[name])), 0)
 
         def backward(
             dy: Any,
@@ -155,7 +167,7 @@ class Sequential(Stateful):
                     dy, inner = step(dy, **wanted)
                 grads |= prefixed(name, inner)
                 if i == first and not input_gradient:
-                    return None, grads, came  # nothing before this has weights
+                    return None, grads, came  # nothing before this learns
             return dy, grads, came
 
         return y, left, backward
@@ -204,6 +216,11 @@ def masks_output(layer: Layer) -> MasksOutput | None:
         if "forward" in vars(kind):
             return None
     return None
+
+
+def _learns(layer: Layer) -> bool:
+    """Whether a step for an update changes anything in the layer."""
+    return bool(layer.params or layer.buffers)
 
 
 def _joins(layer: Layer) -> TypeGuard[Dropout]:
