@@ -10,19 +10,29 @@ import pytest
 from dropcore import Key
 from dropcore.constraints import MaxNorm
 from dropcore.nn import (
+    AlphaDropout,
+    ConcreteDropout,
     Dense,
+    DropConnect,
     Dropout,
     Embedding,
+    EmbeddingDropout,
     Flatten,
+    GaussianDropout,
+    GaussianNoise,
     Layer,
+    LayerNorm,
     Maxout,
     Parallel,
     ReLU,
     Reshape,
     Residual,
     Sequential,
+    UnitDropout,
+    VariationalDropout,
 )
 from dropcore.optim import SGD
+from dropcore.schedules import Linear
 
 KEY = Key(5, stream=1, step=2)
 
@@ -265,3 +275,31 @@ WRONG = [
 def test_wrong_arguments_say_what_is_allowed(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+NOTES = [
+    (Dropout(np.linspace(0, 1, 8)), "keep 0.5: 4 of 8 live"),
+    (Dropout(mask=[True, False, True, True, False, True, True, True]), "keep 0.75: 6 of 8 live"),
+    (Dropout(Linear(0.0, 0.5, 10)), "rate Linear(start=0.0, end=0.5, steps=10)"),
+    (UnitDropout(keep=0.25), "keep 0.25: 2 of 8 live"),
+    (AlphaDropout(0.5), "keep 0.5: 4 of 8 live"),
+    (DropConnect(4, 0.25), "keep 0.75 of the weights"),
+    (GaussianDropout(0.2), "keep 0.8"),
+    (GaussianNoise(0.3), "stddev 0.3"),
+    (ConcreteDropout(Dense(2), 0.2, data_points=9), "rate 0.2, learned"),
+    (VariationalDropout(0.2, data_points=9), "rate 0.2, learned"),
+    (EmbeddingDropout(Embedding(9, 2), 0.2), "keep 0.8 of the words"),
+    (LayerNorm(), ""),
+]
+
+
+@pytest.mark.parametrize(("layer", "note"), NOTES, ids=lambda value: repr(value)[:30])
+def test_the_summary_says_live_where_elements_are_dropped(layer, note):
+    row = Sequential([layer]).summary((8,)).rows[0]
+    assert "; ".join(n for n in row.notes if not n.startswith("log_alpha")) == note
+
+
+def test_an_infinite_argument_has_a_repr_that_rebuilds():
+    layer = ConcreteDropout(Dense(2), data_points=float("inf"))
+    assert repr(layer) == "ConcreteDropout(Dense(2), data_points=float('inf'))"
+    assert eval(repr(layer)).data_points == float("inf")

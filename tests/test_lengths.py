@@ -68,7 +68,9 @@ def test_steps_of_images_are_along_their_first_axis():
     x = sequences(8)[..., None]
     model.build((12, 8, 1), key=1, dtype=np.float64)
     y = model(x, lengths=LENGTHS)
-    np.testing.assert_array_equal(Sequential(model.layers[:1]).output_lengths(LENGTHS), [5, 1, 3, 0, 0, 5])
+    np.testing.assert_array_equal(
+        Sequential(model.layers[:1]).output_lengths(LENGTHS), [5, 1, 3, 0, 0, 5]
+    )
     inner = model[1](model[0](x))
     np.testing.assert_array_equal(y, model[2](inner, lengths=np.array([5, 1, 3, 0, 0, 5])))
 
@@ -110,3 +112,23 @@ def test_lengths_for_a_model_that_takes_none():
     for use in (model, model.forward, model.forward_from):
         with pytest.raises(ValueError, match="Sequential takes no lengths of sequences"):
             use(sequences(), lengths=LENGTHS)
+
+
+def test_a_learned_rate_in_front_of_a_recurrent_layer():
+    layer = ConcreteDropout(LSTM(3), 0.4, data_points=10, shared_axes=1)
+    model = Sequential([layer, Dense(2)])
+    model.build((12, 4), key=1, dtype=np.float64)
+    x = sequences()
+    y = model(x, lengths=LENGTHS)
+    np.testing.assert_array_equal(y, model[1](layer.layer(x, lengths=LENGTHS)))
+    assert not np.array_equal(model.forward(x, key=3, lengths=LENGTHS)[0], y)
+    whole, last, _ = model.forward_from(x)
+    _, state, _ = model.forward_from(x[:, :5])
+    second, end, backward = model.forward_from(x[:, 5:], state)
+    np.testing.assert_allclose(second, whole, rtol=1e-12)
+    np.testing.assert_allclose(end["0"]["layer"], last["0"]["layer"], rtol=1e-12)
+    _, grads, dstate = backward(np.ones_like(second), {"0": {"layer": end["0"]["layer"]}})
+    assert grads.keys() == model.params.keys()
+    assert [part.shape for part in dstate["0"]["layer"]] == [(6, 3), (6, 3)]
+    with pytest.raises(ValueError, match="'layer' carry, got"):
+        layer.forward_from(x, {"0": state})

@@ -17,7 +17,7 @@ that training can refuse wrong ones before it begins; names for them are in `LOS
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
@@ -126,6 +126,13 @@ class SoftmaxCrossEntropy(CheckedLoss):
 
     def __post_init__(self) -> None:
         if self.class_weights is not None:
+            if isinstance(self.class_weights, Mapping) or not isinstance(
+                self.class_weights, Iterable
+            ):
+                raise TypeError(
+                    "SoftmaxCrossEntropy: class_weights must be a sequence, a number for each "
+                    f"class in order, got {self.class_weights!r}"
+                )
             object.__setattr__(self, "class_weights", tuple(self.class_weights))
             for weight in self.class_weights:
                 check_number("SoftmaxCrossEntropy: a class weight", weight, "[0, inf)")
@@ -402,9 +409,11 @@ def check_labels(
     if found.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers in [0, {classes}), got dtype {found.dtype}")
     if not _fits(found.shape, lead):
+        flat = found.ndim == 1 and len(lead) > 1
+        hint = "; is there a Flatten or a pooling missing?" if flat else ""
         raise ValueError(
             f"labels must have shape {tuple(lead)}, one for each row of outputs "
-            f"{tuple(logits_shape)}, got {found.shape}"
+            f"{tuple(logits_shape)}, got {found.shape}{hint}"
         )
     if found.size == 0:
         raise ValueError("labels must not be empty")

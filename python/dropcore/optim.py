@@ -8,6 +8,7 @@ change, such as the learning rate, it also takes a function of the step, such as
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -534,9 +535,12 @@ def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def check_learning_rate(what: str, rate: Any) -> None:
-    """ValueError unless it is a positive number or a function."""
-    if not callable(rate) and not 0 < rate < np.inf:
-        raise ValueError(
+    """TypeError or ValueError unless it is a positive number or a function."""
+    if callable(rate) and not isinstance(rate, type):
+        return
+    number = isinstance(rate, numbers.Real)
+    if not number or not 0 < rate < np.inf:
+        raise (ValueError if number else TypeError)(
             f"{what}: learning_rate must be a positive number or a function of the step, got "
             f"{rate!r}"
         )

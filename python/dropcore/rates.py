@@ -53,10 +53,8 @@ class Rate:
         schedules: bool = True,
     ) -> None:
         if isinstance(rate, numbers.Real) and rate > 1 and float(rate).is_integer():
-            raise ValueError(
-                f"{what}: rate is the fraction dropped, in [0, 1], got {rate}; "
-                f"did you mean Dense({rate})?"
-            )
+            hint = "" if ":" in what else f"; did you mean Dense({rate})?"
+            raise ValueError(f"{what}: rate is the fraction dropped, in [0, 1], got {rate}{hint}")
         self.what = what
         self.is_schedule = callable(rate) or callable(keep)
         if self.is_schedule:

@@ -10,32 +10,19 @@
 `noise`              GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
 `learned_dropout`    ConcreteDropout, VariationalDropout
 `embedding_dropout`  EmbeddingDropout
-`dropconnect`    DropConnect
-`convolution`    Conv1D, Conv2D
-`pooling`        MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
-`dropout`        Dropout
-`activations`    ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
-`activity`       ActivityRegularization
-`reshape`        Flatten, Reshape
-`normalization`  BatchNorm, LayerNorm
-`sequential`     Sequential
-`recurrent`      SimpleRNN, GRU, LSTM, Bidirectional
-`branches`       Parallel, Residual
-`initializers`   initial weights
-`scaling`        from training unscaled to a finished network, and back
-`ridge`          dropout on linear regression, in closed form
-`config`         layers as plain data
-`summary`        the table of a model
-===============  ===============================================================
 `dropconnect`        DropConnect
 `activations`        ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `activity`           ActivityRegularization
 `reshape`            Flatten, Reshape
 `normalization`      BatchNorm, LayerNorm
+`convolution`        Conv1D, Conv2D
+`pooling`            MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
+`recurrent`          SimpleRNN, GRU, LSTM, Bidirectional
 `sequential`         Sequential
 `branches`           Parallel, Residual
 `initializers`       initial weights
 `scaling`            from training unscaled to a finished network, and back
+`ridge`              dropout on linear regression, in closed form
 `config`             layers as plain data
 `summary`            the table of a model
 ===================  ===============================================================

@@ -6,7 +6,7 @@ from typing import Any
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
 from dropcore.regularizers import ActivityRegularizer
 
 __all__ = ["ActivityRegularization"]
@@ -54,6 +54,8 @@ class ActivityRegularization(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
+
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:

@@ -15,6 +15,8 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
+    check_array,
+    check_gradient,
     named,
     prefixed,
 )
@@ -105,6 +107,7 @@ class Parallel(Stateful):
         lengths: Array | None = None,
     ) -> Array:
         outputs = []
+        check_array(self, x)
         valid = self.checked_lengths(x, lengths)
         for name, branch, own in self.keyed(key):
             with named(name):
@@ -121,6 +124,7 @@ class Parallel(Stateful):
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the branches that carry one, by name."""
+        check_array(self, x)
         states = self.states_by_name("state", state)
         valid = self.checked_lengths(x, lengths)
         outputs: list[Array] = []
@@ -130,14 +134,16 @@ class Parallel(Stateful):
             step: Any
             with named(name):
                 if branch.carries_state:
-                    y, left[name], step = branch.forward_from(
+                    part, left[name], step = branch.forward_from(
                         x, states.get(name), key=own, row=row, lengths=valid
                     )
                 else:
-                    y, step = branch.forward(x, key=own, row=row, **branch.extras(valid))
-            outputs.append(y)
+                    part, step = branch.forward(x, key=own, row=row, **branch.extras(valid))
+            outputs.append(part)
             steps.append((name, step))
-        widths = [y.shape[-1] for y in outputs]
+        widths = [part.shape[-1] for part in outputs]
+        y = self._merged(outputs)
+        shape = y.shape
 
         def backward(
             dy: Any,
@@ -148,20 +154,22 @@ class Parallel(Stateful):
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
             how = {"input_gradient": input_gradient, "for_update": for_update}
             dx: Any = None
+            check_gradient(self, dy, shape)
             dstates = self.states_by_name("dstate", dstate)
             grads: dict[str, Gradient] = {}
             came: dict[str, Any] = {}
             for (name, step), part in zip(steps, self._parts(dy, widths)):
-                if name in left:
-                    own, inner, came[name] = step(part, dstates.get(name), **how)
-                else:
-                    own, inner = step(part, **how)
+                with named(name):
+                    if name in left:
+                        own, inner, came[name] = step(part, dstates.get(name), **how)
+                    else:
+                        own, inner = step(part, **how)
                 grads |= prefixed(name, inner)
                 if input_gradient and own is not None:
                     dx = own if dx is None else dx + own
             return dx, grads, came
 
-        return self._merged(outputs), left, backward
+        return y, left, backward
 
     def _merged(self, outputs: list[Array]) -> Array:
         if self.merge == "concat":

@@ -149,6 +149,9 @@ class DropConnect(RatedLayer, Dense):
 
         return y, backward
 
+    def noise_notes(self) -> list[str]:
+        return [f"{self.rate_note()} of the weights"]
+
     def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
         """The mask of the weights for an input of `shape`; `row` is its first in the batch."""
         address = as_key(key)

@@ -16,7 +16,7 @@ from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
 from dropcore.rates import Given, Rate
 from dropcore.steps import LiveUnits
 
@@ -50,6 +50,17 @@ class RatedLayer(Layer):
     def keep(self) -> Any:
         """Fraction kept, 1 - rate."""
         return self._rate.keep
+
+    def expected_keep(self) -> float | None:
+        """The fraction kept, in the mean over units or rows; None if it changes with the step."""
+        return None if self._rate.is_schedule else float(np.mean(self.keep))
+
+    def rate_note(self) -> str:
+        """The rate in words, for a summary."""
+        kept = self.expected_keep()
+        if kept is not None:
+            return f"keep {kept:.4g}"
+        return ", ".join(f"{name} {given!r}" for name, given in self._rate.config().items())
 
     def config(self) -> dict[str, Any]:
         found = {}
@@ -98,6 +109,7 @@ class MaskLayer(RatedLayer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
         if key is None:
             return self._expected(x, row)
         mask = self.mask(x.shape, key, row)
@@ -198,6 +210,11 @@ class Dropout(MaskLayer):
             self._rate = Rate(what, None, 1.0)
         return Mask.given(mask, keep=self._rate(0))
 
+    def expected_keep(self) -> float | None:
+        if self._held is None:
+            return super().expected_keep()
+        return float(np.mean(self._held.to_bool()))
+
     def _argument(self, name: str) -> Any:
         if name == "mask":
             return None if self._held is None else self._held.to_bool()
@@ -217,6 +234,14 @@ class Dropout(MaskLayer):
         """The mask that is held, for some rows of the global batch."""
         mask = self._held
         assert mask is not None
+        own = mask.shape[max(len(mask.shape) - len(shape) + 1, 0) :]  # without the batch
+        if len(mask.shape) > len(shape) or any(
+            m not in (1, n) for m, n in zip(reversed(own), reversed(shape), strict=False)
+        ):
+            raise ValueError(
+                f"{type(self).__name__}: mask= of shape {mask.shape} does not broadcast to an "
+                f"input of shape {shape}"
+            )
         if len(mask.shape) < len(shape) or mask.shape[0] in (1, shape[0] if row == 0 else 1):
             return mask
         if row + shape[0] > mask.shape[0]:

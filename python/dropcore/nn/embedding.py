@@ -12,7 +12,7 @@ from dropcore.constraints import Constraint, along
 from dropcore.gradients import Gradient, LiveBlock
 from dropcore.key import Key
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Embedding"]
@@ -98,6 +98,7 @@ class Embedding(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, (*indices.shape, self.output_dim))
             gradient = self._gradient(indices, dy.reshape(indices.size, self.output_dim), weight)
             return None, {"weight": gradient if for_update else np.asarray(gradient)}
 
@@ -108,6 +109,7 @@ class Embedding(Layer):
 
     def check(self, x: Array) -> npt.NDArray[np.integer]:
         """`x` if it holds indices that are there."""
+        check_array(self, x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{self!r} takes integers, got {x.dtype}; use .astype(np.int64)")
         if x.size and not 0 <= x.min() <= x.max() < self.input_dim:

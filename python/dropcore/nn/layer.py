@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import operator
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -24,7 +26,18 @@ if TYPE_CHECKING:
     from dropcore.training.history import History
     from dropcore.training.state import TrainingState
 
-__all__ = ["Array", "Backward", "BackwardFrom", "Layer", "Shape", "Stateful", "named"]
+__all__ = [
+    "Array",
+    "Backward",
+    "BackwardFrom",
+    "Layer",
+    "Shape",
+    "Stateful",
+    "check_array",
+    "check_gradient",
+    "named",
+    "prefixed",
+]
 
 Array = NDArray[Any]
 """float32 or float64; every array of one network has the same dtype."""
@@ -209,7 +222,19 @@ class Layer:
     def hold(
         self, name: str, constraint: Constraint | None, regularizer: Regularizer | None
     ) -> None:
-        """Note what a constructor was given for a parameter."""
+        """Note what a constructor was given for a parameter; TypeError if it is something else."""
+        if constraint is not None and (isinstance(constraint, type) or not callable(constraint)):
+            raise TypeError(
+                f"{type(self).__name__}: a constraint must be an object such as MaxNorm(2.0), or a "
+                f"function of the weights, got {constraint!r}"
+            )
+        if regularizer is not None and (
+            isinstance(regularizer, type) or not hasattr(regularizer, "add_gradient")
+        ):
+            raise TypeError(
+                f"{type(self).__name__}: a regularizer must be one of weights, such as L2(1e-4), "
+                f"got {regularizer!r}"
+            )
         if constraint is not None:
             self._constraints[name] = constraint
         if regularizer is not None:
@@ -232,15 +257,13 @@ class Layer:
         Raises
         ------
         TypeError
-            If `input_shape` is not a tuple.
+            If `input_shape` is not a tuple of integers.
         ValueError
-            If a layer cannot take what the one before gives, or `dtype` is none of the above.
+            If a layer cannot take what the one before gives, an object with weights is in the model
+            twice, or `dtype` is none of the above.
         """
-        if isinstance(input_shape, int):
-            raise TypeError(
-                "build: input_shape must be a tuple, the shape of one sample without the batch "
-                f"axis, such as ({input_shape},), got {input_shape}"
-            )
+        input_shape = checked_shape("build", input_shape)
+        self._check_distinct()
         self.output_shape(input_shape)
         here = next(iter(self.params.values()), None)
         kind = np.dtype(dtype if dtype is not None else np.float32 if here is None else here.dtype)
@@ -249,7 +272,18 @@ class Layer:
         if here is not None and kind != here.dtype:
             raise ValueError(f"build: dtype must be {here.dtype}, as there are weights, got {kind}")
         self._build(input_shape, generator(key, WEIGHTS), kind)
-        self.input_shape = tuple(input_shape)
+        self.input_shape = input_shape
+
+    def _check_distinct(self) -> None:
+        """ValueError if a layer with weights is in the model twice."""
+        paths: dict[int, str] = {}
+        for path, layer in self.leaves():
+            first = paths.setdefault(id(layer), path)
+            if first != path and (not layer.built or layer._params or layer._buffers):
+                raise ValueError(
+                    f"layer {path}, {layer!r}, is the very object that is layer {first}, and "
+                    "weights cannot be shared: make another one"
+                )
 
     @property
     def params(self) -> dict[str, Array]:
@@ -302,7 +336,7 @@ class Layer:
         """`lengths` of the sequences x (batch, time, ...), if they can be."""
         if lengths is None:
             return None
-        what = type(self).__name__ if self.children else repr(self)
+        what = _short(self)
         if not self.takes_lengths:
             raise ValueError(f"{what} takes no lengths of sequences: leave them out")
         found = np.asarray(lengths)
@@ -526,6 +560,45 @@ class Stateful(Layer):
         return y, backward
 
 
+def check_array(layer: Layer, x: Any) -> None:
+    """TypeError or ValueError unless x is an array with a batch axis."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(
+            f"{_short(layer)} expects an array, got {type(x).__name__}; use np.asarray(x, dtype)"
+        )
+    if x.ndim < 1:
+        raise ValueError(f"{_short(layer)} expects an array with a batch axis, got a scalar")
+
+
+def check_gradient(layer: Layer, dy: Array, shape: tuple[int, ...]) -> None:
+    """ValueError unless dy has the shape of the output."""
+    if dy.shape != shape:
+        raise ValueError(
+            f"{_short(layer)}: dy must have the shape of the output, {shape}, got {dy.shape}"
+        )
+
+
+def _short(layer: Layer) -> str:
+    """A layer in messages: of those that hold others, which may be many, the name of the class."""
+    return type(layer).__name__ if layer.children else repr(layer)
+
+
+def checked_shape(what: str, shape: Any) -> Shape:
+    """`shape` as the shape of one sample; TypeError or ValueError if it is none."""
+    found = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else None
+    if found is None or any(
+        n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")) for n in found
+    ):
+        such = f"({shape},)" if isinstance(shape, int) else "(28, 28, 1)"
+        raise TypeError(
+            f"{what}: input_shape must be a tuple of integers, the shape of one sample without the "
+            f"batch axis, such as {such}, got {shape!r}"
+        )
+    if any(n is not None and n < 0 for n in found):
+        raise ValueError(f"{what}: input_shape must have no negative lengths, got {shape!r}")
+    return tuple(None if n is None else operator.index(n) for n in found)
+
+
 def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"weight": w}`` of child ``"0"`` is ``{"0.weight": w}`` of its container."""
     return {f"{name}.{inner}": value for inner, value in values.items()}
@@ -544,6 +617,8 @@ def named(name: str) -> Iterator[None]:
 
 
 def _source(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
     if isinstance(value, np.ndarray):  # all of it, in digits that tell it from its neighbours
         with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
             return repr(value)

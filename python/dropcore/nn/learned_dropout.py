@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,16 @@ from dropcore.nn.dropout import (
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.layer import Array, Backward, Layer, Shape, prefixed
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    check_array,
+    prefixed,
+)
 from dropcore.nn.noise import noise_like
 from dropcore.noise import decision_uniform
 from dropcore.rates import Rate
@@ -27,7 +36,7 @@ from dropcore.rates import Rate
 __all__ = ["ConcreteDropout", "VariationalDropout"]
 
 
-class ConcreteDropout(RatedLayer):
+class ConcreteDropout(RatedLayer, Stateful):
     """Dropout on the input of a layer, at a rate that is learned.
 
     The decision of each element is relaxed to a number between 0 and 1, which has a gradient. With
@@ -116,33 +125,48 @@ class ConcreteDropout(RatedLayer):
         if not self._params:
             self._params["logit"] = np.full(1, logit(self.rate), dtype)
 
-    def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
-    ) -> tuple[Array, Backward]:
+    def forward_from(
+        self,
+        x: Array,
+        state: Mapping[str, Any] | None = None,
+        *,
+        key: Key | int | None = None,
+        row: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, dict[str, Any], BackwardFrom]:
+        """As of any layer; the state is that of `layer`, under its name."""
         if not self.built:
             raise ValueError(f"{self!r} has no weights yet: call build or fit first")
-        ((_, _, child_key),) = self.keyed(key)
+        check_array(self, x)
+        ((name, layer, child_key),) = self.keyed(key)
         factor = slope = None
         inside = x
         if key is not None:
             factor, slope = self._relaxed(x, key, row)
             inside = x * factor
-        y, inner = self.layer.forward(inside, key=child_key, row=row)
+        valid = self.checked_lengths(x, lengths)
+        first = self.states_by_name("state", state).get(name)
+        y, last, inner = layer.forward_from(inside, first, key=child_key, row=row, lengths=valid)
 
         def backward(
-            dy: Array, *, input_gradient: bool = True, for_update: bool = False
-        ) -> tuple[Any, dict[str, Gradient]]:
+            dy: Array,
+            dstate: Mapping[str, Any] | None = None,
+            *,
+            input_gradient: bool = True,
+            for_update: bool = False,
+        ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
             wanted = input_gradient or factor is not None
-            dx, grads = inner(dy, input_gradient=wanted, for_update=for_update)
+            dlast = self.states_by_name("dstate", dstate).get(name)
+            dx, grads, dfirst = inner(dy, dlast, input_gradient=wanted, for_update=for_update)
             dlogit = np.zeros_like(self._params["logit"])
             if factor is not None:
                 dlogit[0] = np.sum(dx * x * slope, dtype=np.float64)
                 dx = dx * factor if input_gradient else None
             found = prefixed("layer", grads) | {"logit": dlogit}
             self._add_penalty(found)
-            return dx, found
+            return dx, found, {} if dfirst is None else {name: dfirst}
 
-        return y, backward
+        return y, {} if last is None else {name: last}, backward
 
     def _relaxed(self, x: Array, key: Key | int, row: int) -> tuple[Array, Array]:
         """(1 - s) / (1 - p) for each element, and its derivative by the logit."""
@@ -276,6 +300,7 @@ class VariationalDropout(RatedLayer):
     ) -> tuple[Array, Backward]:
         if not self.built:
             raise ValueError(f"{self!r} has no weights yet: call build or fit first")
+        check_array(self, x)
         self.output_shape(x.shape[1:])
         noise = factor = None
         if key is not None:

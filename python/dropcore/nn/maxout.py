@@ -12,7 +12,7 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.dense import Dense
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]
@@ -84,6 +84,7 @@ class Maxout(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, (*z.shape[:-2], self.units))
             dz = np.zeros(z.shape, z.dtype)
             np.put_along_axis(dz, largest, dy[..., None, :], axis=-2)
             dz = dz.reshape(*dy.shape[:-1], self.pieces * self.units)

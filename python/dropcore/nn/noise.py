@@ -21,7 +21,7 @@ from dropcore.nn.dropout import (
     times,
     tuple_of_axes,
 )
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
 from dropcore.noise import normal
 from dropcore.rates import Given, Rate
 
@@ -65,9 +65,13 @@ class GaussianNoise(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
+    def noise_notes(self) -> list[str]:
+        return [f"stddev {self.stddev!r}"]
+
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
         if key is None:
             return x, pass_on
         step = as_key(key).step
@@ -110,9 +114,13 @@ class GaussianDropout(RatedLayer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
+    def noise_notes(self) -> list[str]:
+        return [self.rate_note()]
+
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
         if key is None:
             return x, pass_on
         keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row)
@@ -169,6 +177,7 @@ class AlphaDropout(MaskLayer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
         if key is None:
             return x, pass_on
         mask = self.mask(x.shape, key, row)

@@ -19,7 +19,7 @@ from dropcore.geometry import (
 )
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
 from dropcore.pooling import Pooling, padding_inside
 
 __all__ = [
@@ -50,6 +50,7 @@ class _Pool(Layer):
             raise ValueError(f"{self!r} expects samples of shape ({place}, channels), got {found}")
 
     def _pooled(self, x: Array, lengths: Array | None = None) -> tuple[Array, Backward]:
+        check_array(self, x)
         self._check(x.shape[1:], x.shape[1:])
         lengths = self.checked_lengths(x, lengths)
         pooling = self._pooling(x, lengths)

@@ -148,7 +148,10 @@ class Recurrent(Stateful):
             cls.__signature__ = signature  # type: ignore[attr-defined]
 
     def _rate(self, name: str, rate: float | Schedule) -> Rate:
-        return Rate(f"{type(self).__name__}: {name}", rate, None, arrays=False)
+        what = f"{type(self).__name__}: {name}"
+        if rate is None:
+            raise TypeError(f"{what} must be a number in [0, 1] or a function, got None")
+        return Rate(what, rate, None, arrays=False)
 
     @property
     def _noises(self) -> list[tuple[str, str]]:

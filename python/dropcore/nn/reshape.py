@@ -11,7 +11,7 @@ import numpy as np
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 
 __all__ = ["Flatten", "Reshape"]
 
@@ -64,14 +64,17 @@ class Reshape(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
+        check_array(self, x)
         shape = x.shape
+        target = (len(x), *self._target(shape[1:]))
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, target)
             return dy.reshape(shape) if input_gradient else None, {}
 
-        return np.reshape(x, (len(x), *self._target(shape[1:]))), backward
+        return np.reshape(x, target), backward
 
 
 class Flatten(Reshape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import dropwhile
 from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
@@ -20,9 +21,11 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
+    check_array,
     named,
     prefixed,
 )
+from dropcore.nn.reshape import Reshape
 from dropcore.steps import drops_units
 
 __all__ = ["Sequential"]
@@ -71,8 +74,13 @@ class Sequential(Stateful):
         return len(self.children)
 
     def output_shape(self, input_shape: Shape) -> Shape:
+        behind = self._behind_reshapes()[1:]
         for name, layer in self.children.items():
             with named(name):
+                if layer.integer_input and any(layer is other for other in behind):
+                    raise ValueError(
+                        f"{layer!r} takes indices, and the layer before it gives none: put it first"
+                    )
                 input_shape = layer.output_shape(input_shape)
         return input_shape
 
@@ -83,7 +91,11 @@ class Sequential(Stateful):
 
     @property
     def integer_input(self) -> bool:
-        return any(layer.integer_input for layer in self.layers[:1])
+        return any(layer.integer_input for layer in self._behind_reshapes()[:1])
+
+    def _behind_reshapes(self) -> list[Layer]:
+        """The layers from the first one that does more than to reshape its input."""
+        return list(dropwhile(lambda layer: isinstance(layer, Reshape), self.layers))
 
     def __call__(
         self,
@@ -93,6 +105,7 @@ class Sequential(Stateful):
         row: int = 0,
         lengths: Array | None = None,
     ) -> Array:
+        check_array(self, x)
         valid = self.checked_lengths(x, lengths)
         for name, layer, own in self.keyed(key):
             with named(name):
@@ -115,6 +128,7 @@ class Sequential(Stateful):
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the layers that carry one, by name."""
+        check_array(self, x)
         states = self.states_by_name("state", state)
         valid = self.checked_lengths(x, lengths)
         steps: list[tuple[str, Any]] = []
@@ -161,10 +175,11 @@ class Sequential(Stateful):
             came: dict[str, Any] = {}
             for i, (name, step) in reversed(list(enumerate(steps))):
                 wanted = {"input_gradient": input_gradient or i > first, "for_update": for_update}
-                if name in left:
-                    dy, inner, came[name] = step(dy, dstates.get(name), **wanted)
-                else:
-                    dy, inner = step(dy, **wanted)
+                with named(name):
+                    if name in left:
+                        dy, inner, came[name] = step(dy, dstates.get(name), **wanted)
+                    else:
+                        dy, inner = step(dy, **wanted)
                 grads |= prefixed(name, inner)
                 if i == first and not input_gradient:
                     return None, grads, came  # nothing before this learns

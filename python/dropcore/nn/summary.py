@@ -6,9 +6,8 @@ import copy
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from dropcore.nn.layer import Layer, Shape
+from dropcore.nn.dropout import MaskLayer
+from dropcore.nn.layer import Layer, Shape, checked_shape
 
 __all__ = ["Row", "Summary", "summarize"]
 
@@ -90,7 +89,7 @@ class Summary:
 
 def summarize(model: Layer, input_shape: Shape | None) -> Summary:
     """The table of `model` for samples of `input_shape`; a model without weights stays so."""
-    shape = model.input_shape if input_shape is None else tuple(input_shape)
+    shape = model.input_shape if input_shape is None else checked_shape("summary", input_shape)
     if shape is None:
         raise ValueError(
             "summary: the model has not been built: give the shape of one sample, as in "
@@ -121,21 +120,20 @@ def _walk(layer: Layer, path: str, shape: Shape, rows: list[Row]) -> None:
 
 
 def _notes(layer: Layer, shape: Shape) -> tuple[str, ...]:
-    keep = getattr(layer, "keep", None) if layer.own_sites else None
-    notes = [] if keep is None else [_live(keep, shape)]
+    notes = [_live(layer, shape)] if isinstance(layer, MaskLayer) else []
     notes += layer.noise_notes()
     for own in (layer._constraints, layer._regularizers):
         notes += [f"{name}: {value!r}" for name, value in own.items()]
     return tuple(notes)
 
 
-def _live(keep: object, shape: Shape) -> str:
+def _live(layer: MaskLayer, shape: Shape) -> str:
     """How many numbers of an output are expected to live, in words."""
-    if callable(keep) or any(n is None for n in shape):
-        return f"keep {keep!r}"
+    kept = layer.expected_keep()
+    if kept is None or None in shape:
+        return layer.rate_note()
     size = math.prod(n for n in shape if n is not None)
-    mean = float(np.mean(np.asarray(keep, dtype=np.float64)))
-    return f"keep {mean:.4g}: {mean * size:,.5g} of {size:,} live"
+    return f"keep {kept:.4g}: {kept * size:,.5g} of {size:,} live"
 
 
 def _shape(shape: Shape) -> str:

@@ -129,7 +129,12 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     """
     if hasattr(x, "toarray"):
         raise TypeError(f"{name} must be a dense array, got {type(x).__name__}; use .toarray()")
-    data = np.asarray(x)
+    try:
+        data = np.asarray(x)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an array of samples of one shape; pad sequences and give lengths="
+        ) from None
     if dtype.kind == "i":
         if data.dtype.kind not in "iu":
             raise TypeError(

@@ -289,11 +289,14 @@ class _Means:
 
 
 def _criterion(loss: str | Loss) -> Loss:
-    if callable(loss):
+    if callable(loss) and not isinstance(loss, type):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         choices = ", ".join(map(repr, LOSSES))
-        raise ValueError(f"loss must be {choices} or a callable, got {loss!r}")
+        error = ValueError if isinstance(loss, str) else TypeError
+        raise error(
+            f"loss must be {choices}, an object such as Huber(1.0) or a callable, got {loss!r}"
+        )
     return LOSSES[loss]
 
 
