@@ -10,7 +10,9 @@ from dropcore.nn import (
     LSTM,
     ActivityRegularization,
     AlphaDropout,
+    Bidirectional,
     BlockDropout,
+    ConcreteDropout,
     Conv1D,
     Conv2D,
     Dense,
@@ -157,3 +159,23 @@ def test_a_gradient_of_another_shape_is_refused(model, x):
     for wrong in (y[..., :-1], y[:-1], np.concatenate([y, y], axis=-1)):
         with pytest.raises(ValueError, match=r"layer 0[., ].*dy must have the shape of"):
             backward(wrong)
+
+
+@pytest.mark.parametrize(
+    ("layer", "path"),
+    [
+        (Maxout(3), "0.linear"),
+        (ConcreteDropout(Dense(3), data_points=9), "0.layer"),
+        (Sequential([ConcreteDropout(Dense(3), data_points=9)]), "0.0.layer"),
+        (Bidirectional(LSTM(3)), "0.forward"),
+        (EmbeddingDropout(Embedding(3, 2)), "0.embedding"),
+    ],
+    ids=repr,
+)
+def test_a_layer_inside_another_is_named_by_its_path(layer, path):
+    model = Sequential([layer])
+    model.build((4, 4), key=1)
+    wrong = np.full((2, 4, 5), 3, np.int64 if model.integer_input else np.float32)
+    for take in (model, model.forward):
+        with pytest.raises(ValueError, match=f"^layer {path}, .* (expects x of|takes indices)"):
+            take(wrong)

@@ -14,7 +14,7 @@ from dropcore import Key, _core
 from dropcore.constraints import MaxNorm
 from dropcore.losses import softmax_cross_entropy
 from dropcore.nn import Dense, Dropout, Layer, Sequential
-from dropcore.optim import SGD
+from dropcore.optim import SGD, Adam
 
 OPTIMIZER = SGD(0.1, momentum=0.9)
 
@@ -452,3 +452,23 @@ def test_an_interrupt_leaves_a_usable_model():
     assert np.isfinite(model.predict(X)).all()
     fit(model, epochs=20)
     assert model.evaluate(X, Y)["accuracy"] > 0.9
+
+
+def test_an_optimiser_of_another_kind_begins_at_its_first_step():
+    x, y = np.random.default_rng(0).standard_normal((32, 4), dtype=np.float32), np.arange(32) % 2
+    model = Sequential([Dense(2)])
+    model.fit(x, y, epochs=500, optimizer=SGD(1e-6), progress=False)
+    before = model.params["0.weight"].copy()
+    steps = []
+
+    def rate(step):
+        steps.append(step)
+        return 0.01
+
+    model.fit(x, y, epochs=1, optimizer=Adam(rate), progress=False)
+    assert steps == [0]
+    # The first step of Adam is learning_rate * sign(gradient).
+    np.testing.assert_allclose(abs(model.params["0.weight"] - before), 0.01, rtol=1e-3)
+    model.fit(x, y, epochs=2, optimizer=Adam(rate), progress=False)
+    assert steps == [0, 1, 2]
+    assert model.training_state.step == 503

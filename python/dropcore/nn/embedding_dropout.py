@@ -13,7 +13,7 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import TRAINING, Mask
 from dropcore.nn.dropout import RatedLayer, mode_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, named, prefixed
 from dropcore.rates import Given, Rate
 
 __all__ = ["EmbeddingDropout", "word_mask"]
@@ -138,14 +138,16 @@ class EmbeddingDropout(RatedLayer):
         return [f"{self.rate_note()} of the words"]
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        return self.embedding.output_shape(input_shape)
+        with named("embedding"):
+            return self.embedding.output_shape(input_shape)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         ((_, _, child_key),) = self.keyed(key)
-        y, inner = self.embedding.forward(x, key=child_key, row=row)
+        with named("embedding"):
+            y, inner = self.embedding.forward(x, key=child_key, row=row)
         mask = None
         if key is not None:
             address, vocabulary = as_key(key), len(self.embedding.params["weight"])

@@ -27,6 +27,7 @@ from dropcore.nn.layer import (
     Shape,
     Stateful,
     check_array,
+    named,
     prefixed,
 )
 from dropcore.nn.noise import noise_like
@@ -118,7 +119,8 @@ class ConcreteDropout(RatedLayer, Stateful):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         shared_axes_of(self, self.shared_axes, 1 + len(input_shape))
-        return self.layer.output_shape(input_shape)
+        with named("layer"):
+            return self.layer.output_shape(input_shape)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         super()._build(input_shape, rng, dtype)
@@ -146,7 +148,10 @@ class ConcreteDropout(RatedLayer, Stateful):
             inside = x * factor
         valid = self.checked_lengths(x, lengths)
         first = self.states_by_name("state", state).get(name)
-        y, last, inner = layer.forward_from(inside, first, key=child_key, row=row, lengths=valid)
+        with named(name):
+            y, last, inner = layer.forward_from(
+                inside, first, key=child_key, row=row, lengths=valid
+            )
 
         def backward(
             dy: Array,

@@ -12,7 +12,7 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.dense import Dense
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, named, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]
@@ -72,12 +72,14 @@ class Maxout(Layer):
         )
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        return (*self.children["linear"].output_shape(input_shape)[:-1], self.units)
+        with named("linear"):
+            return (*self.children["linear"].output_shape(input_shape)[:-1], self.units)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
-        z, inner = self.children["linear"].forward(x)
+        with named("linear"):
+            z, inner = self.children["linear"].forward(x)
         z = z.reshape(*z.shape[:-1], self.pieces, self.units)
         largest = z.argmax(axis=-2)[..., None, :]
 

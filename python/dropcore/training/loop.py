@@ -42,7 +42,8 @@ def fit(
     Everything random hangs on the key's seed: the initial weights, the order of the samples in each
     epoch, and the masks, which are addressed by (seed, site, update, row). The same seed on a fresh
     model repeats every bit, for any number of threads. A second call goes on where the first
-    stopped, with the same optimiser state, so that two calls of 5 epochs are one of 10.
+    stopped, with the same optimiser state, so that two calls of 5 epochs are one of 10. An
+    optimiser of another kind begins at its step 0, its learning rate too.
 
     All arguments are checked before anything is changed.
 
@@ -244,7 +245,7 @@ def _update(
             for path, regularizer in model.regularizers.items():
                 grads[path] = regularizer.add_gradient(params[path], grads[path])
             try:
-                optimizer.apply(params, grads, state.slots, state.step, constraints)
+                optimizer.apply(params, grads, state.slots, state.step - state.begun, constraints)
             except BaseException:
                 # The user interrupts the update: what is left satisfies its constraints.
                 for path, constraint in constraints.items():

@@ -22,6 +22,8 @@ class TrainingState:
         Epochs finished. It is the number of the next epoch's shuffle.
     optimizer : str
         The class that `slots` belong to.
+    begun : int
+        Updates that had been made when `slots` were new: the optimiser counts its steps from there.
     slots : dict
         The optimiser's state.
     """
@@ -29,13 +31,14 @@ class TrainingState:
     step: int = 0
     epoch: int = 0
     optimizer: str = ""
+    begun: int = 0
     slots: State = field(default_factory=dict)
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
         """Keep the slots if they are of the same kind of optimiser, else start new ones."""
         name, fresh = kind_of(optimizer), optimizer.init(params)
         if name != self.optimizer or fresh.keys() != self.slots.keys():
-            self.optimizer, self.slots = name, fresh
+            self.optimizer, self.slots, self.begun = name, fresh, self.step
 
 
 class Snapshot:
