@@ -332,7 +332,7 @@ def test_a_network_with_normalisation_learns():
     ("call", "error", "message"),
     [
         (lambda: BatchNorm(momentum=1.0), ValueError, r"momentum must be in \[0, 1\), got 1.0"),
-        (lambda: BatchNorm(epsilon=0), ValueError, "BatchNorm: epsilon must be finite and pos"),
+        (lambda: BatchNorm(epsilon=0), ValueError, "BatchNorm: epsilon must be positive and f"),
         (lambda: LayerNorm(epsilon=float("nan")), ValueError, "LayerNorm: epsilon must be"),
         (lambda: LayerNorm()(np.zeros((2, 3))), ValueError, r"LayerNorm\(\) has no weights yet"),
         (lambda: BatchNorm().output_shape(()), ValueError, r"\(..., features\), got \(\)"),

@@ -9,6 +9,7 @@ axis, in Embedding (words, features).
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
@@ -87,6 +88,8 @@ class MaxNorm(_OfVectors):
     max_norm: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.max_norm, numbers.Real):
+            raise TypeError(f"MaxNorm: max_norm must be a number, got {self.max_norm!r}")
         if not self.max_norm > 0:
             raise ValueError(f"MaxNorm: max_norm must be positive, got {self.max_norm!r}")
 

@@ -31,7 +31,11 @@ Schedule = Callable[[int], float]
 
 def value_at(value: float | Schedule, step: int) -> float:
     """A number, or what a schedule gives at `step`."""
-    return float(value(step) if callable(value) else value)
+    found = value(step) if callable(value) else value
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise TypeError(f"{value!r} must return a number, got {found!r} at step {step}") from None
 
 
 @dataclass(frozen=True)

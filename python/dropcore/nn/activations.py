@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -245,6 +246,8 @@ def activation_of(what: str, name: str | None) -> ActivationLayer | None:
 
 
 def _at_least_zero(what: str, name: str, value: float) -> float:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{what}: {name} must be a number, got {value!r}")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{what}: {name} must be a finite number, at least 0, got {value!r}")
     return float(value)

@@ -406,7 +406,10 @@ class DropPath(Dropout):
 
 def tuple_of_axes(axes: int | Iterable[int]) -> tuple[int, ...]:
     """`shared_axes` as it was given, as a tuple."""
-    return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
+    try:
+        return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
+    except TypeError:
+        raise TypeError(f"shared_axes must be an integer or several, got {axes!r}") from None
 
 
 def shared_axes_of(layer: Layer, axes: tuple[int, ...], ndim: int) -> set[int]:

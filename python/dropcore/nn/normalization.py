@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from dropcore.checks import check_number
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape
@@ -26,9 +26,7 @@ class _Normalization(Layer):
 
     def __init__(self, epsilon: float, scale: bool, center: bool) -> None:
         super().__init__()
-        if not (math.isfinite(epsilon) and epsilon > 0):
-            name = type(self).__name__
-            raise ValueError(f"{name}: epsilon must be finite and positive, got {epsilon!r}")
+        check_number(f"{type(self).__name__}: epsilon", epsilon, "(0, inf)")
         self.epsilon = epsilon
         self.scale = scale
         self.center = center
@@ -137,8 +135,7 @@ class BatchNorm(_Normalization):
         center: bool = True,
     ) -> None:
         super().__init__(epsilon, scale, center)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"BatchNorm: momentum must be in [0, 1), got {momentum!r}")
+        check_number("BatchNorm: momentum", momentum, "[0, 1)")
         self.momentum = momentum
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:

@@ -39,7 +39,12 @@ class Reshape(Layer):
                 f"Reshape: target_shape must be a tuple, the shape of one sample, got "
                 f"{target_shape!r}; did you mean ({target_shape},)?"
             )
-        self.target_shape = tuple(operator.index(n) for n in target_shape)
+        try:
+            self.target_shape = tuple(operator.index(n) for n in target_shape)
+        except TypeError:
+            raise TypeError(
+                f"Reshape: target_shape must be integers, got {target_shape!r}"
+            ) from None
         if min(self.target_shape, default=0) < -1 or self.target_shape.count(-1) > 1:
             raise ValueError(
                 "Reshape: target_shape takes lengths >= 0 and at most one -1, got "

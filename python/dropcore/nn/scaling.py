@@ -52,6 +52,13 @@ def set_scaling_(model: Layer, scaling: str) -> None:
     """
     if scaling not in SCALINGS:
         raise ValueError(f"set_scaling_: scaling must be 'inverted' or 'test', got {scaling!r}")
+    if not isinstance(model, Layer):
+        raise TypeError(f"set_scaling_: model must be a layer, got {type(model).__name__}")
+    if not model.built:
+        raise ValueError(
+            "set_scaling_: the model has no weights yet: call build(input_shape, key=...) or "
+            "fit(..., key=...) first"
+        )
     changes: list[tuple[Any, Any]] = []
     factor = _walk(model, "", None, scaling, changes)
     if factor is not None:

@@ -238,7 +238,7 @@ def _update(
     # Numbers that are not finite are reported with their layer, which a warning cannot name.
     with np.errstate(over="ignore", invalid="ignore"):
         out, backward = model.forward(x, key=key, **extras)
-        value, dout = criterion(out, y)
+        value, dout = _of_loss(criterion, out, y)
         if math.isfinite(value):
             _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False, for_update=True)
             params, constraints = model.params, model.constraints
@@ -255,12 +255,31 @@ def _update(
     return value, out
 
 
+def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[float, Array]:
+    """The loss and its gradient; TypeError or ValueError if a function gives something else."""
+    found = criterion(out, y)
+    if isinstance(criterion, CheckedLoss):
+        return found
+    if not isinstance(found, tuple | list) or len(found) != 2 or np.ndim(found[0]):
+        raise TypeError(
+            "loss(outputs, targets) must return (value, doutputs), a number and an array like "
+            f"outputs, got {found!r}"
+        )
+    value, gradient = float(found[0]), np.asarray(found[1], out.dtype)
+    if gradient.shape != out.shape:
+        raise ValueError(
+            "loss(outputs, targets) must return the gradient of outputs in their shape, "
+            f"{out.shape}, got {gradient.shape}"
+        )
+    return value, gradient
+
+
 def _evaluate(model: Layer, data: Data, criterion: Loss, batch_size: int) -> dict[str, float]:
     means = _Means(criterion)
     for start in range(0, len(data), batch_size):
         x, y, extras = data.take(slice(start, start + batch_size))
         out = model(x, **extras)
-        means.add(criterion(out, y)[0], out, y)
+        means.add(_of_loss(criterion, out, y)[0], out, y)
     return means.result()
 
 
