@@ -1183,3 +1183,33 @@ def test_outputs_behind_the_end_are_zero(keras):
     assert (y[~valid] == 0).all()
     assert (repeated[~valid] != 0).any()
     close(repeated[:, -1], ours.forward_from(x, lengths=LENGTHS)[1])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_sequence_of_no_steps_ends_where_it_began(keras, cell):
+    """Its output is the state that it was given; Keras' is zero, and its state is ours."""
+    ours, theirs = cells(keras, cell, 4, np.float32)
+    theirs.return_state = True
+    x = normal(2, 5, 3, dtype=np.float32)
+    with_weights(built(ours, x, np.float32), theirs, x)
+    first = states(ours, 2, np.float32)
+    lengths = np.array([0, 3])
+    y, last, _ = ours.forward_from(x, tuple(first) if cell == "lstm" else first[0], lengths=lengths)
+    there, *wanted = map(
+        keras.ops.convert_to_numpy,
+        theirs(x, initial_state=first, mask=mask_of(keras, lengths)),
+    )
+    for part, other in zip(last if cell == "lstm" else [last], wanted, strict=True):
+        close(part, other)
+    np.testing.assert_array_equal(y[0], first[0][0])
+    assert (there[0] == 0).all()
+    close(y[1], there[1])
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient(keras):
+    """In whole maps too, as in windows everywhere; Keras divides it there."""
+    x = np.array([[[1.0], [3.0], [3.0]]], np.float32)
+    dy = np.full((1, 1), 2, np.float32)
+    np.testing.assert_array_equal(GlobalMaxPool1D().forward(x)[1](dy)[0].ravel(), [0, 2, 0])
+    theirs = by_keras(keras, keras.layers.GlobalMaxPooling1D(), [x], [], dy)[1][0]
+    np.testing.assert_array_equal(theirs.ravel(), [0, 1, 1])
