@@ -12,8 +12,10 @@ from dropcore.nn import (
     Dense,
     Dropout,
     Flatten,
+    Layer,
     Parallel,
     ReLU,
+    Reshape,
     Residual,
     Sequential,
     Sigmoid,
@@ -93,6 +95,17 @@ def test_rates_of_units_go_along_the_inputs():
     np.testing.assert_allclose(model.params["1.weight"], (1 - rates)[:, None] * weight, 1e-15)
 
 
+class Own(Layer):
+    """A container that nobody knows."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = self.children["inner"] = inner
+
+    def output_shape(self, input_shape):
+        return self.inner.output_shape(input_shape)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -102,6 +115,10 @@ def test_rates_of_units_go_along_the_inputs():
         ([Dropout(lambda step: 0.5), Dense(3)], "must keep a fixed fraction"),
         ([Residual([Dropout(0.5), Dense(6)]), Dropout(0.5), Residual(Dense(6))],
          "layer 2, .* has branches that leave different scales"),
+        ([Dropout(0.5), Dense(6), Reshape((2, 3)), Dropout([0.1, 0.2, 0.3]), Flatten(), Dense(2)],
+         r"layer 5, Dense\(2\), cannot take over the scale"),
+        ([Dropout(0.5), Dense(6), Own(Sequential([Dropout(0.5), Dense(6)]))],
+         "layer 2, .* is a container of your own"),
     ],
 )  # fmt: skip
 def test_nothing_changes_where_no_weights_can_take_the_scale(layers, message):

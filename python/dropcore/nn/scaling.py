@@ -67,9 +67,7 @@ def set_scaling_(model: Layer, scaling: str) -> None:
             "take its scale"
         )
     for weight, own in changes:
-        weight *= (
-            own.astype(weight.dtype) if isinstance(own, np.ndarray) else weight.dtype.type(own)
-        )
+        weight *= own
     for _, layer in model.leaves():
         if isinstance(layer, Dropout):
             layer.scaling = scaling
@@ -98,18 +96,22 @@ def _walk(
                 )
             return left[0]
         return None
+    if any(isinstance(one, Dropout) and one.scaling != scaling for _, one in layer.leaves()):
+        raise ValueError(
+            f"set_scaling_: layer {path}, {layer!r}, is a container of your own: which weights "
+            "stand behind the dropout in it cannot be told"
+        )
     if factor is None or layer.homogeneous:
         return factor
     weights = [layer.params[name] for name in layer.input_weights]
-    if not weights:
+    # The inputs are the last but one axis of every weight; a keep for each unit goes along it.
+    along = np.asarray(factor)[..., None]
+    if not weights or any(along.size not in (1, weight.shape[-2]) for weight in weights):
         raise ValueError(
             f"set_scaling_: layer {path}, {layer!r}, cannot take over the scale of the dropout in "
             "front of it"
         )
-    # The inputs are the last but one axis of every weight; a keep for each unit goes along it.
-    changes += [
-        (w, factor[..., None] if isinstance(factor, np.ndarray) else factor) for w in weights
-    ]
+    changes += [(weight, along.astype(weight.dtype)) for weight in weights]
     return None
 
 
