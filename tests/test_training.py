@@ -13,7 +13,21 @@ import dropcore
 from dropcore import Key, _core
 from dropcore.constraints import MaxNorm
 from dropcore.losses import softmax_cross_entropy
-from dropcore.nn import Dense, Dropout, Layer, Sequential
+from dropcore.nn import (
+    GRU,
+    LSTM,
+    ConcreteDropout,
+    Conv1D,
+    Dense,
+    Dropout,
+    Embedding,
+    EmbeddingDropout,
+    Flatten,
+    GlobalMaxPool1D,
+    Layer,
+    Sequential,
+    SimpleRNN,
+)
 from dropcore.optim import SGD, Adam
 
 OPTIMIZER = SGD(0.1, momentum=0.9)
@@ -182,6 +196,22 @@ def test_predict_is_the_model_without_noise():
     assert np.mean(out.argmax(-1) == Y) == model.evaluate(X, Y)["accuracy"]
 
 
+def test_lengths_go_with_their_samples():
+    model = Sequential([LSTM(3, return_sequences=True), GlobalMaxPool1D(), Dense(2)])
+    x, y = np.random.default_rng(1).normal(size=(9, 4, 2)), np.arange(9) % 2
+    lengths = np.array([4, 1, 0, 3, 2, 4, 1, 2, 3])
+    history = model.fit(
+        x, y, epochs=1, optimizer=SGD(1e-9), lengths=lengths, batch_size=4, progress=False,
+        validation_data=(x, y, lengths),
+    )  # fmt: skip
+    out = model(x.astype(np.float32), lengths=lengths)
+    wanted = softmax_cross_entropy(out, y)[0]
+    np.testing.assert_allclose(model.predict(x, lengths=lengths, batch_size=5), out, 1e-5, 1e-6)
+    found = model.evaluate(x, y, lengths=lengths, batch_size=5)["loss"]
+    np.testing.assert_allclose([found, *history["loss"], *history["val_loss"]], wanted, 1e-5)
+    assert abs(model.evaluate(x, y)["loss"] - wanted) > 1e-3
+
+
 def test_a_loss_may_be_a_function():
     target = (X @ np.ones((6, 2))).astype(np.float32)
 
@@ -346,6 +376,24 @@ def test_a_model_without_dropout_needs_no_key():
     assert weights(given) == weights(default)
 
 
+def test_a_recurrent_layer_needs_a_key_where_it_draws():
+    x, y = np.ones((4, 5, 3)), np.zeros(4, np.int64)
+    Sequential([LSTM(2)]).fit(x, y, epochs=1, optimizer=SGD(0.1), progress=False)
+    for layer in (LSTM(2, zoneout=0.1), GRU(2, dropout=lambda step: 0.1)):
+        with pytest.raises(ValueError, match=rf"draws masks \(layer 0, {type(layer).__name__}"):
+            Sequential([layer]).fit(x, y, epochs=1, optimizer=SGD(0.1), progress=False)
+
+
+def test_layers_that_hold_others_need_a_key_where_they_draw():
+    words, x, y = np.zeros((4, 3), np.int64), np.ones((4, 3)), np.zeros(4, np.int64)
+    concrete = Sequential([ConcreteDropout(Dense(2), data_points=4)])
+    with pytest.raises(ValueError, match=r"draws masks \(layer 0, ConcreteDropout\("):
+        concrete.fit(x, y, epochs=1, optimizer=SGD(0.1), progress=False)
+    forgetting = Sequential([EmbeddingDropout(Embedding(5, 2)), Flatten(), Dense(2)])
+    with pytest.raises(ValueError, match=r"draws masks \(layer 0, EmbeddingDropout\("):
+        forgetting.fit(words, y, epochs=1, optimizer=SGD(0.1), progress=False)
+
+
 # --- constraints, failures, interrupts -----------------------------------------------------------
 
 
@@ -394,6 +442,32 @@ def test_a_loss_that_is_not_finite_goes_back_to_the_start_of_the_epoch():
     for each in (model, good):
         fit(each, epochs=1, key=8)
     assert weights(model) == weights(good)
+
+
+def test_padding_is_not_to_blame_for_a_loss_that_is_not_finite():
+    model = Sequential(
+        [Conv1D(2, 1, stride=2), SimpleRNN(4, activation="relu", return_sequences=True),
+         GlobalMaxPool1D(), Dense(2)]
+    )  # fmt: skip
+    x, lengths = np.ones((3, 7, 2), np.float32), np.array([7, 3, 1])
+    x[1:, 3:] = 1e37
+    model.build((7, 2), key=0)
+    model.params["0.weight"][:] = model.params["1.kernel"][:] = 4
+
+    def loss(out, labels):
+        assert np.isfinite(out).all()
+        return math.nan, out
+
+    with pytest.raises(FloatingPointError, match="it is the loss itself that is not"):
+        model.fit(x, np.zeros(3), epochs=1, optimizer=SGD(0.1), loss=loss, lengths=lengths)
+
+
+def test_a_rate_that_is_learned_is_among_the_weights_that_are_checked():
+    model = Sequential([ConcreteDropout(Dense(2), data_points=math.inf)])
+    model.build((3,), key=0)
+    model.params["0.logit"][:] = np.nan
+    with pytest.raises(FloatingPointError, match="in the logit of layer 0, ConcreteDropout"):
+        model.fit(np.ones((4, 3)), np.zeros(4, int), epochs=1, optimizer=SGD(0.1), key=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -381,12 +381,20 @@ class Layer:
             yield name, child, key.at(stream=key.stream + site) if key and child.sites else None
             site += child.sites
 
+    @property
+    def draws(self) -> bool:
+        """Whether the layer itself draws noise where there is a key."""
+        return self.own_sites > 0
+
+    def tree(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """The layer and all that it holds, depth-first, with their paths."""
+        yield path, self
+        for name, child in self.children.items():
+            yield from child.tree(f"{path}.{name}" if path else name)
+
     def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """The layers that hold no others, depth-first, with their paths."""
-        if not self.children:
-            yield path, self
-        for name, child in self.children.items():
-            yield from child.leaves(f"{path}.{name}" if path else name)
+        return ((place, layer) for place, layer in self.tree(path) if not layer.children)
 
     def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         """The children with their names and the shapes of the samples that reach them.

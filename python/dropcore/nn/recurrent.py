@@ -162,6 +162,10 @@ class Recurrent(Stateful):
         return [f"{name} {rate!r}" for name, rate in rates.items() if rate != 0.0]
 
     @property
+    def draws(self) -> bool:
+        return bool(self.noise_notes())
+
+    @property
     def built(self) -> bool:
         return bool(self._params)
 
@@ -445,6 +449,8 @@ class Bidirectional(Parallel):
     ----------
     Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
     """
+
+    input_weights = ("forward.kernel", "backward.kernel")
 
     def __init__(self, layer: Recurrent, merge: str = "concat") -> None:
         if not isinstance(layer, Recurrent):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dropcore.key import Key
@@ -13,8 +15,8 @@ __all__ = ["first_not_finite", "weights_not_finite"]
 
 def weights_not_finite(model: Layer, path: str = "") -> str | None:
     """Describe the first layer with a weight that is not finite, if there is one."""
-    for place, layer in model.leaves(path):
-        for name, weight in layer.params.items():
+    for place, layer in model.tree(path):
+        for name, weight in layer._params.items():
             bad = weight.size - np.count_nonzero(np.isfinite(weight))
             if bad:
                 return (
@@ -24,7 +26,7 @@ def weights_not_finite(model: Layer, path: str = "") -> str | None:
     return None
 
 
-def first_not_finite(model: Layer, x: Array, key: Key) -> str:
+def first_not_finite(model: Layer, x: Array, key: Key, lengths: Any = None) -> str:
     """Describe the first layer, in the order of the network, that is not finite on `x`.
 
     Parameters
@@ -33,22 +35,27 @@ def first_not_finite(model: Layer, x: Array, key: Key) -> str:
     x : ndarray, shape (batch, ...)
     key : Key
         Of the training step that went wrong.
+    lengths : ndarray, optional
+        Of its sequences.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found, _ = _walk(model, x, key, "")
+        found, _ = _walk(model, x, key, lengths, "")
     return found or "all weights and outputs are finite, it is the loss itself that is not"
 
 
-def _walk(layer: Layer, x: Array, key: Key | None, path: str) -> tuple[str | None, Array]:
+def _walk(
+    layer: Layer, x: Array, key: Key | None, lengths: Any, path: str
+) -> tuple[str | None, Array]:
     if isinstance(layer, Sequential):
         for name, child, own in layer.keyed(key):
-            found, x = _walk(child, x, own, f"{path}.{name}" if path else name)
+            found, x = _walk(child, x, own, lengths, f"{path}.{name}" if path else name)
             if found:
                 return found, x
+            lengths = None if lengths is None else child.output_lengths(lengths)
         return None, x
     found = weights_not_finite(layer, path)
     if found is None:
-        x, _ = layer.forward(x, key=key)
+        x, _ = layer.forward(x, key=key, **layer.extras(lengths))
         if not np.isfinite(x).all():
             found = f"the output of {_called(path, layer)} is not finite"
     return found, x

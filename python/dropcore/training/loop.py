@@ -135,7 +135,7 @@ def fit(
                     model, optimizer, criterion, state, x_batch, y_batch, here, extras
                 )
                 if not math.isfinite(value):
-                    culprit = first_not_finite(model, x_batch, here)
+                    culprit = first_not_finite(model, x_batch, here, **extras)
                     raise _diverged(f"the loss is {value}", culprit, state, good)
                 means.add(value, out, y_batch)
                 bar.update()
@@ -325,8 +325,8 @@ def _address(model: Layer, key: Key | int | None) -> Key:
         return as_key(key)
     stochastic = [
         f"layer {path}, {layer!r}" if path else repr(layer)
-        for path, layer in model.leaves()
-        if layer.sites
+        for path, layer in model.tree()
+        if layer.draws
     ]
     if stochastic:
         raise ValueError(
