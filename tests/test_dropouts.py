@@ -236,6 +236,23 @@ def test_rows_of_the_whole_are_what_a_part_computes(layer, dtype):
         np.testing.assert_array_equal(part, forward[start:end])
 
 
+def test_rows_keep_their_own_rates_where_the_scale_is_not_drawn():
+    rates = np.linspace(0.1, 0.9, 12)[:, np.newaxis]
+    unscaled = Dropout(rates, scaling="test")
+    own = Dropout(rates, mask=np.random.default_rng(1).random((12, 5)) < 0.5)
+    held = Dropout(mask=Mask((12, 5), keep=1 - rates, key=KEY))
+    x = data(12, 5)
+    np.testing.assert_allclose(unscaled(x), x * (1 - rates), 1e-14)
+    one = Dropout(rates[:5].T)
+    for layer, key in ((unscaled, None), (own, KEY), (held, KEY), (one, KEY)):
+        whole, backward = layer.forward(x, key=key)
+        dx = backward(x)[0]
+        for start, end in ((0, 5), (5, 12), (11, 12)):
+            part, back = layer.forward(x[start:end], key=key, row=start)
+            np.testing.assert_array_equal(part, whole[start:end])
+            np.testing.assert_array_equal(back(x[start:end])[0], dx[start:end])
+
+
 def test_rows_that_have_no_rate_or_mask_are_refused():
     x = np.ones((4, 3))
     for layer in (Dropout(np.full((6, 1), 0.5)), Dropout(mask=np.ones((6, 3), bool))):

@@ -6,11 +6,13 @@ import copy
 import inspect
 import json
 import math
+import operator
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
-from differences import check_gradients
+from differences import check_gradients, differences
 
 import dropcore
 import dropcore.constraints
@@ -86,6 +88,7 @@ EXAMPLES = [
     (ConcreteDropout(Dense(3), 0.3, data_points=math.inf), (7,)),
     (ConcreteDropout(Dense(3, activation="tanh"), data_points=math.inf, temperature=0.5,
                      shared_axes=1), (2, 7)),
+    (ConcreteDropout(Dense(3), 0.4, data_points=math.inf, shared_axes=0), (7,)),
     (DropConnect(5, 0.4), (7,)),
     (DropConnect(5, keep=0.7, activation="relu", mode="batch", constraint=MaxNorm(1.0)), (3, 7)),
     (DropConnect(5, 0.3, activation="tanh", inference="gaussian", use_bias=False), (2, 7)),
@@ -169,6 +172,23 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
+# A container that goes on from a state, and the shape of a sample.
+CARRYING = [
+    (Sequential([Embedding(11, 4), Dropout(0.3), LSTM(3, return_sequences=True, dropout=0.3),
+                 Dense(4), Dropout(0.5), LSTM(2, zoneout=0.2)]), (5,)),
+    (Sequential([Sequential([GRU(4, return_sequences=True, recurrent_dropout=0.4)]), Dropout(0.5),
+                 GlobalAveragePool1D()]), (5, 3)),
+    (Parallel([LSTM(3, zoneout_cell=0.3), Sequential([Dropout(0.4), GlobalMaxPool1D()]),
+               GRU(2, dropout=0.3)]), (5, 3)),
+    (Residual([Dropout(0.4), SimpleRNN(3, return_sequences=True, recurrent_dropout=0.3)]), (5, 3)),
+    (Bidirectional(LSTM(3, return_sequences=True, dropout=0.3, recurrent_dropout=0.4)), (5, 4)),
+    (ConcreteDropout(LSTM(3, zoneout=0.3), 0.3, data_points=math.inf), (5, 4)),
+    (Sequential([ConcreteDropout(Bidirectional(GRU(3, return_sequences=True, dropout=0.4)),
+                                 data_points=math.inf, temperature=0.7), GlobalMaxPool1D()]),
+     (5, 4)),
+]  # fmt: skip
+
+
 def batches(layer, sample, rows=6, dtype=np.float64):
     """Input for a layer, not near the corners of a ReLU by accident."""
     rng = np.random.default_rng(8)
@@ -194,6 +214,7 @@ def names(value):
 
 
 every_layer = pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
+carrying = pytest.mark.parametrize(("layer", "sample"), CARRYING, ids=names)
 
 
 def test_every_class_has_an_example():
@@ -277,6 +298,24 @@ def test_noise_does_not_depend_on_how_the_batch_is_cut(layer, sample):
 
 
 @every_layer
+def test_gradients_of_the_pieces_of_a_batch_add_up_to_those_of_the_whole(layer, sample):
+    if layer.buffers or isinstance(layer, BatchNorm):  # its moments are those of a piece
+        return
+    layer = built(layer, sample)
+    x = batches(layer, sample, 12)
+    y, dx, *grads = step(layer, x)
+    sums = [0.0] * len(grads)
+    for start, end in ((0, 5), (5, 6), (6, 12)):
+        part_y, part_dx, *parts = step(layer, x[start:end], row=start)
+        np.testing.assert_allclose(part_y, y[start:end], 1e-12, 1e-12)
+        if dx is not None:
+            np.testing.assert_allclose(part_dx, dx[start:end], 1e-11, 1e-12)
+        sums = [total + part for total, part in zip(sums, parts)]
+    for total, whole in zip(sums, grads):
+        np.testing.assert_allclose(total, whole, 1e-10, 1e-12)
+
+
+@every_layer
 def test_a_step_is_the_same_for_any_layout_and_leaves_its_input_alone(layer, sample):
     layer = built(layer, sample, np.float32)
     x = batches(layer, sample, 10, np.float32)
@@ -289,6 +328,179 @@ def test_a_step_is_the_same_for_any_layout_and_leaves_its_input_alone(layer, sam
     for other in (strided, read_only, fortran):
         same(step(layer, other), wanted)
         np.testing.assert_array_equal(other, x)
+
+
+def leaves(state):
+    """The arrays of a state, in the order of the layers."""
+    if state is None or isinstance(state, np.ndarray):
+        return [] if state is None else [state]
+    parts = [state[name] for name in sorted(state)] if isinstance(state, dict) else state
+    return [array for part in parts for array in leaves(part)]
+
+
+def mapped(state, change):
+    """A state of the same form with other arrays."""
+    if isinstance(state, dict):
+        return {name: mapped(part, change) for name, part in state.items()}
+    if isinstance(state, tuple):
+        return tuple(mapped(part, change) for part in state)
+    return None if state is None else change(state)
+
+
+def step_from(layer, x, state, lengths, dy, dstate, row=0):
+    """What depends on the rows, and the gradients of the parameters."""
+    y, last, backward = layer.forward_from(x, state, key=KEY, row=row, lengths=lengths)
+    dx, grads, dfirst = backward(dy, dstate)
+    by_rows = [y, *leaves(last), *([] if dx is None else [dx]), *leaves(dfirst)]
+    return by_rows, [np.asarray(grads[name]) for name in sorted(grads)]
+
+
+@carrying
+def test_a_step_from_a_state_does_not_depend_on_how_the_batch_is_cut(layer, sample):
+    layer, rng = built(layer, sample), np.random.default_rng(6)
+    assert layer.carries_state
+    x, lengths = batches(layer, sample, 7), np.array([5, 0, 3, 1, 5, 2, 4])
+    y, state, _ = layer.forward_from(x, key=KEY)
+    dy, dstate = rng.normal(size=y.shape), mapped(state, lambda a: rng.normal(size=a.shape))
+    whole, grads = step_from(layer, x, state, lengths, dy, dstate)
+    for other in ((None, lengths, dstate), (state, None, dstate), (state, lengths, None)):
+        found, _ = step_from(layer, x, other[0], other[1], dy, other[2])
+        changed = [not np.allclose(a, b) for a, b in zip(found, whole)]
+        assert any(changed)  # state, lengths and the gradient of the state arrive
+    pieces, sums = [], [0.0] * len(grads)
+    for rows in (slice(0, 3), slice(3, 7)):
+        of_rows = partial(mapped, change=operator.itemgetter(rows))
+        arrays, parts = step_from(
+            layer, x[rows], of_rows(state), lengths[rows], dy[rows], of_rows(dstate), rows.start
+        )
+        pieces.append(arrays)
+        sums = [total + part for total, part in zip(sums, parts)]
+    for all_rows, first, last in zip(whole, *pieces):
+        np.testing.assert_allclose(np.concatenate((first, last)), all_rows, 1e-11, 1e-12)
+    for total, gradient in zip(sums, grads):
+        np.testing.assert_allclose(total, gradient, 1e-10, 1e-12)
+
+
+@carrying
+def test_gradients_from_a_state_equal_finite_differences(layer, sample):
+    layer, rng = built(layer, sample), np.random.default_rng(6)
+    x, lengths = batches(layer, sample, 4), np.array([5, 2, 0, 3])
+    y, state, _ = layer.forward_from(x, key=KEY)
+    dy, dlast = rng.normal(size=y.shape), mapped(state, lambda a: rng.normal(size=a.shape))
+
+    def scalar():
+        y, last, _ = layer.forward_from(x, state, key=KEY, lengths=lengths)
+        of_state = sum((a * b).sum() for a, b in zip(leaves(last), leaves(dlast)))
+        return float((y * dy).sum() + of_state)
+
+    _, last, backward = layer.forward_from(x, state, key=KEY, lengths=lengths)
+    dx, grads, dfirst = backward(dy, dlast)
+    assert len(leaves(last)) == len(leaves(state)) == len(leaves(dfirst)) > 0
+    arrays = [*leaves(state), *layer.params.values(), *([] if dx is None else [x])]
+    found = [*leaves(dfirst), *(grads[name] for name in layer.params), dx]
+    for array, gradient in zip(arrays, found):
+        np.testing.assert_allclose(np.asarray(gradient), differences(scalar, array), 1e-6, 1e-7)
+
+
+@carrying
+def test_forward_and_a_call_begin_where_sequences_do(layer, sample):
+    layer = built(layer, sample)
+    x, lengths = batches(layer, sample, 4), np.array([5, 2, 0, 3])
+    for given in ({}, {"lengths": lengths}):
+        wanted, _, way_back = layer.forward_from(x, key=KEY, row=9, **given)
+        y, backward = layer.forward(x, key=KEY, row=9, **given)
+        np.testing.assert_array_equal(y, wanted)
+        np.testing.assert_array_equal(layer(x, KEY, row=9, **given), wanted)
+        dx, grads = backward(y, for_update=True)
+        other_dx, others, _ = way_back(y, for_update=True)
+        assert [type(grad) for grad in grads.values()] == [type(grad) for grad in others.values()]
+        same([dx, *map(np.asarray, grads.values())], [other_dx, *map(np.asarray, others.values())])
+
+
+@carrying
+def test_nothing_behind_the_end_of_a_sequence_is_looked_at(layer, sample):
+    layer, lengths = built(layer, sample), np.array([5, 2, 0, 3])
+    x = batches(layer, sample, 4)
+    other = x.copy()
+    for sequence, length in zip(other, lengths):
+        sequence[length:] = 10
+    found, wanted = (layer.forward_from(each, key=KEY, lengths=lengths) for each in (other, x))
+    same(leaves(found[1]), leaves(wanted[1]))
+    if wanted[0].ndim == 2:
+        np.testing.assert_array_equal(found[0], wanted[0])
+        np.testing.assert_array_equal(layer(other, KEY, lengths=lengths), wanted[0])
+
+
+class Witness(Dense):
+    """A layer with sites of its own that notes how it is called."""
+
+    own_sites = 2
+
+    def __init__(self, units):
+        super().__init__(units)
+        self.calls = []
+
+    def forward(self, x, *, key=None, row=0):
+        y, inner = super().forward(x)
+        self.calls.append((key, row))
+
+        def backward(dy, *, input_gradient=True, for_update=False):
+            self.calls.append((input_gradient, for_update))
+            return inner(dy, input_gradient=input_gradient, for_update=for_update)
+
+        return y, backward
+
+
+class WitnessOfWords(Embedding):
+    """An embedding that draws."""
+
+    own_sites = 3
+
+    def forward(self, x, *, key=None, row=0):
+        self.call = key, row
+        y, inner = super().forward(x)
+
+        def backward(dy, **how):
+            self.asked = how
+            return inner(dy, **how)
+
+        return y, backward
+
+
+def test_containers_number_the_sites_depth_first_and_hand_everything_on():
+    witnesses = [Witness(4) for _ in range(6)]
+    words = WitnessOfWords(11, 4)
+    model = Sequential(
+        [
+            EmbeddingDropout(words, 0.3),  # 5, then words: 6 7 8
+            Parallel([witnesses[0], Sequential([Dropout(0.2), witnesses[1]])], merge="sum"),
+            Residual(ConcreteDropout(witnesses[2], data_points=2.0), witnesses[3]),
+            Bidirectional(LSTM(2, return_sequences=True)),  # 19 ... 28
+            Sequential([Sequential([]), Maxout(4), witnesses[4]]),
+            GlobalMaxPool1D(),
+            witnesses[5],
+        ]
+    )
+    model.build((3,), key=1)
+    assert model.sites == 28
+    key, x = KEY.at(stream=5), batches(model, (3,))
+    streams = [9, 12, 15, 17, 29, 31]
+    model(x, key, row=4)
+    y, backward = model.forward(x, key=key, row=4)
+    assert words.call == (key.at(stream=6), 4)
+    backward(y, input_gradient=False, for_update=True)
+    assert words.asked == {"input_gradient": False, "for_update": True}
+    backward(y)
+    for witness, stream in zip(witnesses, streams):
+        address = key.at(stream=stream), 4
+        assert witness.calls == [address, address, (True, True), (True, False)]
+    # Nothing wants the gradient of the input of the first layer with weights.
+    witness = Witness(4)
+    model = Sequential([Dropout(0.5), witness, Dense(2)])
+    model.build((3,), key=1)
+    y, backward = model.forward(np.zeros((2, 3), np.float32))
+    assert backward(y, input_gradient=False)[0] is None
+    assert witness.calls == [(None, 0), (False, False)]
 
 
 @every_layer
