@@ -409,7 +409,9 @@ def tuple_of_axes(axes: int | Iterable[int]) -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
     except TypeError:
-        raise TypeError(f"shared_axes must be an integer or several, got {axes!r}") from None
+        raise TypeError(
+            f"shared_axes must be an integer or several, got {axes!r} of type {type(axes).__name__}"
+        ) from None
 
 
 def shared_axes_of(layer: Layer, axes: tuple[int, ...], ndim: int) -> set[int]:
