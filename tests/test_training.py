@@ -16,6 +16,7 @@ from dropcore.losses import softmax_cross_entropy
 from dropcore.nn import (
     GRU,
     LSTM,
+    BatchNorm,
     ConcreteDropout,
     Conv1D,
     Dense,
@@ -442,6 +443,24 @@ def test_a_loss_that_is_not_finite_goes_back_to_the_start_of_the_epoch():
     for each in (model, good):
         fit(each, epochs=1, key=8)
     assert weights(model) == weights(good)
+
+
+def test_running_means_go_back_too():
+    model = Sequential([BatchNorm(), Dense(3)])
+    model.fit(X, Y, epochs=1, optimizer=SGD(0.1), progress=False)
+    before = {name: array.copy() for name, array in model.buffers.items()}
+    held, calls = model.buffers, []
+
+    def loss(out, labels):
+        calls.append(any((held[name] != before[name]).any() for name in held))
+        value, gradient = softmax_cross_entropy(out, labels)
+        return (math.nan if len(calls) == 3 else value), gradient
+
+    with pytest.raises(FloatingPointError):
+        model.fit(X, Y, epochs=1, optimizer=SGD(0.1), loss=loss, progress=False)
+    assert calls == [False, True, True]
+    for name, array in before.items():
+        np.testing.assert_array_equal(held[name], array)
 
 
 def test_padding_is_not_to_blame_for_a_loss_that_is_not_finite():
