@@ -2,6 +2,7 @@
 
 ===================  ===============================================================
 `layer`              what every layer is: weights, forward, the backward it returns
+`expectations`       what layers expect of their arguments, in words
 `dense`              Dense
 `maxout`             Maxout
 `embedding`          Embedding

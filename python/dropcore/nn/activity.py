@@ -6,7 +6,8 @@ from typing import Any
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import ActivityRegularizer
 
 __all__ = ["ActivityRegularization"]

@@ -9,17 +9,8 @@ import numpy as np
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import (
-    Array,
-    BackwardFrom,
-    Layer,
-    Shape,
-    Stateful,
-    check_array,
-    check_gradient,
-    named,
-    prefixed,
-)
+from dropcore.nn.expectations import check_array, check_gradient
+from dropcore.nn.layer import Array, BackwardFrom, Layer, Shape, Stateful, named, prefixed
 from dropcore.nn.sequential import Sequential
 
 __all__ = ["Parallel", "Residual"]

@@ -16,7 +16,8 @@ from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.rates import Given, Rate
 from dropcore.steps import LiveUnits
 

@@ -11,8 +11,9 @@ from dropcore.checks import check_integer
 from dropcore.constraints import Constraint, along
 from dropcore.gradients import Gradient, LiveBlock
 from dropcore.key import Key
+from dropcore.nn.expectations import check_array, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Embedding"]

@@ -13,7 +13,8 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import TRAINING, Mask
 from dropcore.nn.dropout import RatedLayer, mode_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, named, prefixed
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
 from dropcore.rates import Given, Rate
 
 __all__ = ["EmbeddingDropout", "word_mask"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from dropcore.generators import WEIGHTS, generator
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
+from dropcore.nn.expectations import checked_shape, short
 
 if TYPE_CHECKING:
     from dropcore.constraints import Constraint
@@ -33,8 +33,6 @@ __all__ = [
     "Layer",
     "Shape",
     "Stateful",
-    "check_array",
-    "check_gradient",
     "named",
     "prefixed",
 ]
@@ -336,7 +334,7 @@ class Layer:
         """`lengths` of the sequences x (batch, time, ...), if they can be."""
         if lengths is None:
             return None
-        what = _short(self)
+        what = short(self)
         if not self.takes_lengths:
             raise ValueError(f"{what} takes no lengths of sequences: leave them out")
         found = np.asarray(lengths)
@@ -566,45 +564,6 @@ class Stateful(Layer):
             return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
 
         return y, backward
-
-
-def check_array(layer: Layer, x: Any) -> None:
-    """TypeError or ValueError unless x is an array with a batch axis."""
-    if not hasattr(x, "dtype"):
-        raise TypeError(
-            f"{_short(layer)} expects an array, got {type(x).__name__}; use np.asarray(x, dtype)"
-        )
-    if x.ndim < 1:
-        raise ValueError(f"{_short(layer)} expects an array with a batch axis, got a scalar")
-
-
-def check_gradient(layer: Layer, dy: Array, shape: tuple[int, ...]) -> None:
-    """ValueError unless dy has the shape of the output."""
-    if dy.shape != shape:
-        raise ValueError(
-            f"{_short(layer)}: dy must have the shape of the output, {shape}, got {dy.shape}"
-        )
-
-
-def _short(layer: Layer) -> str:
-    """A layer in messages: of those that hold others, which may be many, the name of the class."""
-    return type(layer).__name__ if layer.children else repr(layer)
-
-
-def checked_shape(what: str, shape: Any) -> Shape:
-    """`shape` as the shape of one sample; TypeError or ValueError if it is none."""
-    found = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else None
-    if found is None or any(
-        n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")) for n in found
-    ):
-        such = f"({shape},)" if isinstance(shape, int) else "(28, 28, 1)"
-        raise TypeError(
-            f"{what}: input_shape must be a tuple of integers, the shape of one sample without the "
-            f"batch axis, such as {such}, got {shape!r}"
-        )
-    if any(n is not None and n < 0 for n in found):
-        raise ValueError(f"{what}: input_shape must have no negative lengths, got {shape!r}")
-    return tuple(None if n is None else operator.index(n) for n in found)
 
 
 def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,8 @@ from dropcore.nn.dropout import (
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    BackwardFrom,
-    Layer,
-    Shape,
-    Stateful,
-    check_array,
-    named,
-    prefixed,
-)
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
 from dropcore.nn.noise import noise_like
 from dropcore.noise import decision_uniform
 from dropcore.rates import Rate

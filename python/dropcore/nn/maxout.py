@@ -11,8 +11,9 @@ from dropcore.constraints import Constraint
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.dense import Dense
+from dropcore.nn.expectations import check_gradient
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, named, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]

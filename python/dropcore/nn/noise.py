@@ -21,7 +21,8 @@ from dropcore.nn.dropout import (
     times,
     tuple_of_axes,
 )
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.noise import normal
 from dropcore.rates import Given, Rate
 

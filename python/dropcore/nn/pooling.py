@@ -19,7 +19,8 @@ from dropcore.geometry import (
 )
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.pooling import Pooling, padding_inside
 
 __all__ = [

@@ -11,7 +11,8 @@ import numpy as np
 
 from dropcore.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn.expectations import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = ["Flatten", "Reshape"]
 

@@ -14,17 +14,8 @@ from dropcore.key import Key
 from dropcore.mask import Mask
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    BackwardFrom,
-    Layer,
-    Shape,
-    Stateful,
-    check_array,
-    named,
-    prefixed,
-)
+from dropcore.nn.expectations import check_array
+from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
 from dropcore.nn.reshape import Reshape
 from dropcore.steps import drops_units
 

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 from dropcore.nn.dropout import MaskLayer
-from dropcore.nn.layer import Layer, Shape, checked_shape
+from dropcore.nn.expectations import checked_shape
+from dropcore.nn.layer import Layer, Shape
 
 __all__ = ["Row", "Summary", "summarize"]
 

@@ -1,0 +1,51 @@
+"""What layers expect of their arguments, in words."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Array, Layer, Shape
+
+__all__ = ["check_array", "check_gradient", "checked_shape", "short"]
+
+
+def check_array(layer: Layer, x: Any) -> None:
+    """TypeError or ValueError unless x is an array with a batch axis."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(
+            f"{short(layer)} expects an array, got {type(x).__name__}; use np.asarray(x, dtype)"
+        )
+    if x.ndim < 1:
+        raise ValueError(f"{short(layer)} expects an array with a batch axis, got a scalar")
+
+
+def check_gradient(layer: Layer, dy: Array, shape: tuple[int, ...]) -> None:
+    """ValueError unless dy has the shape of the output."""
+    if dy.shape != shape:
+        raise ValueError(
+            f"{short(layer)}: dy must have the shape of the output, {shape}, got {dy.shape}"
+        )
+
+
+def short(layer: Layer) -> str:
+    """A layer in messages: of those that hold others, which may be many, the name of the class."""
+    return type(layer).__name__ if layer.children else repr(layer)
+
+
+def checked_shape(what: str, shape: Any) -> Shape:
+    """`shape` as the shape of one sample; TypeError or ValueError if it is none."""
+    found = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else None
+    if found is None or any(
+        n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")) for n in found
+    ):
+        such = f"({shape},)" if isinstance(shape, int) else "(28, 28, 1)"
+        raise TypeError(
+            f"{what}: input_shape must be a tuple of integers, the shape of one sample without the "
+            f"batch axis, such as {such}, got {shape!r}"
+        )
+    if any(n is not None and n < 0 for n in found):
+        raise ValueError(f"{what}: input_shape must have no negative lengths, got {shape!r}")
+    return tuple(None if n is None else operator.index(n) for n in found)
