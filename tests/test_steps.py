@@ -467,7 +467,6 @@ def test_gradient_that_does_not_fit():
 
 ZEROS = np.zeros((3, FEATURES), np.float32)
 WRONG = {
-    "list": ([[0.0] * FEATURES], TypeError, r"0, Dense\(9\) expects an array, got list"),
     "1-D": (ZEROS[0], ValueError, r"0, Dense\(9\) expects x of shape .* got \(20,\)"),
     "features": (ZEROS[:, :8], ValueError, r"0, Dense\(9\) expects .* got \(3, 8\)"),
     "dtype": (ZEROS.astype(float), TypeError, r"0, Dense\(9\) has float32 weights"),
@@ -484,6 +483,15 @@ def test_errors_name_the_layer(name):
         model.forward(x, key=KEY)
     with pytest.raises(error, match=f"^layer 0.{message}"):
         Sequential([model]).forward(x, key=KEY)
+
+
+def test_a_list_is_refused_by_the_model_it_was_given_to():
+    model = Sequential([Dense(9), Dense(4)])
+    model.build((3, FEATURES), key=0)
+    with pytest.raises(TypeError, match=r"^Sequential expects an array, got list; use np.asarray"):
+        model.forward([[0.0] * FEATURES])
+    with pytest.raises(TypeError, match=r"^Dense\(9\) expects an array, got list; use np.asarray"):
+        model.layers[0].forward([[0.0] * FEATURES])
 
 
 # --- threads -------------------------------------------------------------------------------------

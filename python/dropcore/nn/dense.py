@@ -12,6 +12,7 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
 from dropcore.nn.activations import activation_of
+from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -135,14 +136,9 @@ class Dense(Layer):
 
     def check(self, x: Array | LiveUnits) -> None:
         """TypeError or ValueError for what the layer cannot take."""
-        if not self.built:
-            raise ValueError(
-                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
-                "fit(..., key=...) first"
-            )
+        check_built(self)
         weight = self._params["weight"]
-        if not hasattr(x, "dtype"):
-            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        check_array(self, x)
         if x.ndim < 2 or x.shape[-1] != weight.shape[0]:
             raise ValueError(
                 f"{self!r} expects x of shape (batch, ..., {weight.shape[0]}), got {x.shape}"

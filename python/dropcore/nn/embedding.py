@@ -11,7 +11,7 @@ from dropcore.checks import check_integer
 from dropcore.constraints import Constraint, along
 from dropcore.gradients import Gradient, LiveBlock
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array, check_gradient
+from dropcore.nn.expectations import check_array, check_built, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -91,9 +91,8 @@ class Embedding(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
-        weight = self._params.get("weight")
-        if weight is None:
-            raise ValueError(f"{self!r} has no weights yet: call build or fit first")
+        check_built(self)
+        weight = self._params["weight"]
         indices = self.check(x)
 
         def backward(

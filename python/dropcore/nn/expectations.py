@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dropcore.nn.layer import Array, Layer, Shape
 
-__all__ = ["check_array", "check_gradient", "checked_shape", "short"]
+__all__ = ["check_array", "check_built", "check_gradient", "checked_shape", "short"]
 
 
 def check_array(layer: Layer, x: Any) -> None:
@@ -20,6 +20,15 @@ def check_array(layer: Layer, x: Any) -> None:
         )
     if x.ndim < 1:
         raise ValueError(f"{short(layer)} expects an array with a batch axis, got a scalar")
+
+
+def check_built(layer: Layer) -> None:
+    """ValueError unless the layer has its weights."""
+    if not layer.built:
+        raise ValueError(
+            f"{short(layer)} has no weights yet: call build(input_shape, key=...) or "
+            "fit(..., key=...) first"
+        )
 
 
 def check_gradient(layer: Layer, dy: Array, shape: tuple[int, ...]) -> None:

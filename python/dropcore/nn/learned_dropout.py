@@ -19,7 +19,7 @@ from dropcore.nn.dropout import (
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.expectations import check_array
+from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
 from dropcore.nn.noise import noise_like
 from dropcore.noise import decision_uniform
@@ -128,8 +128,7 @@ class ConcreteDropout(RatedLayer, Stateful):
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is that of `layer`, under its name."""
-        if not self.built:
-            raise ValueError(f"{self!r} has no weights yet: call build or fit first")
+        check_built(self)
         check_array(self, x)
         ((name, layer, child_key),) = self.keyed(key)
         factor = slope = None
@@ -294,8 +293,7 @@ class VariationalDropout(RatedLayer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row: int = 0
     ) -> tuple[Array, Backward]:
-        if not self.built:
-            raise ValueError(f"{self!r} has no weights yet: call build or fit first")
+        check_built(self)
         check_array(self, x)
         self.output_shape(x.shape[1:])
         noise = factor = None

@@ -9,6 +9,7 @@ import numpy as np
 from dropcore.checks import check_number
 from dropcore.gradients import Gradient
 from dropcore.key import Key
+from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.normalization import (
     batch_moments,
@@ -57,13 +58,9 @@ class _Normalization(Layer):
 
     def _check(self, x: Array) -> tuple[Array, Array]:
         """gamma and beta for x, if the layer can take it."""
-        if self.features is None:
-            raise ValueError(
-                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
-                "fit(..., key=...) first"
-            )
-        if not hasattr(x, "dtype"):
-            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        check_built(self)
+        assert self.features is not None  # which is what built means here
+        check_array(self, x)
         if x.ndim < 2 or x.shape[-1] != self.features:
             raise ValueError(
                 f"{self!r} expects x of shape (batch, ..., {self.features}), got {x.shape}"

@@ -16,6 +16,7 @@ from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.branches import Parallel
+from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, BackwardFrom, Shape, Stateful
 from dropcore.rates import Rate, Schedule
@@ -283,14 +284,9 @@ class Recurrent(Stateful):
         return found
 
     def _check(self, x: Array) -> None:
-        if not self.built:
-            raise ValueError(
-                f"{self!r} has no weights yet: call build(input_shape, key=...) or "
-                "fit(..., key=...) first"
-            )
+        check_built(self)
         kernel = self._params["kernel"]
-        if not hasattr(x, "dtype"):
-            raise TypeError(f"{self!r} expects an array, got {type(x).__name__}")
+        check_array(self, x)
         if x.ndim != 3 or x.shape[-1] != kernel.shape[0]:
             raise ValueError(
                 f"{self!r} expects x of shape (batch, time, {kernel.shape[0]}), got {x.shape}"
