@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dropcore.backends import backend_of
-from dropcore.backends.cpu import as_array, quick_dropout
+from dropcore.backends.cpu import quick_dropout
 from dropcore.key import Key
 from dropcore.mask import Mask, resolve_keep
 
@@ -43,7 +43,8 @@ def dropout(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16 (ml_dtypes)
-        Any shape and strides; it may be read-only.
+        Any shape and strides; it may be read-only. Of a cupy.ndarray the result is one, with the
+        same mask.
     rate : float or array_like, optional
         Fraction dropped, in [0, 1]; 0.5 if neither `rate` nor `keep` is given. An array broadcasts
         to the mask's shape: a rate per unit, per sample or per element.
@@ -58,7 +59,7 @@ def dropout(
         units for the whole batch.
     offset : int, default 0
         Index of the mask's first element, where x is a part of a larger batch.
-    out : numpy.ndarray, optional
+    out : numpy.ndarray or cupy.ndarray, optional
         Where to write; of the shape and dtype of x. May be x itself.
 
     Returns
@@ -92,9 +93,9 @@ def dropout(
         if y is not None:
             return y
     backend = backend_of("x", x)
-    x = as_array("x", x)
-    chosen = _mask("dropout", x.shape, rate, keep, key, mask, shared_axes, offset)
-    return backend.dropout(x, chosen, out)
+    array: Array = backend.as_array("x", x)
+    chosen = _mask("dropout", array.shape, rate, keep, key, mask, shared_axes, offset)
+    return backend.dropout(array, chosen, out)
 
 
 def dropout_backward(
@@ -128,9 +129,9 @@ def dropout_backward(
         if dx is not None:
             return dx
     backend = backend_of("dy", dy)
-    dy = as_array("dy", dy)
-    chosen = _mask("dropout_backward", dy.shape, rate, keep, key, mask, shared_axes, offset)
-    return backend.dropout(dy, chosen, out, "dy")
+    array: Array = backend.as_array("dy", dy)
+    chosen = _mask("dropout_backward", array.shape, rate, keep, key, mask, shared_axes, offset)
+    return backend.dropout(array, chosen, out, "dy")
 
 
 def _mask(
@@ -212,7 +213,7 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
 
     Parameters
     ----------
-    w : numpy.ndarray of float32 or float64
+    w : numpy.ndarray or cupy.ndarray of float32 or float64
         Weights, changed in place. Any strides.
     max_norm : float
         Largest norm, > 0.
@@ -245,14 +246,15 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
 
 def expect_weights(what: str, name: str, w: object) -> None:
     """An array of a real dtype that can be changed in place, or an error that says why not."""
-    if not isinstance(w, np.ndarray):
+    if not backend_of(name, w).is_array(w):
         raise TypeError(
             f"{what}: {name} is changed in place and must be a numpy.ndarray, got "
             f"{type(w).__name__}"
         )
+    w = cast(Array, w)
     if w.dtype.name not in ("float32", "float64") or not w.dtype.isnative:
         raise TypeError(f"{what}: {name} must be float32 or float64, got {w.dtype}")
-    if not w.flags.writeable:
+    if not getattr(w.flags, "writeable", True):  # CuPy's arrays all are
         raise ValueError(f"{what}: {name} is read-only and cannot be changed in place")
 
 

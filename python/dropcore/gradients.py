@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.device import cuda
 from dropcore.workspace import empty
 
 __all__ = ["Gradient", "LiveBlock", "ProductGradient"]
@@ -49,12 +50,20 @@ class LiveBlock:
         at[self.rows] = np.arange(len(self.rows))
         return at
 
+    def dense(self) -> Array:
+        """The whole array, where `values` is."""
+        if not isinstance(self.values, np.ndarray):
+            flat = (math.prod(self.shape[:-1]), self.shape[-1])
+            return cuda().scatter(self.values, self.rows, self.columns, flat).reshape(self.shape)
+        whole = np.zeros(self.shape, self.dtype)
+        whole.reshape(-1, self.shape[-1])[np.ix_(self.rows, self.columns)] = self.values
+        return whole
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("a LiveBlock has no array of the weight's shape: one has to be made")
-        whole = np.zeros(self.shape, self.dtype if dtype is None else dtype)
-        whole.reshape(-1, self.shape[-1])[np.ix_(self.rows, self.columns)] = self.values
-        return whole
+        whole = self.dense()
+        return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +90,18 @@ class ProductGradient:
     def dtype(self) -> np.dtype[Any]:
         return self.x.dtype
 
+    def dense(self) -> Array:
+        """The whole array, where x and dz are."""
+        if not isinstance(self.x, np.ndarray):
+            return self.x.T @ self.dz
+        whole = empty(self.shape, self.dtype)
+        _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
+        return whole
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("a ProductGradient has no array yet: one has to be made")
-        whole = empty(self.shape, self.dtype)
-        _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
+        whole = self.dense()
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 

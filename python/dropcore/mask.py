@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.device import cuda, on_device
 from dropcore.key import Key, as_key
 
 __all__ = ["Mask"]
@@ -127,15 +128,18 @@ class Mask:
         ValueError
             If `keep` is outside [0, 1] or NaN.
         """
-        array = np.asarray(kept)
+        array = kept if on_device(kept) else np.asarray(kept)
         if array.dtype != np.bool_:
             raise TypeError(
                 f"Mask.given: kept must be a boolean array (True = kept), got {array.dtype}; "
                 "compare or use .astype(bool)"
             )
-        return cls.from_packed(
-            np.packbits(array, axis=None, bitorder="little"), array.shape, keep=keep
+        bits = (
+            cuda().pack(array)
+            if on_device(array)
+            else np.packbits(array, axis=None, bitorder="little")
         )
+        return cls.from_packed(bits, array.shape, keep=keep)
 
     @classmethod
     def from_packed(
@@ -153,7 +157,7 @@ class Mask:
         """
         mask = cls.__new__(cls)
         mask._set_shape(shape, 1)
-        packed = np.ascontiguousarray(bits)
+        packed = (cuda().xp if on_device(bits) else np).ascontiguousarray(bits)
         size = math.prod(mask.shape)
         if packed.dtype != np.uint8 or packed.size != -(-size // 8):
             raise ValueError(
@@ -194,6 +198,9 @@ class Mask:
                 f"Mask: an array of rates must broadcast to the mask's shape {self._drawn_shape}"
                 f"{' of runs' if self.run > 1 else ''}, got {keep.shape}"
             )
+        if on_device(keep):
+            self._threshold, self.scale = cuda().thresholds(keep)
+            return
         # Exact: keep * 2**32 is a scaling, and rint rounds half to even.
         self._threshold = np.rint(keep * 4294967296.0).astype(np.uint64)
         self.scale = np.divide(1.0, keep, out=np.zeros_like(keep), where=self._threshold > 0)
@@ -203,18 +210,24 @@ class Mask:
         """Number of elements of `shape`."""
         return math.prod(self.shape)
 
-    def packed(self) -> npt.NDArray[np.uint8]:
+    def packed(self, like: Any = None) -> npt.NDArray[np.uint8]:
         """The mask as bits: uint8 (ceil(n / 8),), little-endian, 1 = kept, padded with 0.
 
         Flat in C order over `shape`; with ``run > 1`` a bit is a run.
-        ``np.unpackbits(bits, bitorder="little")`` undoes it.
+        ``np.unpackbits(bits, bitorder="little")`` undoes it. The result of this, `to_bool` and
+        `indices` is on the device where `like` is an array there, or the mask's own arrays are.
         """
+        if self._on_device(like):
+            bits = cuda().drawn_bits(self)
+            return bits.copy() if bits is self._bits else bits
         if self._bits is not None:
             return self._bits.copy()
         return self._draw()
 
-    def to_bool(self) -> npt.NDArray[np.bool_]:
+    def to_bool(self, like: Any = None) -> npt.NDArray[np.bool_]:
         """The mask as a boolean array of `shape`: True = kept."""
+        if self._on_device(like):
+            return cuda().to_bool(self)
         size = math.prod(self._drawn_shape)
         bits = np.unpackbits(self._held(), count=size, bitorder="little")
         kept = bits.view(np.bool_).reshape(self._drawn_shape)
@@ -222,8 +235,10 @@ class Mask:
             kept = np.repeat(kept, self.run, axis=-1)[..., : self.shape[-1]]
         return np.ascontiguousarray(kept).reshape(self.shape)
 
-    def indices(self) -> npt.NDArray[np.int64]:
+    def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
+        if self._on_device(like):
+            return cuda().live_units(self)[0]
         return np.flatnonzero(self.to_bool()).astype(np.int64, copy=False)
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
@@ -231,6 +246,9 @@ class Mask:
         twin = copy.copy(self)
         twin.scale = scale
         return twin
+
+    def _on_device(self, like: Any) -> bool:
+        return on_device(like) or on_device(self._bits) or on_device(self._threshold)
 
     def _draw(self) -> npt.NDArray[np.uint8]:
         key = cast(Key, self.key)
@@ -259,8 +277,9 @@ class Mask:
         """The scale, broadcastable to `shape`, also with runs."""
         if self.run == 1 or isinstance(self.scale, float):
             return self.scale
-        over_runs = np.broadcast_to(self.scale, self._drawn_shape)
-        return np.repeat(over_runs, self.run, axis=-1)[..., : self.shape[-1]]
+        xp = cuda().xp if on_device(self.scale) else np
+        over_runs = xp.broadcast_to(self.scale, self._drawn_shape)
+        return xp.repeat(over_runs, self.run, axis=-1)[..., : self.shape[-1]]
 
     def __repr__(self) -> str:
         if self.key is None:
@@ -279,6 +298,8 @@ def resolve_keep(
     if rate is None and keep is None:
         return 1.0 - default
     name, given = ("rate", rate) if keep is None else ("keep", keep)
+    if on_device(given):
+        return cuda().resolve_keep(rate, keep)
     if type(given) is float:  # what a training step gives
         if not 0.0 <= given <= 1.0:
             raise ValueError(_outside(what, name, given))

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
+from dropcore.backends import backend_of
 from dropcore.checks import check_integer
 from dropcore.key import Key, as_key
 from dropcore.mask import INDEX_LIMIT, TRAINING
-from dropcore.workspace import empty
 
 __all__ = ["normal", "uniform"]
 
@@ -25,6 +24,7 @@ def normal(
     key: Key | int,
     offset: int = 0,
     dtype: npt.DTypeLike = np.float32,
+    like: Any = None,
 ) -> Array:
     """Standard normal numbers.
 
@@ -43,6 +43,8 @@ def normal(
     dtype : float32 or float64, default float32
         float32 within 4 units in the last place of the true value, float64 within 1e-15 of it. The
         numbers are those of 2**32 values of u, none of them beyond 6.4.
+    like : array, optional
+        A cupy.ndarray here makes the result one.
 
     Returns
     -------
@@ -62,9 +64,8 @@ def normal(
     >>> normal(3, key=Key(7)).dtype
     dtype('float32')
     """
-    z = _empty("normal", shape, dtype, offset)
-    address = as_key(key)
-    _core.normal(z, address.seed, address.stream, address.step, offset)
+    z = _empty("normal", shape, dtype, offset, like)
+    backend_of("like", like).normal(z, as_key(key), offset)
     return z
 
 
@@ -74,6 +75,7 @@ def uniform(
     key: Key | int,
     offset: int = 0,
     dtype: npt.DTypeLike = np.float32,
+    like: Any = None,
 ) -> Array:
     """Uniform numbers between 0 and 1, and neither of them.
 
@@ -82,38 +84,42 @@ def uniform(
 
     Parameters
     ----------
-    shape, key, offset, dtype
+    shape, key, offset, dtype, like
         As for `normal`, whose numbers at the same key are those of these.
 
     Returns
     -------
     numpy.ndarray
     """
-    u = _empty("uniform", shape, dtype, offset)
-    address = as_key(key)
-    words = empty(u.shape, np.uint32)
-    _core.noise_words(words, address.seed, address.stream, address.step, offset)
+    u = _empty("uniform", shape, dtype, offset, like)
+    backend = backend_of("like", like)
+    words = backend.empty(u.shape, np.uint32)
+    backend.noise_words(words, as_key(key), offset)
     if u.dtype == np.float32:
         words >>= 9
-    np.add(words, 0.5, out=u)
+    backend.xp.add(words, 0.5, out=u)
     u *= 2.0**-23 if u.dtype == np.float32 else 2.0**-32
     return u
 
 
-def decision_uniform(shape: tuple[int, ...], key: Key | int, offset: int = 0) -> Array:
+def decision_uniform(
+    shape: tuple[int, ...], key: Key | int, offset: int = 0, like: Any = None
+) -> Array:
     """The uniforms, float64, that decide a mask of that shape: kept iff u < keep.
 
     For relaxed masks. The low 24 bits of neighbours go together, so as noise take `uniform`.
     """
-    address = as_key(key)
-    u32 = empty(shape, np.uint32)
-    _core.uniforms(u32, address.seed, address.stream, address.step, TRAINING, offset)
-    u = np.add(u32, 0.5, out=empty(shape, np.float64))
+    backend = backend_of("like", like)
+    u32 = backend.empty(shape, np.uint32)
+    backend.uniforms(u32, as_key(key), TRAINING, offset)
+    u = backend.xp.add(u32, 0.5, out=backend.empty(shape, np.float64))
     u *= 2.0**-32
     return u
 
 
-def _empty(what: str, shape: int | tuple[int, ...], dtype: npt.DTypeLike, offset: int) -> Array:
+def _empty(
+    what: str, shape: int | tuple[int, ...], dtype: npt.DTypeLike, offset: int, like: Any
+) -> Array:
     kind = np.dtype(dtype)
     if kind not in (np.float32, np.float64):
         raise TypeError(f"{what}: dtype must be float32 or float64, got {kind}")
@@ -122,4 +128,4 @@ def _empty(what: str, shape: int | tuple[int, ...], dtype: npt.DTypeLike, offset
     first = check_integer(f"{what}: offset", offset, 0)
     if first + math.prod(axes) > INDEX_LIMIT:
         raise ValueError(f"{what}: offset + size must be <= 2**63, got {first} + {math.prod(axes)}")
-    return empty(axes, kind)
+    return backend_of("like", like).empty(axes, kind)

@@ -12,13 +12,7 @@ import scipy.sparse
 
 from dropcore import _core
 from dropcore.backends import backend_of
-from dropcore.backends.cpu import (
-    as_array,
-    dropout,
-    expect_broadcast,
-    expect_out,
-    overlap,
-)
+from dropcore.backends.cpu import expect_broadcast
 from dropcore.key import Key
 from dropcore.mask import Mask
 
@@ -26,7 +20,6 @@ __all__ = ["masked_matmul", "masked_matmul_backward"]
 
 Array = npt.NDArray[Any]
 
-REAL = ("float32", "float64")
 ACTIVATIONS = (None, "relu")
 
 
@@ -87,11 +80,11 @@ def masked_matmul(
     p = _Product("masked_matmul", x, w, x_mask, w_mask, y_mask, activation)
     b = p.bias(bias)
     if out is None:
-        y = np.empty(p.y_shape, p.w.dtype)
+        y = p.xp.empty(p.y_shape, p.w.dtype)
     else:
-        y = expect_out(out, p.y_shape, p.w.dtype, "y")
+        y = p.backend.expect_out(out, p.y_shape, p.w.dtype, "y")
         for name, array in (("x", p.x), ("w", p.w), ("bias", b)):
-            if isinstance(array, np.ndarray) and overlap(y, array):
+            if p.backend.is_array(array) and p.backend.overlap(y, array):
                 raise ValueError(f"masked_matmul: out overlaps {name}; give memory of its own")
     p.forward(y, b)
     return y
@@ -137,12 +130,12 @@ def masked_matmul_backward(
     p = _Product("masked_matmul_backward", x, w, x_mask, w_mask, y_mask, activation)
     dz = p.like_y("dy", dy)
     if y_mask is not None:
-        dz = dropout(dz, y_mask, None)
+        dz = p.backend.dropout(dz, y_mask, None)
     if activation == "relu":
         if y is None:
             raise TypeError("masked_matmul_backward: activation='relu' needs y, the forward result")
         dz = dz * (p.like_y("y", y) > 0)
-    dx, dw = p.backward(np.ascontiguousarray(dz))
+    dx, dw = p.backward(p.xp.ascontiguousarray(dz))
     return dx, dw, dz.sum(axis=tuple(range(dz.ndim - 1)))
 
 
@@ -150,8 +143,8 @@ def masked_matmul_backward(
 class _Side:
     """What a mask means for rows (M, width) of x or y: an element mask, or live units."""
 
-    bits: npt.NDArray[np.uint8] | None = None
-    live: npt.NDArray[np.int64] | None = None
+    bits: Array | None = None
+    live: Array | None = None
     scale: float = 1.0
 
 
@@ -179,9 +172,14 @@ class _Product:
         if activation not in ACTIVATIONS:
             raise ValueError(f"{what}: activation must be None or 'relu', got {activation!r}")
         self.relu = activation == "relu"
-        for name, array in (("x", x), ("w", w)):
-            backend_of(name, array)
-        self.w = as_array("w", w, REAL)
+        self.backend = backend_of("w", w)
+        self.xp, self.dtypes = self.backend.xp, self.backend.PRODUCTS
+        if backend_of("x", x) is not self.backend:
+            raise TypeError(
+                f"{what}: x and w must be on one device, got {type(x).__module__}."
+                f"{type(x).__name__} and {type(w).__module__}.{type(w).__name__}"
+            )
+        self.w: Array = self.backend.as_array("w", w, self.dtypes)
         if self.w.ndim != 2:
             raise ValueError(f"{what}: w must be (K, N), got shape {self.w.shape}")
         self.k, self.n = self.w.shape
@@ -189,7 +187,7 @@ class _Product:
         if self.sparse:
             self.x = self._csr(x)
         else:
-            self.x = as_array("x", x, REAL)
+            self.x = self.backend.as_array("x", x, self.dtypes)
         if self.x.ndim < 1 or self.x.shape[-1] != self.k:
             raise ValueError(
                 f"{what}: the last axis of x must be K = {self.k}, the first of w "
@@ -230,14 +228,14 @@ class _Product:
             raise TypeError(
                 f"{self.what}: a sparse x must be a 2-D CSR array, got {x.format}; use .tocsr()"
             )
-        if x.dtype.name not in REAL:
+        if x.dtype.name not in self.dtypes:
             raise TypeError(f"{self.what}: x must be float32 or float64, got {x.dtype}")
         return x
 
     def bias(self, bias: npt.ArrayLike | None) -> Array | None:
         if bias is None:
             return None
-        b = np.ascontiguousarray(as_array("bias", bias, REAL))
+        b = self.xp.ascontiguousarray(self.backend.as_array("bias", bias, self.dtypes))
         if b.shape != (self.n,) or b.dtype != self.w.dtype:
             raise ValueError(
                 f"{self.what}: bias must be ({self.n},) of {self.w.dtype}, got {b.shape} of "
@@ -246,7 +244,7 @@ class _Product:
         return b
 
     def like_y(self, name: str, array: npt.ArrayLike) -> Array:
-        a = as_array(name, array, REAL)
+        a: Array = self.backend.as_array(name, array, self.dtypes)
         if a.shape != self.y_shape or a.dtype != self.w.dtype:
             raise ValueError(
                 f"{self.what}: {name} must have the shape of y, {self.y_shape} of "
@@ -272,12 +270,12 @@ class _Product:
         if not isinstance(mask.scale, float):
             return None
         if shape[-1] != 1 and mask.shape[-1:] == shape[-1:] and math.prod(mask.shape[:-1]) == 1:
-            return [_Side(live=mask.indices(), scale=mask.scale)] * groups
+            return [_Side(live=self.backend.live_units(mask)[0], scale=mask.scale)] * groups
         if _is_grouped(mask, shape):
-            kept = mask.to_bool().reshape(groups, shape[-1])
-            return [_Side(live=np.flatnonzero(row), scale=mask.scale) for row in kept]
+            live = self.backend.live_units(mask, groups)
+            return [_Side(live=units, scale=mask.scale) for units in live]
         if groups == 1 and mask.shape == shape:
-            return [_Side(bits=mask._element_bits(), scale=mask.scale)]
+            return [_Side(bits=self.backend.element_bits(mask), scale=mask.scale)]
         return None
 
     def _rows(self, array: Array, groups: int) -> Array:
@@ -291,17 +289,17 @@ class _Product:
         if mask is None or self.per_sample:
             return self.w, NOTHING
         if mask.shape == self.w.shape and isinstance(mask.scale, float):
-            return self.w, _Side(bits=mask._element_bits(), scale=mask.scale)
-        return dropout(self.w, mask, None), NOTHING
+            return self.w, _Side(bits=self.backend.element_bits(mask), scale=mask.scale)
+        return self.backend.dropout(self.w, mask, None), NOTHING
 
-    def _factor_w(self, w: Array, side: _Side, rows: Any, columns: Any) -> _core.Factor:
-        return _core.Factor(
+    def _factor_w(self, w: Array, side: _Side, rows: Any, columns: Any) -> Any:
+        return self.backend.Factor(
             w, rows=rows, columns=columns, bits=side.bits, bit_strides=(self.n, 1),
             scale=side.scale,
         )  # fmt: skip
 
-    def _factor_x(self, x: Array, side: _Side) -> _core.Factor:
-        return _core.Factor(
+    def _factor_x(self, x: Array, side: _Side) -> Any:
+        return self.backend.Factor(
             x, columns=side.live, bits=side.bits, bit_strides=(self.k, 1), scale=side.scale
         )
 
@@ -319,8 +317,9 @@ class _Product:
         groups = self._groups()
         x_sides = self._sides(self.x_mask, self.x.shape, groups)
         y_sides = self._sides(self.y_mask, self.y_shape, groups)
+        dropout, product, xp = self.backend.dropout, self.backend.product, self.xp
         x = self.x if x_sides is not None else dropout(self.x, cast(Mask, self.x_mask), None)
-        rows = y if y.flags.c_contiguous else np.empty(y.shape, y.dtype)
+        rows = y if y.flags.c_contiguous else xp.empty(y.shape, y.dtype)
         w, w_side = self._weights()
         x3, y3 = self._rows(x, groups), self._rows(rows, groups)
         nothing = [NOTHING] * groups
@@ -330,12 +329,10 @@ class _Product:
             a = self._factor_x(x_g, x_side)
             b = self._factor_w(w, w_side, x_side.live, y_side.live)
             if y_side.live is None:
-                _core.product(
-                    y_g, a, b, bias=bias, relu=self.relu, bits=y_side.bits, scale=y_side.scale
-                )
+                product(y_g, a, b, bias=bias, relu=self.relu, bits=y_side.bits, scale=y_side.scale)
             else:
-                live = np.empty((len(y_g), len(y_side.live)), y.dtype)
-                _core.product(
+                live = xp.empty((len(y_g), len(y_side.live)), y.dtype)
+                product(
                     live, a, b, bias=None if bias is None else bias[y_side.live], relu=self.relu,
                     scale=y_side.scale,
                 )  # fmt: skip
@@ -351,33 +348,28 @@ class _Product:
         if bias is not None:
             y += bias
         if self.relu:
-            np.maximum(y, 0, out=y)
+            self.xp.maximum(y, 0, out=y)
         if self.y_mask is not None:
-            dropout(y, self.y_mask, y)
+            self.backend.dropout(y, self.y_mask, y)
 
     # ---- a weight mask for every sample ----
 
     def _connect(self, which: str, out: Array, a: Array, b: Array) -> None:
-        mask = cast(Mask, self.w_mask)
-        key = mask.key or Key(0)
-        _core.connect_product(
-            which, out, a, b, mask._bits, key.seed, key.stream, key.step, mask.domain,
-            cast(int, mask._threshold), mask.offset,
-        )  # fmt: skip
+        self.backend.connect_product(which, out, a, b, cast(Mask, self.w_mask))
 
     def _dense_x(self) -> Array:
         """x with its mask applied, (B, R, K): sample b is masked by entry b of the weight mask."""
         x = self.x.toarray() if self.sparse else self.x
         if self.x_mask is not None:
-            x = dropout(x, self.x_mask, None)
+            x = self.backend.dropout(x, self.x_mask, None)
         return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), self.k)
 
     def _forward_per_sample(self, y: Array, bias: Array | None) -> None:
         x = self._dense_x() * self.w.dtype.type(cast(Mask, self.w_mask).scale)
-        w = np.ascontiguousarray(self.w)
-        total = np.zeros((x.shape[1], x.shape[0], self.n), self.w.dtype)
+        w = self.xp.ascontiguousarray(self.w)
+        total = self.xp.zeros((x.shape[1], x.shape[0], self.n), self.w.dtype)
         for r in range(x.shape[1]):
-            self._connect("y", total[r], np.ascontiguousarray(x[:, r]), w)
+            self._connect("y", total[r], self.xp.ascontiguousarray(x[:, r]), w)
         y[...] = total.swapaxes(0, 1).reshape(y.shape)
         self._finish(y, bias)
 
@@ -385,16 +377,17 @@ class _Product:
         x = self._dense_x()
         scale = self.w.dtype.type(cast(Mask, self.w_mask).scale)
         scaled = dz.reshape(*x.shape[:2], self.n) * scale
-        w = np.ascontiguousarray(self.w)
-        dw = np.zeros_like(w)
-        dx = np.zeros((x.shape[1], x.shape[0], self.k), w.dtype)
+        xp = self.xp
+        w = xp.ascontiguousarray(self.w)
+        dw = xp.zeros_like(w)
+        dx = xp.zeros((x.shape[1], x.shape[0], self.k), w.dtype)
         for r in range(x.shape[1]):
-            dz_r = np.ascontiguousarray(scaled[:, r])
-            self._connect("dw", dw, np.ascontiguousarray(x[:, r]), dz_r)
+            dz_r = xp.ascontiguousarray(scaled[:, r])
+            self._connect("dw", dw, xp.ascontiguousarray(x[:, r]), dz_r)
             self._connect("dx", dx[r], dz_r, w)
-        result = np.ascontiguousarray(dx.swapaxes(0, 1)).reshape(self.x.shape)
+        result = xp.ascontiguousarray(dx.swapaxes(0, 1)).reshape(self.x.shape)
         if self.x_mask is not None:
-            dropout(result, self.x_mask, result)
+            self.backend.dropout(result, self.x_mask, result)
         return result, dw
 
     # ---- sparse x ----
@@ -409,17 +402,17 @@ class _Product:
 
     def _forward_sparse(self, y: Array, bias: Array | None) -> None:
         x, _ = self._masked_csr()
-        w = self.w if self.w_mask is None else dropout(self.w, self.w_mask, None)
+        w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
         _sparse_product(y, x, w)
         self._finish(y, bias)
 
     def _backward_sparse(self, dz: Array) -> tuple[Any, Array]:
         x, factor = self._masked_csr()
-        w = self.w if self.w_mask is None else dropout(self.w, self.w_mask, None)
+        w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
         dw = np.empty(self.w.shape, self.w.dtype)
         _sparse_product(dw, x.T.tocsr(), dz)
         if self.w_mask is not None:
-            dropout(dw, self.w_mask, dw)
+            self.backend.dropout(dw, self.w_mask, dw)
         data = np.empty_like(x.data)
         for row in range(x.shape[0]):
             stored = slice(x.indptr[row], x.indptr[row + 1])
@@ -438,13 +431,14 @@ class _Product:
         return self._backward_dense(dz)
 
     def _backward_dense(self, dz: Array) -> tuple[Array, Array]:
+        dropout, product, xp = self.backend.dropout, self.backend.product, self.xp
         groups = self._groups()
         x_sides = self._sides(self.x_mask, self.x.shape, groups)
         y_sides = self._sides(self.y_mask, self.y_shape, groups)
         x = self.x if x_sides is not None else dropout(self.x, cast(Mask, self.x_mask), None)
         w, w_side = self._weights()
-        dx = np.empty(self.x.shape, w.dtype)
-        dw = np.zeros(w.shape, w.dtype)
+        dx = xp.empty(self.x.shape, w.dtype)
+        dw = xp.zeros(w.shape, w.dtype)
         nothing = [NOTHING] * groups
         for x_g, dx_g, dz_g, x_side, y_side in zip(
             self._rows(x, groups),
@@ -455,27 +449,25 @@ class _Product:
             strict=True,
         ):
             # dz is zero where y was dropped: the live lists leave those columns out.
-            b = _core.Factor(dz_g, columns=y_side.live)
+            b = self.backend.Factor(dz_g, columns=y_side.live)
             weights = self._factor_w(w, w_side, x_side.live, y_side.live)
             k_live = self.k if x_side.live is None else len(x_side.live)
             n_live = self.n if y_side.live is None else len(y_side.live)
-            dw_live = np.empty((k_live, n_live), w.dtype)
-            _core.product(dw_live, self._factor_x(x_g, x_side), b, transpose_a=True)
+            dw_live = xp.empty((k_live, n_live), w.dtype)
+            product(dw_live, self._factor_x(x_g, x_side), b, transpose_a=True)
             if x_side.live is None:
-                _core.product(
-                    dx_g, b, weights, transpose_b=True, bits=x_side.bits, scale=x_side.scale
-                )
+                product(dx_g, b, weights, transpose_b=True, bits=x_side.bits, scale=x_side.scale)
             else:
-                dx_live = np.empty((len(dx_g), k_live), w.dtype)
-                _core.product(dx_live, b, weights, transpose_b=True, scale=x_side.scale)
+                dx_live = xp.empty((len(dx_g), k_live), w.dtype)
+                product(dx_live, b, weights, transpose_b=True, scale=x_side.scale)
                 dx_g[...] = 0
                 dx_g[:, x_side.live] = dx_live
             if k_live == self.k and n_live == self.n:
                 dw += dw_live
             else:
-                rows = np.arange(self.k) if x_side.live is None else x_side.live
-                columns = np.arange(self.n) if y_side.live is None else y_side.live
-                dw[np.ix_(rows, columns)] += dw_live
+                rows = xp.arange(self.k) if x_side.live is None else x_side.live
+                columns = xp.arange(self.n) if y_side.live is None else y_side.live
+                dw[xp.ix_(rows, columns)] += dw_live
         if self.w_mask is not None:
             dropout(dw, self.w_mask, dw)
         if x_sides is None:

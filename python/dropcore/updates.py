@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dropcore.backends import backend_of
-from dropcore.backends.cpu import sum_squares
+from dropcore.device import on_device
 from dropcore.functional import axes_of, expect_weights
 from dropcore.gradients import Array, Gradient, LiveBlock, ProductGradient
 
@@ -325,16 +325,25 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
     Summed in float64, in an order that does not depend on the number of threads. NaN if one of
     them is, else infinite if one of them is.
     """
-    arrays = [g.values if isinstance(g, LiveBlock) else np.asarray(g) for g in gradients]
-    total = sum((sum_squares(array) for array in arrays), 0.0)
+    arrays = [_numbers_of(g) for g in gradients]
+    total = sum((backend_of("g", array).sum_squares(array) for array in arrays), 0.0)
     if math.isnan(total) or 1e-280 < total < math.inf:
         return math.sqrt(total)
     # Squares that left float64's range: in units of the largest number none does.
-    largest = max((float(np.abs(array).max()) for array in arrays if array.size), default=0.0)
+    largest = max((float(abs(array).max()) for array in arrays if array.size), default=0.0)
     if largest == 0 or math.isinf(largest):
         return largest
-    parts = (sum_squares(np.asarray(array, np.float64) / largest) for array in arrays)
-    return largest * math.sqrt(sum(parts, 0.0))
+    units = (array.astype(np.float64) / largest for array in arrays)
+    return largest * math.sqrt(sum((backend_of("g", u).sum_squares(u) for u in units), 0.0))
+
+
+def _numbers_of(g: Gradient) -> Array:
+    """An array of all that is not zero."""
+    if isinstance(g, LiveBlock):
+        return g.values
+    if isinstance(g, ProductGradient):
+        return g.dense()
+    return g if on_device(g) else np.asarray(g)
 
 
 def _checked(
@@ -347,11 +356,14 @@ def _checked(
 ) -> tuple[float, tuple[int, ...]]:
     """The bound, 0 for none, and the axes, after a look at everything else."""
     expect_weights(what, "w", w)
+    backend = backend_of("w", w)
     for name, array in {"g": g, **states}.items():
         if array is None:
             continue
-        if not isinstance(array, np.ndarray | LiveBlock | ProductGradient):
-            raise TypeError(f"{what}: {name} must be an array, got {type(array).__name__}")
+        whole = backend.is_array(array)
+        if not whole and not isinstance(array, LiveBlock | ProductGradient):
+            where = ", and w is on the GPU" if on_device(w) else ""
+            raise TypeError(f"{what}: {name} must be an array, got {type(array).__name__}{where}")
         if array.dtype != w.dtype:
             raise TypeError(f"{what}: {name} must be {w.dtype}, as w is, got {array.dtype}")
         if array.shape != w.shape:
@@ -360,7 +372,7 @@ def _checked(
             )
         if name != "g":
             expect_weights(what, name, array)
-        if isinstance(array, np.ndarray) and np.may_share_memory(w, array):
+        if whole and backend.may_overlap(w, array):
             raise ValueError(f"{what}: {name} shares memory with w; give memory of its own")
     if max_norm is None:
         if axis is not None:

@@ -13,10 +13,15 @@ from dropcore import _core
 from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.workspace import empty as empty
 
 Array = npt.NDArray[Any]
 Vectors = tuple[int, int, int]
 Block = tuple[Any, Any]
+
+xp: Any = np
+PRODUCTS = ("float32", "float64")  # of factors
+Factor, product = _core.Factor, _core.product
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
@@ -61,6 +66,16 @@ def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: 
     ):
         raise ValueError("out has elements that share memory (a stride of 0)")
     return out
+
+
+def is_array(x: object) -> bool:
+    """Whether x is what this backend works on."""
+    return isinstance(x, np.ndarray)
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """Whether the ranges of two arrays' addresses meet."""
+    return np.may_share_memory(a, b)
 
 
 def overlap(a: Array, b: Array) -> bool:
@@ -171,6 +186,42 @@ def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """How far each axis of an array steps through the mask's bits; 0 along shared axes."""
     own = [0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)]
     return (0,) * (ndim - len(own)) + tuple(own)
+
+
+def element_bits(mask: Mask) -> npt.NDArray[np.uint8]:
+    """One bit an element of the mask's shape, also with runs."""
+    return mask._element_bits()
+
+
+def live_units(mask: Mask, groups: int = 1) -> list[npt.NDArray[np.int64]]:
+    """For each group of units their sorted indices of what is kept."""
+    if groups == 1:
+        return [mask.indices()]
+    return [np.flatnonzero(row) for row in mask.to_bool().reshape(groups, -1)]
+
+
+def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> None:
+    """One of the three products with a (B, K, N) weight mask; adds to contiguous out."""
+    key = mask.key or Key(0)
+    _core.connect_product(
+        which, out, a, b, mask._bits, key.seed, key.stream, key.step, mask.domain,
+        cast(int, mask._threshold), mask.offset,
+    )  # fmt: skip
+
+
+def normal(z: Array, key: Key, offset: int) -> None:
+    """Fill contiguous z with standard normals."""
+    _core.normal(z, key.seed, key.stream, key.step, offset)
+
+
+def noise_words(words: Array, key: Key, offset: int) -> None:
+    """Fill contiguous uint32 words with those of the noise domain."""
+    _core.noise_words(words, key.seed, key.stream, key.step, offset)
+
+
+def uniforms(words: Array, key: Key, domain: int, offset: int) -> None:
+    """Fill contiguous uint32 words with the uniforms that decide."""
+    _core.uniforms(words, key.seed, key.stream, key.step, domain, offset)
 
 
 def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> None:

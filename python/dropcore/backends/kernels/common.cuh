@@ -1,0 +1,188 @@
+/* What all kernels share. Compiled behind the text of philox.h, by NVRTC or nvcc, without headers;
+ * the tests compile it for the host as well, behind stand-ins for what CUDA has built in.
+ *
+ * A kernel is a grid-stride loop, so any launch shape gives the same numbers; indices have 64 bits.
+ * Contraction is off (--fmad=false): each operation is rounded on its own, as in the C core.
+ * Numbers are stored as T and worked out as real_of<T>: double for double, else float.
+ */
+
+typedef dropcore_u8 u8;
+typedef dropcore_u32 u32;
+typedef dropcore_u64 u64;
+typedef unsigned short u16;
+typedef long long i64;
+
+#define INLINE static __device__ __forceinline__
+#define KERNEL extern "C" __global__ void
+#define FIRST ((i64)blockIdx.x * blockDim.x + threadIdx.x)
+#define STRIDE ((i64)gridDim.x * blockDim.x)
+#define WARP 32
+#define WHOLE_WARP 0xFFFFFFFFu
+
+struct f16 {
+    u16 bits;
+};
+struct bf16 {
+    u16 bits;
+};
+
+#define FOR_REAL(X) X(float, f32) X(double, f64)
+#define FOR_ALL(X) FOR_REAL(X) X(f16, f16) X(bf16, bf16)
+
+template <typename T> struct computed {
+    typedef float type;
+};
+template <> struct computed<double> {
+    typedef double type;
+};
+template <typename T> using real_of = typename computed<T>::type;
+
+INLINE float widen(float x) {
+    return x;
+}
+INLINE double widen(double x) {
+    return x;
+}
+INLINE float widen(bf16 x) {
+    return __uint_as_float((u32)x.bits << 16);
+}
+INLINE float widen(f16 x) {
+#if defined(__CUDA_ARCH__)
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
+#else
+    const u32 sign = (u32)(x.bits & 0x8000) << 16, rest = x.bits & 0x7FFF;
+    if (rest >= 0x7C00) return __uint_as_float(sign | 0x7F800000u | (rest & 0x3FF) << 13);
+    /* As if its exponent were a float's, then put right by a power of two: denormals too. */
+    return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest << 13) * 0x1p112f));
+#endif
+}
+
+/* Rounded to nearest, half to even. */
+template <typename T> struct narrowing;
+template <> struct narrowing<float> {
+    static __device__ __forceinline__ float of(float x) {
+        return x;
+    }
+};
+template <> struct narrowing<double> {
+    static __device__ __forceinline__ double of(double x) {
+        return x;
+    }
+};
+template <> struct narrowing<f16> {
+    static __device__ __forceinline__ f16 of(float x) {
+        f16 y;
+#if defined(__CUDA_ARCH__)
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+        const u32 all = __float_as_uint(x), sign = all >> 16 & 0x8000, rest = all & 0x7FFFFFFFu;
+        if (rest > 0x7F800000u) { /* NaN */
+            y.bits = (u16)(sign | 0x7E00);
+        } else if (rest >= 0x477FF000u) { /* rounds to 2^16 or more */
+            y.bits = (u16)(sign | 0x7C00);
+        } else if (rest < 0x38800000u) { /* below 2^-14: adding 0.5 leaves multiples of 2^-24 */
+            const u32 sum = __float_as_uint(__uint_as_float(rest) + 0.5f);
+            y.bits = (u16)(sign | (sum - 0x3F000000u));
+        } else {
+            y.bits = (u16)(sign | (rest - 0x38000000u + 0xFFF + (rest >> 13 & 1)) >> 13);
+        }
+#endif
+        return y;
+    }
+};
+template <> struct narrowing<bf16> {
+    static __device__ __forceinline__ bf16 of(float x) {
+        bf16 y;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+        const u32 all = __float_as_uint(x);
+        const bool nan = (all & 0x7FFFFFFFu) > 0x7F800000u;
+        y.bits = (u16)(nan ? all >> 16 | 0x40 : (all + 0x7FFF + (all >> 16 & 1)) >> 16);
+#endif
+        return y;
+    }
+};
+template <typename T> INLINE T narrow(real_of<T> x) {
+    return narrowing<T>::of(x);
+}
+
+/* Four neighbours: one access of memory, two of doubles. */
+template <typename T> struct alignas(sizeof(T) == 8 ? 16 : 4 * sizeof(T)) four {
+    T at[4];
+};
+
+/* Whether four neighbours from index 0 on may be accessed as one; p may point before its array. */
+template <typename T> INLINE bool in_fours(u64 address) {
+    return address % alignof(four<T>) == 0;
+}
+
+/* Decisions --------------------------------------------------------------------------------------*/
+
+/* Where a mask begins and what it keeps: the arguments of kernels that draw one. */
+#define DRAW_ARGUMENTS u64 seed, u32 stream, u32 step, u32 domain, u64 threshold, u64 offset
+#define DRAW_OF draw_of(seed, stream, step, domain, threshold)
+
+struct draw {
+    dropcore_address address;
+    u32 below; /* kept iff u32 < below, or */
+    bool all;  /* everything: the 33rd bit of the threshold */
+};
+
+INLINE draw draw_of(u64 seed, u32 stream, u32 step, u32 domain, u64 threshold) {
+    draw d;
+    d.address = dropcore_address_of(seed, stream, step, domain);
+    d.below = (u32)threshold;
+    d.all = threshold >> 32 != 0;
+    return d;
+}
+
+/* The decisions of word q of a block, bits 0 ... 3. */
+INLINE u32 decisions(const draw &d, const dropcore_block &b, unsigned q) {
+    u32 bits = 0;
+#pragma unroll
+    for (unsigned j = 0; j < 4; ++j)
+        bits |= (u32)(d.all || dropcore_uniform_in(&b, q, j) < d.below) << j;
+    return bits;
+}
+
+INLINE u32 bit_at(const u8 *bits, i64 i) {
+    return bits[i >> 3] >> (i & 7) & 1u;
+}
+
+/* x * scale rounded once, or +0.0 by selection: a dropped NaN is gone. */
+template <typename T> INLINE T kept_or_zero(u32 bit, T x, real_of<T> scale) {
+    return narrow<T>(bit ? widen(x) * scale : (real_of<T>)0);
+}
+
+/* Broadcasting -----------------------------------------------------------------------------------*/
+
+/* An index of an array in C order, taken apart along at most four axes; a stride of 0 shares. */
+#define AXES 4
+#define AXES_ARGUMENTS(name) i64 name##_0, i64 name##_1, i64 name##_2, i64 name##_3
+#define AXES_OF(name) {name##_0, name##_1, name##_2, name##_3}
+
+struct axes {
+    i64 at[AXES];
+};
+
+template <typename I> INLINE i64 placed_as(const axes &extent, const axes &stride, I i) {
+    i64 at = 0;
+#pragma unroll
+    for (int axis = AXES - 1; axis > 0; --axis) {
+        const I n = (I)extent.at[axis];
+        if (n == 1) continue;
+        at += (i64)(i % n) * stride.at[axis];
+        i /= n;
+    }
+    return at + (i64)i * stride.at[0];
+}
+
+/* Where element i of an array of that extent is in what broadcasts to it. Short divisions are
+ * several times as fast. */
+INLINE i64 placed(const axes &extent, const axes &stride, i64 i) {
+    return i >> 31 ? placed_as<u64>(extent, stride, (u64)i)
+                   : placed_as<u32>(extent, stride, (u32)i);
+}

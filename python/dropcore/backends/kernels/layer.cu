@@ -1,0 +1,269 @@
+/* What a layer does around its products. */
+
+#define NONE 0
+#define RELU 1
+#define LEAKY_RELU 2
+#define ELU 3
+#define SELU 4
+#define GELU 5
+#define GELU_TANH 6
+#define SILU 7
+#define TANH 8
+#define SIGMOID 9
+#define SOFTPLUS 10
+
+#define SELU_ALPHA 1.6732632423543772848
+#define SELU_SCALE 1.0507009873554804934
+#define GELU_SLOPE 1.5957691216057308 /* 2 sqrt(2 / pi) */
+#define GELU_CUBIC 0.044715
+
+INLINE float exp_of(float x) {
+    return expf(x);
+}
+INLINE double exp_of(double x) {
+    return exp(x);
+}
+INLINE float expm1_of(float x) {
+    return expm1f(x);
+}
+INLINE double expm1_of(double x) {
+    return expm1(x);
+}
+INLINE float tanh_of(float x) {
+    return tanhf(x);
+}
+INLINE double tanh_of(double x) {
+    return tanh(x);
+}
+INLINE float log1p_of(float x) {
+    return log1pf(x);
+}
+INLINE double log1p_of(double x) {
+    return log1p(x);
+}
+INLINE float normal_cdf(float x) {
+    return 0.5f * erfcf(-0.70710678118654752440f * x);
+}
+INLINE double normal_cdf(double x) {
+    return 0.5 * erfc(-0.70710678118654752440 * x);
+}
+template <typename C> INLINE C sigmoid_of(C x) {
+    const C z = exp_of(x < 0 ? x : -x);
+    return (x < 0 ? z : (C)1) / ((C)1 + z);
+}
+template <typename C> INLINE C within(C x, C most) {
+    return x < -most ? -most : most < x ? most : x;
+}
+
+template <typename C> INLINE C activated(int kind, C x, C a) {
+    switch (kind) {
+    case RELU: return x <= 0 ? (C)0 : x; /* a NaN stays */
+    case LEAKY_RELU: return x <= 0 ? x * a : x;
+    case ELU: return x <= 0 ? a * expm1_of(x) : x;
+    case SELU:
+        return x <= 0 ? (C)(SELU_SCALE * SELU_ALPHA) * expm1_of(x) : x * (C)SELU_SCALE;
+    case GELU: return x * normal_cdf(x);
+    case GELU_TANH:
+        return x * sigmoid_of(x * ((C)GELU_SLOPE + (C)(GELU_SLOPE * GELU_CUBIC) * (x * x)));
+    case SILU: return x * sigmoid_of(x);
+    case TANH: return tanh_of(x);
+    case SIGMOID: return sigmoid_of(x);
+    case SOFTPLUS: return (x > 0 ? x : (C)0) + log1p_of(exp_of(x < 0 ? x : -x));
+    default: return x;
+    }
+}
+
+/* dy f'(x), where held is x of GELU, GELU_TANH and SILU, and else y. */
+template <typename C> INLINE C activated_back(int kind, C held, C dy, C a) {
+    switch (kind) {
+    case RELU: return held > 0 ? dy : (C)0;
+    case LEAKY_RELU: return held > 0 ? dy : dy * a;
+    case ELU: return held > 0 ? dy : dy * (held + a);
+    case SELU:
+        return dy * (held > 0 ? (C)SELU_SCALE : held + (C)(SELU_SCALE * SELU_ALPHA));
+    case GELU: {
+        const C x = within(held, (C)40);
+        return dy * (normal_cdf(held) + x * ((C)0.39894228040143267794 * exp_of((C)-0.5 * x * x)));
+    }
+    case GELU_TANH: {
+        const C x = within(held, (C)40), square = x * x;
+        const C s = sigmoid_of(x * ((C)GELU_SLOPE + (C)(GELU_SLOPE * GELU_CUBIC) * square));
+        const C inner = (C)GELU_SLOPE + (C)(3 * GELU_SLOPE * GELU_CUBIC) * square;
+        return dy * (s + x * inner * (s * ((C)1 - s)));
+    }
+    case SILU: {
+        const C s = sigmoid_of(held);
+        return dy * (s + within(held, (C)1000) * (s * ((C)1 - s)));
+    }
+    case TANH: return dy * (((C)1 - held) * ((C)1 + held));
+    case SIGMOID: return dy * (held * ((C)1 - held));
+    case SOFTPLUS: return dy * -expm1_of(-held);
+    default: return dy;
+    }
+}
+
+/* Where the decisions of an element come from. */
+#define ALL_KEPT 0
+#define DRAWN 1 /* from the key, in the shape of y */
+#define GIVEN 2 /* bits in the shape of y */
+#define UNITS 3 /* a bit a column */
+
+/* y = kept ? act(z + bias) scale : +0.0, then + residual; and back:
+ * dz = kept ? dy scale act'(held) : +0.0. With `back` z is dy. */
+template <typename T> struct ending {
+    const T *bias, *residual, *held; /* NULL where there is none */
+    int kind, source;
+    real_of<T> a, scale;
+    const u8 *bits;
+    draw d;
+    u64 offset;
+    i64 columns;
+    bool back;
+};
+
+template <typename T>
+INLINE T ended(const ending<T> &e, i64 i, i64 column, u32 kept, T z) {
+    typedef real_of<T> C;
+    C value = widen(z);
+    if (e.back) {
+        value = kept ? value * e.scale : (C)0;
+        if (e.kind != NONE) value = activated_back(e.kind, widen(e.held[i]), value, e.a);
+        return narrow<T>(value);
+    }
+    if (e.bias) value = value + widen(e.bias[column]);
+    value = activated(e.kind, value, e.a);
+    value = kept ? value * e.scale : (C)0;
+    if (e.residual) value = value + widen(e.residual[i]);
+    return narrow<T>(value);
+}
+
+/* A thread takes a Philox block, as dropout does. */
+template <typename T> INLINE void end(const T *z, T *y, i64 n, const ending<T> &e) {
+    const i64 lead = (i64)(e.offset % DROPCORE_TILE);
+    const u64 first_block = e.offset / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
+    const i64 blocks = (n + lead + DROPCORE_TILE - 1) / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
+    const u64 before = (u64)lead * sizeof(T);
+    const bool fours = in_fours<T>((u64)z - before) && in_fours<T>((u64)y - before);
+    for (i64 b = FIRST; b < blocks; b += STRIDE) {
+        const i64 start = b / DROPCORE_TILE_BLOCKS * DROPCORE_TILE +
+                          b % DROPCORE_TILE_BLOCKS * 4 - lead;
+        dropcore_block block = {{0, 0, 0, 0}};
+        if (e.source == DRAWN) block = dropcore_block_at(&e.d.address, first_block + (u64)b);
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+            const i64 at = start + 64 * q;
+            const u32 drawn = e.source == DRAWN ? decisions(e.d, block, (unsigned)q) : 15u;
+            const bool whole = fours && 0 <= at && at + 4 <= n;
+            four<T> v;
+            if (whole) v = *(const four<T> *)(z + at);
+            i64 column = at < 0 ? 0 : (n >> 31) ? at % e.columns : (i64)((u32)at % (u32)e.columns);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const i64 i = at + j;
+                if (i < 0 || i >= n) continue;
+                const u32 kept = e.source == GIVEN   ? bit_at(e.bits, i)
+                                 : e.source == UNITS ? bit_at(e.bits, column)
+                                                     : drawn >> j & 1u;
+                const T made = ended(e, i, column, kept, whole ? v.at[j] : z[i]);
+                if (whole)
+                    v.at[j] = made;
+                else
+                    y[i] = made;
+                if (++column == e.columns) column = 0;
+            }
+            if (whole) *(four<T> *)(y + at) = v;
+        }
+    }
+}
+
+/* Sums of the columns of chunks of rows, in blocks of 32 x LINES threads: (chunk, column). */
+#define LINES 8
+template <typename T>
+INLINE void column_sums(const T *x, i64 rows, i64 columns, i64 chunk_rows, real_of<T> *sums) {
+    typedef real_of<T> C;
+    __shared__ C room[LINES][WARP];
+    const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
+    const i64 tiles = (columns + WARP - 1) / WARP, chunks = (rows + chunk_rows - 1) / chunk_rows;
+    for (i64 task = blockIdx.x; task < tiles * chunks; task += gridDim.x) {
+        const i64 column = task % tiles * WARP + lane, chunk = task / tiles;
+        const i64 end = (chunk + 1) * chunk_rows < rows ? (chunk + 1) * chunk_rows : rows;
+        C sum = (C)0;
+        if (column < columns) {
+#pragma unroll 4
+            for (i64 r = chunk * chunk_rows + line; r < end; r += LINES)
+                sum += widen(x[r * columns + column]);
+        }
+        room[line][lane] = sum;
+        __syncthreads();
+        if (line == 0 && column < columns) {
+            C total = (C)0;
+            for (int l = 0; l < LINES; ++l) total += room[l][lane];
+            sums[chunk * columns + column] = total;
+        }
+        __syncthreads();
+    }
+}
+
+template <typename T>
+INLINE void add_chunks(const real_of<T> *sums, i64 chunks, i64 columns, T *total) {
+    for (i64 column = FIRST; column < columns; column += STRIDE) {
+        real_of<T> sum = (real_of<T>)0;
+        for (i64 chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * columns + column];
+        total[column] = narrow<T>(sum);
+    }
+}
+
+/* out = x[rows][:, columns] * scale; NULL means all of them. */
+template <typename T>
+INLINE void compact(const T *x, i64 x_columns, const i64 *rows, const i64 *columns, i64 n_rows,
+                    i64 n_columns, real_of<T> scale, T *out) {
+    for (i64 i = FIRST; i < n_rows * n_columns; i += STRIDE) {
+        const i64 r = i / n_columns, c = i % n_columns;
+        const T value = x[(rows ? rows[r] : r) * x_columns + (columns ? columns[c] : c)];
+        out[i] = scale == (real_of<T>)1 ? value : narrow<T>(widen(value) * scale);
+    }
+}
+
+/* The way back: out (rows, columns) is zero but for what lives. Positions in x, or -1, or NULL. */
+template <typename T>
+INLINE void scatter(const T *x, i64 x_columns, const i64 *row_at, const i64 *column_at,
+                    i64 n_rows, i64 n_columns, T *out) {
+    for (i64 i = FIRST; i < n_rows * n_columns; i += STRIDE) {
+        const i64 r = i / n_columns, c = i % n_columns;
+        const i64 from_row = row_at ? row_at[r] : r, from_column = column_at ? column_at[c] : c;
+        out[i] = from_row < 0 || from_column < 0 ? narrow<T>((real_of<T>)0)
+                                                 : x[from_row * x_columns + from_column];
+    }
+}
+
+#define LAYER(T, S)                                                                              \
+    KERNEL finish_##S(const T *z, T *y, i64 n, i64 columns, const T *bias, const T *residual,    \
+                      int kind, real_of<T> a, int source, real_of<T> scale, const u8 *bits,      \
+                      DRAW_ARGUMENTS) {                                                          \
+        const ending<T> e = {bias, residual, 0, kind, source, a, scale, bits, DRAW_OF, offset,   \
+                             columns, false};                                                    \
+        end(z, y, n, e);                                                                         \
+    }                                                                                            \
+    KERNEL unfinish_##S(const T *dy, T *dz, i64 n, i64 columns, const T *held, int kind,         \
+                        real_of<T> a, int source, real_of<T> scale, const u8 *bits,              \
+                        DRAW_ARGUMENTS) {                                                        \
+        const ending<T> e = {0, 0, held, kind, source, a, scale, bits, DRAW_OF, offset, columns, \
+                             true};                                                              \
+        end(dy, dz, n, e);                                                                       \
+    }                                                                                            \
+    KERNEL column_sums_##S(const T *x, i64 rows, i64 columns, i64 chunk_rows,                    \
+                           real_of<T> *sums) {                                                   \
+        column_sums(x, rows, columns, chunk_rows, sums);                                         \
+    }                                                                                            \
+    KERNEL add_chunks_##S(const real_of<T> *sums, i64 chunks, i64 columns, T *total) {           \
+        add_chunks<T>(sums, chunks, columns, total);                                             \
+    }                                                                                            \
+    KERNEL compact_##S(const T *x, i64 x_columns, const i64 *rows, const i64 *columns,           \
+                       i64 n_rows, i64 n_columns, real_of<T> scale, T *out) {                    \
+        compact(x, x_columns, rows, columns, n_rows, n_columns, scale, out);                     \
+    }                                                                                            \
+    KERNEL scatter_##S(const T *x, i64 x_columns, const i64 *row_at, const i64 *column_at,       \
+                       i64 n_rows, i64 n_columns, T *out) {                                      \
+        scatter(x, x_columns, row_at, column_at, n_rows, n_columns, out);                        \
+    }
+FOR_ALL(LAYER)
