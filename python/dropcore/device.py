@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__all__ = ["cuda", "on_device"]
+__all__ = ["cuda_backend", "on_device"]
 
 
 def on_device(x: Any) -> bool:
@@ -15,6 +15,6 @@ def on_device(x: Any) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
-def cuda() -> Any:
+def cuda_backend() -> Any:
     """The backend of CuPy arrays, which is imported when the first one comes."""
     return import_module("dropcore.backends.cuda")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
-from dropcore.device import cuda
+from dropcore.device import cuda_backend
 from dropcore.workspace import empty
 
 __all__ = ["Gradient", "LiveBlock", "ProductGradient"]
@@ -54,7 +54,11 @@ class LiveBlock:
         """The whole array, where `values` is."""
         if not isinstance(self.values, np.ndarray):
             flat = (math.prod(self.shape[:-1]), self.shape[-1])
-            return cuda().scatter(self.values, self.rows, self.columns, flat).reshape(self.shape)
+            return (
+                cuda_backend()
+                .scatter(self.values, self.rows, self.columns, flat)
+                .reshape(self.shape)
+            )
         whole = np.zeros(self.shape, self.dtype)
         whole.reshape(-1, self.shape[-1])[np.ix_(self.rows, self.columns)] = self.values
         return whole

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
-from dropcore.device import cuda, on_device
+from dropcore.device import cuda_backend, on_device
 from dropcore.key import Key, as_key
 
 __all__ = ["Mask"]
@@ -128,14 +128,14 @@ class Mask:
         ValueError
             If `keep` is outside [0, 1] or NaN.
         """
-        array = kept if on_device(kept) else np.asarray(kept)
+        array: Any = kept if on_device(kept) else np.asarray(kept)
         if array.dtype != np.bool_:
             raise TypeError(
                 f"Mask.given: kept must be a boolean array (True = kept), got {array.dtype}; "
                 "compare or use .astype(bool)"
             )
         bits = (
-            cuda().pack(array)
+            cuda_backend().pack(array)
             if on_device(array)
             else np.packbits(array, axis=None, bitorder="little")
         )
@@ -157,7 +157,7 @@ class Mask:
         """
         mask = cls.__new__(cls)
         mask._set_shape(shape, 1)
-        packed = (cuda().xp if on_device(bits) else np).ascontiguousarray(bits)
+        packed: Any = (cuda_backend().xp if on_device(bits) else np).ascontiguousarray(bits)
         size = math.prod(mask.shape)
         if packed.dtype != np.uint8 or packed.size != -(-size // 8):
             raise ValueError(
@@ -199,7 +199,7 @@ class Mask:
                 f"{' of runs' if self.run > 1 else ''}, got {keep.shape}"
             )
         if on_device(keep):
-            self._threshold, self.scale = cuda().thresholds(keep)
+            self._threshold, self.scale = cuda_backend().thresholds(keep)
             return
         # Exact: keep * 2**32 is a scaling, and rint rounds half to even.
         self._threshold = np.rint(keep * 4294967296.0).astype(np.uint64)
@@ -218,8 +218,8 @@ class Mask:
         `indices` is on the device where `like` is an array there, or the mask's own arrays are.
         """
         if self._on_device(like):
-            bits = cuda().drawn_bits(self)
-            return bits.copy() if bits is self._bits else bits
+            bits = cuda_backend().drawn_bits(self)
+            return bits if self._bits is None else bits.copy()
         if self._bits is not None:
             return self._bits.copy()
         return self._draw()
@@ -227,7 +227,7 @@ class Mask:
     def to_bool(self, like: Any = None) -> npt.NDArray[np.bool_]:
         """The mask as a boolean array of `shape`: True = kept."""
         if self._on_device(like):
-            return cuda().to_bool(self)
+            return cuda_backend().to_bool(self)
         size = math.prod(self._drawn_shape)
         bits = np.unpackbits(self._held(), count=size, bitorder="little")
         kept = bits.view(np.bool_).reshape(self._drawn_shape)
@@ -238,7 +238,7 @@ class Mask:
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
         if self._on_device(like):
-            return cuda().live_units(self)[0]
+            return cuda_backend().live_units(self)[0]
         return np.flatnonzero(self.to_bool()).astype(np.int64, copy=False)
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
@@ -277,7 +277,7 @@ class Mask:
         """The scale, broadcastable to `shape`, also with runs."""
         if self.run == 1 or isinstance(self.scale, float):
             return self.scale
-        xp = cuda().xp if on_device(self.scale) else np
+        xp = cuda_backend().xp if on_device(self.scale) else np
         over_runs = xp.broadcast_to(self.scale, self._drawn_shape)
         return xp.repeat(over_runs, self.run, axis=-1)[..., : self.shape[-1]]
 
@@ -299,7 +299,7 @@ def resolve_keep(
         return 1.0 - default
     name, given = ("rate", rate) if keep is None else ("keep", keep)
     if on_device(given):
-        return cuda().resolve_keep(rate, keep)
+        return cuda_backend().resolve_keep(rate, keep)
     if type(given) is float:  # what a training step gives
         if not 0.0 <= given <= 1.0:
             raise ValueError(_outside(what, name, given))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dropcore.backends import cpu
-from dropcore.device import cuda, on_device
+from dropcore.device import cuda_backend, on_device
 
 __all__ = ["backend_of"]
 
@@ -21,7 +21,7 @@ def backend_of(name: str, x: Any) -> Any:
     if type(x) is np.ndarray:
         return cpu
     if on_device(x):
-        return cuda()
+        return cuda_backend()
     if not isinstance(x, np.ndarray) and hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
             f"{name} is on a GPU ({type(x).__module__}.{type(x).__name__}), where dropcore works "

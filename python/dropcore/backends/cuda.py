@@ -188,7 +188,7 @@ def _real(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 
 
 def _straight(x: Array) -> Array:
-    return library().ascontiguousarray(x)
+    return x if x.flags.c_contiguous else library().ascontiguousarray(x)
 
 
 def _draw(key: Key, domain: int, threshold: int, offset: int) -> tuple[Any, ...]:
@@ -509,9 +509,7 @@ def _update(
             _at(gradient), _at(live[0]), _at(live[1]), *live[2:], *(_at(a) for a in states),
         )  # fmt: skip
 
-    own: list[Any] = [
-        a if a is None or a.flags.c_contiguous else _straight(a) for a in (w, *states)
-    ]
+    own: list[Any] = [None if a is None else _straight(a) for a in (w, *states)]
     adjacent = bool(axes) and axes[-1] - axes[0] + 1 == len(axes)
     if not max_norm or adjacent:
         _apply(own[0], recipe(own[1:]), max_norm, axes)
