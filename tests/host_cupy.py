@@ -29,7 +29,7 @@ COMPILER = shutil.which("g++")
 
 waits = 0
 launches: list[str] = []
-_guarded: list[weakref.ref] = []
+_guards: dict[int, tuple] = {}  # memory that is in use, from where to where
 
 
 def _raw(x):
@@ -62,7 +62,7 @@ class _Device:
         return None
 
 
-class ndarray:  # noqa: N801
+class ndarray:
     """What of cupy.ndarray is asked for."""
 
     __array_ufunc__ = None
@@ -171,20 +171,18 @@ def empty(shape, dtype=float):
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     room = np.full(size + 2 * GUARD + 64, RUBBISH, np.uint8)
     start = -room.ctypes.data % 64 + GUARD
-    _guarded.append(weakref.ref(room))
-    room_guard = room[start - GUARD : start], room[start + size : start + size + GUARD]
-    _guards[id(room)] = room_guard
+    _guards[id(room)] = weakref.ref(room), start, start + size
     weakref.finalize(room, _guards.pop, id(room), None)
     return ndarray(room[start : start + size].view(kind).reshape(shape))
 
 
-_guards: dict[int, tuple] = {}
-
-
 def check_guards():
-    for before, after in _guards.values():
-        assert (before == RUBBISH).all(), "a kernel wrote in front of an array"
-        assert (after == RUBBISH).all(), "a kernel wrote behind an array"
+    for reference, start, end in list(_guards.values()):
+        room = reference()
+        if room is not None:
+            around = room[start - GUARD : start], room[end : end + GUARD]
+            assert (around[0] == RUBBISH).all(), "a kernel wrote in front of an array"
+            assert (around[1] == RUBBISH).all(), "a kernel wrote behind an array"
 
 
 def asarray(x, dtype=None):

@@ -556,7 +556,7 @@ def _apply(w: Array, recipe: tuple[Any, ...], bound: float, axes: tuple[int, ...
     chunks = -(-n // rows)
     parts = 3 if w.dtype == np.float64 else 1
     sums = empty((chunks * parts * columns,), np.float64)
-    factors = empty((columns,), np.float64)
+    factors = empty((2 * columns,), np.float64)
     layout = _numbers((outer, n, inner, rows))
     tasks = -(-columns // WARP) * chunks
     _launch(w, "update", f"update_columns_{suffix}", tasks, _at(w), *layout, _at(sums), *recipe)

@@ -128,28 +128,35 @@ template <typename T> INLINE squares<T> no_squares() {
     return s;
 }
 
-/* What a vector of n numbers is multiplied by: 1 where it is inside, or not finite. The goal lies
- * below the bound by what another order of summation could make of the same numbers. */
-INLINE double factor_of(double root, double unit, i64 n, double bound) {
-    if (!(root <= 1.7976931348623157e308) || !(root > bound / unit)) return 1.0;
-    const double goal = bound * (1.0 - 2.220446049250313e-16 * (6.0 + sqrt((double)n)));
-    return goal / unit / root;
+/* What shortens a vector: w / unit times factor, which alone might leave the range of float64.
+ * The factor is -1 where the vector is inside, or not finite. */
+struct shrinking {
+    double factor, inverse_unit;
+};
+
+/* Of n numbers with a norm of root in units of unit. The goal lies below the bound by what another
+ * order of summation could make of the same numbers. */
+INLINE shrinking shrinking_of(double root, double unit, i64 n, double bound) {
+    shrinking s = {-1.0, 1.0 / unit};
+    if (!(root <= 1.7976931348623157e308) || !(root > bound / unit)) return s;
+    s.factor = bound * (1.0 - 2.220446049250313e-16 * (6.0 + sqrt((double)n))) / root;
+    return s;
 }
-INLINE double factor_for(const squares<float> &s, i64 n, double bound) {
-    return factor_of(sqrt(s.part[0]), 1.0, n, bound);
+INLINE shrinking shrinking_for(const squares<float> &s, i64 n, double bound) {
+    return shrinking_of(sqrt(s.part[0]), 1.0, n, bound);
 }
-INLINE double factor_for(const squares<double> &s, i64 n, double bound) {
+INLINE shrinking shrinking_for(const squares<double> &s, i64 n, double bound) {
     const double middle = s.part[0], big = s.part[1], small = s.part[2];
-    if (big > 0) return factor_of(sqrt(middle / SHIFT / SHIFT + big), SHIFT, n, bound);
-    if (!(middle < 0x1p-900)) return factor_of(sqrt(middle), 1.0, n, bound);
-    return factor_of(sqrt(middle * SHIFT * SHIFT + small), 1.0 / SHIFT, n, bound);
+    if (big > 0) return shrinking_of(sqrt(middle / SHIFT / SHIFT + big), SHIFT, n, bound);
+    if (!(middle < 0x1p-900)) return shrinking_of(sqrt(middle), 1.0, n, bound);
+    return shrinking_of(sqrt(middle * SHIFT * SHIFT + small), 1.0 / SHIFT, n, bound);
 }
 
-INLINE float shortened(float w, double factor) {
-    return __double2float_rz((double)w * factor);
+INLINE float shortened(float w, const shrinking &s) {
+    return __double2float_rz((double)w * s.factor);
 }
-INLINE double shortened(double w, double factor) {
-    return __dmul_rz(w, factor);
+INLINE double shortened(double w, const shrinking &s) {
+    return __dmul_rz(w * s.inverse_unit, s.factor);
 }
 
 /* The sum over a block of a multiple of 32 threads, for all of them; room holds 32 numbers. */
@@ -188,9 +195,9 @@ INLINE void update_rows(T *w, i64 vectors, i64 n, double bound, const recipe<T> 
             s.add(weight);
         }
         for (int p = 0; p < squares<T>::parts; ++p) s.part[p] = block_sum(s.part[p], room);
-        const double factor = factor_for(s, n, bound);
-        if (factor == 1.0) continue;
-        for (i64 k = threadIdx.x; k < n; k += blockDim.x) row[k] = shortened(row[k], factor);
+        const shrinking less = shrinking_for(s, n, bound);
+        if (less.factor < 0) continue;
+        for (i64 k = threadIdx.x; k < n; k += blockDim.x) row[k] = shortened(row[k], less);
     }
 }
 
@@ -241,11 +248,13 @@ INLINE void column_factors(const double *sums, i64 chunks, i64 columns, i64 n, d
         for (i64 chunk = 0; chunk < chunks; ++chunk)
             for (int p = 0; p < squares<T>::parts; ++p)
                 s.part[p] += sums[(chunk * squares<T>::parts + p) * columns + column];
-        factors[column] = factor_for(s, n, bound);
+        const shrinking less = shrinking_for(s, n, bound);
+        factors[column] = less.factor;
+        factors[columns + column] = less.inverse_unit;
     }
 }
 
-/* Of columns that stay as they are nothing but the factor is read. */
+/* Of columns that stay as they are nothing but the factor is read. Factors: (2, column). */
 template <typename T>
 INLINE void shorten_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
                             const double *factors) {
@@ -254,12 +263,12 @@ INLINE void shorten_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
     const i64 chunks = (n + chunk_rows - 1) / chunk_rows;
     for (i64 task = blockIdx.x; task < tiles * chunks; task += gridDim.x) {
         const i64 column = task % tiles * WARP + lane, chunk = task / tiles;
-        if (column >= columns || factors[column] == 1.0) continue;
-        const double factor = factors[column];
+        if (column >= columns || factors[column] < 0) continue;
+        const shrinking less = {factors[column], factors[columns + column]};
         const i64 start = column / inner * (n * inner) + column % inner;
         const i64 end = (chunk + 1) * chunk_rows < n ? (chunk + 1) * chunk_rows : n;
         for (i64 r = chunk * chunk_rows + line; r < end; r += LINES)
-            w[start + r * inner] = shortened(w[start + r * inner], factor);
+            w[start + r * inner] = shortened(w[start + r * inner], less);
     }
 }
 
