@@ -15,6 +15,7 @@
 #endif
 #define __device__
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static
 
 struct triple {

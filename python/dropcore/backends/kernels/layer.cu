@@ -55,10 +55,10 @@ template <typename C> INLINE C within(C x, C most) {
     return x < -most ? -most : most < x ? most : x;
 }
 
-template <typename C> INLINE C activated(int kind, C x, C a) {
+/* Long functions are called and not copied into every unrolled loop: to compile them there would
+ * take ten times as long. */
+template <typename C> static __device__ __noinline__ C curved(int kind, C x, C a) {
     switch (kind) {
-    case RELU: return x <= 0 ? (C)0 : x; /* a NaN stays */
-    case LEAKY_RELU: return x <= 0 ? x * a : x;
     case ELU: return x <= 0 ? a * expm1_of(x) : x;
     case SELU:
         return x <= 0 ? (C)(SELU_SCALE * SELU_ALPHA) * expm1_of(x) : x * (C)SELU_SCALE;
@@ -73,11 +73,15 @@ template <typename C> INLINE C activated(int kind, C x, C a) {
     }
 }
 
-/* dy f'(x), where held is x of GELU, GELU_TANH and SILU, and else y. */
-template <typename C> INLINE C activated_back(int kind, C held, C dy, C a) {
+template <typename C> INLINE C activated(int kind, C x, C a) {
+    if (kind == NONE) return x;
+    if (kind == RELU) return x <= 0 ? (C)0 : x; /* a NaN stays */
+    if (kind == LEAKY_RELU) return x <= 0 ? x * a : x;
+    return curved(kind, x, a);
+}
+
+template <typename C> static __device__ __noinline__ C curved_back(int kind, C held, C dy, C a) {
     switch (kind) {
-    case RELU: return held > 0 ? dy : (C)0;
-    case LEAKY_RELU: return held > 0 ? dy : dy * a;
     case ELU: return held > 0 ? dy : dy * (held + a);
     case SELU:
         return dy * (held > 0 ? (C)SELU_SCALE : held + (C)(SELU_SCALE * SELU_ALPHA));
@@ -100,6 +104,14 @@ template <typename C> INLINE C activated_back(int kind, C held, C dy, C a) {
     case SOFTPLUS: return dy * -expm1_of(-held);
     default: return dy;
     }
+}
+
+/* dy f'(x), where held is x of GELU, GELU_TANH and SILU, and else y. */
+template <typename C> INLINE C activated_back(int kind, C held, C dy, C a) {
+    if (kind == NONE) return dy;
+    if (kind == RELU) return held > 0 ? dy : (C)0;
+    if (kind == LEAKY_RELU) return held > 0 ? dy : dy * a;
+    return curved_back(kind, held, dy, a);
 }
 
 /* Where the decisions of an element come from. */
