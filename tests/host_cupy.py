@@ -23,7 +23,7 @@ import numpy as np
 HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
-TOGETHER = ("update_rows", "update_columns", "square_sums", "column_sums", "connect_dx")
+TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_dx")
 GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 

@@ -26,6 +26,9 @@ from dropcore import Key, Mask, dropout, dropout_backward, masked_matmul, masked
 from dropcore import max_norm_ as project_
 from dropcore.backends import cuda
 from dropcore.backends import numpy as reference
+from dropcore.backends.cuda import launching
+from dropcore.backends.cuda.endings import ACTIVATIONS
+from dropcore.backends.cuda.masks import collapsed
 from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.noise import decision_uniform, normal, uniform
 from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
@@ -63,7 +66,7 @@ def compiled_by_nvrtc(library, text, capability):
     assert not library.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None
     )
-    options = [*cuda.OPTIONS, f"--gpu-architecture=sm_{capability}"]
+    options = [*launching.OPTIONS, f"--gpu-architecture=sm_{capability}"]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = library.nvrtcCompileProgram(program, len(options), array)
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -76,40 +79,49 @@ def compiled_by_nvrtc(library, text, capability):
     return binary.raw
 
 
-@pytest.mark.parametrize("module", cuda.MODULES)
+# Every text that is compiled: a module, the type of its numbers, and what else is fixed.
+TEXTS = [
+    (module, dtype, {"KIND": kind} if module == "ending" else {})
+    for module, dtypes in launching.MODULES.items()
+    for dtype in dtypes or (None,)
+    for kind in (ACTIVATIONS.values() if module == "ending" else (0,))
+    if dtype in (None, "float32") or kind in (ACTIVATIONS[None], ACTIVATIONS["gelu"])
+]
+
+
+@pytest.mark.parametrize("module", launching.MODULES)
 def test_every_kernel_compiles(module, tmp_path):
     library, nvcc = nvrtc(), shutil.which("nvcc")
-    if library is not None:
-        for capability in CAPABILITIES:
-            assert compiled_by_nvrtc(library, cuda.source(module), capability)[:4] == b"\x7fELF"
-    elif nvcc is not None:
-        text, made = tmp_path / f"{module}.cu", tmp_path / "made.fatbin"
-        text.write_text(cuda.source(module))
+    texts = [launching.source(name, dtype, **more) for name, dtype, more in TEXTS if name == module]
+    assert texts
+    if library is None and nvcc is None:
+        pytest.skip("neither NVRTC (pip install nvidia-cuda-nvrtc) nor nvcc is here")
+    for number, text in enumerate(texts):
+        if library is not None:
+            for capability in CAPABILITIES:
+                assert compiled_by_nvrtc(library, text, capability)[:4] == b"\x7fELF"
+            continue
+        file, made = tmp_path / f"{module}{number}.cu", tmp_path / f"{number}.fatbin"
+        file.write_text(text)
         code = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
-        options = [option.replace("--std", "-std") for option in cuda.OPTIONS]
+        options = [option.replace("--std", "-std") for option in launching.OPTIONS]
         subprocess.run(
             [nvcc, *options, *code, "-Werror=all-warnings", "-diag-suppress=177", "-fatbin",
-             "-o", str(made), str(text)], check=True,
+             "-o", str(made), str(file)], check=True,
         )  # fmt: skip
         assert made.stat().st_size > 4 * 1000
-    else:
-        pytest.skip("neither NVRTC (pip install nvidia-cuda-nvrtc-cu12) nor nvcc is here")
 
 
 def test_the_texts_are_whole():
-    found = {path.stem for path in cuda.FOLDER.glob("*.cu")}
-    assert found == set(cuda.MODULES)
-    for module in cuda.MODULES:
-        assert "#include" not in cuda.source(module).replace("#include <stdint.h>", "")
-        assert cuda.HEADER.read_text() in cuda.source(module)
+    found = {path.stem for path in launching.FOLDER.glob("*.cu")}
+    assert found == set(launching.MODULES)
+    for module, dtype, more in TEXTS:
+        text = launching.source(module, dtype, **more)
+        assert "#include" not in text.replace("#include <stdint.h>", "")
+        assert launching.HEADER.read_text() in text
 
 
 # ---- the kinds of arrays ----
-
-
-def forget():
-    for cached in (cuda.library, cuda._module, cuda._kernel, cuda._processors):
-        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -122,9 +134,9 @@ def host_module(tmp_path_factory):
 @pytest.fixture
 def host(monkeypatch, host_module):
     monkeypatch.setitem(sys.modules, "cupy", host_module)
-    forget()
+    launching.forget()
     yield host_module
-    forget()
+    launching.forget()
 
 
 def device():
@@ -368,11 +380,11 @@ def test_nothing_waits_for_the_device(host):
 
 
 def test_without_cupy_one_sentence(monkeypatch):
-    forget()
+    launching.forget()
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match="pip install cupy-cuda12x"):
         cuda.require_device()
-    forget()
+    launching.forget()
 
 
 # ---- noise ----
@@ -683,7 +695,9 @@ def test_bias_relu_dropout_residual(gpu, dtype, own, columns):
         back_value = np.where(kept, back_value, 0)
     dz = cuda.unfinished(on[3], held, kind="relu", mask=mask)
     same_bits(dz, np.where(value > 0, back_value, 0).astype(dtype))
-    sums = back(cuda.column_sums(dz)).astype(np.float64)
+    sums = gpu.zeros(columns, dtype)
+    cuda.sum_columns(dz, sums)
+    sums = back(sums).astype(np.float64)
     exact = back(dz).astype(np.float64).sum(axis=0)
     eps = float(ml_dtypes.finfo(dtype).eps)
     close = {np.float64: 1e-13, np.float32: 1e-5}[real]
@@ -731,8 +745,8 @@ def test_compact_and_scatter(gpu, dtype):
 
 
 def test_axes_that_go_together():
-    assert cuda.collapsed((2, 3, 4), (12, 4, 1)) == ([1, 1, 1, 24], [[0, 0, 0, 1]])
-    assert cuda.collapsed((2, 3, 4), (0, 0, 1)) == ([1, 1, 6, 4], [[0, 0, 0, 1]])
-    assert cuda.collapsed((2, 3, 4), (4, 0, 1)) == ([1, 2, 3, 4], [[0, 4, 0, 1]])
-    assert cuda.collapsed((2,) * 6, (8, 0, 2, 0, 1, 0)) is None
-    assert cuda.collapsed((), ()) == ([1] * 4, [[0] * 4])
+    assert collapsed((2, 3, 4), (12, 4, 1)) == ([1, 1, 1, 24], [[0, 0, 0, 1]])
+    assert collapsed((2, 3, 4), (0, 0, 1)) == ([1, 1, 6, 4], [[0, 0, 0, 1]])
+    assert collapsed((2, 3, 4), (4, 0, 1)) == ([1, 2, 3, 4], [[0, 4, 0, 1]])
+    assert collapsed((2,) * 6, (8, 0, 2, 0, 1, 0)) is None
+    assert collapsed((), ()) == ([1] * 4, [[0] * 4])

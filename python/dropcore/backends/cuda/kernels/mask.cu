@@ -60,9 +60,8 @@ KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
 
 /* With a threshold for every element, which broadcasts to the mask. A thread makes a byte. */
 KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(extent),
-                      AXES_ARGUMENTS(stride), u64 seed, u32 stream, u32 step, u32 domain,
-                      u64 offset) {
-    const dropcore_address address = dropcore_address_of(seed, stream, step, domain);
+                      AXES_ARGUMENTS(stride), ADDRESS_ARGUMENTS, u64 offset) {
+    const dropcore_address address = ADDRESS_OF;
     const axes extent = AXES_OF(extent), stride = AXES_OF(stride);
     const i64 bytes = (n + 7) / 8;
     for (i64 byte = FIRST; byte < bytes; byte += STRIDE) {
@@ -90,8 +89,15 @@ KERNEL pack_bits(const u8 *bytes, u8 *bits, i64 n) {
     }
 }
 
-/* The uniforms that decide, and the words of the noise domain. */
-KERNEL uniforms(u32 *out, i64 n, u64 seed, u32 stream, u32 step, u32 domain, u64 offset) {
-    const dropcore_address address = dropcore_address_of(seed, stream, step, domain);
+/* The uniforms that decide. */
+KERNEL uniforms(u32 *out, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
+    const dropcore_address address = ADDRESS_OF;
     for (i64 i = FIRST; i < n; i += STRIDE) out[i] = dropcore_uniform(&address, offset + (u64)i);
+}
+
+/* The words of the noise domain. */
+KERNEL noise_words(u32 *words, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
+    const dropcore_address address = ADDRESS_OF;
+    for (i64 i = FIRST; i < n; i += STRIDE)
+        words[i] = dropcore_noise_word(&address, offset + (u64)i);
 }

@@ -3,7 +3,9 @@
  *
  * A kernel is a grid-stride loop, so any launch shape gives the same numbers; indices have 64 bits.
  * Contraction is off (--fmad=false): each operation is rounded on its own, as in the C core.
- * Numbers are stored as T and worked out as real_of<T>: double for double, else float.
+ *
+ * A module is compiled for one type of number at a time, STORED; numbers are worked out as REAL,
+ * which is double for double, else float.
  */
 
 typedef dropcore_u8 u8;
@@ -26,9 +28,6 @@ struct bf16 {
     u16 bits;
 };
 
-#define FOR_REAL(X) X(float, f32) X(double, f64)
-#define FOR_ALL(X) FOR_REAL(X) X(f16, f16) X(bf16, bf16)
-
 template <typename T> struct computed {
     typedef float type;
 };
@@ -36,6 +35,7 @@ template <> struct computed<double> {
     typedef double type;
 };
 template <typename T> using real_of = typename computed<T>::type;
+#define REAL real_of<STORED>
 
 INLINE float widen(float x) {
     return x;
@@ -121,9 +121,12 @@ template <typename T> INLINE bool in_fours(u64 address) {
 
 /* Decisions --------------------------------------------------------------------------------------*/
 
-/* Where a mask begins and what it keeps: the arguments of kernels that draw one. */
-#define DRAW_ARGUMENTS u64 seed, u32 stream, u32 step, u32 domain, u64 threshold, u64 offset
-#define DRAW_OF draw_of(seed, stream, step, domain, threshold)
+/* Where a mask begins and what it keeps: the arguments of kernels that draw one. A graph that is
+ * launched again has its steps in the memory of the device: *more is added, if more is not NULL. */
+#define ADDRESS_ARGUMENTS u64 seed, u32 stream, u32 step, const u32 *more, u32 domain
+#define ADDRESS_OF dropcore_address_of(seed, stream, step + (more ? *more : 0), domain)
+#define DRAW_ARGUMENTS ADDRESS_ARGUMENTS, u64 threshold, u64 offset
+#define DRAW_OF draw_of(ADDRESS_OF, threshold)
 
 struct draw {
     dropcore_address address;
@@ -131,9 +134,9 @@ struct draw {
     bool all;  /* everything: the 33rd bit of the threshold */
 };
 
-INLINE draw draw_of(u64 seed, u32 stream, u32 step, u32 domain, u64 threshold) {
+INLINE draw draw_of(const dropcore_address &address, u64 threshold) {
     draw d;
-    d.address = dropcore_address_of(seed, stream, step, domain);
+    d.address = address;
     d.below = (u32)threshold;
     d.all = threshold >> 32 != 0;
     return d;

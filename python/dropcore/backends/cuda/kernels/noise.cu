@@ -110,15 +110,6 @@ INLINE void normals(T *z, i64 n, const dropcore_address &address, u64 offset) {
     }
 }
 
-#define NORMAL(T, S)                                                                             \
-    KERNEL normal_##S(T *z, i64 n, u64 seed, u32 stream, u32 step, u32 domain, u64 offset) {     \
-        const dropcore_address address = dropcore_address_of(seed, stream, step, domain);        \
-        normals(z, n, address, offset);                                                          \
-    }
-FOR_REAL(NORMAL)
-
-KERNEL noise_words(u32 *words, i64 n, u64 seed, u32 stream, u32 step, u32 domain, u64 offset) {
-    const dropcore_address address = dropcore_address_of(seed, stream, step, domain);
-    for (i64 i = FIRST; i < n; i += STRIDE)
-        words[i] = dropcore_noise_word(&address, offset + (u64)i);
+KERNEL normal(STORED *z, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
+    normals(z, n, ADDRESS_OF, offset);
 }

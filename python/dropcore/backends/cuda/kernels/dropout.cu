@@ -75,18 +75,18 @@ INLINE void shared(const T *x, T *out, i64 n, const u8 *bits, real_of<T> scale,
     }
 }
 
-#define DROPOUT(T, S)                                                                            \
-    KERNEL dropout_drawn_##S(const T *x, T *out, i64 n, real_of<T> scale, DRAW_ARGUMENTS) {      \
-        drawn(x, out, n, DRAW_OF, scale, offset);                                                \
-    }                                                                                            \
-    KERNEL dropout_given_##S(const T *x, T *out, i64 n, real_of<T> scale, const u8 *bits) {      \
-        given(x, out, n, bits, scale);                                                           \
-    }                                                                                            \
-    KERNEL dropout_shared_##S(const T *x, T *out, i64 n, real_of<T> scale, const u8 *bits,       \
-                              const double *scales, AXES_ARGUMENTS(extent),                      \
-                              AXES_ARGUMENTS(bit_stride), AXES_ARGUMENTS(scale_stride)) {        \
-        const axes extent = AXES_OF(extent), bit_stride = AXES_OF(bit_stride);                   \
-        const axes scale_stride = AXES_OF(scale_stride);                                         \
-        shared(x, out, n, bits, scale, scales, extent, bit_stride, scale_stride);                \
-    }
-FOR_ALL(DROPOUT)
+KERNEL dropout_drawn(const STORED *x, STORED *out, i64 n, REAL scale, DRAW_ARGUMENTS) {
+    drawn(x, out, n, DRAW_OF, scale, offset);
+}
+
+KERNEL dropout_given(const STORED *x, STORED *out, i64 n, REAL scale, const u8 *bits) {
+    given(x, out, n, bits, scale);
+}
+
+KERNEL dropout_shared(const STORED *x, STORED *out, i64 n, REAL scale, const u8 *bits,
+                      const double *scales, AXES_ARGUMENTS(extent), AXES_ARGUMENTS(bit_stride),
+                      AXES_ARGUMENTS(scale_stride)) {
+    const axes extent = AXES_OF(extent), bit_stride = AXES_OF(bit_stride);
+    const axes scale_stride = AXES_OF(scale_stride);
+    shared(x, out, n, bits, scale, scales, extent, bit_stride, scale_stride);
+}

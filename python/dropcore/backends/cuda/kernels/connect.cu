@@ -54,14 +54,12 @@ INLINE void connect_dx(T *dx, const T *dz, const T *w, i64 samples, i64 K, i64 N
     }
 }
 
-#define CONNECT_ONE(T, S, name, out, a, b)                                                       \
-    KERNEL name##_##S(T *out, const T *a, const T *b, i64 samples, i64 K, i64 N,                 \
-                      const u8 *bits, DRAW_ARGUMENTS) {                                          \
+#define CONNECT(name)                                                                            \
+    KERNEL product_##name(STORED *out, const STORED *a, const STORED *b, i64 samples, i64 K,     \
+                          i64 N, const u8 *bits, DRAW_ARGUMENTS) {                               \
         const weights_mask m = {DRAW_OF, offset, bits};                                          \
-        name(out, a, b, samples, K, N, m);                                                       \
+        connect_##name(out, a, b, samples, K, N, m);                                             \
     }
-#define CONNECT(T, S)                                                                            \
-    CONNECT_ONE(T, S, connect_y, y, x, w)                                                        \
-    CONNECT_ONE(T, S, connect_dw, dw, x, dz)                                                     \
-    CONNECT_ONE(T, S, connect_dx, dx, dz, w)
-FOR_REAL(CONNECT)
+CONNECT(y)
+CONNECT(dw)
+CONNECT(dx)

@@ -174,13 +174,13 @@ INLINE double block_sum(double value, double *room) {
 
 /* Kernels ----------------------------------------------------------------------------------------*/
 
-template <typename T> INLINE void update_flat(T *w, i64 n, const recipe<T> &a) {
+template <typename T> INLINE void flat_updated(T *w, i64 n, const recipe<T> &a) {
     for (i64 i = FIRST; i < n; i += STRIDE) w[i] = updated(a, i, w[i]);
 }
 
 /* A block takes a vector at a time. */
 template <typename T>
-INLINE void update_rows(T *w, i64 vectors, i64 n, double bound, const recipe<T> &a) {
+INLINE void rows_updated(T *w, i64 vectors, i64 n, double bound, const recipe<T> &a) {
     __shared__ double room[WARP];
     for (i64 v = blockIdx.x; v < vectors; v += gridDim.x) {
         T *row = w + v * n;
@@ -204,7 +204,7 @@ INLINE void update_rows(T *w, i64 vectors, i64 n, double bound, const recipe<T> 
 /* Blocks of 32 x LINES threads take 32 columns of a chunk of rows. Sums: (chunk, part, column). */
 #define LINES 8
 template <typename T>
-INLINE void update_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
+INLINE void columns_updated(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
                            const recipe<T> &a) {
     __shared__ double room[LINES][WARP];
     const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
@@ -241,7 +241,7 @@ INLINE void update_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, do
 }
 
 template <typename T>
-INLINE void column_factors(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
+INLINE void factors_of_columns(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
                            double *factors) {
     for (i64 column = FIRST; column < columns; column += STRIDE) {
         squares<T> s = no_squares<T>();
@@ -256,7 +256,7 @@ INLINE void column_factors(const double *sums, i64 chunks, i64 columns, i64 n, d
 
 /* Of columns that stay as they are nothing but the factor is read. Factors: (2, column). */
 template <typename T>
-INLINE void shorten_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
+INLINE void columns_shortened(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
                             const double *factors) {
     const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
     const i64 columns = outer * inner, tiles = (columns + WARP - 1) / WARP;
@@ -273,7 +273,7 @@ INLINE void shorten_columns(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
 }
 
 /* Sums of squares of pieces of an array, one a block; added up by whoever asks. */
-template <typename T> INLINE void square_sums(const T *w, i64 n, i64 piece, double *sums) {
+template <typename T> INLINE void squares_summed(const T *w, i64 n, i64 piece, double *sums) {
     __shared__ double room[WARP];
     for (i64 p = blockIdx.x; p < (n + piece - 1) / piece; p += gridDim.x) {
         double sum = 0.0;
@@ -285,39 +285,58 @@ template <typename T> INLINE void square_sums(const T *w, i64 n, i64 piece, doub
     }
 }
 
-#define RECIPE_ARGUMENTS(T)                                                                      \
+/* The numbers of a rule come by value, or from the memory of the device where `moving` is not NULL:
+ * those of a graph that is launched again. */
+struct rule_numbers {
+    double rate, momentum, decay, beta_1, beta_2, rest_1, rest_2, scale, epsilon, keep;
+};
+
+#define RECIPE_ARGUMENTS                                                                         \
     int rule, int lazy, int nesterov, double rate, double momentum, double decay, double beta_1, \
         double beta_2, double rest_1, double rest_2, double scale, double epsilon, double keep,  \
-        const T *g, const i64 *live_row, const i64 *live_column, i64 width, i64 live_columns,    \
-        T *m, T *v, T *d
-#define RECIPE_OF(T)                                                                             \
-    {rule, lazy != 0, nesterov != 0, (T)rate, (T)momentum, (T)decay, (T)beta_1, (T)beta_2,       \
-     (T)rest_1, (T)rest_2, (T)scale, (T)epsilon, (T)keep, g, live_row, live_column, width,       \
-     live_columns, m, v, d}
+        const rule_numbers *moving, const STORED *g, const i64 *live_row,                        \
+        const i64 *live_column, i64 width, i64 live_columns, STORED *m, STORED *v, STORED *d
+#define RECIPE_OF                                                                                \
+    recipe_of(rule, lazy, nesterov,                                                              \
+              moving ? *moving                                                                   \
+                     : rule_numbers{rate, momentum, decay, beta_1, beta_2, rest_1, rest_2,       \
+                                    scale, epsilon, keep},                                       \
+              g, live_row, live_column, width, live_columns, m, v, d)
 
-#define UPDATE(T, S)                                                                             \
-    KERNEL update_flat_##S(T *w, i64 size, RECIPE_ARGUMENTS(T)) {                                \
-        const recipe<T> a = RECIPE_OF(T);                                                        \
-        update_flat(w, size, a);                                                                 \
-    }                                                                                            \
-    KERNEL update_rows_##S(T *w, i64 vectors, i64 n, double bound, RECIPE_ARGUMENTS(T)) {        \
-        const recipe<T> a = RECIPE_OF(T);                                                        \
-        update_rows(w, vectors, n, bound, a);                                                    \
-    }                                                                                            \
-    KERNEL update_columns_##S(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,   \
-                              RECIPE_ARGUMENTS(T)) {                                             \
-        const recipe<T> a = RECIPE_OF(T);                                                        \
-        update_columns(w, outer, n, inner, chunk_rows, sums, a);                                 \
-    }                                                                                            \
-    KERNEL column_factors_##S(const double *sums, i64 chunks, i64 columns, i64 n, double bound,  \
-                              double *factors) {                                                 \
-        column_factors<T>(sums, chunks, columns, n, bound, factors);                             \
-    }                                                                                            \
-    KERNEL shorten_columns_##S(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,                \
-                               const double *factors) {                                          \
-        shorten_columns(w, outer, n, inner, chunk_rows, factors);                                \
-    }                                                                                            \
-    KERNEL square_sums_##S(const T *w, i64 n, i64 piece, double *sums) {                         \
-        square_sums(w, n, piece, sums);                                                          \
-    }
-FOR_REAL(UPDATE)
+INLINE recipe<STORED> recipe_of(int rule, int lazy, int nesterov, const rule_numbers &n,
+                                const STORED *g, const i64 *live_row, const i64 *live_column,
+                                i64 width, i64 live_columns, STORED *m, STORED *v, STORED *d) {
+    typedef STORED T;
+    return {rule,        lazy != 0,   nesterov != 0, (T)n.rate,    (T)n.momentum,
+            (T)n.decay,  (T)n.beta_1, (T)n.beta_2,   (T)n.rest_1,  (T)n.rest_2,
+            (T)n.scale,  (T)n.epsilon, (T)n.keep,    g,            live_row,
+            live_column, width,       live_columns,  m,            v,
+            d};
+}
+
+KERNEL update_flat(STORED *w, i64 size, RECIPE_ARGUMENTS) {
+    flat_updated(w, size, RECIPE_OF);
+}
+
+KERNEL update_rows(STORED *w, i64 vectors, i64 n, double bound, RECIPE_ARGUMENTS) {
+    rows_updated(w, vectors, n, bound, RECIPE_OF);
+}
+
+KERNEL update_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
+                      RECIPE_ARGUMENTS) {
+    columns_updated(w, outer, n, inner, chunk_rows, sums, RECIPE_OF);
+}
+
+KERNEL column_factors(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
+                      double *factors) {
+    factors_of_columns<STORED>(sums, chunks, columns, n, bound, factors);
+}
+
+KERNEL shorten_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
+                       const double *factors) {
+    columns_shortened(w, outer, n, inner, chunk_rows, factors);
+}
+
+KERNEL square_sums(const STORED *w, i64 n, i64 piece, double *sums) {
+    squares_summed(w, n, piece, sums);
+}

@@ -1,0 +1,102 @@
+"""CuPy arrays, through kernels that are compiled for a device when they are first used there.
+
+Everything runs on CuPy's current stream, and nothing waits for the device, but for what has to: the
+number of units that live in a mask that is on the device, and the sum of squares that `global_norm`
+returns. Denormal numbers stay: flushing them would gain nothing here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dropcore.backends.cuda.arrays import (
+    as_array,
+    expect_out,
+    is_array,
+    may_overlap,
+    overlap,
+    same_memory,
+)
+from dropcore.backends.cuda.endings import activate, finished, unfinished
+from dropcore.backends.cuda.launching import DTYPES, empty, library, require_device
+from dropcore.backends.cuda.masks import (
+    drawn_bits,
+    dropout,
+    element_bits,
+    live_units,
+    noise_words,
+    normal,
+    pack,
+    resolve_keep,
+    thresholds,
+    to_bool,
+    uniforms,
+)
+from dropcore.backends.cuda.products import (
+    Factor,
+    compact,
+    connect_product,
+    product,
+    scatter,
+    sum_columns,
+    unfinish,
+)
+from dropcore.backends.cuda.updates import (
+    adadelta_,
+    adagrad_,
+    adam_,
+    max_norm_,
+    rmsprop_,
+    sgd_,
+    sum_squares,
+)
+
+__all__ = [
+    "DTYPES",
+    "PRODUCTS",
+    "Factor",
+    "activate",
+    "adadelta_",
+    "adagrad_",
+    "adam_",
+    "as_array",
+    "compact",
+    "connect_product",
+    "drawn_bits",
+    "dropout",
+    "element_bits",
+    "empty",
+    "expect_out",
+    "finished",
+    "is_array",
+    "library",
+    "live_units",
+    "max_norm_",
+    "may_overlap",
+    "noise_words",
+    "normal",
+    "overlap",
+    "pack",
+    "product",
+    "require_device",
+    "resolve_keep",
+    "rmsprop_",
+    "same_memory",
+    "scatter",
+    "sgd_",
+    "sum_columns",
+    "sum_squares",
+    "thresholds",
+    "to_bool",
+    "unfinish",
+    "unfinished",
+    "uniforms",
+]
+
+PRODUCTS = DTYPES  # of factors: cuBLAS takes all of them, and sums up in float32 at least
+
+
+def __getattr__(name: str) -> Any:
+    if name == "xp":
+        return library()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

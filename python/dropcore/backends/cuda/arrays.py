@@ -1,0 +1,55 @@
+"""What is said of CuPy arrays before anything is done with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dropcore.backends.cuda.launching import DTYPES, Array, library
+
+
+def is_array(x: object) -> bool:
+    """Whether x is what this backend works on."""
+    return isinstance(x, library().ndarray)
+
+
+def as_array(name: str, x: Array, allowed: tuple[str, ...] = DTYPES) -> Array:
+    """x, if its dtype is taken."""
+    array = x if is_array(x) else library().asarray(x)
+    if array.dtype.name not in allowed:
+        raise TypeError(
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
+            + ("; use .astype(np.float32)" if array.dtype.kind in "biu" else "")
+        )
+    return array
+
+
+def expect_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
+    """`out` if it can take a result of that shape and dtype, those of the array called name."""
+    if not is_array(out):
+        raise TypeError(f"out must be a cupy.ndarray, as {name} is, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out must have the shape and dtype of {name}, {shape} {dtype}, got "
+            f"{out.shape} {out.dtype}"
+        )
+    if any(s == 0 and n > 1 for s, n in zip(out.strides, shape, strict=True) if out.size):
+        raise ValueError("out has elements that share memory (a stride of 0)")
+    return out
+
+
+def overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays share an element."""
+    xp = library()
+    return bool(xp.may_share_memory(a, b) and xp.shares_memory(a, b))
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """Whether the ranges of two arrays' addresses meet."""
+    return bool(library().may_share_memory(a, b))
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape and dtype are the same elements in the same order."""
+    return a.data.ptr == b.data.ptr and a.strides == b.strides
