@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import sys
 
+import numpy as np
 import pytest
 
 ISAS = ("scalar", "avx2", "avx512", "neon")
@@ -59,3 +61,48 @@ def assert_team(threads):
         assert _core.last_team_size() == expected
 
     return check
+
+
+@pytest.fixture(scope="session")
+def host_module(tmp_path_factory):
+    """A stand-in for CuPy that compiles the kernels for the host, once for all tests."""
+    import host_cupy
+
+    if host_cupy.COMPILER is None or platform.system() != "Linux":
+        pytest.skip("the kernels run on the host where g++ and Linux are")
+    return host_cupy.module(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def host(monkeypatch, host_module):
+    """The stand-in, in CuPy's place."""
+    from dropcore.backends.cuda import launching
+
+    monkeypatch.setitem(sys.modules, "cupy", host_module)
+    launching.forget()
+    yield host_module
+    launching.forget()
+
+
+def device():
+    """CuPy, where there is a device."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        cupy.zeros(1)
+    except Exception as error:
+        pytest.skip(f"no CUDA device: {error}")
+    return cupy
+
+
+@pytest.fixture(params=["numpy", "host", "cupy"])
+def xp(request):
+    """NumPy, the stand-in for CuPy, and CuPy itself where there is a device."""
+    if request.param == "numpy":
+        return np
+    return request.getfixturevalue("host") if request.param == "host" else device()
+
+
+@pytest.fixture(params=["host", "cupy"])
+def gpu(request):
+    """The stand-in for CuPy, and CuPy itself where there is a device."""
+    return request.getfixturevalue("host") if request.param == "host" else device()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import itertools
-import platform
 import shutil
 import subprocess
 import sys
@@ -122,42 +121,6 @@ def test_the_texts_are_whole():
 
 
 # ---- the kinds of arrays ----
-
-
-@pytest.fixture(scope="session")
-def host_module(tmp_path_factory):
-    if host_cupy.COMPILER is None or platform.system() != "Linux":
-        pytest.skip("the kernels run on the host where g++ and Linux are")
-    return host_cupy.module(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture
-def host(monkeypatch, host_module):
-    monkeypatch.setitem(sys.modules, "cupy", host_module)
-    launching.forget()
-    yield host_module
-    launching.forget()
-
-
-def device():
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    try:
-        cupy.zeros(1)
-    except Exception as error:
-        pytest.skip(f"no CUDA device: {error}")
-    return cupy
-
-
-@pytest.fixture(params=["numpy", "host", "cupy"])
-def xp(request):
-    if request.param == "numpy":
-        return np
-    return request.getfixturevalue("host") if request.param == "host" else device()
-
-
-@pytest.fixture(params=["host", "cupy"])
-def gpu(request):
-    return request.getfixturevalue("host") if request.param == "host" else device()
 
 
 def back(x):

@@ -8,8 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
-from dropcore.workspace import empty
+from dropcore.backends import backend_of
 
 __all__ = ["Activation"]
 
@@ -58,9 +57,11 @@ class Activation:
         found = getattr(x, "dtype", type(x).__name__)
         if found not in (np.float32, np.float64):
             raise TypeError(f"{self.name}: x must be an array of float32 or float64, got {found}")
-        given, x = x, np.asarray(x, order="C")
-        in_place = self.name not in HOLD_INPUT and x.flags.writeable and (spare or x is not given)
-        y = x if in_place else empty(x.shape, x.dtype)
+        backend = backend_of("x", x)
+        given, x = x, backend.straight(x)
+        writeable = getattr(x.flags, "writeable", True)  # which all of CuPy's arrays are
+        in_place = self.name not in HOLD_INPUT and writeable and (spare or x is not given)
+        y = x if in_place else backend.empty(x.shape, x.dtype)
         self._run(x, y)
         return y, x if self.name in HOLD_INPUT else y
 
@@ -77,14 +78,15 @@ class Activation:
                 f"{self.name}: dy must have the shape of the output, {held.shape} of {held.dtype}, "
                 f"got {dy.shape} of {dy.dtype}"
             )
-        dx = empty(held.shape, held.dtype)
-        self._run(held, dx, np.asarray(dy, order="C"))
+        backend = backend_of("dy", dy)
+        dx = backend.empty(held.shape, held.dtype)
+        self._run(held, dx, backend.straight(dy))
         return dx
 
     def _run(self, x: Array, out: Array, dy: Array | None = None) -> None:
         if self.elementwise:
-            _core.activate(self.name, self.parameter, x, out, dy)
+            backend_of("x", x).activate(self.name, self.parameter, x, out, dy)
         elif x.ndim == 0:
             raise ValueError("softmax: x must have an axis to run along, got a scalar")
         else:
-            _core.softmax(x, out, dy)
+            backend_of("x", x).softmax(x, out, dy)

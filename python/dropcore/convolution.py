@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dropcore import _core
 from dropcore.activation import Activation
+from dropcore.backends import backend_of
 from dropcore.backends.cpu import as_array
 from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of
 from dropcore.mask import Mask
@@ -118,7 +119,7 @@ class ConvolutionStep:
         )
         shape = (len(x), *where.out, maps)
         self.geometry, self.groups = where.as_images(), groups
-        self.ending = Ending(shape, relu=relu, activation=activation, mask=mask)
+        self.ending = Ending(shape, backend_of("x", x), relu=relu, activation=activation, mask=mask)
         z = empty(shape, x.dtype)
         _core.convolution(
             z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias, relu=relu,

@@ -1,4 +1,4 @@
-"""What tells arrays on a GPU from others, without importing anything for it."""
+"""Where arrays are, without importing anything for it, and how they get there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__all__ = ["cuda_backend", "on_device"]
+import numpy as np
+
+__all__ = ["DEVICES", "checked_device", "cuda_backend", "moved", "namespace_of", "on_device"]
+
+DEVICES = ("cpu", "cuda")
+"""Where arrays can be: in NumPy's or in CuPy's memory."""
 
 
 def on_device(x: Any) -> bool:
@@ -15,6 +20,30 @@ def on_device(x: Any) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def namespace_of(x: Any) -> Any:
+    """The module with the functions of x: NumPy or CuPy."""
+    return sys.modules["cupy"] if on_device(x) else np
+
+
 def cuda_backend() -> Any:
     """The backend of CuPy arrays, which is imported when the first one comes."""
     return import_module("dropcore.backends.cuda")
+
+
+def checked_device(what: str, device: object) -> str:
+    """`device`, if there is such a place; ValueError, ImportError or RuntimeError if not."""
+    if device not in DEVICES:
+        raise ValueError(
+            f"{what}: device must be 'cpu' or 'cuda', CuPy's current device, got {device!r}"
+        )
+    if device == "cuda":
+        cuda_backend().require_device()
+    return str(device)
+
+
+def moved(array: Any, device: str) -> Any:
+    """The array in the memory of a device; itself if it is there already."""
+    if on_device(array) == (device == "cuda"):
+        return array
+    xp = cuda_backend().library()
+    return xp.asarray(array) if device == "cuda" else xp.asnumpy(array)

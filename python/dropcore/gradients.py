@@ -13,7 +13,7 @@ from dropcore import _core
 from dropcore.device import cuda_backend
 from dropcore.workspace import empty
 
-__all__ = ["Gradient", "LiveBlock", "ProductGradient"]
+__all__ = ["Gradient", "LiveBlock", "ProductGradient", "dense"]
 
 Array = npt.NDArray[Any]
 
@@ -111,3 +111,8 @@ class ProductGradient:
 
 Gradient = Array | LiveBlock | ProductGradient
 """What a layer gives for a parameter, and an optimiser takes."""
+
+
+def dense(gradient: Gradient) -> Array:
+    """A gradient as an array, where it is."""
+    return gradient.dense() if isinstance(gradient, LiveBlock | ProductGradient) else gradient

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
 from dropcore.activation import Activation
-from dropcore.backends.cpu import dropout
-from dropcore.gradients import Gradient, LiveBlock, ProductGradient
+from dropcore.backends import backend_of
+from dropcore.gradients import Gradient, LiveBlock, ProductGradient, dense
 from dropcore.mask import Mask
-from dropcore.workspace import empty
 
 __all__ = ["DenseStep", "Ending", "LiveUnits", "drops_units"]
 
@@ -57,7 +55,7 @@ class LiveUnits:
     @classmethod
     def of(cls, x: Array, mask: Mask) -> LiveUnits:
         """x under a mask that drops units."""
-        units = mask.indices()
+        units = mask.indices(like=x)
         values = x[..., units]
         values *= x.dtype.type(mask.scale)
         return cls(values, units, x.shape[-1])
@@ -78,6 +76,8 @@ class Ending:
     ----------
     shape : tuple of int
         Of y.
+    backend
+        Of y.
     relu : bool
         The activation that the product applies itself.
     activation : Activation, optional
@@ -91,6 +91,7 @@ class Ending:
     def __init__(
         self,
         shape: tuple[int, ...],
+        backend: Any,
         *,
         relu: bool,
         activation: Activation | None,
@@ -98,15 +99,16 @@ class Ending:
         live: bool = False,
     ) -> None:
         self.shape, self.relu, self.activation = shape, relu, activation
+        self.backend = backend
         self.units: Units | None = None
         self.bits: npt.NDArray[np.uint8] | None = None
         self._factor = 1.0  # of what lives
         self._after: Mask | None = None  # a mask that the product cannot apply
         if mask is not None:
             if live and drops_units(mask) and (activation is None or activation.elementwise):
-                self.units, self._factor = mask.indices(), float(mask.scale)
+                self.units, self._factor = backend.live_units(mask)[0], float(mask.scale)
             elif activation is None and mask.shape == shape and isinstance(mask.scale, float):
-                self.bits, self._factor = mask._element_bits(), mask.scale
+                self.bits, self._factor = backend.element_bits(mask), mask.scale
             else:
                 self._after = mask
         self.scale = 1.0 if activation else self._factor
@@ -119,11 +121,11 @@ class Ending:
         """y, from what the product gave, which it may overwrite; and what `back` asks for."""
         if self.activation is None:
             if self._after is not None:
-                dropout(z, self._after, z)
+                self.backend.dropout(z, self._after, z)
             return z, z
         y, held = self.activation.forward(z, spare=True)
         if self._after is not None:
-            y = dropout(y, self._after, None)
+            y = self.backend.dropout(y, self._after, None)
         elif self._factor != 1.0:
             y = y * y.dtype.type(self._factor)
         return y, held
@@ -131,17 +133,18 @@ class Ending:
     def back(self, dy: Array, held: Array) -> tuple[Array, Array]:
         """dz (rows, units) and its sum over the rows, from dy."""
         if self._again is not None:
-            dy = dropout(dy, self._again, None)
-        dy, factor = np.ascontiguousarray(dy), self._factor_back
+            dy = self.backend.dropout(dy, self._again, None)
+        empty, unfinish = self.backend.empty, self.backend.unfinish
+        dy, factor = self.backend.straight(dy), self._factor_back
         dy = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1])
         held = held.reshape(dy.shape)
         dbias = empty(dy.shape[1:], dy.dtype)
         if self.activation is not None:
             dz = self.activation.backward(dy * dy.dtype.type(factor) if factor != 1.0 else dy, held)
-            _core.unfinish(None, None, dz, 1.0, dbias)
+            unfinish(None, None, dz, 1.0, dbias)
             return dz, dbias
         to = empty(dy.shape, dy.dtype) if self.relu or factor != 1.0 else None
-        _core.unfinish(to, held if self.relu else None, dy, factor, dbias)
+        unfinish(to, held if self.relu else None, dy, factor, dbias)
         return dy if to is None else to, dbias
 
 
@@ -175,27 +178,30 @@ class DenseStep:
         live: bool = False,
     ) -> None:
         self.w, self.bias = w, bias
+        self.backend = backend = backend_of("w", w)
         self.x_units: Units | None = None
         self.x_shape = x.shape
         if isinstance(x, LiveUnits):
             self.x_units, x = x.units, x.values
         self.x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         shape = (*self.x_shape[:-1], w.shape[1])
-        self.ending = ending = Ending(shape, relu=relu, activation=activation, mask=mask, live=live)
+        self.ending = ending = Ending(
+            shape, backend, relu=relu, activation=activation, mask=mask, live=live
+        )
         self.y_units = ending.units
         self.width = w.shape[1] if self.y_units is None else len(self.y_units)
-        z = empty((len(self.x), self.width), w.dtype)
+        z = backend.empty((len(self.x), self.width), w.dtype)
         if bias is not None and self.y_units is not None:
             bias = bias[self.y_units]
-        _core.product(
-            z, _core.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=ending.bits,
+        backend.product(
+            z, backend.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=ending.bits,
             scale=ending.scale,
         )  # fmt: skip
         values, self.held = ending.finish(z.reshape(*shape[:-1], self.width))
         self.y = values if self.y_units is None else LiveUnits(values, self.y_units, w.shape[1])
 
-    def _weights(self) -> _core.Factor:
-        return _core.Factor(self.w, rows=self.x_units, columns=self.y_units)
+    def _weights(self) -> Any:
+        return self.backend.Factor(self.w, rows=self.x_units, columns=self.y_units)
 
     def backward(
         self, dy: Array, *, input_gradient: bool = True, for_update: bool = False
@@ -213,28 +219,30 @@ class DenseStep:
         dz, dbias = self.ending.back(dy, self.held)
         dx = None
         if input_gradient:
-            dx = empty(self.x.shape, self.w.dtype)
-            _core.product(dx, _core.Factor(dz), self._weights(), transpose_b=True)
+            dx = self.backend.empty(self.x.shape, self.w.dtype)
+            self.backend.product(dx, self.backend.Factor(dz), self._weights(), transpose_b=True)
             dx = dx.reshape(*self.x_shape[:-1], self.x.shape[1])
         dw, db = self._weight_gradient(dz), self._bias_gradient(dbias)
         if not for_update:
-            dw, db = np.asarray(dw), None if db is None else np.asarray(db)
+            dw, db = dense(dw), None if db is None else dense(db)
         return dx, dw, db
 
     def _weight_gradient(self, dz: Array) -> Gradient:
         gradient = ProductGradient(self.x, dz)
         if self.x_units is None and self.y_units is None:
             return gradient
-        dw = np.asarray(gradient)
+        xp = self.backend.xp
         rows, columns = (
-            np.arange(n, dtype=np.int64) if units is None else units
+            xp.arange(n, dtype=np.int64) if units is None else units
             for n, units in zip(self.w.shape, (self.x_units, self.y_units), strict=True)
         )
-        return LiveBlock(dw, rows, columns, self.w.shape)
+        return LiveBlock(gradient.dense(), rows, columns, self.w.shape)
 
     def _bias_gradient(self, dbias: Array) -> Gradient | None:
         if self.bias is None:
             return None
         if self.y_units is None:
             return dbias
-        return LiveBlock(dbias[None], np.zeros(1, np.int64), self.y_units, self.bias.shape)
+        return LiveBlock(
+            dbias[None], self.backend.xp.zeros(1, np.int64), self.y_units, self.bias.shape
+        )

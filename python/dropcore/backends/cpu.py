@@ -10,6 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore._core import Factor as Factor
+from dropcore._core import Patches as Patches
+from dropcore._core import Recurrence as Recurrence
+from dropcore._core import Windows as Windows
+from dropcore._core import activate as activate
+from dropcore._core import batch_moments as batch_moments
+from dropcore._core import batch_normalize as batch_normalize
+from dropcore._core import batch_normalize_back as batch_normalize_back
+from dropcore._core import convolution as convolution
+from dropcore._core import kernel_gradient as kernel_gradient
+from dropcore._core import layer_normalize as layer_normalize
+from dropcore._core import layer_normalize_back as layer_normalize_back
+from dropcore._core import pool as pool
+from dropcore._core import pool_back as pool_back
+from dropcore._core import product as product
+from dropcore._core import softmax as softmax
+from dropcore._core import sum_columns as sum_columns
+from dropcore._core import unfinish as unfinish
 from dropcore.gradients import Gradient, LiveBlock, ProductGradient
 from dropcore.key import Key
 from dropcore.mask import Mask
@@ -21,7 +39,6 @@ Block = tuple[Any, Any]
 
 xp: Any = np
 PRODUCTS = ("float32", "float64")  # of factors
-Factor, product = _core.Factor, _core.product
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
@@ -86,6 +103,11 @@ def overlap(a: Array, b: Array) -> bool:
         return np.shares_memory(a, b, max_work=cast(Any, 100_000))  # the stubs know only -1 and 0
     except np.exceptions.TooHardError:
         return True
+
+
+def straight(x: Array) -> Array:
+    """x in C order."""
+    return np.asarray(x, order="C")
 
 
 def same_memory(a: Array, b: Array) -> bool:

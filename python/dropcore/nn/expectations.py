@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from dropcore.device import on_device
+
 if TYPE_CHECKING:
     from dropcore.nn.layer import Array, Layer, Shape
 
@@ -18,6 +20,17 @@ def check_array(layer: Layer, x: Any) -> None:
         raise TypeError(
             f"{short(layer)} expects an array, got {type(x).__name__}; use np.asarray(x, dtype)"
         )
+    weights = next(iter(layer._params.values()), None)
+    if weights is not None and on_device(weights) != on_device(x):
+        if on_device(weights):
+            there, here, remedy = "the GPU", "NumPy's", "cupy.asarray(x), or the model to('cpu')"
+        else:
+            there, here, remedy = (
+                "the CPU",
+                "on the GPU",
+                "cupy.asnumpy(x), or the model to('cuda')",
+            )
+        raise TypeError(f"{short(layer)} has weights on {there} and x is {here}: use {remedy}")
     if x.ndim < 1:
         raise ValueError(f"{short(layer)} expects an array with a batch axis, got a scalar")
 

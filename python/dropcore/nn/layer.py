@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from dropcore.device import checked_device, moved
 from dropcore.generators import WEIGHTS, generator
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -114,6 +115,8 @@ class Layer:
         Names of the parameters (..., in, out) that multiply the input.
     built : bool
         Whether the weights are there.
+    device : str
+        Where the weights are or will be, "cpu" or "cuda".
     training_state : TrainingState or None
         Where `fit` stopped, so that the next call of `fit` goes on.
     """
@@ -130,6 +133,7 @@ class Layer:
         self.input_shape: Shape | None = None
         self.children: dict[str, Layer] = {}
         self.training_state: TrainingState | None = None
+        self.device = "cpu"
 
     # --- what a layer is ------------------------------------------------------------------------
 
@@ -269,8 +273,49 @@ class Layer:
             raise ValueError(f"build: dtype must be float32 or float64, got {kind}")
         if here is not None and kind != here.dtype:
             raise ValueError(f"build: dtype must be {here.dtype}, as there are weights, got {kind}")
-        self._build(input_shape, generator(key, WEIGHTS), kind)
+        if self.device == "cpu":
+            self._build(input_shape, generator(key, WEIGHTS), kind)
+        else:  # the same weights as on the CPU, where they are drawn
+            device = self.device
+            self.to("cpu")
+            self._build(input_shape, generator(key, WEIGHTS), kind)
+            self.to(device)
         self.input_shape = input_shape
+
+    def to(self, device: str) -> Self:
+        """Move the weights, and all else that training goes on from, to another device.
+
+        The layer then takes arrays of that device, draws the same masks there and gives arrays of
+        that device. Weights that are not drawn yet will be there.
+
+        Parameters
+        ----------
+        device : "cpu" or "cuda"
+            NumPy's memory, or that of CuPy's current device.
+
+        Returns
+        -------
+        Layer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For another device.
+        ImportError, RuntimeError
+            If there is no CuPy, or no device; they say what to install.
+        """
+        place = checked_device("to", device)
+        for _, layer in self.tree():
+            layer.device = place
+            for arrays in (layer._params, layer._buffers):
+                for name, array in arrays.items():
+                    arrays[name] = moved(array, place)
+            if layer.training_state is not None:
+                for slot in layer.training_state.slots.values():
+                    for path, array in slot.items():
+                        slot[path] = moved(array, place)
+        return self
 
     def _check_distinct(self) -> None:
         """ValueError if a layer with weights is in the model twice."""

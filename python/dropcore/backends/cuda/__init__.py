@@ -18,7 +18,7 @@ from dropcore.backends.cuda.arrays import (
     same_memory,
 )
 from dropcore.backends.cuda.endings import activate, finished, unfinished
-from dropcore.backends.cuda.launching import DTYPES, empty, library, require_device
+from dropcore.backends.cuda.launching import DTYPES, empty, library, require_device, straight
 from dropcore.backends.cuda.masks import (
     drawn_bits,
     dropout,
@@ -84,6 +84,7 @@ __all__ = [
     "same_memory",
     "scatter",
     "sgd_",
+    "straight",
     "sum_columns",
     "sum_squares",
     "thresholds",
