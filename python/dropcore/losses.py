@@ -2,7 +2,9 @@
 
 A loss is a function ``loss(outputs, targets) -> (value, doutputs)``: the mean over the batch and
 its gradient. Any function will do. Those here are objects that also say what targets may be, so
-that training can refuse wrong ones before it begins; names for them are in `LOSSES`:
+that training can refuse wrong ones before it begins. Of outputs on a GPU they give a value that is
+there too, as an array without axes, and do not look at the targets' numbers: nothing waits for the
+device. Names for them are in `LOSSES`:
 
 ==========================  ==========================================================
 "softmax_cross_entropy"     ``SoftmaxCrossEntropy()``, one class out of several
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore.checks import check_number
+from dropcore.device import namespace_of, on_device
 
 __all__ = [
     "LOSSES",
@@ -47,16 +50,19 @@ Array = NDArray[Any]
 Shape = tuple[int | None, ...]
 """None is an axis of any length."""
 
-Loss = Callable[[Array, Array], tuple[float, Array]]
+Loss = Callable[[Array, Array], tuple[Any, Array]]
+
+Number = Any
+"""A float; on a GPU a float64 array without axes."""
 
 
 class CheckedLoss:
     """A loss that knows its targets."""
 
     classifies: bool = False
-    """Whether `correct` says which outputs hit."""
+    """Whether `hits` says how many outputs are right."""
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[float, Array]:
+    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
         """The mean over the batch, and its gradient like outputs."""
         raise NotImplementedError
 
@@ -68,15 +74,37 @@ class CheckedLoss:
         TypeError, ValueError
             If not.
         """
-        raise NotImplementedError
+        found = self.fitted(targets, outputs_shape)
+        self.check_values(found, outputs_shape)
+        return found
 
-    def weight(self, targets: Array) -> float:
+    def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
+        """`targets` as an array of the right kind and shape, whatever its numbers are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not of that kind and shape.
+        """
+        return _fitted(targets, outputs_shape)
+
+    def check_values(self, targets: Array, outputs_shape: Shape) -> None:
+        """ValueError unless the numbers of fitted targets may be there."""
+        _check_finite(targets)
+
+    def weight(self, targets: Array) -> Number:
         """What counts in a mean over these targets, to join means of several batches."""
         return float(len(targets))
 
-    def correct(self, outputs: Array, targets: Array) -> NDArray[np.bool_]:
-        """Which of the outputs that count hit their target."""
+    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+        """How many outputs hit their target, and how many count."""
         raise NotImplementedError
+
+    def _of(self, outputs: Array, targets: ArrayLike) -> Array:
+        """The targets of a call, where the outputs are."""
+        if not on_device(outputs):
+            return self.check(targets, outputs.shape)
+        return self.fitted(namespace_of(outputs).asarray(targets), outputs.shape)
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -138,89 +166,107 @@ class SoftmaxCrossEntropy(CheckedLoss):
                 check_number("SoftmaxCrossEntropy: a class weight", weight, "[0, inf)")
         check_number("SoftmaxCrossEntropy: label_smoothing", self.label_smoothing, "[0, 1]")
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[float, Array]:
-        found = self.check(targets, outputs.shape)
+    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
+        xp, found = namespace_of(outputs), self._of(outputs, targets)
+        outputs = xp.ascontiguousarray(outputs)
         z = outputs - outputs.max(axis=-1, keepdims=True)
-        gradient = np.exp(z)
+        gradient = xp.exp(z)
         total = gradient.sum(axis=-1, keepdims=True)
         gradient /= total
         if found.dtype.kind in "iu" and self == SoftmaxCrossEntropy():
             # Plain labels: no array of shares is made.
-            at = found[..., None]
-            losses = np.log(total) - np.take_along_axis(z, at, axis=-1)
-            hit = np.take_along_axis(gradient, at, axis=-1) - 1
-            np.put_along_axis(gradient, at, hit, axis=-1)
+            at = xp.arange(found.size), found.reshape(-1)
+            classes = outputs.shape[-1]
+            losses = xp.log(total).reshape(-1) - z.reshape(-1, classes)[at]
+            gradient.reshape(-1, classes)[at] -= 1
             gradient /= found.size
-            return float(losses.mean(dtype=np.float64)), gradient
+            return _mean(losses), gradient
         shares, count = self._shares(found, outputs), self.weight(found)
-        scale = outputs.dtype.type(1 / count if count else 0)
+        share = _inverse(count)
         mass = shares.sum(axis=-1, keepdims=True)
         # A logit of -inf may have a share of 0.
-        hits = np.multiply(shares, z, out=np.zeros_like(z), where=shares != 0)
-        losses = mass * np.log(total) - hits.sum(axis=-1, keepdims=True)
+        hits = xp.where(shares != 0, shares * xp.where(shares != 0, z, 0), 0)
+        losses = mass * xp.log(total) - hits.sum(axis=-1, keepdims=True)
         gradient *= mass
         gradient -= shares
-        gradient *= scale
-        return float(losses.sum(dtype=np.float64)) / (count or 1.0), gradient
+        gradient *= outputs.dtype.type(share) if isinstance(share, float) else share.astype(z.dtype)
+        return _number(losses.sum(dtype=np.float64) * share), gradient
 
-    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
+    def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
         classes = outputs_shape[-1]
         if self.class_weights is not None and len(self.class_weights) != classes:
             raise ValueError(
                 f"class_weights must hold one number for each of the {classes} outputs, got "
                 f"{len(self.class_weights)}"
             )
-        found = np.asarray(targets)
+        found: Any = targets if on_device(targets) else np.asarray(targets)
         if classes != 1 and found.ndim == len(outputs_shape) and found.shape[-1] == 1:
             found = found[..., 0]  # labels in a column
         if found.ndim < len(outputs_shape):
-            return check_labels(found, outputs_shape, self.ignore_label)
-        found = _checked(found, outputs_shape)
-        found = found if found.dtype.kind == "f" else found.astype(np.float32)
+            return _fitted_labels(found, outputs_shape)
+        found = _fitted(found, outputs_shape)
+        return found if found.dtype.kind == "f" else found.astype(np.float32)
+
+    def check_values(self, targets: Array, outputs_shape: Shape) -> None:
+        if targets.dtype.kind in "iu":
+            _check_range(targets, outputs_shape[-1], self.ignore_label)
+            return
+        _check_finite(targets)
+        found = targets
         sums = found.sum(axis=-1, dtype=np.float64)
-        if found.min() < 0 or not (np.abs(sums - 1) <= 1e-3).all():
+        low, worst = float(found.min()), float(sums.ravel()[abs(sums - 1).argmax()])
+        if low < 0 or not abs(worst - 1) <= 1e-3:
             raise ValueError(
                 "targets with an axis for the classes are probabilities: each must be in [0, 1] "
-                f"and those of a row sum to 1, got {found.min():.4g} at the least and a sum of "
-                f"{sums.ravel()[np.abs(sums - 1).argmax()]:.4g}"
+                f"and those of a row sum to 1, got {low:.4g} at the least and a sum of "
+                f"{worst:.4g}"
             )
-        return found
 
-    def weight(self, targets: Array) -> float:
+    def weight(self, targets: Array) -> Number:
+        if self.class_weights is None and self.ignore_label is None and targets.dtype.kind in "iu":
+            return float(targets.size)
+        xp = namespace_of(targets)
         if targets.dtype.kind in "iu":
-            counted = targets.ravel()
-            if self.ignore_label is not None:
-                counted = counted[counted != self.ignore_label]
+            counted = self._counted(targets)
             if self.class_weights is None:
-                return float(counted.size)
-            return float(np.asarray(self.class_weights)[counted].sum())
-        weights = 1.0 if self.class_weights is None else np.asarray(self.class_weights)
-        return float((targets * weights).sum(dtype=np.float64))
+                return _number(counted.sum(dtype=np.float64))
+            weights = xp.asarray(self.class_weights, np.float64)
+            return _number((weights[xp.where(counted, targets, 0)] * counted).sum())
+        weights = 1.0 if self.class_weights is None else xp.asarray(self.class_weights, np.float64)
+        return _number((targets * weights).sum(dtype=np.float64))
 
-    def correct(self, outputs: Array, targets: Array) -> NDArray[np.bool_]:
+    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
         best = outputs.argmax(axis=-1)
         if targets.dtype.kind == "f":
-            return np.asarray(best == targets.argmax(axis=-1))
+            targets = targets.argmax(axis=-1)
+        right = best == targets
         if self.ignore_label is None:
-            return np.asarray(best == targets)
-        counted = targets != self.ignore_label
-        return np.asarray(best[counted] == targets[counted])
+            return _number(right.sum()), float(right.size)
+        counted = self._counted(targets)
+        return _number((right & counted).sum()), _number(counted.sum())
+
+    def _counted(self, labels: Array) -> Array:
+        """Which labels are of a class."""
+        if self.ignore_label is None:
+            return labels == labels
+        return labels != self.ignore_label
 
     def _shares(self, targets: Array, outputs: Array) -> Array:
         """r of the docstring."""
+        xp = namespace_of(outputs)
         if targets.dtype.kind == "f":
             shares = targets.astype(outputs.dtype)
         else:
-            counted = targets != self.ignore_label
-            at = np.where(counted, targets, 0)[..., None]
-            shares = np.zeros(outputs.shape, outputs.dtype)
-            np.put_along_axis(shares, at, counted[..., None], axis=-1)
+            counted = self._counted(targets).reshape(-1)
+            at = xp.arange(targets.size), xp.where(counted, targets.reshape(-1), 0)
+            shares = xp.zeros(outputs.shape, outputs.dtype)
+            shares.reshape(-1, outputs.shape[-1])[at] = counted
         if self.label_smoothing:
             smooth = self.label_smoothing * shares.sum(axis=-1, keepdims=True) / shares.shape[-1]
             shares *= outputs.dtype.type(1 - self.label_smoothing)
             shares += smooth.astype(outputs.dtype)
         if self.class_weights is not None:
-            shares *= np.asarray(self.class_weights, outputs.dtype)
+            shares *= xp.asarray(self.class_weights, outputs.dtype)
         return shares
 
 
@@ -239,23 +285,23 @@ class BinaryCrossEntropy(CheckedLoss):
 
     classifies = True
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[float, Array]:
-        t = self.check(targets, outputs.shape).astype(outputs.dtype, copy=False)
-        small = np.exp(-np.abs(outputs))
-        losses = np.maximum(outputs, 0) - outputs * t + np.log1p(small)
-        sigmoid = np.where(outputs >= 0, 1, small) / (1 + small)
+    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
+        xp, t = namespace_of(outputs), self._of(outputs, targets).astype(outputs.dtype, copy=False)
+        small = xp.exp(-abs(outputs))
+        losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
+        sigmoid = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
         gradient = (sigmoid - t) / outputs.dtype.type(outputs.size)
-        return float(losses.mean(dtype=np.float64)), gradient
+        return _mean(losses), gradient
 
-    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
-        found = _checked(targets, outputs_shape)
-        low, high = found.min(), found.max()
+    def check_values(self, targets: Array, outputs_shape: Shape) -> None:
+        _check_finite(targets)
+        low, high = targets.min(), targets.max()
         if not 0 <= low <= high <= 1:
             raise ValueError(f"targets must be in [0, 1], got {low if low < 0 else high}")
-        return found
 
-    def correct(self, outputs: Array, targets: Array) -> NDArray[np.bool_]:
-        return np.asarray((outputs > 0) == (targets > 0.5))
+    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+        right = (outputs > 0) == (targets > 0.5)
+        return _number(right.sum()), float(right.size)
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -264,18 +310,15 @@ class BinaryCrossEntropy(CheckedLoss):
 class _OfDifferences(CheckedLoss):
     """The mean of a function of each output's distance from its target."""
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[float, Array]:
-        wanted = self.check(targets, outputs.shape).astype(outputs.dtype, copy=False)
+    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
+        wanted = self._of(outputs, targets).astype(outputs.dtype, copy=False)
         losses, gradient = self.each(outputs - wanted)
         gradient /= outputs.dtype.type(outputs.size)
-        return float(losses.mean(dtype=np.float64)), gradient
+        return _mean(losses), gradient
 
     def each(self, d: Array) -> tuple[Array, Array]:
         """The function of each difference, and its derivative in a new array."""
         raise NotImplementedError
-
-    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
-        return _checked(targets, outputs_shape)
 
 
 @dataclass(frozen=True)
@@ -291,7 +334,7 @@ class MeanAbsoluteError(_OfDifferences):
     """loss = mean of abs(y - t) over all n numbers, dy = sign(y - t) / n, which is 0 at 0."""
 
     def each(self, d: Array) -> tuple[Array, Array]:
-        return np.abs(d), np.sign(d)
+        return abs(d), namespace_of(d).sign(d)
 
 
 @dataclass(frozen=True)
@@ -325,7 +368,7 @@ class Huber(_OfDifferences):
         check_number("Huber: delta", self.delta, "(0, inf)")
 
     def each(self, d: Array) -> tuple[Array, Array]:
-        slope = np.clip(d, -self.delta, self.delta)
+        slope = d.clip(-self.delta, self.delta)
         return slope * (d - slope / 2), slope
 
 
@@ -343,22 +386,22 @@ class GaussianNLL(CheckedLoss):
     Nix and Weigend 1994, "Estimating the mean and variance of the target probability distribution".
     """
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[float, Array]:
-        t = self.check(targets, outputs.shape).astype(outputs.dtype, copy=False)
-        d, precision = outputs[..., 0] - t, np.exp(-outputs[..., 1])
+    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
+        xp, t = namespace_of(outputs), self._of(outputs, targets).astype(outputs.dtype, copy=False)
+        d, precision = outputs[..., 0] - t, xp.exp(-outputs[..., 1])
         excess = d * d * precision
         losses = (outputs[..., 1] + excess + outputs.dtype.type(math.log(2 * math.pi))) / 2
-        gradient = np.stack([d * precision, (1 - excess) / 2], axis=-1)
+        gradient = xp.stack([d * precision, (1 - excess) / 2], axis=-1)
         gradient /= outputs.dtype.type(t.size)
-        return float(losses.mean(dtype=np.float64)), gradient
+        return _mean(losses), gradient
 
-    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
+    def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
         if outputs_shape[-1] != 2:
             raise ValueError(
                 "GaussianNLL: outputs must be (..., 2), a mean and the logarithm of a variance, "
                 f"got {tuple(outputs_shape)}"
             )
-        return _checked(targets, outputs_shape[:-1])
+        return _fitted(targets, outputs_shape[:-1])
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -404,7 +447,14 @@ def check_labels(
     ValueError
         If a label is out of range, the shapes do not fit or there are no labels.
     """
-    found = np.asarray(labels)
+    found = _fitted_labels(labels, logits_shape)
+    _check_range(found, logits_shape[-1], ignore_label)
+    return found
+
+
+def _fitted_labels(labels: ArrayLike, logits_shape: Shape) -> Array:
+    """`labels` as integers of the right shape."""
+    found: Any = labels if on_device(labels) else np.asarray(labels)
     *lead, classes = logits_shape
     if found.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers in [0, {classes}), got dtype {found.dtype}")
@@ -417,9 +467,14 @@ def check_labels(
         )
     if found.size == 0:
         raise ValueError("labels must not be empty")
-    counted = found if ignore_label is None else found[found != ignore_label]
+    return found
+
+
+def _check_range(labels: Array, classes: int | None, ignore_label: int | None) -> None:
+    """ValueError unless labels are in [0, classes), or the one that is ignored."""
+    counted = labels if ignore_label is None else labels[labels != ignore_label]
     if counted.size == 0:
-        return found
+        return
     low, high = counted.min(), counted.max()
     if low < 0 or (classes is not None and high >= classes):
         also = "" if ignore_label is None else f" or {ignore_label}, which is ignored"
@@ -427,12 +482,11 @@ def check_labels(
             f"labels must be in [0, {classes}), the network's outputs{also}, "
             f"got {low if low < 0 else high}"
         )
-    return found
 
 
-def _checked(targets: ArrayLike, wanted: Shape) -> Array:
-    """`targets` as finite numbers of the shape `wanted`; a last axis of 1 may be there or not."""
-    found = np.asarray(targets)
+def _fitted(targets: ArrayLike, wanted: Shape) -> Array:
+    """`targets` as numbers of the shape `wanted`; a last axis of 1 may be there or not."""
+    found: Any = targets if on_device(targets) else np.asarray(targets)
     if found.dtype.kind not in "fiub":
         raise TypeError(f"targets must be an array of real numbers, got dtype {found.dtype}")
     given = found.shape
@@ -444,10 +498,34 @@ def _checked(targets: ArrayLike, wanted: Shape) -> Array:
         raise ValueError(f"targets must have shape {tuple(wanted)}, as outputs do, got {given}")
     if found.size == 0:
         raise ValueError("targets must not be empty")
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        at = tuple(map(int, np.argwhere(~np.isfinite(found))[0]))
-        raise ValueError(f"targets must be finite, got {found[at]} at {at}")
     return found
+
+
+def _check_finite(targets: Array) -> None:
+    """ValueError unless all targets are finite."""
+    if targets.dtype.kind != "f":
+        return
+    finite = namespace_of(targets).isfinite(targets)
+    if not finite.all():
+        at = tuple(map(int, namespace_of(targets).argwhere(~finite)[0]))
+        raise ValueError(f"targets must be finite, got {targets[at]} at {at}")
+
+
+def _mean(losses: Array) -> Number:
+    return _number(losses.mean(dtype=np.float64))
+
+
+def _inverse(count: Number) -> Number:
+    """1 / count, and 0 where nothing counts."""
+    if isinstance(count, float):
+        return 1.0 / count if count else 0.0
+    xp = namespace_of(count)
+    return xp.where(count > 0, 1.0 / xp.maximum(count, 1e-300), 0.0)
+
+
+def _number(found: Any) -> Number:
+    """A float, or what is on the device as it is."""
+    return found if on_device(found) else float(found)
 
 
 def _fits(shape: tuple[int, ...], wanted: Shape | list[int | None]) -> bool:

@@ -296,8 +296,7 @@ class _Means:
         weight = loss.weight(y) if isinstance(loss, CheckedLoss) else float(len(y))
         self._note("loss", value * weight, weight)
         if isinstance(loss, CheckedLoss) and loss.classifies:
-            correct = loss.correct(out, y)
-            self._note("accuracy", float(np.count_nonzero(correct)), float(correct.size))
+            self._note("accuracy", *loss.hits(out, y))
 
     def result(self) -> dict[str, float]:
         """The means; 0 where nothing counts."""
