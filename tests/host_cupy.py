@@ -124,7 +124,8 @@ class ndarray:
 
         return method
 
-    for _name in ("astype", "reshape", "copy", "sum", "max", "swapaxes", "ravel", "view"):
+    for _name in ("astype", "reshape", "copy", "sum", "max", "swapaxes", "ravel", "view", "min",
+                  "mean", "argmax", "clip", "all", "any"):  # fmt: skip
         locals()[_name] = _method(_name)
 
     def _operator(function):
@@ -138,7 +139,7 @@ class ndarray:
 
         return left, right
 
-    for _name in ("add", "sub", "mul", "truediv", "matmul", "and", "or", "rshift"):
+    for _name in ("add", "sub", "mul", "truediv", "matmul", "and", "or", "rshift", "pow"):
         _function = getattr(operator, _name if _name not in ("and", "or") else f"{_name}_")
         locals()[f"__{_name}__"], locals()[f"__r{_name}__"] = _operator(_function)
     for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
@@ -152,11 +153,19 @@ class ndarray:
 
         return method
 
-    for _name in ("iadd", "imul", "irshift"):
+    for _name in ("iadd", "isub", "imul", "itruediv", "irshift"):
         locals()[f"__{_name}__"] = _in_place(getattr(operator, _name))
 
     def __abs__(self):
         return _wrap(abs(self._a))
+
+    def __invert__(self):
+        return _wrap(~self._a)
+
+    def __int__(self):
+        global waits
+        waits += 1
+        return int(self._a)
 
     def __neg__(self):
         return _wrap(-self._a)
@@ -187,15 +196,15 @@ def check_guards():
 
 def asarray(x, dtype=None):
     if isinstance(x, ndarray):
-        return x if dtype is None else x.astype(dtype)
+        return x if dtype in (None, x.dtype) else x.astype(dtype)
     a = np.asarray(x, dtype)
     new = empty(a.shape, a.dtype)
     new._a[...] = a
     return new
 
 
-def ascontiguousarray(x):
-    x = asarray(x)
+def ascontiguousarray(x, dtype=None):
+    x = asarray(x, dtype)
     if x.flags.c_contiguous:
         return x
     new = empty(x.shape, x.dtype)
@@ -285,7 +294,8 @@ def module(folder):
     cupy = types.ModuleType("cupy")
     for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
                  "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
-                 "shares_memory", "abs", "isnan"):  # fmt: skip
+                 "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
+                 "argwhere", "stack", "concatenate"):  # fmt: skip
         setattr(cupy, name, _function(name))
     for function in (empty, asarray, ascontiguousarray, asnumpy, flatnonzero, ndarray):
         setattr(cupy, function.__name__, function)

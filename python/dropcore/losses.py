@@ -38,6 +38,7 @@ __all__ = [
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "Number",
     "SoftmaxCrossEntropy",
     "accuracy",
     "binary_cross_entropy",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dropcore.checks import check_number
 from dropcore.constraints import Constraint, MaxNorm
+from dropcore.device import namespace_of
 from dropcore.gradients import Gradient, LiveBlock
 from dropcore.schedules import Schedule, value_at
 from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
@@ -531,7 +532,7 @@ def kind_of(optimizer: Optimizer) -> str:
 
 def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
     """An array of zeros for each parameter."""
-    return {path: np.zeros_like(array) for path, array in params.items()}
+    return {path: namespace_of(array).zeros_like(array) for path, array in params.items()}
 
 
 def check_learning_rate(what: str, rate: Any) -> None:

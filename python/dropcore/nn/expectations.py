@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dropcore.device import on_device
+from dropcore.steps import LiveUnits
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Array, Layer, Shape
@@ -21,16 +22,14 @@ def check_array(layer: Layer, x: Any) -> None:
             f"{short(layer)} expects an array, got {type(x).__name__}; use np.asarray(x, dtype)"
         )
     weights = next(iter(layer._params.values()), None)
-    if weights is not None and on_device(weights) != on_device(x):
-        if on_device(weights):
-            there, here, remedy = "the GPU", "NumPy's", "cupy.asarray(x), or the model to('cpu')"
-        else:
-            there, here, remedy = (
-                "the CPU",
-                "on the GPU",
-                "cupy.asnumpy(x), or the model to('cuda')",
-            )
-        raise TypeError(f"{short(layer)} has weights on {there} and x is {here}: use {remedy}")
+    array = x.values if isinstance(x, LiveUnits) else x
+    if weights is not None and on_device(weights) != on_device(array):
+        found = (
+            "on a GPU and x is not: use cupy.asarray(x), or model.to('cpu')"
+            if on_device(weights)
+            else "not on a GPU and x is: use model.to('cuda'), or cupy.asnumpy(x)"
+        )
+        raise TypeError(f"{short(layer)}: the weights are {found}")
     if x.ndim < 1:
         raise ValueError(f"{short(layer)} expects an array with a batch axis, got a scalar")
 

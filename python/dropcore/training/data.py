@@ -1,7 +1,8 @@
 """What is accepted as data, and batches of it in the model's dtype.
 
 Data stays where it is: it is checked block by block and converted batch by batch, so that it may be
-read-only, of another dtype or a memory map.
+read-only, of another dtype or a memory map. For a model on a GPU batches are copied there, unless
+the data is there already.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dropcore.device import moved, namespace_of, on_device
 from dropcore.losses import CheckedLoss
 from dropcore.nn.layer import Array, Layer
 
@@ -33,12 +35,15 @@ class Data:
         Valid steps of each padded sequence.
     dtype : dtype
         That batches of x are converted to.
+    device : str
+        Where batches of x and y are wanted.
     """
 
     x: NDArray[Any]
     y: Any
     lengths: NDArray[np.int64] | None
     dtype: np.dtype[Any]
+    device: str
 
     def __len__(self) -> int:
         return len(self.x)
@@ -46,7 +51,9 @@ class Data:
     def take(self, rows: slice | NDArray[np.integer]) -> tuple[Array, Any, dict[str, Any]]:
         """Some samples: x in `dtype`, y, and what else a call of the model takes by name."""
         extras = {} if self.lengths is None else {"lengths": self.lengths[rows]}
-        return batch(self.x, rows, self.dtype), None if self.y is None else self.y[rows], extras
+        x = moved(batch(self.x, rows, self.dtype), self.device)
+        y = None if self.y is None else moved(taken(self.y, rows), self.device)
+        return x, y, extras
 
 
 def checked_data(
@@ -92,7 +99,13 @@ def checked_data(
         steps = checked_lengths(f"{name}lengths", lengths, inputs)
     outputs = model.output_shape(inputs.shape[1:])
     targets = None if y is None else checked_targets(f"{name}y", y, len(inputs), outputs, criterion)
-    return Data(inputs, targets, steps, dtype)
+    for what, array in (("x", inputs), ("y", targets)):
+        if on_device(array) and model.device == "cpu":
+            raise TypeError(
+                f"{name}{what} is on a GPU and the model is not: use model.to('cuda'), or "
+                f"cupy.asnumpy({what})"
+            )
+    return Data(inputs, targets, steps, dtype, model.device)
 
 
 def model_dtype(model: Layer) -> np.dtype[Any]:
@@ -130,7 +143,7 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     if hasattr(x, "toarray"):
         raise TypeError(f"{name} must be a dense array, got {type(x).__name__}; use .toarray()")
     try:
-        data = np.asarray(x)
+        data = as_data(x)
     except ValueError:
         raise ValueError(
             f"{name} must be an array of samples of one shape; pad sequences and give lengths="
@@ -148,11 +161,11 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     if data.dtype.kind == "f":
         rows = max(1, _BLOCK * len(data) // data.size)
         for start in range(0, len(data), rows):
-            finite = np.isfinite(batch(data, slice(start, start + rows), dtype))
+            xp = namespace_of(data)
+            finite = xp.isfinite(batch(data, slice(start, start + rows), dtype))
             if not finite.all():
-                place = np.argwhere(~finite)[0]
-                place[0] += start
-                at = tuple(map(int, place))
+                first, *rest = map(int, xp.argwhere(~finite)[0])
+                at = (start + first, *rest)
                 raise ValueError(f"{name} must be finite in {dtype}, got {data[at]} at {at}")
     return data
 
@@ -167,7 +180,7 @@ def checked_targets(
     TypeError, ValueError
         If there is not one for each sample, or as the loss says in its `check`.
     """
-    targets = np.asarray(y)
+    targets = as_data(y)
     if targets.ndim == 0 or len(targets) != samples:
         found = f"shape {targets.shape}" if targets.ndim == 0 else f"{len(targets)}"
         raise ValueError(
@@ -206,7 +219,19 @@ def checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[n
     return found.astype(np.int64)
 
 
+def as_data(x: Any) -> NDArray[Any]:
+    """x as an array, where it is."""
+    return x if on_device(x) else np.asarray(x)
+
+
+def taken(x: Array, rows: slice | NDArray[np.integer]) -> Array:
+    """Some rows, where x is."""
+    if on_device(x) and not isinstance(rows, slice):
+        rows = moved(rows, "cuda")
+    return x[rows]
+
+
 def batch(x: NDArray[Any], rows: slice | NDArray[np.integer], dtype: np.dtype[Any]) -> Array:
-    """Some rows, contiguous and in `dtype`."""
+    """Some rows, contiguous and in `dtype`, where x is."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(x[rows], dtype=dtype)
+        return namespace_of(x).ascontiguousarray(taken(x, rows), dtype=dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dropcore.device import namespace_of
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Layer
 from dropcore.nn.sequential import Sequential
@@ -17,7 +18,7 @@ def weights_not_finite(model: Layer, path: str = "") -> str | None:
     """Describe the first layer with a weight that is not finite, if there is one."""
     for place, layer in model.tree(path):
         for name, weight in layer._params.items():
-            bad = weight.size - np.count_nonzero(np.isfinite(weight))
+            bad = weight.size - int(namespace_of(weight).isfinite(weight).sum())
             if bad:
                 return (
                     f"{bad} of the {weight.size} values in the {name} of {_called(place, layer)} "
@@ -56,7 +57,7 @@ def _walk(
     found = weights_not_finite(layer, path)
     if found is None:
         x, _ = layer.forward(x, key=key, **layer.extras(lengths))
-        if not np.isfinite(x).all():
+        if not namespace_of(x).isfinite(x).all():
             found = f"the output of {_called(path, layer)} is not finite"
     return found, x
 

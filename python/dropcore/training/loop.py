@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from dropcore.device import moved, namespace_of, on_device
 from dropcore.generators import SHUFFLE, generator
 from dropcore.key import Key, as_key
-from dropcore.losses import LOSSES, CheckedLoss, Loss
+from dropcore.losses import LOSSES, CheckedLoss, Loss, Number
 from dropcore.nn.layer import Array, Layer
 from dropcore.optim import Optimizer
 from dropcore.training.data import Data, checked_count, checked_data, model_dtype
@@ -53,7 +54,8 @@ def fit(
         Its missing weights are drawn, in float32. For float64 call ``model.build`` first.
     x : array_like, shape (samples, ...)
         Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
-        memory map.
+        memory map. For a model on a GPU batches are copied there, unless x and y are there already,
+        as CuPy arrays: that is faster.
     y : array_like, shape (samples, ...)
         For cross-entropy integer labels in [0, classes), or a probability for each class; else as
         the loss says.
@@ -87,7 +89,8 @@ def fit(
         For arguments that cannot be meant.
     FloatingPointError
         If the loss or the weights are not finite. It names the step and the first layer to blame;
-        weights, optimiser state and counts are back to the start of the epoch.
+        weights, optimiser state and counts are back to the start of the epoch. On a GPU that is
+        seen at the end of the epoch, not at the step.
     KeyboardInterrupt
         From the user, with the weights of the last update, so that the model may be used and
         trained on.
@@ -134,7 +137,7 @@ def fit(
                 value, out = _update(
                     model, optimizer, criterion, state, x_batch, y_batch, here, extras
                 )
-                if not math.isfinite(value):
+                if not on_device(value) and not math.isfinite(value):
                     culprit = first_not_finite(model, x_batch, here, **extras)
                     raise _diverged(f"the loss is {value}", culprit, state, good)
                 means.add(value, out, y_batch)
@@ -142,8 +145,12 @@ def fit(
             bad = weights_not_finite(model)
             if bad:
                 raise _diverged("the weights are not finite", bad, state, good)
-            state.epoch += 1
             metrics = means.result()
+            if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
+                raise _diverged(
+                    f"the loss is {metrics['loss']}", "the weights are finite", state, good
+                )
+            state.epoch += 1
             if validation_data is not None:
                 found = _evaluate(model, held_out, criterion, max(batch_size, 1024))
                 metrics |= {f"val_{name}": number for name, number in found.items()}
@@ -169,8 +176,8 @@ def predict(
     Returns
     -------
     ndarray, shape (samples, ...)
-        What the last layer gives: for a classifier the logits, whose ``argmax(axis=-1)`` are the
-        labels.
+        Where x is. What the last layer gives: for a classifier the logits, whose
+        ``argmax(axis=-1)`` are the labels.
 
     Raises
     ------
@@ -182,8 +189,8 @@ def predict(
     outputs = []
     for start in range(0, len(data), batch_size):
         x_batch, _, extras = data.take(slice(start, start + batch_size))
-        outputs.append(model(x_batch, **extras))
-    return np.concatenate(outputs)
+        outputs.append(moved(model(x_batch, **extras), "cuda" if on_device(data.x) else "cpu"))
+    return namespace_of(outputs[0]).concatenate(outputs)
 
 
 def evaluate(
@@ -233,14 +240,19 @@ def _update(
     y: NDArray,
     key: Key,
     extras: dict[str, Any],
-) -> tuple[float, Array]:
-    """Make one update, or none if the loss is not finite. Returns the loss and the outputs."""
+) -> tuple[Number, Array]:
+    """Make one update, or none if the loss is not finite. Returns the loss and the outputs.
+
+    On a GPU the loss stays there, and the update is made whatever it is: nobody looks until the end
+    of the epoch.
+    """
     # Numbers that are not finite are reported with their layer, which a warning cannot name.
     with np.errstate(over="ignore", invalid="ignore"):
         out, backward = model.forward(x, key=key, **extras)
         value, dout = _of_loss(criterion, out, y)
-        if math.isfinite(value):
-            _, grads = backward(np.asarray(dout, out.dtype), input_gradient=False, for_update=True)
+        if on_device(value) or math.isfinite(value):
+            dout = namespace_of(out).asarray(dout, out.dtype)
+            _, grads = backward(dout, input_gradient=False, for_update=True)
             params, constraints = model.params, model.constraints
             for path, regularizer in model.regularizers.items():
                 grads[path] = regularizer.add_gradient(params[path], grads[path])
@@ -255,7 +267,7 @@ def _update(
     return value, out
 
 
-def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[float, Array]:
+def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[Number, Array]:
     """The loss and its gradient; TypeError or ValueError if a function gives something else."""
     found = criterion(out, y)
     if isinstance(criterion, CheckedLoss):
@@ -265,7 +277,8 @@ def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[float, Array]:
             "loss(outputs, targets) must return (value, doutputs), a number and an array like "
             f"outputs, got {found!r}"
         )
-    value, gradient = float(found[0]), np.asarray(found[1], out.dtype)
+    value = found[0] if on_device(found[0]) else float(found[0])
+    gradient = namespace_of(out).asarray(found[1], out.dtype)
     if gradient.shape != out.shape:
         raise ValueError(
             "loss(outputs, targets) must return the gradient of outputs in their shape, "
@@ -288,9 +301,9 @@ class _Means:
 
     def __init__(self, criterion: Loss) -> None:
         self._criterion = criterion
-        self._sums: dict[str, list[float]] = {}
+        self._sums: dict[str, list[Number]] = {}
 
-    def add(self, value: float, out: Array, y: NDArray) -> None:
+    def add(self, value: Number, out: Array, y: NDArray) -> None:
         """A batch's loss, outputs and targets."""
         loss = self._criterion
         weight = loss.weight(y) if isinstance(loss, CheckedLoss) else float(len(y))
@@ -300,9 +313,10 @@ class _Means:
 
     def result(self) -> dict[str, float]:
         """The means; 0 where nothing counts."""
-        return {name: total / (weight or 1.0) for name, (total, weight) in self._sums.items()}
+        sums = {name: (float(total), float(n)) for name, (total, n) in self._sums.items()}
+        return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
 
-    def _note(self, name: str, total: float, weight: float) -> None:
+    def _note(self, name: str, total: Number, weight: Number) -> None:
         before = self._sums.get(name, [0.0, 0.0])
         self._sums[name] = [before[0] + total, before[1] + weight]
 
