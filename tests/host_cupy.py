@@ -203,6 +203,10 @@ def asarray(x, dtype=None):
     return new
 
 
+def from_dlpack(x):
+    return ndarray(np.from_dlpack(x.__dlpack__()))
+
+
 def ascontiguousarray(x, dtype=None):
     x = asarray(x, dtype)
     if x.flags.c_contiguous:
@@ -297,7 +301,7 @@ def module(folder):
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
                  "argwhere", "stack", "concatenate"):  # fmt: skip
         setattr(cupy, name, _function(name))
-    for function in (empty, asarray, ascontiguousarray, asnumpy, flatnonzero, ndarray):
+    for function in (empty, asarray, from_dlpack, ascontiguousarray, asnumpy, flatnonzero, ndarray):
         setattr(cupy, function.__name__, function)
     cupy.RawModule = Module
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)

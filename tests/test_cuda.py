@@ -308,6 +308,29 @@ def test_given_masks_move_to_the_device(gpu):
     same_bits(on_device.indices(), mask.indices())
 
 
+class Foreign:
+    """An array of another library on the device, as DLPack shows it."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **_):
+        return self.array
+
+
+def test_arrays_of_other_libraries(host):
+    x, w = numbers((8, 30))[2:], np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    y = dropout(Foreign(x), 0.5, key=KEY)
+    assert type(y) is host.ndarray
+    same_bits(y, dropout(x, 0.5, key=KEY))
+    found = masked_matmul(Foreign(x), Foreign(w), activation="relu")
+    np.testing.assert_allclose(back(found), masked_matmul(x, w, activation="relu"), rtol=1e-5)
+    assert cuda.as_array("x", Foreign(x)).data.ptr == x.ctypes.data  # the same memory
+
+
 def test_errors_say_what_is_allowed(gpu):
     x = gpu.zeros((4, 6), np.float32)
     with pytest.raises(TypeError, match=r"x must be float32.*got int64"):

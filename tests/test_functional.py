@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -253,9 +255,19 @@ class OnGPU:
         return {"shape": (1,), "typestr": "<f4", "data": (0, True), "version": 3}
 
 
-def test_gpu_array_is_refused_in_words():
-    with pytest.raises(TypeError, match="GPU"):
-        dropout(OnGPU(), 0.5, key=1)
+class BesideOnGPU:
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+@pytest.mark.parametrize("array", [OnGPU(), BesideOnGPU()])
+def test_arrays_on_a_gpu_say_what_to_install(array, monkeypatch):
+    from dropcore.backends.cuda import launching
+
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    launching.forget()
+    with pytest.raises(ImportError, match=r"x is on a GPU: .*pip install cupy-cuda12x"):
+        dropout(array, 0.5, key=1)
 
 
 def test_threads_do_not_change_bits(threads, assert_team):

@@ -19,7 +19,6 @@ from dropcore.losses import (
 )
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD
-from dropcore.regularizers import L2
 from dropcore.schedules import Cosine
 
 

@@ -8,16 +8,35 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DEVICES", "checked_device", "cuda_backend", "moved", "namespace_of", "on_device"]
+__all__ = [
+    "DEVICES",
+    "checked_device",
+    "cuda_backend",
+    "lies_on_device",
+    "moved",
+    "namespace_of",
+    "on_device",
+]
 
 DEVICES = ("cpu", "cuda")
 """Where arrays can be: in NumPy's or in CuPy's memory."""
+
+DLPACK_CUDA = 2
+"""The number of NVIDIA's GPUs in DLPack."""
 
 
 def on_device(x: Any) -> bool:
     """Whether x is a CuPy array."""
     cupy = sys.modules.get("cupy")  # where nobody imported it there is none of its arrays
     return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def lies_on_device(x: Any) -> bool:
+    """Whether x is any library's array on a GPU, which CuPy can take over without a copy."""
+    place = getattr(type(x), "__dlpack_device__", None)
+    if place is not None:
+        return int(place(x)[0]) == DLPACK_CUDA
+    return hasattr(type(x), "__cuda_array_interface__")
 
 
 def namespace_of(x: Any) -> Any:

@@ -11,20 +11,27 @@ from typing import Any
 import numpy as np
 
 from dropcore.backends import cpu
-from dropcore.device import cuda_backend, on_device
+from dropcore.device import cuda_backend, lies_on_device, on_device
 
 __all__ = ["backend_of"]
 
 
 def backend_of(name: str, x: Any) -> Any:
-    """The backend for an array; TypeError for one that none takes."""
+    """The backend for an array: that of CuPy also for other libraries' arrays on a GPU.
+
+    Raises
+    ------
+    ImportError
+        If it is on a GPU and there is no CuPy.
+    """
     if type(x) is np.ndarray:
         return cpu
     if on_device(x):
         return cuda_backend()
-    if not isinstance(x, np.ndarray) and hasattr(x, "__cuda_array_interface__"):
-        raise TypeError(
-            f"{name} is on a GPU ({type(x).__module__}.{type(x).__name__}), where dropcore works "
-            "on CuPy arrays: cupy.asarray makes one of it without a copy (pip install cupy-cuda12x)"
-        )
+    if lies_on_device(x):
+        try:
+            cuda_backend().library()
+        except ImportError as error:
+            raise ImportError(f"{name} is on a GPU: {error}") from error
+        return cuda_backend()
     return cpu

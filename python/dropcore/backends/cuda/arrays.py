@@ -15,8 +15,13 @@ def is_array(x: object) -> bool:
 
 
 def as_array(name: str, x: Array, allowed: tuple[str, ...] = DTYPES) -> Array:
-    """x, if its dtype is taken."""
-    array = x if is_array(x) else library().asarray(x)
+    """x, if its dtype is taken; of another library's array on the device its memory."""
+    if is_array(x):
+        array = x
+    elif hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+        array = library().from_dlpack(x)
+    else:
+        array = library().asarray(x)
     if array.dtype.name not in allowed:
         raise TypeError(
             f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
