@@ -3,11 +3,13 @@
 It has the few functions that `dropcore.backends.cuda` and the tests ask for, and is stricter than
 CuPy: nothing becomes a NumPy array by itself, kernels get arguments of exactly their types, new
 memory is full of rubbish, and what is written beside an array is found. `waits` counts what would
-wait for a device.
+wait for a device. While a stream is captured, work is put on a tape, which a graph plays again:
+results get other rubbish meanwhile, as nothing is done while it is captured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import operator
@@ -42,6 +44,49 @@ def _raw(x):
 
 def _wrap(x):
     return ndarray(x) if isinstance(x, np.ndarray | np.generic) else x
+
+
+_tape: list | None = None  # what was asked for while a stream was captured
+
+
+def _done(compute, *arguments):
+    """What compute() gives; while a stream is captured its shape only, and the work is noted."""
+    found = compute()
+    if isinstance(found, tuple):
+        return tuple(_wrap(part) for part in found)
+    if _tape is None or not isinstance(found, np.ndarray | np.generic):
+        return _wrap(found)
+    made = np.asarray(found)
+    if any(np.may_share_memory(made, a) for a in _flat(arguments)):
+        return _wrap(made)  # a view
+    room = empty(made.shape, made.dtype)
+    if made.dtype.kind != "f":
+        room._a.fill(0)  # which may be an index
+    _tape.append(lambda: room._a.__setitem__(..., compute()))
+    return room
+
+
+def _flat(arguments):
+    for a in arguments:
+        if isinstance(a, np.ndarray):
+            yield a
+        elif isinstance(a, tuple | list):
+            yield from _flat(a)
+
+
+def _did(work):
+    """Do what changes something in place, or note it."""
+    if _tape is None:
+        work()
+    else:
+        _tape.append(work)
+
+
+def _wait():
+    """Note what waits for the device, which must not be while a stream is captured."""
+    global waits
+    assert _tape is None, "nothing can wait for the device while a stream is captured"
+    waits += 1
 
 
 def _strict(*arguments):
@@ -101,26 +146,26 @@ class ndarray:
         return _raw(key)
 
     def __getitem__(self, key):
-        return _wrap(self._a[self._index(key)])
+        index = self._index(key)
+        return _done(lambda: self._a[index], self._a)
 
     def __setitem__(self, key, value):
         _strict(value)
-        self._a[self._index(key)] = _raw(value)
+        index = self._index(key)
+        _did(lambda: self._a.__setitem__(index, _raw(value)))
 
     def __float__(self):
-        global waits
-        waits += 1
+        _wait()
         return float(self._a)
 
     def __bool__(self):
-        global waits
-        waits += 1
+        _wait()
         return bool(self._a)
 
     def _method(name):
         def method(self, *args, **kwargs):
             _strict(*args)
-            return _wrap(getattr(self._a, name)(*_raw(args), **kwargs))
+            return _done(lambda: getattr(self._a, name)(*_raw(args), **kwargs), self._a)
 
         return method
 
@@ -131,11 +176,11 @@ class ndarray:
     def _operator(function):
         def left(self, other):
             _strict(other)
-            return _wrap(function(self._a, _raw(other)))
+            return _done(lambda: function(self._a, _raw(other)))
 
         def right(self, other):
             _strict(other)
-            return _wrap(function(_raw(other), self._a))
+            return _done(lambda: function(_raw(other), self._a))
 
         return left, right
 
@@ -148,7 +193,7 @@ class ndarray:
     def _in_place(function):
         def method(self, other):
             _strict(other)
-            self._a = function(self._a, _raw(other))
+            _did(lambda: function(self._a, _raw(other)))
             return self
 
         return method
@@ -157,18 +202,20 @@ class ndarray:
         locals()[f"__{_name}__"] = _in_place(getattr(operator, _name))
 
     def __abs__(self):
-        return _wrap(abs(self._a))
+        return _done(lambda: abs(self._a))
+
+    def fill(self, value):
+        _did(lambda: self._a.fill(value))
 
     def __invert__(self):
-        return _wrap(~self._a)
+        return _done(lambda: ~self._a)
 
     def __int__(self):
-        global waits
-        waits += 1
+        _wait()
         return int(self._a)
 
     def __neg__(self):
-        return _wrap(-self._a)
+        return _done(lambda: -self._a)
 
 
 # ---- memory ----
@@ -198,6 +245,8 @@ def asarray(x, dtype=None):
     if isinstance(x, ndarray):
         return x if dtype in (None, x.dtype) else x.astype(dtype)
     a = np.asarray(x, dtype)
+    if a.ndim:
+        _pinned(a.nbytes)
     new = empty(a.shape, a.dtype)
     new._a[...] = a
     return new
@@ -212,19 +261,17 @@ def ascontiguousarray(x, dtype=None):
     if x.flags.c_contiguous:
         return x
     new = empty(x.shape, x.dtype)
-    new._a[...] = x._a
+    _did(lambda: new._a.__setitem__(..., x._a))
     return new
 
 
 def asnumpy(x):
-    global waits
-    waits += 1
+    _wait()
     return np.array(x._a)
 
 
 def flatnonzero(x):
-    global waits
-    waits += 1
+    _wait()
     return _wrap(np.flatnonzero(x._a))
 
 
@@ -233,14 +280,84 @@ def _function(name):
         _strict(*args)
         out = kwargs.pop("out", None)
         if out is not None:
-            getattr(np, name)(*_raw(args), out=out._a, **kwargs)
+            _did(lambda: getattr(np, name)(*_raw(args), out=out._a, **kwargs))
             return out
-        found = getattr(np, name)(*_raw(args), **kwargs)
-        if isinstance(found, tuple):
-            return tuple(_wrap(part) for part in found)
-        return _wrap(found)
+        return _done(lambda: getattr(np, name)(*_raw(args), **kwargs), *_raw(args))
 
     return function
+
+
+# ---- streams and graphs ----
+
+
+class Graph:
+    def __init__(self, tape):
+        self.tape = tape
+
+    def launch(self, stream=None):
+        assert _tape is None
+        for work in self.tape:
+            work()
+
+
+class Stream:
+    ptr = 0
+
+    def __init__(self, non_blocking=False):
+        self.non_blocking = non_blocking
+
+    def __enter__(self):
+        _current.append(self)
+        return self
+
+    def __exit__(self, *_):
+        _current.pop()
+
+    def record(self):
+        return object()
+
+    def wait_event(self, event):
+        assert _tape is None
+
+    def begin_capture(self):
+        global _tape
+        assert self.non_blocking, "the default stream cannot be captured"
+        assert _tape is None
+        _tape = []
+
+    def end_capture(self):
+        global _tape
+        tape, _tape = _tape, None
+        return Graph(tape)
+
+
+_current = [Stream()]
+
+
+class MemoryPool:
+    def malloc(self, size):
+        raise AssertionError("the stand-in has its own memory")
+
+
+PinnedMemoryPool = MemoryPool
+
+
+def _nothing_noted(size):
+    return None
+
+
+_pinned = _nothing_noted
+
+
+def set_pinned_memory_allocator(allocate):
+    """Who is told of copies from the host."""
+    global _pinned
+
+    def told(size):
+        with contextlib.suppress(AssertionError):  # of our MemoryPool
+            allocate(size)
+
+    _pinned = told
 
 
 # ---- kernels ----
@@ -260,9 +377,13 @@ class Kernel:
         assert found == wanted, f"{self.name} takes {self.letters}, got {found}"
         slots = [np.array(a) for a in arguments]
         at = (ctypes.c_void_p * len(slots))(*(slot.ctypes.data for slot in slots))
-        self.launch(at, *grid, *block, self.together, len(launches) % 2)
-        launches.append(self.name)
-        check_guards()
+
+        def run(slots=slots):
+            self.launch(at, *grid, *block, self.together, len(launches) % 2)
+            launches.append(self.name)
+            check_guards()
+
+        _did(run)
 
 
 class Module:
@@ -305,5 +426,11 @@ def module(folder):
         setattr(cupy, function.__name__, function)
     cupy.RawModule = Module
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
-    cupy.cuda = types.SimpleNamespace(Device=_Device, runtime=runtime)
+    cupy.cuda = types.SimpleNamespace(
+        Device=_Device, runtime=runtime, Stream=Stream, MemoryPool=MemoryPool,
+        PinnedMemoryPool=PinnedMemoryPool, using_allocator=lambda _: contextlib.nullcontext(),
+        set_pinned_memory_allocator=set_pinned_memory_allocator,
+        get_current_stream=lambda: _current[-1],
+    )  # fmt: skip
+    cupy.get_default_pinned_memory_pool = lambda: PinnedMemoryPool()
     return cupy

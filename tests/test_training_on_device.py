@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import itertools
 
 import host_cupy
+import ml_dtypes
 import numpy as np
 import pytest
 
+from dropcore.backends.cuda import blas
 from dropcore.constraints import MaxNorm
 from dropcore.losses import (
     BinaryCrossEntropy,
@@ -18,8 +22,8 @@ from dropcore.losses import (
     SoftmaxCrossEntropy,
 )
 from dropcore.nn import Dense, Dropout, Sequential
-from dropcore.optim import SGD
-from dropcore.schedules import Cosine
+from dropcore.optim import SGD, AdamW, RMSprop
+from dropcore.schedules import Cosine, Linear
 
 
 def labels(n, classes=4):
@@ -135,6 +139,136 @@ def test_a_step_waits_for_nothing(host):
         model.fit(*some, optimizer=SGD(0.1), **OPTIONS)
         each.append(host_cupy.waits - before)
     assert each[0] == each[1] > 0  # however many steps an epoch has
+
+
+@pytest.fixture
+def products_in_graphs(monkeypatch, gpu):
+    """What cuBLAS does while a stream is captured; the stand-in takes its own product."""
+    if gpu.__name__ == "cupy" and hasattr(gpu, "_core"):
+        return  # the real one
+    monkeypatch.setattr(blas, "prepare", lambda device: None)
+    monkeypatch.setattr(blas, "direct", lambda a, b, out: gpu.matmul(a, b, out=out))
+
+
+GRAPHS = {
+    "schedule": SGD(Cosine(0.1, 8), momentum=Linear(0.5, 0.9, 6), nesterov=True),
+    "adam": AdamW(3e-2, weight_decay=0.1),
+    "rmsprop": RMSprop(1e-2, momentum=0.5),
+}
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+@pytest.mark.parametrize("optimizer", GRAPHS.values(), ids=GRAPHS)
+def test_graphs_make_the_same_updates(gpu, optimizer):
+    """Masks, rates and batches change from launch to launch as they do without a graph."""
+    x, y = map(gpu.asarray, data(70))
+    plain, replayed = classifier().to("cuda"), classifier().to("cuda")
+    wanted = plain.fit(x, y, optimizer=optimizer, **OPTIONS)
+    found = replayed.fit(x, y, optimizer=optimizer, cuda_graph=True, **OPTIONS)
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+    assert replayed.training_state.step == plain.training_state.step == 10
+    for name, weight in plain.params.items():
+        np.testing.assert_allclose(
+            gpu.asnumpy(replayed.params[name]), gpu.asnumpy(weight), rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_graphs_launch_no_python(host):
+    """After two updates the host only says what changes, and launches."""
+    x, y = map(host.asarray, data(96))
+    model = classifier().to("cuda")
+    calls = []
+
+    class Spy(Dropout):
+        def forward(self, x, *, key=None, row=0):
+            calls.append(key.step)
+            return super().forward(x, key=key, row=row)
+
+    model = Sequential([Spy(0.3), *model.layers]).to("cuda")
+    model.fit(x, y, optimizer=SGD(0.1), cuda_graph=True, **OPTIONS)
+    assert calls == [0, 1]
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_what_a_graph_cannot_do(gpu):
+    x, y = map(gpu.asarray, data(70))
+
+    def fit(*layers, **options):
+        model = Sequential([*layers, Dense(4)]).to("cuda")
+        with np.errstate(invalid="ignore"):
+            model.fit(x, y, **{"optimizer": SGD(0.1)} | OPTIONS | {"cuda_graph": True} | options)
+
+    with pytest.raises(ValueError, match="a rate that changes with the step cannot be recorded"):
+        fit(Dropout(lambda step: 0.5))
+    with pytest.raises(ValueError, match="brings numbers from the host"):
+        fit(Dropout(np.linspace(0.1, 0.9, 12)))
+    with pytest.raises(ValueError, match=r"use model\.to"):
+        Sequential([Dense(4)]).fit(*data(), optimizer=SGD(0.1), **OPTIONS | {"cuda_graph": True})
+
+
+class FakeBlas:
+    """cublasGemmEx as its documentation says, by columns, on the stand-in's memory."""
+
+    def __init__(self):
+        self.calls = []
+        self.types = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
+
+    def cublasCreate_v2(self, handle):
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, room, size):
+        return 0 if size.value == blas.WORKSPACE else 7
+
+    def cublasGemmEx(self, handle, a_way, b_way, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb,
+                     beta, c, c_kind, ldc, compute, algorithm):  # fmt: skip
+        def matrix(address, kind, way, rows, columns, step):
+            stored = (rows, columns) if way == 0 else (columns, rows)
+            assert step >= stored[0]
+            size = step * (stored[1] - 1) + stored[0]
+            dtype = np.dtype(self.types[kind])
+            memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(address.value)
+            flat = np.frombuffer(memory, dtype)
+            by_columns = np.lib.stride_tricks.as_strided(
+                flat, stored, (dtype.itemsize, step * dtype.itemsize)
+            )
+            return by_columns if way == 0 else by_columns.T
+
+        kind = {68: ctypes.c_float, 77: ctypes.c_float, 70: ctypes.c_double}[compute]
+        assert ctypes.cast(alpha, ctypes.POINTER(kind))[0] == 1
+        assert ctypes.cast(beta, ctypes.POINTER(kind))[0] == 0
+        left, right = matrix(a, a_kind, a_way, m, k, lda), matrix(b, b_kind, b_way, k, n, ldb)
+        matrix(c, c_kind, 0, m, n, ldc)[...] = left.astype(float) @ right.astype(float)
+        self.calls.append(compute)
+        return 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_direct_products(host, monkeypatch, dtype):
+    fake = FakeBlas()
+    monkeypatch.setattr(blas, "loaded", lambda: fake)
+    blas._Handle.of.cache_clear()
+    rng = np.random.default_rng(0)
+    for m, k, n in itertools.product((1, 3, 8), (1, 4, 9), (1, 5, 7)):
+        a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+        wide = rng.normal(size=(m, k + 3)).astype(dtype)
+        wanted = (a.astype(float) @ b.astype(float)).astype(dtype).astype(float)
+        for left in (host.asarray(a), host.asarray(a.T.copy()).T, host.asarray(wide)[:, :k]):
+            if left.strides[0] == wide.strides[0]:
+                left[...] = host.asarray(a)
+            for right in (host.asarray(b), host.asarray(b.T.copy()).T):
+                out = host.empty((m, n), dtype)
+                blas.direct(left, right, out)
+                np.testing.assert_allclose(host.asnumpy(out).astype(float), wanted, rtol=1e-14)
+    assert set(fake.calls) == {70 if dtype == np.float64 else 68}
+    if dtype == np.float32:
+        monkeypatch.setenv("CUPY_TF32", "1")
+        blas.direct(left, right, out)
+        assert fake.calls[-1] == 77
+    blas._Handle.of.cache_clear()
 
 
 def test_what_is_not_finite_is_found_at_the_end_of_the_epoch(gpu):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +19,8 @@ __all__ = [
     "moved",
     "namespace_of",
     "on_device",
+    "recorded",
+    "recording",
 ]
 
 DEVICES = ("cpu", "cuda")
@@ -66,3 +71,21 @@ def moved(array: Any, device: str) -> Any:
         return array
     xp = cuda_backend().library()
     return xp.asarray(array) if device == "cuda" else xp.asnumpy(array)
+
+
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Inside, work is recorded to be done again with other steps: see backends/cuda/graphs.py."""
+    before = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(before)
+
+
+def recording() -> bool:
+    """Whether work is recorded to be done again."""
+    return _recording.get()

@@ -97,7 +97,10 @@ class ProductGradient:
     def dense(self) -> Array:
         """The whole array, where x and dz are."""
         if not isinstance(self.x, np.ndarray):
-            return self.x.T @ self.dz
+            cuda = cuda_backend()
+            there: Array = cuda.empty(self.shape, self.dtype)
+            cuda.product(there, cuda.Factor(self.x), cuda.Factor(self.dz), transpose_a=True)
+            return there
         whole = empty(self.shape, self.dtype)
         _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
         return whole

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore.checks import check_integer, check_number
+from dropcore.device import recording
 from dropcore.mask import Keep, resolve_keep
 
 __all__ = ["Rate", "rates_over_depth", "width_for"]
@@ -89,6 +90,11 @@ class Rate:
         """The fraction kept at a step."""
         if not self.is_schedule:
             return self._kept
+        if recording():
+            raise ValueError(
+                f"{self.what}: a rate that changes with the step cannot be recorded in a CUDA "
+                "graph: use cuda_graph=False, or a number"
+            )
         rate, keep = (None if given is None else given(step) for given in self.given.values())
         kept = resolve_keep(rate, keep, what=f"{self.what}, step {step}")
         if not isinstance(kept, float):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dropcore.activation import Activation
 from dropcore.backends import backend_of
+from dropcore.device import recording
 from dropcore.gradients import Gradient, LiveBlock, ProductGradient, dense
 from dropcore.mask import Mask
 
@@ -62,8 +63,12 @@ class LiveUnits:
 
 
 def drops_units(mask: Mask) -> bool:
-    """Whether one decision for each unit holds for the whole batch, at one rate."""
-    return isinstance(mask.scale, float) and math.prod(mask.shape[:-1]) == 1 < mask.size
+    """Whether only live units may be worked out: one decision a unit, for the whole batch.
+
+    Not in a graph, where every launch has other units.
+    """
+    one = isinstance(mask.scale, float) and math.prod(mask.shape[:-1]) == 1 < mask.size
+    return one and not recording()
 
 
 class Ending:

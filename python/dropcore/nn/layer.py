@@ -539,6 +539,7 @@ class Layer:
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
         progress: bool | None = None,
         lengths: ArrayLike | None = None,
+        cuda_graph: bool = False,
     ) -> History:
         """Train on arrays: :func:`dropcore.training.fit` with this layer as the model."""
         from dropcore.training import fit
@@ -555,6 +556,7 @@ class Layer:
             validation_data=validation_data,
             progress=progress,
             lengths=lengths,
+            cuda_graph=cuda_graph,
         )
 
     def predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,9 @@ from dropcore.training.data import Data, checked_count, checked_data, model_dtyp
 from dropcore.training.diverged import first_not_finite, weights_not_finite
 from dropcore.training.history import History
 from dropcore.training.state import Snapshot, TrainingState
+
+if TYPE_CHECKING:
+    from dropcore.training.replay import ReplayedUpdate
 
 __all__ = ["evaluate", "fit", "predict"]
 
@@ -37,6 +40,7 @@ def fit(
     validation_data: tuple[ArrayLike, ArrayLike] | None = None,
     progress: bool | None = None,
     lengths: ArrayLike | None = None,
+    cuda_graph: bool = False,
 ) -> History:
     """Train a model on arrays.
 
@@ -78,6 +82,11 @@ def fit(
     lengths : array_like of int, shape (samples,), optional
         Of sequences (samples, time, ...) that are padded at the end: the number of valid steps of
         each. For models with a recurrent layer or a pooling over time.
+    cuda_graph : bool, default False
+        Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
+        then on, with the same masks. That saves the host's time, which small models are bound by.
+        Nothing in a step may come from the host: no lengths, no rates that change with the step or
+        are arrays, no clipping by norm.
 
     Returns
     -------
@@ -121,6 +130,15 @@ def fit(
     state = model.training_state
     state.prepare(optimizer, model.params)
 
+    if cuda_graph and model.device != "cuda":
+        raise ValueError("cuda_graph is for models on a GPU: use model.to('cuda') first")
+    if cuda_graph and lengths is not None:
+        raise ValueError("cuda_graph takes no lengths of sequences, which change with the batch")
+
+    def update(x_batch: Array, y_batch: Array, here: Key, **extras: Any) -> tuple[Number, Array]:
+        return _update(model, optimizer, criterion, state, x_batch, y_batch, here, extras)
+
+    replayed: ReplayedUpdate | None = None
     history = History()
     updates = math.ceil(len(data) / batch_size)
     # tqdm takes None as "only on a terminal".
@@ -134,9 +152,14 @@ def fit(
             for start in range(0, len(order), batch_size):
                 x_batch, y_batch, extras = data.take(order[start : start + batch_size])
                 here = address.at(step=address.step + state.step)
-                value, out = _update(
-                    model, optimizer, criterion, state, x_batch, y_batch, here, extras
-                )
+                if cuda_graph and replayed is None and len(x_batch) == batch_size:
+                    from dropcore.training.replay import ReplayedUpdate
+
+                    replayed = ReplayedUpdate(update, optimizer, state, x_batch, y_batch)
+                if replayed is not None and replayed.fits(x_batch, y_batch):
+                    value, out = replayed(x_batch, y_batch, here)
+                else:
+                    value, out = update(x_batch, y_batch, here, **extras)
                 if not on_device(value) and not math.isfinite(value):
                     culprit = first_not_finite(model, x_batch, here, **extras)
                     raise _diverged(f"the loss is {value}", culprit, state, good)

@@ -37,6 +37,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "columns": DTYPES,
     "live": DTYPES,
     "connect": REAL,
+    "graph": (),
 }
 """The modules of kernels, and the types that each is compiled for; none where it has no numbers."""
 OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C core

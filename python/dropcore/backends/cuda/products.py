@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from dropcore.backends.cuda.blas import multiply
 from dropcore.backends.cuda.endings import finished, unfinished
 from dropcore.backends.cuda.launching import (
     WARP,
@@ -64,10 +65,7 @@ def product(
     """out = act(a @ b + bias) ∘ mask, the end in one pass over what cuBLAS gives."""
     left = a.array.T if transpose_a else a.array
     right = b.array.T if transpose_b else b.array
-    if left.shape[1] and out.size:
-        library().matmul(left, right, out=out)
-    else:
-        out[...] = 0
+    multiply(left, right, out)
     if bias is not None or relu or bits is not None or scale != 1.0:
         finished(out, bias, kind="relu" if relu else None, bits=bits, scale=scale, out=out)
 
