@@ -229,6 +229,8 @@ def empty(shape, dtype=float):
     start = -room.ctypes.data % 64 + GUARD
     _guards[id(room)] = weakref.ref(room), start, start + size
     weakref.finalize(room, _guards.pop, id(room), None)
+    if _tape is not None:
+        _tape.append(lambda: room)  # a graph keeps its memory
     return ndarray(room[start : start + size].view(kind).reshape(shape))
 
 
