@@ -158,7 +158,7 @@ INLINE T ended(const ending<T> &e, i64 i, i64 column, u32 kept, T z) {
 }
 
 /* Of long activations a copy is enough. */
-#define QUADS_AT_ONCE (KIND > LEAKY_RELU ? 1 : 4)
+constexpr int quads_at_once = KIND > LEAKY_RELU ? 1 : 4;
 
 /* A thread takes a Philox block, as dropout does. */
 template <typename T> INLINE void end(const T *z, T *y, i64 n, const ending<T> &e) {
@@ -177,7 +177,7 @@ template <typename T> INLINE void end(const T *z, T *y, i64 n, const ending<T> &
 #pragma unroll
             for (int q = 0; q < 4; ++q) drawn |= decisions(e.d, block, (unsigned)q) << (4 * q);
         }
-#pragma unroll QUADS_AT_ONCE
+#pragma unroll quads_at_once
         for (int q = 0; q < 4; ++q, drawn >>= 4) {
             const i64 at = start + 64 * q;
             i64 column = at < 0 ? 0 : (n >> 31) ? at % e.columns : (i64)((u32)at % (u32)e.columns);
