@@ -1,7 +1,7 @@
 """Convolutions of sequences and images, with the dropout behind them, and their gradients.
 
-Patches are rows of a product's factor that is never stored: see src/cdrop/convolution.pxi. A
-sequence is an image of height 1.
+Patches are rows of a product's factor. In the core that is never stored: see
+src/cdrop/convolution.pxi. On a GPU it is written out in pieces. A sequence is an image of height 1.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
 from dropcore.activation import Activation
 from dropcore.backends import backend_of
-from dropcore.backends.cpu import as_array
 from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of
 from dropcore.mask import Mask
 from dropcore.steps import Ending
-from dropcore.workspace import empty
 
 __all__ = ["ConvolutionStep"]
 
@@ -38,8 +34,8 @@ class ConvolutionStep:
             x[b, i stride + k dilation - before, j stride + l dilation - before, c] w[k, l, c, n]
 
     Kernels are not flipped (a cross-correlation, as in all libraries). Bias, relu and the mask are
-    applied where the product ends. The patches are never stored. Any number of threads gives the
-    same bits.
+    applied where the product ends. On the CPU the patches are never stored, and any number of
+    threads gives the same bits.
 
     Parameters
     ----------
@@ -86,8 +82,15 @@ class ConvolutionStep:
         activation: Activation | None = None,
         mask: Mask | None = None,
     ) -> None:
-        self.x = x = np.ascontiguousarray(as_array("x", x, REAL))
-        self.w = w = np.ascontiguousarray(as_array("w", w, REAL))
+        self.backend = backend = backend_of("x", x)
+        if backend_of("w", w) is not backend:
+            raise TypeError(
+                f"x and w must be on one device, got {type(x).__module__}.{type(x).__name__} and "
+                f"{type(w).__module__}.{type(w).__name__}: move one of them"
+            )
+        straight, as_array = backend.straight, backend.as_array
+        self.x = x = straight(as_array("x", x, REAL))
+        self.w = w = straight(as_array("w", w, REAL))
         if x.ndim not in (3, 4) or w.ndim != x.ndim:
             raise ValueError(
                 "x must be (batch, time, channels) or (batch, height, width, channels), and w "
@@ -103,7 +106,7 @@ class ConvolutionStep:
                 f"channels, and maps that divide into the groups, got x of shape {x.shape}"
             )
         if bias is not None:
-            bias = np.ascontiguousarray(as_array("bias", bias, REAL))
+            bias = straight(as_array("bias", bias, REAL))
             if bias.shape != (maps,) or bias.dtype != x.dtype:
                 raise ValueError(
                     f"bias must have shape ({maps},) and dtype {x.dtype}, got {bias.shape} "
@@ -119,17 +122,17 @@ class ConvolutionStep:
         )
         shape = (len(x), *where.out, maps)
         self.geometry, self.groups = where.as_images(), groups
-        self.ending = Ending(shape, backend_of("x", x), relu=relu, activation=activation, mask=mask)
-        z = empty(shape, x.dtype)
-        _core.convolution(
+        self.ending = Ending(shape, backend, relu=relu, activation=activation, mask=mask)
+        z = backend.empty(shape, x.dtype)
+        backend.convolution(
             z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias, relu=relu,
             bits=self.ending.bits, scale=self.ending.scale,
         )  # fmt: skip
         self.y, self.held = self.ending.finish(z)
 
-    def _patches(self) -> _core.Patches:
+    def _patches(self) -> Any:
         where = self.geometry
-        return _core.Patches(
+        return self.backend.Patches(
             self.x.reshape(len(self.x), *where.image, self.x.shape[-1]), where.out, where.kernel,
             where.stride, where.dilation, where.before, self.groups,
         )  # fmt: skip
@@ -148,15 +151,15 @@ class ConvolutionStep:
         TypeError, ValueError
             Where dy has not the shape and dtype of y.
         """
-        dy = as_array("dy", dy, REAL)
+        dy = self.backend.as_array("dy", dy, REAL)
         if dy.shape != self.y.shape or dy.dtype != self.y.dtype:
             raise ValueError(
                 f"dy must have the shape of the output, {self.y.shape} of {self.y.dtype}, got "
                 f"{dy.shape} of {dy.dtype}"
             )
         dz, dbias = self.ending.back(dy, self.held)
-        dw = empty(self.w.shape, self.w.dtype)
-        _core.kernel_gradient(dw, self._patches(), dz)
+        dw = self.backend.empty(self.w.shape, self.w.dtype)
+        self.backend.kernel_gradient(dw, self._patches(), dz)
         if not input_gradient:
             return None, dw, dbias
         dz = dz.reshape(len(self.x), *self.geometry.out, dz.shape[-1])
@@ -164,29 +167,29 @@ class ConvolutionStep:
 
     def _input_gradient(self, dz: Array) -> Array:
         """Convolutions of dz (batch, height, width, maps) with the kernel turned around."""
-        where, groups = self.geometry, self.groups
+        where, groups, backend = self.geometry, self.groups, self.backend
         channels, maps = self.w.shape[-2:]
         turned = self.w.reshape(*where.kernel, channels, groups, maps // groups)
         turned = turned.transpose(0, 1, 4, 3, 2)
-        dx = empty((len(dz), *where.image, groups * channels), dz.dtype)
+        dx = backend.empty((len(dz), *where.image, groups * channels), dz.dtype)
         rows, columns = (
             [_phase(where, axis, phase) for phase in range(where.stride[axis])] for axis in (0, 1)
         )
         for top, (row_taps, *row) in enumerate(rows):
             for left, (column_taps, *column) in enumerate(columns):
                 part = dx[:, top :: where.stride[0], left :: where.stride[1]]
-                kernel = np.ascontiguousarray(turned[row_taps, column_taps])
+                kernel = backend.straight(turned[row_taps, column_taps])
                 if not part.size or not kernel.size:
                     part[...] = 0
                     continue
                 # Phases lie between each other: one that is all there is goes where it belongs.
                 alone = part.flags.c_contiguous
-                to = part if alone else empty(part.shape, dx.dtype)
+                to = part if alone else backend.empty(part.shape, dx.dtype)
                 dilation, before = zip(row, column, strict=True)
-                patches = _core.Patches(
+                patches = backend.Patches(
                     dz, part.shape[1:3], kernel.shape[:2], (1, 1), dilation, before, groups
                 )
-                _core.convolution(to, patches, kernel)
+                backend.convolution(to, patches, kernel)
                 if not alone:
                     part[...] = to
         return dx

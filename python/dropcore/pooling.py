@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
-from dropcore.backends.cpu import as_array
+from dropcore.backends import backend_of
 from dropcore.geometry import Geometry, Padding, Pair, Sides, one_or_each, padding_of
-from dropcore.workspace import empty
 
 __all__ = ["Pooling", "padding_inside"]
 
 Array = npt.NDArray[Any]
+
+REAL = ("float32", "float64")
 
 
 def padding_inside(what: str, padding: Any, window: Pair) -> str | Sides:
@@ -108,28 +108,41 @@ class Pooling:
                     f"lengths must be one for each of {shape[0]} sequences, got shape "
                     f"{lengths.shape}"
                 )
-        self._windows = _core.Windows(
+            if lengths.size and not 0 <= lengths.min() <= lengths.max() <= shape[1]:
+                raise ValueError(
+                    f"lengths must be in [0, {shape[1]}], got {lengths.min()} ... {lengths.max()}"
+                )
+        self._arguments = (
             (shape[0], *where.image, shape[-1]), where.out, where.kernel, where.stride,
             where.before, count_include_pad, lengths,
         )  # fmt: skip
+        self._made: dict[Any, Any] = {}
+
+    def _windows(self, backend: Any) -> Any:
+        """The windows of a backend; lengths go to a device once."""
+        if backend not in self._made:
+            self._made[backend] = backend.Windows(*self._arguments)
+        return self._made[backend]
 
     def forward(self, x: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.int32] | None]:
         """y, and of maxima their places in the windows, which `backward` asks for."""
-        x = np.ascontiguousarray(as_array("x", x, ("float32", "float64")))
+        backend = backend_of("x", x)
+        x = backend.straight(backend.as_array("x", x, REAL))
         if x.shape != self.shape:
             raise ValueError(f"x must have shape {self.shape}, got {x.shape}")
-        y = empty(self.out_shape, x.dtype)
-        places = None if self.average else empty(self.out_shape, np.int32)
-        _core.pool(y, x, self._windows, places)
+        y = backend.empty(self.out_shape, x.dtype)
+        places = None if self.average else backend.empty(self.out_shape, np.int32)
+        backend.pool(y, x, self._windows(backend), places)
         return y, places
 
     def backward(self, dy: npt.ArrayLike, places: npt.NDArray[np.int32] | None) -> Array:
         """dx, from dy and what `forward` returned."""
-        dy = np.ascontiguousarray(as_array("dy", dy, ("float32", "float64")))
+        backend = backend_of("dy", dy)
+        dy = backend.straight(backend.as_array("dy", dy, REAL))
         if dy.shape != self.out_shape:
             raise ValueError(f"dy must have the shape of y, {self.out_shape}, got {dy.shape}")
         if (places is None) != self.average:
             raise ValueError("maxima have places and averages have none")
-        dx = empty(self.shape, dy.dtype)
-        _core.pool_back(dx, dy, self._windows, places)
+        dx = backend.empty(self.shape, dy.dtype)
+        backend.pool_back(dx, dy, self._windows(backend), places)
         return dx

@@ -32,6 +32,8 @@ from dropcore.backends.cuda.masks import (
     to_bool,
     uniforms,
 )
+from dropcore.backends.cuda.patches import Patches, convolution, kernel_gradient
+from dropcore.backends.cuda.pooling import Windows, pool, pool_back
 from dropcore.backends.cuda.products import (
     Factor,
     compact,
@@ -55,6 +57,8 @@ __all__ = [
     "DTYPES",
     "PRODUCTS",
     "Factor",
+    "Patches",
+    "Windows",
     "activate",
     "adadelta_",
     "adagrad_",
@@ -62,6 +66,7 @@ __all__ = [
     "as_array",
     "compact",
     "connect_product",
+    "convolution",
     "drawn_bits",
     "dropout",
     "element_bits",
@@ -69,6 +74,7 @@ __all__ = [
     "expect_out",
     "finished",
     "is_array",
+    "kernel_gradient",
     "library",
     "live_units",
     "max_norm_",
@@ -77,6 +83,8 @@ __all__ = [
     "normal",
     "overlap",
     "pack",
+    "pool",
+    "pool_back",
     "product",
     "require_device",
     "resolve_keep",

@@ -38,6 +38,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "live": DTYPES,
     "connect": REAL,
     "graph": (),
+    "patches": REAL,
+    "pool": REAL,
 }
 """The modules of kernels, and the types that each is compiled for; none where it has no numbers."""
 OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C core

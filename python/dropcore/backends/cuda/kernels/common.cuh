@@ -189,3 +189,11 @@ INLINE i64 placed(const axes &extent, const axes &stride, i64 i) {
     return i >> 31 ? placed_as<u64>(extent, stride, (u64)i)
                    : placed_as<u32>(extent, stride, (u32)i);
 }
+
+/* i % n, with i / n left in i; both at least 0. */
+INLINE i64 split(i64 &i, i64 n) {
+    const i64 whole = (i | n) >> 31 ? i / n : (i64)((u32)i / (u32)n);
+    const i64 rest = i - whole * n;
+    i = whole;
+    return rest;
+}
