@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dropcore.activation import Activation
-from dropcore.backends import backend_of
+from dropcore.backends import backend_of, real_array
 from dropcore.geometry import Geometry, Padding, Pair, one_or_each, padding_of
 from dropcore.mask import Mask
 from dropcore.steps import Ending
@@ -20,8 +20,6 @@ from dropcore.steps import Ending
 __all__ = ["ConvolutionStep"]
 
 Array = npt.NDArray[Any]
-
-REAL = ("float32", "float64")
 
 
 class ConvolutionStep:
@@ -88,9 +86,8 @@ class ConvolutionStep:
                 f"x and w must be on one device, got {type(x).__module__}.{type(x).__name__} and "
                 f"{type(w).__module__}.{type(w).__name__}: move one of them"
             )
-        straight, as_array = backend.straight, backend.as_array
-        self.x = x = straight(as_array("x", x, REAL))
-        self.w = w = straight(as_array("w", w, REAL))
+        self.x = x = real_array(backend, "x", x)
+        self.w = w = real_array(backend, "w", w)
         if x.ndim not in (3, 4) or w.ndim != x.ndim:
             raise ValueError(
                 "x must be (batch, time, channels) or (batch, height, width, channels), and w "
@@ -106,7 +103,7 @@ class ConvolutionStep:
                 f"channels, and maps that divide into the groups, got x of shape {x.shape}"
             )
         if bias is not None:
-            bias = straight(as_array("bias", bias, REAL))
+            bias = real_array(backend, "bias", bias)
             if bias.shape != (maps,) or bias.dtype != x.dtype:
                 raise ValueError(
                     f"bias must have shape ({maps},) and dtype {x.dtype}, got {bias.shape} "
@@ -151,7 +148,7 @@ class ConvolutionStep:
         TypeError, ValueError
             Where dy has not the shape and dtype of y.
         """
-        dy = self.backend.as_array("dy", dy, REAL)
+        dy = real_array(self.backend, "dy", dy)
         if dy.shape != self.y.shape or dy.dtype != self.y.dtype:
             raise ValueError(
                 f"dy must have the shape of the output, {self.y.shape} of {self.y.dtype}, got "

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore.backends import backend_of
+from dropcore.backends import backend_of, real_array
 from dropcore.geometry import Geometry, Padding, Pair, Sides, one_or_each, padding_of
 
 __all__ = ["Pooling", "padding_inside"]
 
 Array = npt.NDArray[Any]
-
-REAL = ("float32", "float64")
 
 
 def padding_inside(what: str, padding: Any, window: Pair) -> str | Sides:
@@ -127,7 +125,7 @@ class Pooling:
     def forward(self, x: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.int32] | None]:
         """y, and of maxima their places in the windows, which `backward` asks for."""
         backend = backend_of("x", x)
-        x = backend.straight(backend.as_array("x", x, REAL))
+        x = real_array(backend, "x", x)
         if x.shape != self.shape:
             raise ValueError(f"x must have shape {self.shape}, got {x.shape}")
         y = backend.empty(self.out_shape, x.dtype)
@@ -138,7 +136,7 @@ class Pooling:
     def backward(self, dy: npt.ArrayLike, places: npt.NDArray[np.int32] | None) -> Array:
         """dx, from dy and what `forward` returned."""
         backend = backend_of("dy", dy)
-        dy = backend.straight(backend.as_array("dy", dy, REAL))
+        dy = real_array(backend, "dy", dy)
         if dy.shape != self.out_shape:
             raise ValueError(f"dy must have the shape of y, {self.out_shape}, got {dy.shape}")
         if (places is None) != self.average:

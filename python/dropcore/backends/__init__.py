@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dropcore.backends import cpu
 from dropcore.device import cuda_backend, lies_on_device, on_device
 
-__all__ = ["backend_of"]
+__all__ = ["backend_of", "real_array"]
+
+REAL = ("float32", "float64")
 
 
 def backend_of(name: str, x: Any) -> Any:
@@ -35,3 +38,9 @@ def backend_of(name: str, x: Any) -> Any:
             raise ImportError(f"{name} is on a GPU: {error}") from error
         return cuda_backend()
     return cpu
+
+
+def real_array(backend: Any, name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+    """x as an array of the backend, float32 or float64, in C order; TypeError for other dtypes."""
+    array: npt.NDArray[Any] = backend.straight(backend.as_array(name, x, REAL))
+    return array

@@ -84,7 +84,8 @@ struct holders {
 };
 
 INLINE holders holders_of(i64 at, i64 out, i64 kernel, i64 stride, i64 before) {
-    const i64 place = at + before; /* >= 0 */
+    const i64 place = at + before;
+    if (place < 0) return {0, 0};
     i64 first = place < kernel ? 0 : place - kernel + stride, last = place;
     split(first, stride);
     split(last, stride);

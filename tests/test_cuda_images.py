@@ -1,0 +1,272 @@
+"""Convolutions and pooling of CuPy arrays give what the compiled core gives: see test_cuda.py."""
+
+from __future__ import annotations
+
+import itertools
+
+import host_cupy
+import numpy as np
+import pytest
+from test_convolution import CASES as CONVOLUTIONS
+from test_convolution import close, example, normal
+from test_cuda import KEY, REAL, back, same_bits
+from test_pooling import CASES as WINDOWS
+
+from dropcore import Mask, _core
+from dropcore.backends import cuda
+from dropcore.backends.cuda import patches
+from dropcore.convolution import ConvolutionStep
+from dropcore.nn import GlobalAveragePool1D, GlobalMaxPool1D
+from dropcore.pooling import Pooling
+
+PIECES = [1, 3000, patches.PIECE_BYTES]
+
+
+# ---- patches ----
+
+
+def patches_by_loops(x, out, kernel, stride, dilation, before, groups):
+    """(groups, positions, numbers of a patch), a number at a time."""
+    batch, height, width, channels = x.shape
+    taken = channels // groups
+    found = np.zeros((groups, batch, *out, *kernel, taken), x.dtype)
+    for g, b, i, j, k, l in np.ndindex(found.shape[:-1]):  # noqa: E741
+        row = i * stride[0] + k * dilation[0] - before[0]
+        column = j * stride[1] + l * dilation[1] - before[1]
+        if 0 <= row < height and 0 <= column < width:
+            found[g, b, i, j, k, l] = x[b, row, column, g * taken : (g + 1) * taken]
+    return found.reshape(groups, -1, np.prod(kernel) * taken)
+
+
+PLACES = {
+    "inside": ((2, 3), (3, 3), (1, 1), (1, 1), (0, 0)),
+    "edges": ((5, 6), (3, 3), (1, 1), (1, 1), (1, 2)),
+    "all else": ((3, 2), (2, 3), (2, 3), (3, 2), (2, 1)),
+    "begins inside": ((2, 3), (2, 1), (1, 2), (1, 1), (-2, -1)),
+    "nothing but padding": ((2, 2), (2, 2), (9, 9), (1, 1), (20, -20)),
+    "a pixel": ((4, 5), (1, 1), (1, 1), (1, 1), (0, 0)),
+    "a pixel that is shifted": ((4, 5), (1, 1), (1, 1), (1, 1), (1, 0)),
+    "every other pixel": ((2, 3), (1, 1), (2, 2), (1, 1), (0, 0)),
+    "fewer pixels": ((3, 5), (1, 1), (1, 1), (1, 1), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("place", PLACES)
+def test_patches(gpu, monkeypatch, place, piece, dtype):
+    monkeypatch.setattr(patches, "PIECE_BYTES", piece)
+    # Channels in fours and not; memory that is aligned to four numbers and not.
+    for (channels, groups), start in itertools.product(
+        [(1, 1), (3, 1), (8, 1), (6, 3), (16, 2), (12, 3)], [0, 1, 4]
+    ):
+        shape = (3, 4, 5, channels)
+        size = int(np.prod(shape))
+        whole = np.full(size + 8, np.nan, dtype)  # beside the images there is nothing to read
+        whole[start : start + size] = normal(size, dtype=dtype)
+        x, on = (a[start : start + size].reshape(shape) for a in (whole, gpu.asarray(whole)))
+        wanted = patches_by_loops(x, *PLACES[place], groups)
+        a = cuda.Patches(on, *PLACES[place], groups)
+        assert (a.positions, a.depth) == wanted.shape[1:]
+        reached = 0
+        for positions, found in a.pieces():
+            assert positions.start == reached
+            reached = positions.stop
+            same_bits(found, wanted[:, positions])
+            if place != "a pixel" or groups > 1:
+                assert found.size * found.itemsize <= piece or len(found[0]) == 1
+        assert reached == a.positions
+
+
+# ---- convolutions ----
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolutions(gpu, monkeypatch, case, piece, dtype):
+    monkeypatch.setattr(patches, "PIECE_BYTES", piece)
+    x, w, bias, options = example(case, dtype)
+    on = [gpu.asarray(a) for a in (x, w, bias)]
+    plain = ConvolutionStep(x, w, **options)
+    mask = Mask(plain.y.shape, 0.4, key=KEY)
+    dy = normal(*plain.y.shape, dtype=dtype, seed=3)
+    for more in ({}, {"relu": True}, {"mask": mask}, {"relu": True, "mask": mask}):
+        biased = slice(3 if more else 2)
+        wanted = ConvolutionStep(x, w, *(bias,)[: len(more)], **options, **more)
+        found = ConvolutionStep(*on[biased], **options, **more)
+        assert isinstance(found.y, gpu.ndarray)
+        close(back(found.y), wanted.y)
+        results = found.backward(gpu.asarray(dy))
+        for name, a, b in zip(("dx", "dw", "dbias"), results, wanted.backward(dy), strict=True):
+            assert isinstance(a, gpu.ndarray)
+            close(back(a), b, name)
+        dx, *others = found.backward(gpu.asarray(dy), input_gradient=False)
+        assert dx is None
+        for a, b in zip(others, results[1:], strict=True):
+            same_bits(a, back(b))
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_no_images(gpu, case):
+    x, w, bias, options = example(case, batch=0)
+    step = ConvolutionStep(*(gpu.asarray(a) for a in (x, w, bias)), **options, relu=True)
+    assert len(step.y) == 0
+    dx, dw, dbias = step.backward(step.y.copy())
+    assert dx.shape == x.shape
+    assert dw.shape == w.shape
+    assert not back(dw).any()
+    assert not back(dbias).any()
+
+
+def test_layouts_of_images(gpu):
+    x, w, bias, options = example("groups, all else")
+    wanted = ConvolutionStep(x, w, bias, **options)
+    dy = normal(*wanted.y.shape, seed=3)
+    spread = gpu.asarray(np.repeat(x, 2, axis=2))[:, :, ::2]
+    turned = gpu.asarray(np.ascontiguousarray(w.transpose(3, 0, 1, 2))).transpose(1, 2, 3, 0)
+    step = ConvolutionStep(spread, turned, gpu.asarray(bias), **options)
+    close(back(step.y), wanted.y)
+    back_dy = gpu.asarray(np.ascontiguousarray(dy.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+    for a, b in zip(step.backward(back_dy), wanted.backward(dy), strict=True):
+        close(back(a), b)
+
+
+def test_a_pixel_needs_no_patches(host):
+    x, w, bias, options = example("1 x 1")
+    before = len(host_cupy.launches)
+    step = ConvolutionStep(*(host.asarray(a) for a in (x, w, bias)), **options)
+    step.backward(step.y)
+    assert "write_patches" not in host_cupy.launches[before:]
+    wider = ConvolutionStep(host.asarray(x), host.asarray(w), padding=1)
+    assert wider.y.shape == (3, 7, 8, 4)
+    assert "write_patches" in host_cupy.launches[before:]
+
+
+def test_nothing_waits_for_the_device(host):
+    x, w, bias, options = example("groups, all else")
+    on = [host.asarray(a) for a in (x, w, bias)]
+    sequence = host.asarray(normal(4, 9, 3))
+    before = host_cupy.waits
+    step = ConvolutionStep(*on, **options, relu=True, mask=Mask((3, 4, 5, 6), 0.5, key=KEY))
+    step.backward(step.y)
+    for pooling in (
+        Pooling(sequence.shape, 3, stride=2, padding=1),
+        Pooling(sequence.shape, None, average=True, lengths=[3, 9, 0, 1]),
+    ):
+        y, places = pooling.forward(sequence)
+        pooling.backward(y, places)
+    assert host_cupy.waits == before
+
+
+def test_arrays_of_one_device(gpu):
+    x, w, *_ = example("plain")
+    for pair in ((x, gpu.asarray(w)), (gpu.asarray(x), w)):
+        with pytest.raises(TypeError, match=r"x and w must be on one device, got .*ndarray and "):
+            ConvolutionStep(*pair)
+    with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):
+        ConvolutionStep(gpu.zeros((2, 5, 3), np.int64), gpu.asarray(w[0]))
+
+
+# ---- pooling ----
+
+
+def odd_numbers(shape, dtype):
+    """With ties, NaNs and infinities, and zeros of both signs."""
+    x = normal(*shape, dtype=dtype)
+    if len(x):
+        x[0] = np.round(x[0])
+        x[0, ::3, 1::2, 0] = np.nan
+        x[0, :, :, shape[-1] // 2] = -np.inf
+    return x
+
+
+OPTIONS = [{}, {"average": True}, {"average": True, "count_include_pad": True}]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("channels", [1, 3, 37])
+@pytest.mark.parametrize("case", WINDOWS)
+def test_pooling(gpu, case, channels, dtype):
+    image, size, stride, padding = WINDOWS[case]
+    for batch, options in itertools.product((0, 1, 3), OPTIONS):
+        x = odd_numbers((batch, *image, channels), dtype)
+        core = Pooling(x.shape, size, stride=stride, padding=padding, **options)
+        own = Pooling(x.shape, size, stride=stride, padding=padding, **options)
+        y, places = core.forward(x)
+        found, found_places = own.forward(gpu.asarray(x))
+        same_bits(found, y)
+        assert (places is None) == (found_places is None)
+        if places is not None:
+            same_bits(found_places, places)
+        dy = normal(*y.shape, dtype=dtype, seed=1)
+        same_bits(own.backward(gpu.asarray(dy), found_places), core.backward(dy, places))
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_pooling_of_any_size(gpu, size):
+    """Threads that have nothing to do, and blocks that come round again."""
+    x = normal(1, 3, size)
+    for options in OPTIONS:
+        core = Pooling(x.shape, 2, stride=1, padding=1, **options)
+        y, places = core.forward(x)
+        found, found_places = core.forward(gpu.asarray(x))
+        same_bits(found, y)
+        same_bits(core.backward(gpu.asarray(y), found_places), core.backward(y, places))
+
+
+def test_windows_that_begin_inside(gpu):
+    """What the layers never ask for: the core and the kernels agree all the same."""
+    x = normal(2, 6, 7, 3)
+    for before, out in (((-2, -3), (2, 2)), ((-9, 0), (1, 3)), ((5, 5), (5, 5))):
+        shapes = x.shape, out, (2, 3), (1, 2), before
+        core, own = _core.Windows(*shapes), cuda.Windows(*shapes)
+        for kind in ("max", "average"):
+            shape = (2, *out, 3)
+            y, y_own = np.empty(shape, np.float32), gpu.zeros(shape, np.float32)
+            places, places_own = np.empty(shape, np.int32), gpu.zeros(shape, np.int32)
+            held, held_own = (places, places_own) if kind == "max" else (None, None)
+            _core.pool(y, x, core, held)
+            cuda.pool(y_own, gpu.asarray(x), own, held_own)
+            same_bits(y_own, y)
+            dx, dx_own = np.empty(x.shape, np.float32), gpu.zeros(x.shape, np.float32)
+            dy = normal(*shape, seed=1)
+            _core.pool_back(dx, dy, core, held)
+            cuda.pool_back(dx_own, gpu.asarray(dy), own, held_own)
+            same_bits(dx_own, dx)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kind", [GlobalMaxPool1D, GlobalAveragePool1D])
+def test_pooling_of_padded_sequences(gpu, kind, dtype):
+    x, dy, layer = normal(5, 9, 3, dtype=dtype), normal(5, 3, dtype=dtype, seed=1), kind()
+    lengths = np.array([9, 1, 4, 0, 8])
+    for row, length in enumerate(lengths):
+        x[row, length:] = np.nan
+    y, backward = layer.forward(x, lengths=lengths)
+    found, step = layer.forward(gpu.asarray(x), lengths=lengths)
+    same_bits(found, y)
+    same_bits(step(gpu.asarray(dy))[0], backward(dy)[0])
+
+
+def test_windows_of_padded_sequences(gpu):
+    """Windows that the end of a sequence cuts off."""
+    x, lengths = normal(4, 9, 5), np.array([9, 2, 5, 0])
+    for size, stride, options in itertools.product((2, 3, 5), (1, 2, 4), OPTIONS):
+        pooling = Pooling(x.shape, size, stride=stride, padding=1, lengths=lengths, **options)
+        y, places = pooling.forward(x)
+        found, found_places = pooling.forward(gpu.asarray(x))
+        same_bits(found, y)
+        dy = normal(*y.shape, seed=2)
+        same_bits(pooling.backward(gpu.asarray(dy), found_places), pooling.backward(dy, places))
+
+
+def test_lengths_are_inside():
+    for lengths in ([1, 10], [-1, 2]):
+        with pytest.raises(ValueError, match=r"lengths must be in \[0, 9\], got"):
+            Pooling((2, 9, 3), None, lengths=lengths)
+
+
+def test_windows_have_countable_places(gpu):
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 places"):
+        cuda.Windows((1, 1, 1, 1), (1, 1), (1 << 16, 1 << 15), (1, 1), (0, 0))
