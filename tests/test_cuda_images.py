@@ -48,6 +48,7 @@ PLACES = {
     "a pixel that is shifted": ((4, 5), (1, 1), (1, 1), (1, 1), (1, 0)),
     "every other pixel": ((2, 3), (1, 1), (2, 2), (1, 1), (0, 0)),
     "fewer pixels": ((3, 5), (1, 1), (1, 1), (1, 1), (0, 0)),
+    "as many pixels, every other one": ((4, 5), (1, 1), (2, 2), (1, 1), (0, 0)),
 }
 
 
@@ -105,6 +106,20 @@ def test_convolutions(gpu, monkeypatch, case, piece, dtype):
         assert dx is None
         for a, b in zip(others, results[1:], strict=True):
             same_bits(a, back(b))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("piece", PIECES)
+def test_what_was_in_memory_is_gone(gpu, monkeypatch, piece, groups):
+    monkeypatch.setattr(patches, "PIECE_BYTES", piece)
+    x, dz, w = normal(3, 4, 5, 6), normal(60, 8, seed=1), normal(3, 3, 6 // groups, 8, seed=2)
+    layout = (4, 5), (3, 3), (1, 1), (1, 1), (1, 1), groups
+    core, own = _core.Patches(x, *layout), cuda.Patches(gpu.asarray(x), *layout)
+    for shape, function, factor in ((w.shape, "kernel_gradient", dz), (dz.shape, "convolution", w)):
+        wanted, found = np.empty(shape, np.float32), gpu.full(shape, np.nan, np.float32)
+        getattr(_core, function)(wanted, core, factor)
+        getattr(cuda, function)(found, own, gpu.asarray(factor))
+        close(back(found), wanted)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
