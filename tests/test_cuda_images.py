@@ -11,12 +11,24 @@ from test_convolution import CASES as CONVOLUTIONS
 from test_convolution import close, example, normal
 from test_cuda import KEY, REAL, back, same_bits
 from test_pooling import CASES as WINDOWS
+from test_training_on_device import FakeBlas
 
 from dropcore import Mask, _core
 from dropcore.backends import cuda
-from dropcore.backends.cuda import patches
+from dropcore.backends.cuda import blas, patches
 from dropcore.convolution import ConvolutionStep
-from dropcore.nn import GlobalAveragePool1D, GlobalMaxPool1D
+from dropcore.nn import (
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool1D,
+    GlobalMaxPool1D,
+    MaxPool2D,
+    Sequential,
+)
+from dropcore.optim import SGD
 from dropcore.pooling import Pooling
 
 PIECES = [1, 3000, patches.PIECE_BYTES]
@@ -181,6 +193,34 @@ def test_arrays_of_one_device(gpu):
             ConvolutionStep(*pair)
     with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):
         ConvolutionStep(gpu.zeros((2, 5, 3), np.int64), gpu.asarray(w[0]))
+
+
+def test_images_in_graphs(gpu, monkeypatch):
+    """Recorded updates are those that are not recorded; products of groups go to cuBLAS too."""
+    monkeypatch.setattr(patches, "PIECE_BYTES", 1 << 14)
+    fake = FakeBlas()
+    if not hasattr(gpu, "_core"):  # the stand-in
+        monkeypatch.setattr(blas, "loaded", lambda: fake)
+        call = blas.direct
+        monkeypatch.setattr(blas, "direct", lambda *on: host_cupy._did(lambda: call(*on)))
+    blas._Handle.of.cache_clear()
+    x, y = normal(48, 6, 7, 3), np.arange(48) % 4
+    weights = []
+    for cuda_graph in (False, True):
+        model = Sequential(
+            [Conv2D(8, 3, padding=1, activation="relu"), Dropout(0.3), MaxPool2D(2, stride=1),
+             Conv2D(4, 3, groups=4, stride=2, padding=1, activation="gelu"), Dropout(0.2),
+             Conv2D(8, 1, groups=2), AveragePool2D(2, padding=1), Flatten(), Dense(4)]
+        ).to("cuda")  # fmt: skip
+        model.fit(
+            gpu.asarray(x), gpu.asarray(y), optimizer=SGD(0.1, momentum=0.9), epochs=2,
+            batch_size=16, key=5, progress=False, cuda_graph=cuda_graph,
+        )  # fmt: skip
+        weights.append({name: back(weight) for name, weight in model.params.items()})
+    blas._Handle.of.cache_clear()
+    assert fake.calls or hasattr(gpu, "_core")
+    for name, weight in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], weight, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 # ---- pooling ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from dropcore.backends.cuda.blas import multiply
 from dropcore.backends.cuda.endings import finished
 from dropcore.backends.cuda.launching import (
     Array,
@@ -15,6 +16,7 @@ from dropcore.backends.cuda.launching import (
     library,
     numbers,
 )
+from dropcore.device import recording
 
 PIECE_BYTES = 256 << 20
 """Of patches that are written out at a time, but for one position at least."""
@@ -116,17 +118,19 @@ def _of_groups(matrix: Array, groups: int) -> Array:
 
 def _multiply(left: Array, right: Array, out: Array, *, add: bool = False) -> None:
     """out = left @ right for each group, or added to what is there."""
-    xp = library()
-    if len(out) == 1:
-        left, right, out = left[0], right[0], out[0]
-        if not add:
-            xp.matmul(left, right, out=out)
-            return
-    elif not left.flags.c_contiguous:
-        # Many products at a time are made of copies in C order: turned, so that it is not the
+    if len(out) == 1 and not add:
+        multiply(left[0], right[0], out[0])
+        return
+    if len(out) > 1 and not left.flags.c_contiguous:
+        # CuPy makes many products at a time of copies in C order: turned, so that it is not the
         # patches that are copied.
         left, right, out = (m.swapaxes(1, 2) for m in (right, left, out))
-    made = xp.matmul(left, right)
+    made = empty(out.shape, out.dtype)
+    if len(out) == 1 or recording():  # when it makes none
+        for matrices in zip(left, right, made, strict=True):
+            multiply(*matrices)
+    else:
+        library().matmul(left, right, out=made)
     if add:
         out += made
     else:
