@@ -254,6 +254,19 @@ def asarray(x, dtype=None):
     return new
 
 
+def array(x, dtype=None, order="K"):
+    a = _raw(x) if isinstance(x, ndarray) else np.asarray(x)
+    new = empty(a.shape, a.dtype if dtype is None else dtype)
+    if order == "K" and a.flags.f_contiguous and not a.flags.c_contiguous:
+        new = ndarray(new._a.reshape(a.shape[::-1]).T)
+    new._a[...] = a
+    return new
+
+
+def argsort(a, axis=-1):
+    return _wrap(np.argsort(a._a, axis, kind="stable"))
+
+
 def from_dlpack(x):
     return ndarray(np.from_dlpack(x.__dlpack__()))
 
@@ -422,9 +435,10 @@ def module(folder):
     for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
                  "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
-                 "argwhere", "stack", "concatenate"):  # fmt: skip
+                 "argwhere", "stack", "concatenate", "take_along_axis"):  # fmt: skip
         setattr(cupy, name, _function(name))
-    for function in (empty, asarray, from_dlpack, ascontiguousarray, asnumpy, flatnonzero, ndarray):
+    for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy, flatnonzero,
+                     ndarray):
         setattr(cupy, function.__name__, function)
     cupy.RawModule = Module
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)

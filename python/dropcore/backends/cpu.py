@@ -215,11 +215,39 @@ def element_bits(mask: Mask) -> npt.NDArray[np.uint8]:
     return mask._element_bits()
 
 
+def kept_at(
+    kept: Array, indices: Array, key: Key, domain: int, threshold: int, offset: int = 0
+) -> None:
+    """Fill contiguous `kept` (uint8, 0 or 1) for scattered indices, contiguous int64."""
+    _core.kept_at(kept, indices, key.seed, key.stream, key.step, domain, threshold, offset)
+
+
 def live_units(mask: Mask, groups: int = 1) -> list[npt.NDArray[np.int64]]:
     """For each group of units their sorted indices of what is kept."""
     if groups == 1:
         return [mask.indices()]
     return [np.flatnonzero(row) for row in mask.to_bool().reshape(groups, -1)]
+
+
+def take_rows(weight: Array, indices: Array, padding: int | None) -> Array:
+    """weight[indices], with zeros for the padding."""
+    y = weight[indices]
+    if padding is not None:
+        y[indices == padding] = 0
+    return y
+
+
+def add_rows(dy: Array, indices: Array, padding: int | None, shape: tuple[int, int]) -> LiveBlock:
+    """The sum of the rows of dy (indices.size, N) for each index, in the order of the batch."""
+    flat = indices.reshape(-1)
+    if padding is not None:
+        valid = flat != padding
+        flat, dy = flat[valid], dy[valid]
+    order = np.argsort(flat, kind="stable")
+    rows, starts = np.unique(flat[order], return_index=True)
+    values = np.add.reduceat(dy[order], starts, axis=0) if rows.size else dy[:0]
+    columns = np.arange(shape[1], dtype=np.int64)
+    return LiveBlock(np.ascontiguousarray(values), rows.astype(np.int64), columns, shape)
 
 
 def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-import numpy as np
-
+from dropcore.device import namespace_of
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.expectations import check_array, check_gradient
@@ -164,7 +163,7 @@ class Parallel(Stateful):
 
     def _merged(self, outputs: list[Array]) -> Array:
         if self.merge == "concat":
-            return np.concatenate(outputs, axis=-1)
+            return namespace_of(outputs[0]).concatenate(outputs, axis=-1)
         total = outputs[0]
         for y in outputs[1:]:
             total = total + y

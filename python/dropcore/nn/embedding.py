@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dropcore.backends import backend_of
 from dropcore.checks import check_integer
 from dropcore.constraints import Constraint, along
-from dropcore.gradients import Gradient, LiveBlock
+from dropcore.device import moved, on_device
+from dropcore.gradients import Gradient, dense
 from dropcore.key import Key
 from dropcore.nn.expectations import check_array, check_built, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
@@ -25,6 +27,9 @@ class Embedding(Layer):
     The gradient of `weight` is the sum of dy over the places of each index, and zero for indices
     that the batch does not hold. An optimiser takes it as the rows that are there
     (`dropcore.gradients.LiveBlock`); indices have no gradient, so dx is None.
+
+    On a GPU the indices may be NumPy's or CuPy's. CuPy's are not looked at, which would be to wait
+    for the device: where one is out of range, y is NaN and the gradient has nothing.
 
     Parameters
     ----------
@@ -93,38 +98,26 @@ class Embedding(Layer):
     ) -> tuple[Array, Backward]:
         check_built(self)
         weight = self._params["weight"]
-        indices = self.check(x)
+        backend, indices = backend_of("weight", weight), self.check(x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             check_gradient(self, dy, (*indices.shape, self.output_dim))
-            gradient = self._gradient(indices, dy.reshape(indices.size, self.output_dim), weight)
-            return None, {"weight": gradient if for_update else np.asarray(gradient)}
+            rows = dy.reshape(indices.size, self.output_dim)
+            gradient = backend.add_rows(rows, indices, self.padding_index, weight.shape)
+            return None, {"weight": gradient if for_update else dense(gradient)}
 
-        y = weight[indices]
-        if self.padding_index is not None:
-            y[indices == self.padding_index] = 0
-        return y, backward
+        return backend.take_rows(weight, indices, self.padding_index), backward
 
     def check(self, x: Array) -> npt.NDArray[np.integer]:
-        """`x` if it holds indices that are there."""
+        """`x` if it holds indices that are there, where `weight` is."""
         check_array(self, x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{self!r} takes integers, got {x.dtype}; use .astype(np.int64)")
+        if on_device(x):  # a look at them would be a wait
+            return x
         if x.size and not 0 <= x.min() <= x.max() < self.input_dim:
             bad = x.min() if x.min() < 0 else x.max()
             raise ValueError(f"{self!r} takes indices in [0, {self.input_dim}), got {bad}")
-        return x
-
-    def _gradient(self, indices: Array, dy: Array, weight: Array) -> LiveBlock:
-        """The sum of the rows of dy for each index, in the order of the batch."""
-        flat = indices.reshape(-1)
-        if self.padding_index is not None:
-            valid = flat != self.padding_index
-            flat, dy = flat[valid], dy[valid]
-        order = np.argsort(flat, kind="stable")
-        rows, starts = np.unique(flat[order], return_index=True)
-        values = np.add.reduceat(dy[order], starts, axis=0) if rows.size else dy[:0]
-        columns = np.arange(self.output_dim, dtype=np.int64)
-        return LiveBlock(np.ascontiguousarray(values), rows.astype(np.int64), columns, weight.shape)
+        return moved(x, "cuda" if on_device(self._params["weight"]) else "cpu")

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore.backends import backend_of
+from dropcore.device import namespace_of, on_device
 from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -39,7 +41,7 @@ def word_mask(
     Parameters
     ----------
     words : ndarray of int, (batch, ...)
-        In [0, vocabulary).
+        In [0, vocabulary). A CuPy array, whose mask is on its device, is not looked at.
     vocabulary : int
         How many words there are.
     rate, keep : float, optional
@@ -67,19 +69,19 @@ def word_mask(
     """
     kept_fraction = Rate("word_mask", rate, keep, arrays=False, schedules=False)(0)
     address = as_key(key)
-    index = np.array(words, dtype=np.int64, order="C")
-    if index.size and not 0 <= index.min() <= index.max() < vocabulary:
+    xp = namespace_of(words)
+    index = xp.array(words, dtype=np.int64, order="C")
+    if not on_device(words) and index.size and not 0 <= index.min() <= index.max() < vocabulary:
         raise ValueError(
             f"word_mask: words must be in [0, {vocabulary}), got {index.min()} ... {index.max()}"
         )
     if mode_of("word_mask", mode) == "row":
-        sequence = np.arange(row, row + len(index), dtype=np.int64) * vocabulary
+        sequence = xp.arange(row, row + len(index), dtype=np.int64) * vocabulary
         index += sequence.reshape(-1, *(1,) * (index.ndim - 1))
-    kept = np.empty(index.shape, np.uint8)
-    _core.kept_at(
-        kept.reshape(-1), index.reshape(-1), address.seed, address.stream, address.step, TRAINING,
-        _core.threshold(kept_fraction), 0,
-    )  # fmt: skip
+    kept = xp.empty(index.shape, np.uint8)
+    backend_of("words", index).kept_at(
+        kept.reshape(-1), index.reshape(-1), address, TRAINING, _core.threshold(kept_fraction)
+    )
     return Mask.given(kept.view(np.bool_)[..., np.newaxis], keep=kept_fraction)
 
 

@@ -23,7 +23,8 @@ def check_array(layer: Layer, x: Any) -> None:
         )
     weights = next(iter(layer._params.values()), None)
     array = x.values if isinstance(x, LiveUnits) else x
-    if weights is not None and on_device(weights) != on_device(array):
+    apart = weights is not None and on_device(weights) != on_device(array)
+    if apart and not (on_device(weights) and layer.integer_input):  # NumPy's indices are moved
         found = (
             "on a GPU and x is not: use cupy.asarray(x), or model.to('cpu')"
             if on_device(weights)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from dropcore.device import checked_device, moved
+from dropcore.device import checked_device, moved, on_device
 from dropcore.generators import WEIGHTS, generator
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -382,6 +382,10 @@ class Layer:
         what = short(self)
         if not self.takes_lengths:
             raise ValueError(f"{what} takes no lengths of sequences: leave them out")
+        if on_device(lengths):
+            raise TypeError(
+                f"{what} expects lengths on the host, where they are checked: cupy.asnumpy(lengths)"
+            )
         found = np.asarray(lengths)
         if found.dtype.kind not in "iu":
             raise TypeError(f"{what} expects lengths of integers, got {found.dtype}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from dropcore.checks import check_integer
 from dropcore.constraints import Constraint
+from dropcore.device import namespace_of
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.dense import Dense
@@ -82,16 +81,17 @@ class Maxout(Layer):
         with named("linear"):
             z, inner = self.children["linear"].forward(x)
         z = z.reshape(*z.shape[:-1], self.pieces, self.units)
+        xp = namespace_of(z)
         largest = z.argmax(axis=-2)[..., None, :]
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             check_gradient(self, dy, (*z.shape[:-2], self.units))
-            dz = np.zeros(z.shape, z.dtype)
-            np.put_along_axis(dz, largest, dy[..., None, :], axis=-2)
+            chosen = xp.arange(self.pieces)[:, None] == largest
+            dz = xp.where(chosen, dy[..., None, :], z.dtype.type(0))
             dz = dz.reshape(*dy.shape[:-1], self.pieces * self.units)
             dx, grads = inner(dz, input_gradient=input_gradient, for_update=for_update)
             return dx, prefixed("linear", grads)
 
-        return np.take_along_axis(z, largest, axis=-2)[..., 0, :], backward
+        return xp.take_along_axis(z, largest, axis=-2)[..., 0, :], backward

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dropcore.checks import check_integer
 from dropcore.constraints import Constraint
+from dropcore.device import namespace_of, on_device
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
@@ -298,16 +299,21 @@ class Recurrent(Stateful):
 
     def _state(self, state: Any, batch: int, dtype: np.dtype[Any]) -> tuple[Array, ...]:
         """The parts of a state, checked."""
-        own = batch, self.units
+        own, kernel = (batch, self.units), self._params["kernel"]
         if state is None:
-            return tuple(np.zeros(own, dtype) for _ in self._parts)
+            zeros = namespace_of(kernel).zeros
+            return tuple(zeros(own, dtype) for _ in self._parts)
         parts = tuple(state) if len(self._parts) > 1 else (state,)
         if len(parts) != len(self._parts) or any(
-            getattr(part, "shape", None) != own or part.dtype != dtype for part in parts
+            getattr(part, "shape", None) != own
+            or part.dtype != dtype
+            or on_device(part) != on_device(kernel)
+            for part in parts
         ):
             raise ValueError(
                 f"{self!r} expects a state {' and '.join(self._parts)} of shape {own} and "
-                f"{dtype}, got {', '.join(map(_kind_of, parts))}"
+                f"{dtype}{' on the GPU' if on_device(kernel) else ''}, got "
+                f"{', '.join(map(_kind_of, parts))}"
             )
         return parts
 
@@ -459,4 +465,6 @@ class Bidirectional(Parallel):
 
 
 def _kind_of(part: Any) -> str:
-    return f"{part.shape} of {part.dtype}" if hasattr(part, "dtype") else type(part).__name__
+    if not hasattr(part, "dtype"):
+        return type(part).__name__
+    return f"{part.shape} of {part.dtype}{' on the GPU' if on_device(part) else ''}"

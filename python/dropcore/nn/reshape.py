@@ -7,8 +7,6 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.expectations import check_array, check_gradient
@@ -80,7 +78,7 @@ class Reshape(Layer):
             check_gradient(self, dy, target)
             return dy.reshape(shape) if input_gradient else None, {}
 
-        return np.reshape(x, target), backward
+        return x.reshape(target), backward
 
 
 class Flatten(Reshape):

@@ -17,12 +17,14 @@ from dropcore.backends.cuda.arrays import (
     overlap,
     same_memory,
 )
+from dropcore.backends.cuda.embeddings import add_rows, take_rows
 from dropcore.backends.cuda.endings import activate, finished, unfinished
 from dropcore.backends.cuda.launching import DTYPES, empty, library, require_device, straight
 from dropcore.backends.cuda.masks import (
     drawn_bits,
     dropout,
     element_bits,
+    kept_at,
     live_units,
     noise_words,
     normal,
@@ -43,6 +45,7 @@ from dropcore.backends.cuda.products import (
     sum_columns,
     unfinish,
 )
+from dropcore.backends.cuda.recurrent import Recurrence
 from dropcore.backends.cuda.updates import (
     adadelta_,
     adagrad_,
@@ -58,11 +61,13 @@ __all__ = [
     "PRODUCTS",
     "Factor",
     "Patches",
+    "Recurrence",
     "Windows",
     "activate",
     "adadelta_",
     "adagrad_",
     "adam_",
+    "add_rows",
     "as_array",
     "compact",
     "connect_product",
@@ -75,6 +80,7 @@ __all__ = [
     "finished",
     "is_array",
     "kernel_gradient",
+    "kept_at",
     "library",
     "live_units",
     "max_norm_",
@@ -95,6 +101,7 @@ __all__ = [
     "straight",
     "sum_columns",
     "sum_squares",
+    "take_rows",
     "thresholds",
     "to_bool",
     "unfinish",

@@ -40,6 +40,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "graph": (),
     "patches": REAL,
     "pool": REAL,
+    "recurrent": REAL,
+    "embedding": REAL,
+    "indices": (),
 }
 """The modules of kernels, and the types that each is compiled for; none where it has no numbers."""
 OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C core

@@ -137,6 +137,15 @@ def pack(kept: Array) -> Array:
     return bits
 
 
+def kept_at(
+    kept: Array, indices: Array, key: Key, domain: int, threshold: int, offset: int = 0
+) -> None:
+    """Fill contiguous `kept` (uint8, 0 or 1) for scattered indices, contiguous int64."""
+    if kept.size:
+        launch(kept, "mask", "kept_at", blocks_for(kept.size), at(kept), at(indices),
+               np.int64(kept.size), *draw(key, domain, threshold, offset))  # fmt: skip
+
+
 def element_bits(mask: Mask) -> Array:
     """One bit an element of the mask's shape, also with runs."""
     return drawn_bits(mask) if mask.run == 1 else pack(to_bool(mask))

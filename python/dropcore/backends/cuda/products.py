@@ -93,11 +93,12 @@ def sum_columns(x: Array, out: Array) -> None:
 
 
 def positions(units: Array, size: int) -> Array:
-    """For each of `size` units its place among the sorted `units`, or -1."""
-    xp = library()
-    at = xp.full(size, -1, np.int64)
-    at[xp.asarray(units)] = xp.arange(len(units), dtype=np.int64)
-    return at
+    """For each of `size` units its place among the sorted `units`, its first one, or -1."""
+    units, places = library().asarray(units), empty((size,), np.int64)
+    if size:
+        launch(places, "indices", "find_units", blocks_for(size), at(units),
+               *numbers((len(units), size)), at(places))  # fmt: skip
+    return places
 
 
 def compact(x: Array, rows: Array | None, columns: Array | None, scale: float = 1.0) -> Array:

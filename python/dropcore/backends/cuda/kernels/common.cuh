@@ -109,6 +109,24 @@ template <typename T> INLINE T narrow(real_of<T> x) {
     return narrowing<T>::of(x);
 }
 
+/* Elementary functions, for both kinds of numbers. */
+INLINE float exp_of(float x) {
+    return expf(x);
+}
+INLINE double exp_of(double x) {
+    return exp(x);
+}
+INLINE float tanh_of(float x) {
+    return tanhf(x);
+}
+INLINE double tanh_of(double x) {
+    return tanh(x);
+}
+template <typename C> INLINE C sigmoid_of(C x) {
+    const C z = exp_of(x < 0 ? x : -x);
+    return (x < 0 ? z : (C)1) / ((C)1 + z);
+}
+
 /* Four neighbours: one access of memory, two of doubles. */
 template <typename T> struct alignas(sizeof(T) == 8 ? 16 : 4 * sizeof(T)) four {
     T at[4];
@@ -158,6 +176,11 @@ INLINE u32 bit_at(const u8 *bits, i64 i) {
 /* x * scale rounded once, or +0.0 by selection: a dropped NaN is gone. */
 template <typename T> INLINE T kept_or_zero(u32 bit, T x, real_of<T> scale) {
     return narrow<T>(bit ? widen(x) * scale : (real_of<T>)0);
+}
+
+/* i / n of what is not negative: short divisions are several times as fast. */
+INLINE i64 quotient(i64 i, i64 n) {
+    return (i | n) >> 31 ? i / n : (i64)((u32)i / (u32)n);
 }
 
 /* Broadcasting -----------------------------------------------------------------------------------*/

@@ -18,23 +18,11 @@
 #define GELU_SLOPE 1.5957691216057308 /* 2 sqrt(2 / pi) */
 #define GELU_CUBIC 0.044715
 
-INLINE float exp_of(float x) {
-    return expf(x);
-}
-INLINE double exp_of(double x) {
-    return exp(x);
-}
 INLINE float expm1_of(float x) {
     return expm1f(x);
 }
 INLINE double expm1_of(double x) {
     return expm1(x);
-}
-INLINE float tanh_of(float x) {
-    return tanhf(x);
-}
-INLINE double tanh_of(double x) {
-    return tanh(x);
 }
 INLINE float log1p_of(float x) {
     return log1pf(x);
@@ -47,10 +35,6 @@ INLINE float normal_cdf(float x) {
 }
 INLINE double normal_cdf(double x) {
     return 0.5 * erfc(-0.70710678118654752440 * x);
-}
-template <typename C> INLINE C sigmoid_of(C x) {
-    const C z = exp_of(x < 0 ? x : -x);
-    return (x < 0 ? z : (C)1) / ((C)1 + z);
 }
 template <typename C> INLINE C within(C x, C most) {
     return x < -most ? -most : most < x ? most : x;

@@ -89,6 +89,13 @@ KERNEL pack_bits(const u8 *bytes, u8 *bits, i64 n) {
     }
 }
 
+/* A byte for each of n scattered decisions: a Philox block each. */
+KERNEL kept_at(u8 *kept, const i64 *indices, i64 n, DRAW_ARGUMENTS) {
+    const dropcore_address address = ADDRESS_OF;
+    for (i64 i = FIRST; i < n; i += STRIDE)
+        kept[i] = (u8)dropcore_is_kept(&address, threshold, offset + (u64)indices[i]);
+}
+
 /* The uniforms that decide. */
 KERNEL uniforms(u32 *out, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;

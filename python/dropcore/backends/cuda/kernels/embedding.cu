@@ -1,0 +1,49 @@
+/* Rows of a weight by index, and the sums of gradients for each of them. */
+
+/* y = the rows of the weight that the indices name: zero for the padding, NaN where there is no such
+ * row. */
+KERNEL take_rows(const STORED *weight, i64 rows, i64 columns, const i64 *indices, i64 n,
+                 i64 padding, STORED *y) {
+    const REAL none = (REAL)__int_as_float(0x7FC00000);
+    for (i64 i = FIRST; i < n * columns; i += STRIDE) {
+        const i64 r = quotient(i, columns), index = indices[r];
+        if (index < 0 || index >= rows)
+            y[i] = none;
+        else
+            y[i] = index == padding ? (REAL)0 : weight[index * columns + (i - r * columns)];
+    }
+}
+
+/* The sorted keys are runs of equal ones, and runs are cut into pieces. First each piece's sum goes to
+ * its first place and zero to the others; then the first piece takes those of the others. Either way
+ * one after the other, in the order of the batch. */
+#define PIECE 64
+
+/* The gradient of place i in the sorted order is that of row order[i] of dy; keys of `rows` and above
+ * have none. */
+KERNEL sum_pieces(const STORED *dy, i64 rows, i64 columns, const i64 *sorted, const i64 *order,
+                  const i64 *starts, i64 n, STORED *sums) {
+    for (i64 at = FIRST; at < n * columns; at += STRIDE) {
+        const i64 i = quotient(at, columns), column = at - i * columns, start = starts[i];
+        REAL sum = (REAL)0;
+        if (sorted[i] < rows && (i - start) % PIECE == 0) {
+            const i64 end = i + PIECE < n ? i + PIECE : n;
+            for (i64 j = i; j < end && starts[j] == start; ++j)
+                sum += dy[order[j] * columns + column];
+        }
+        sums[at] = sum;
+    }
+}
+
+KERNEL add_pieces(i64 columns, const i64 *starts, i64 n, STORED *sums) {
+    for (i64 at = FIRST; at < n * columns; at += STRIDE) {
+        const i64 i = quotient(at, columns), column = at - i * columns;
+        if (starts[i] != i || i + PIECE >= n || starts[i + PIECE] != i) continue;
+        REAL sum = sums[at];
+        for (i64 j = i + PIECE; j < n && starts[j] == i; j += PIECE) {
+            sum += sums[j * columns + column];
+            sums[j * columns + column] = (REAL)0;
+        }
+        sums[at] = sum;
+    }
+}
