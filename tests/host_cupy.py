@@ -227,6 +227,7 @@ def empty(shape, dtype=float):
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     room = np.full(size + 2 * GUARD + 64, RUBBISH, np.uint8)
     start = -room.ctypes.data % 64 + GUARD
+    room[start : start + size] = 0xFF  # NaN, or -1
     _guards[id(room)] = weakref.ref(room), start, start + size
     weakref.finalize(room, _guards.pop, id(room), None)
     if _tape is not None:

@@ -112,13 +112,12 @@ class Recurrence:
         factor = empty((self.batch, self.width), dh.dtype)
         room = empty((self.batch, self.units), dh.dtype)
         arrays = (self.gates, self.extra, self.kept, dy, dh, dc, dgates, dback, factor)
-        places = [at(array) for array in (room, *arrays)]
-        waiting = -1
+        places, behind = [at(array) for array in arrays], at(None)
         for t in reversed(self.order):
-            self._step("step_back", *numbers((t, waiting)), *places)
+            self._step("step_back", np.int64(t), behind, *places)
             product(room, Factor(factor), self.weights, transpose_b=True)
-            waiting = t
-        self._step("finish_back", np.int64(waiting), at(room), at(dh))
+            behind = at(room)
+        self._step("finish_back", behind, at(dh))
 
     def _step(self, name: str, *arguments: Any) -> None:
         blocks = blocks_for(self.batch * self.units)

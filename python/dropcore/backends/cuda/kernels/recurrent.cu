@@ -34,14 +34,13 @@ struct run {
 
 /* Where a thread's unit is at step t: unit u of sequence b. */
 struct place {
-    i64 b, u, in_state, in_steps, in_gates;
+    i64 b, u, in_steps, in_gates;
 };
 
 INLINE place place_of(const run &r, i64 i, i64 t) {
     place p;
     p.b = quotient(i, r.units);
     p.u = i - p.b * r.units;
-    p.in_state = i;
     const i64 step = p.b * r.steps + t;
     p.in_steps = step * r.units + p.u;
     p.in_gates = step * r.gates * r.units + p.u;
@@ -53,9 +52,9 @@ INLINE bool is_valid(const run &r, i64 b, i64 t) {
 }
 
 /* h as it enters the product, and the way back of its gradient. */
-INLINE REAL masked(const run &r, i64 in_state, REAL h) {
+INLINE REAL masked(const run &r, i64 i, REAL h) {
     if (!r.state.bits) return h;
-    return bit_at(r.state.bits, in_state) ? h * r.state.number : (REAL)0;
+    return bit_at(r.state.bits, i) ? h * r.state.number : (REAL)0;
 }
 
 /* Zoneout, and its gradient in two parts. */
@@ -128,24 +127,20 @@ KERNEL step_forward(RUN_ARGUMENTS, i64 t, const REAL *product, REAL *given, REAL
     }
 }
 
-/* What the product of step t adds to the gradient of the state before it. */
-INLINE REAL with_product(const run &r, const place &p, i64 t, const REAL *product, REAL dh) {
-    return is_valid(r, p.b, t) ? dh + masked(r, p.in_state, product[p.in_state]) : dh;
-}
-
-/* dh and dc: in the gradients of the state behind step t, but for the product of step `waiting`,
- * the one behind (none: -1); out those of the state before it, but for the product of step t, whose
- * left factor is `factor`. dgates: of the input's product, dback: of the state's. */
-KERNEL step_back(RUN_ARGUMENTS, i64 t, i64 waiting, const REAL *product, const REAL *given,
-                 const REAL *extra, const REAL *kept, const REAL *dy, REAL *dh, REAL *dc,
-                 REAL *dgates, REAL *dback, REAL *factor) {
+/* dh and dc: in the gradients of the state behind step t, but for what the product of the step behind
+ * adds (none: NULL); out those of the state before it, but for the product of step t, whose left
+ * factor is `factor`. dgates: of the input's product, dback: of the state's. All are zero where a
+ * sequence has ended, and so is what the product adds. */
+KERNEL step_back(RUN_ARGUMENTS, i64 t, const REAL *product, const REAL *given, const REAL *extra,
+                 const REAL *kept, const REAL *dy, REAL *dh, REAL *dc, REAL *dgates, REAL *dback,
+                 REAL *factor) {
     const run r = RUN_OF;
     const i64 n = units;
     const REAL one = (REAL)1;
     for (i64 i = FIRST; i < batch * n; i += STRIDE) {
         const place p = place_of(r, i, t);
         REAL d = dh[i], fresh, old;
-        if (waiting >= 0) d = with_product(r, p, waiting, product, d);
+        if (product) d = d + masked(r, i, product[i]);
         REAL *dg = dgates + p.in_gates, *db = dback + p.in_gates;
         REAL *f = factor + p.b * gates * n + p.u;
         if (!is_valid(r, p.b, t)) {
@@ -187,9 +182,8 @@ KERNEL step_back(RUN_ARGUMENTS, i64 t, i64 waiting, const REAL *product, const R
     }
 }
 
-/* The gradient of the first state, with the product of the first step, t. */
-KERNEL finish_back(RUN_ARGUMENTS, i64 t, const REAL *product, REAL *dh) {
+/* The gradient of the first state: the product of the first step is still to be added. */
+KERNEL finish_back(RUN_ARGUMENTS, const REAL *product, REAL *dh) {
     const run r = RUN_OF;
-    for (i64 i = FIRST; i < batch * units; i += STRIDE)
-        dh[i] = with_product(r, place_of(r, i, t), t, product, dh[i]);
+    for (i64 i = FIRST; i < batch * units; i += STRIDE) dh[i] = dh[i] + masked(r, i, product[i]);
 }
