@@ -256,16 +256,17 @@ def asarray(x, dtype=None):
 
 
 def array(x, dtype=None, order="K"):
-    a = _raw(x) if isinstance(x, ndarray) else np.asarray(x)
-    new = empty(a.shape, a.dtype if dtype is None else dtype)
-    if order == "K" and a.flags.f_contiguous and not a.flags.c_contiguous:
-        new = ndarray(new._a.reshape(a.shape[::-1]).T)
-    new._a[...] = a
+    if not isinstance(x, ndarray):
+        return asarray(x, dtype)
+    new = empty(x.shape, x.dtype if dtype is None else dtype)
+    if order == "K" and x.flags.f_contiguous and not x.flags.c_contiguous:
+        new = ndarray(new._a.reshape(x.shape[::-1]).T)
+    _did(lambda: new._a.__setitem__(..., x._a))
     return new
 
 
 def argsort(a, axis=-1):
-    return _wrap(np.argsort(a._a, axis, kind="stable"))
+    return _done(lambda: np.argsort(a._a, axis, kind="stable"), a._a)
 
 
 def from_dlpack(x):
@@ -438,8 +439,8 @@ def module(folder):
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
                  "argwhere", "stack", "concatenate", "take_along_axis"):  # fmt: skip
         setattr(cupy, name, _function(name))
-    for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy, flatnonzero,
-                     ndarray):
+    for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy,
+                     flatnonzero, ndarray):  # fmt: skip
         setattr(cupy, function.__name__, function)
     cupy.RawModule = Module
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)

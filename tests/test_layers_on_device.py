@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from test_every_layer import EXAMPLES, KEY, batches, built, names
+from test_every_layer import CARRYING, EXAMPLES, KEY, batches, built, names
 
 from dropcore.gradients import dense
 
@@ -50,3 +50,46 @@ def test_steps(gpu, layer, sample, dtype):
     home = other.to("cpu")
     for name, weight in layer.params.items():
         np.testing.assert_array_equal(home.params[name], weight)
+
+
+def in_two_pieces(layer, x, lengths, dy, put, key):
+    """Two pieces of sequences one after the other, the gradient of the state brought back."""
+    cut, found, state, ways = x.shape[1] // 2, [], None, []
+    for piece, own in ((x[:, :cut], np.minimum(lengths, cut)), (x[:, cut:], lengths - cut)):
+        y, state, backward = layer.forward_from(
+            put(piece), state, key=key, row=2, lengths=np.maximum(own, 0)
+        )
+        found += [y, *leaves_of(state)]
+        ways.append(backward)
+    dstate = None
+    for backward, of_y in reversed(list(zip(ways, (found[0], y), strict=True))):
+        dx, grads, dstate = backward(put(dy[: of_y.size].reshape(of_y.shape)), dstate)
+        found += [dx, *leaves_of(dstate), *(dense(grads[name]) for name in sorted(grads))]
+    return found
+
+
+def leaves_of(state):
+    """The arrays of a state, of any kind."""
+    if isinstance(state, dict | tuple):
+        parts = [state[name] for name in sorted(state)] if isinstance(state, dict) else state
+        return [array for part in parts for array in leaves_of(part)]
+    return [] if state is None else [state]
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize(("layer", "sample"), CARRYING, ids=names)
+def test_pieces_of_sequences(gpu, layer, sample, dtype):
+    layer, x = built(layer, sample, dtype), batches(layer, sample, 7, dtype)
+    other = copy.deepcopy(layer).to("cuda")
+    lengths = np.array([5, 0, 3, 1, 5, 2, 4])
+    dy = np.random.default_rng(5).normal(size=7 * 5 * 40).astype(dtype)
+    for key in (KEY, None):
+        wanted = in_two_pieces(layer, x, lengths, dy, np.asarray, key)
+        found = in_two_pieces(other, x, lengths, dy, gpu.asarray, key)
+        assert len(found) == len(wanted)
+        for a, b in zip(found, wanted, strict=True):
+            assert (a is None) == (b is None)
+            if b is not None:
+                assert isinstance(a, gpu.ndarray)
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(back(gpu, a), b, **CLOSE[dtype])

@@ -7,14 +7,16 @@ import copy
 import host_cupy
 import numpy as np
 import pytest
-from test_every_layer import CARRYING, KEY, batches, built, leaves, mapped, names
+from test_every_layer import KEY, batches, built, leaves, mapped
 from test_layers_on_device import CLOSE, back
+from test_training_on_device import products_in_graphs  # noqa: F401
 
 from dropcore import Mask
 from dropcore.backends.cuda.products import positions
 from dropcore.gradients import LiveBlock, dense
 from dropcore.nn import GRU, LSTM, Bidirectional, Embedding, EmbeddingDropout, Maxout, Sequential
 from dropcore.nn.embedding_dropout import word_mask
+from dropcore.optim import Adam
 from dropcore.recurrent import GATES, RecurrentStep
 from dropcore.updates import adam_, global_norm, sgd_
 
@@ -156,47 +158,6 @@ def test_what_is_behind_the_end_may_be_anything(gpu):
 # ---- layers that carry a state ----
 
 
-def in_two_pieces(layer, x, lengths, dy, put, key):
-    """Two pieces of sequences one after the other, the gradient of the state brought back."""
-    cut, found, state, ways = x.shape[1] // 2, [], None, []
-    for piece, own in ((x[:, :cut], np.minimum(lengths, cut)), (x[:, cut:], lengths - cut)):
-        y, state, backward = layer.forward_from(
-            put(piece), state, key=key, row=2, lengths=np.maximum(own, 0)
-        )
-        found += [y, *leaves_of(state)]
-        ways.append(backward)
-    dstate = None
-    for backward, of_y in reversed(list(zip(ways, (found[0], y), strict=True))):
-        dx, grads, dstate = backward(put(dy[: of_y.size].reshape(of_y.shape)), dstate)
-        found += [dx, *leaves_of(dstate), *(dense(grads[name]) for name in sorted(grads))]
-    return found
-
-
-def leaves_of(state):
-    """The arrays of a state, of any kind."""
-    if isinstance(state, dict | tuple):
-        parts = [state[name] for name in sorted(state)] if isinstance(state, dict) else state
-        return [array for part in parts for array in leaves_of(part)]
-    return [] if state is None else [state]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("layer", "sample"), CARRYING, ids=names)
-def test_pieces_of_sequences(gpu, layer, sample, dtype):
-    layer, x = built(layer, sample, dtype), batches(layer, sample, 7, dtype)
-    other = copy.deepcopy(layer).to("cuda")
-    lengths = np.array([5, 0, 3, 1, 5, 2, 4])
-    dy = np.random.default_rng(5).normal(size=7 * 5 * 40).astype(dtype)
-    for key in (KEY, None):
-        wanted = in_two_pieces(layer, x, lengths, dy, np.asarray, key)
-        found = in_two_pieces(other, x, lengths, dy, gpu.asarray, key)
-        assert len(found) == len(wanted)
-        for a, b in zip(found, wanted, strict=True):
-            assert (a is None) == (b is None)
-            if b is not None:
-                close(gpu, a, b, dtype)
-
-
 def test_a_state_is_where_the_weights_are(gpu):
     layer, x = built(LSTM(4), (5, 3)), batches(LSTM(4), (5, 3))
     _, state, _ = layer.forward_from(x)
@@ -228,6 +189,29 @@ def test_a_network_of_sequences_waits_for_nothing(host):
         backward(y, for_update=True)
         backward(y)
         assert host_cupy.waits == waits
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_sequences_in_a_graph(gpu):
+    rng = np.random.default_rng(2)
+    words, classes = rng.integers(0, 11, (70, 5)), rng.integers(0, 4, 70)
+    model = Sequential(
+        [
+            EmbeddingDropout(Embedding(11, 4, padding_index=0), 0.3),
+            LSTM(5, return_sequences=True, dropout=0.2, zoneout=0.1),
+            GRU(6, recurrent_dropout=0.3, weight_dropout=0.2),
+            Maxout(4),
+        ]
+    )
+    plain = built(model, (5,), np.float32).to("cuda")
+    replayed = copy.deepcopy(plain)
+    how = {"epochs": 2, "batch_size": 16, "key": 3, "optimizer": Adam(1e-2), "progress": False}
+    x, y = gpu.asarray(words), gpu.asarray(classes)
+    wanted = plain.fit(x, y, **how)
+    found = replayed.fit(x, y, cuda_graph=True, **how)
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+    for name, weight in plain.params.items():
+        np.testing.assert_allclose(back(gpu, replayed.params[name]), back(gpu, weight), 1e-3, 1e-5)
 
 
 # ---- embeddings ----
