@@ -178,11 +178,6 @@ template <typename T> INLINE T kept_or_zero(u32 bit, T x, real_of<T> scale) {
     return narrow<T>(bit ? widen(x) * scale : (real_of<T>)0);
 }
 
-/* i / n of what is not negative: short divisions are several times as fast. */
-INLINE i64 quotient(i64 i, i64 n) {
-    return (i | n) >> 31 ? i / n : (i64)((u32)i / (u32)n);
-}
-
 /* Broadcasting -----------------------------------------------------------------------------------*/
 
 /* An index of an array in C order, taken apart along at most four axes; a stride of 0 shares. */

@@ -6,11 +6,12 @@ KERNEL take_rows(const STORED *weight, i64 rows, i64 columns, const i64 *indices
                  i64 padding, STORED *y) {
     const REAL none = (REAL)__int_as_float(0x7FC00000);
     for (i64 i = FIRST; i < n * columns; i += STRIDE) {
-        const i64 r = quotient(i, columns), index = indices[r];
+        i64 r = i;
+        const i64 column = split(r, columns), index = indices[r];
         if (index < 0 || index >= rows)
             y[i] = none;
         else
-            y[i] = index == padding ? (REAL)0 : weight[index * columns + (i - r * columns)];
+            y[i] = index == padding ? (REAL)0 : weight[index * columns + column];
     }
 }
 
@@ -24,7 +25,8 @@ KERNEL take_rows(const STORED *weight, i64 rows, i64 columns, const i64 *indices
 KERNEL sum_pieces(const STORED *dy, i64 rows, i64 columns, const i64 *sorted, const i64 *order,
                   const i64 *starts, i64 n, STORED *sums) {
     for (i64 at = FIRST; at < n * columns; at += STRIDE) {
-        const i64 i = quotient(at, columns), column = at - i * columns, start = starts[i];
+        i64 i = at;
+        const i64 column = split(i, columns), start = starts[i];
         REAL sum = (REAL)0;
         if (sorted[i] < rows && (i - start) % PIECE == 0) {
             const i64 end = i + PIECE < n ? i + PIECE : n;
@@ -37,7 +39,8 @@ KERNEL sum_pieces(const STORED *dy, i64 rows, i64 columns, const i64 *sorted, co
 
 KERNEL add_pieces(i64 columns, const i64 *starts, i64 n, STORED *sums) {
     for (i64 at = FIRST; at < n * columns; at += STRIDE) {
-        const i64 i = quotient(at, columns), column = at - i * columns;
+        i64 i = at;
+        const i64 column = split(i, columns);
         if (starts[i] != i || i + PIECE >= n || starts[i + PIECE] != i) continue;
         REAL sum = sums[at];
         for (i64 j = i + PIECE; j < n && starts[j] == i; j += PIECE) {

@@ -39,8 +39,8 @@ struct place {
 
 INLINE place place_of(const run &r, i64 i, i64 t) {
     place p;
-    p.b = quotient(i, r.units);
-    p.u = i - p.b * r.units;
+    p.b = i;
+    p.u = split(p.b, r.units);
     const i64 step = p.b * r.steps + t;
     p.in_steps = step * r.units + p.u;
     p.in_gates = step * r.gates * r.units + p.u;
