@@ -109,7 +109,18 @@ template <typename T> INLINE T narrow(real_of<T> x) {
     return narrowing<T>::of(x);
 }
 
-/* Elementary functions, for both kinds of numbers. */
+/* Four neighbours: one access of memory, two of doubles. */
+template <typename T> struct alignas(sizeof(T) == 8 ? 16 : 4 * sizeof(T)) four {
+    T at[4];
+};
+
+/* Whether four neighbours from index 0 on may be accessed as one; p may point before its array. */
+template <typename T> INLINE bool in_fours(u64 address) {
+    return address % alignof(four<T>) == 0;
+}
+
+/* Functions of either type -----------------------------------------------------------------------*/
+
 INLINE float exp_of(float x) {
     return expf(x);
 }
@@ -125,16 +136,6 @@ INLINE double tanh_of(double x) {
 template <typename C> INLINE C sigmoid_of(C x) {
     const C z = exp_of(x < 0 ? x : -x);
     return (x < 0 ? z : (C)1) / ((C)1 + z);
-}
-
-/* Four neighbours: one access of memory, two of doubles. */
-template <typename T> struct alignas(sizeof(T) == 8 ? 16 : 4 * sizeof(T)) four {
-    T at[4];
-};
-
-/* Whether four neighbours from index 0 on may be accessed as one; p may point before its array. */
-template <typename T> INLINE bool in_fours(u64 address) {
-    return address % alignof(four<T>) == 0;
 }
 
 /* Decisions --------------------------------------------------------------------------------------*/
