@@ -25,7 +25,8 @@ import numpy as np
 HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
-TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_dx")
+TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_dx", "softmax",
+            "moment", "batch_", "layer_", "normalize_rows")  # fmt: skip
 GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 
@@ -437,7 +438,7 @@ def module(folder):
     for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
                  "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
-                 "argwhere", "stack", "concatenate", "take_along_axis"):  # fmt: skip
+                 "argwhere", "stack", "concatenate", "take_along_axis", "ones"):  # fmt: skip
         setattr(cupy, name, _function(name))
     for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy,
                      flatnonzero, ndarray):  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from differences import differences
 from scipy import special
+from test_cuda import back
 
 import dropcore
 from dropcore import Key, Mask
@@ -333,26 +334,35 @@ def test_arguments():
 
 # --- softmax -------------------------------------------------------------------------------------
 
+ROWS = [(5, 10), (1, 1), (3, 1), (7, 16), (2, 3, 1000), (0, 4), (4, 0), (257, 31), (33, 33),
+        (9, 1024), (3, 1025), (1, 3001)]  # fmt: skip
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(5, 10), (1, 1), (3, 1), (7, 16), (2, 3, 1000), (0, 4), (4, 0)])
-def test_softmax(shape, dtype):
+@pytest.mark.parametrize("shape", ROWS)
+def test_softmax(xp, shape, dtype):
     rng = np.random.default_rng(4)
     x, dy = (20 * rng.normal(size=shape)).astype(dtype), rng.normal(size=shape).astype(dtype)
-    y, held = Activation("softmax").forward(x)
+    y, held = Activation("softmax").forward(xp.asarray(x))
+    y = back(y)
     exact = special.softmax(x.astype(np.float64), axis=-1) if x.size else x
     eps = np.finfo(dtype).eps
     # x - max(x) is rounded, and up to 80 here.
     np.testing.assert_allclose(y, exact, rtol=50 * eps, atol=np.finfo(dtype).tiny)
     slope = exact * (dy - (exact * dy).sum(-1, keepdims=True))
-    dx = Activation("softmax").backward(dy, held)
-    np.testing.assert_allclose(dx, slope, rtol=0, atol=20 * eps)
+    dx = Activation("softmax").backward(xp.asarray(dy), held)
+    np.testing.assert_allclose(back(dx), slope, rtol=0, atol=20 * eps)
 
 
-def test_softmax_of_large_and_infinite_numbers():
-    y, _ = Activation("softmax").forward(np.float32([[3e38, -3e38, 3e38], [-np.inf, 0, 0]]))
-    assert y.tolist() == [[0.5, 0, 0.5], [0, 0.5, 0.5]]
-    y, _ = Activation("softmax").forward(np.float32([[np.nan, 0, 1], [1, 2, np.nan], [0, 0, 0]]))
+def test_softmax_of_large_and_infinite_numbers(xp):
+    def softmax(rows):
+        return back(Activation("softmax").forward(xp.asarray(np.float32(rows)))[0])
+
+    assert softmax([[3e38, -3e38, 3e38], [-np.inf, 0, 0]]).tolist() == [
+        [0.5, 0, 0.5],
+        [0, 0.5, 0.5],
+    ]
+    y = softmax([[np.nan, 0, 1], [1, 2, np.nan], [0, 0, 0]])
     assert np.isnan(y[:2]).all()
     assert np.isfinite(y[2]).all()
 

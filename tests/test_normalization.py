@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
+import host_cupy
 import numpy as np
 import pytest
 from differences import check_gradients
+from test_cuda import back
 
 import dropcore
 from dropcore import Key, _core
@@ -47,8 +49,7 @@ def reference(x, dy, gamma, beta, axes, epsilon):
 def batch(x, dy, gamma, beta, epsilon=1e-5):
     mean, variance = batch_moments(x)
     y = batch_normalize(x, mean, variance, gamma, beta, epsilon=epsilon)
-    back = batch_normalize_backward(dy, x, mean, variance, gamma, epsilon=epsilon)
-    return [y, *back]
+    return [y, *batch_normalize_backward(dy, x, mean, variance, gamma, epsilon=epsilon)]
 
 
 def layer(x, dy, gamma, beta, epsilon=1e-5):
@@ -64,17 +65,18 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 SHAPES = [
     (2, 1), (3, 5), (31, 8), (32, 15), (33, 16), (65, 17), (1024, 3), (1025, 33), (3000, 7),
-    (4, 5, 6), (2, 3, 4, 40), (5, 1000),
+    (4, 5, 6), (2, 3, 4, 40), (5, 1000), (1, 1), (31, 1), (257, 33), (9, 1024), (7, 1025),
+    (1000, 257), (6, 3001),
 ]  # fmt: skip
 
 
 @kinds
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_formulas(kind, shape, dtype):
+def test_formulas(xp, kind, shape, dtype):
     function, axes = KINDS[kind]
     given = arrays(*shape, dtype=dtype, mean=2)
-    found = function(*given)
+    found = map(back, function(*map(xp.asarray, given)))
     wanted = reference(*given, axes(given[0]), 1e-5)
     eps = np.finfo(dtype).eps
     for ours, theirs in zip(found, wanted, strict=True):
@@ -87,11 +89,11 @@ def test_formulas(kind, shape, dtype):
 @kinds
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mean", [1e4, -3e6])
-def test_a_large_mean_costs_no_digits(kind, dtype, mean):
+def test_a_large_mean_costs_no_digits(xp, kind, dtype, mean):
     """What is left of x after its rounding counts: the reference takes the same rounded x."""
     function, axes = KINDS[kind]
     given = arrays(500, 70, dtype=dtype, mean=mean)
-    found = function(*given)
+    found = map(back, function(*map(xp.asarray, given)))
     wanted = reference(*given, axes(given[0]), 1e-5)
     tolerance = 2e-6 if dtype == np.float32 else 2e-9 if mean == -3e6 else 1e-11
     for ours, theirs in zip(found, wanted, strict=True):
@@ -99,17 +101,18 @@ def test_a_large_mean_costs_no_digits(kind, dtype, mean):
         np.testing.assert_allclose(ours, theirs.astype(np.float64), rtol=0, atol=tolerance * size)
 
 
-def test_moments_of_blocks_that_differ():
+def test_moments_of_blocks_that_differ(xp):
     """Each block of rows far from the others: their means count in the variance."""
     x = np.repeat(np.arange(40.0), 50)[:, None] * [1.0, -1e3] + arrays(2000, 2)[0]
-    mean, variance = batch_moments(x)
+    mean, variance = map(back, batch_moments(xp.asarray(x)))
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
     np.testing.assert_allclose(variance, x.var(0), rtol=1e-13)
     odd = np.full((100, 1), 7.0, np.float32)
     odd[0] = -1e6  # the number that differences are taken from is the outlier
-    mean, variance = batch_moments(odd)
+    variance = back(batch_moments(xp.asarray(odd))[1])
     np.testing.assert_allclose(variance, odd.astype(np.float64).var(0), rtol=1e-12)
-    assert batch_moments(np.full((77, 3), 0.1, np.float32))[1].tolist() == [0, 0, 0]
+    same = xp.asarray(np.full((77, 3), 0.1, np.float32))
+    assert back(batch_moments(same)[1]).tolist() == [0, 0, 0]
 
 
 @kinds
@@ -159,14 +162,33 @@ def test_any_layout(kind):
 
 
 @kinds
-def test_nan_stays_where_it_belongs(kind):
+def test_nan_stays_where_it_belongs(xp, kind):
     function, _ = KINDS[kind]
-    x, dy, gamma, beta = arrays(50, 9, dtype=np.float32)
-    x[20, 3] = np.nan
-    y = function(x, dy, gamma, beta)[0]
+    given = arrays(50, 9, dtype=np.float32)
+    given[0][20, 3] = np.nan
+    y = back(function(*map(xp.asarray, given))[0])
     bad = np.zeros(y.shape, bool)
     bad[(slice(None), 3) if kind == "batch" else (20, slice(None))] = True
     np.testing.assert_array_equal(np.isnan(y), bad)
+
+
+@kinds
+def test_nothing_waits_and_nothing_comes_of_an_empty_batch(host, kind):
+    function, _ = KINDS[kind]
+    given = [host.asarray(a) for a in arrays(40, 9)]
+    before = host_cupy.waits
+    function(*given)
+    assert host_cupy.waits == before
+    x, dy, gamma, beta = given
+    if kind == "layer":
+        found = function(x[:0], dy[:0], gamma, beta)
+    else:
+        found = batch_normalize_backward(dy[:0], x[:0], beta, gamma, gamma, epsilon=1e-5)
+        found = [batch_normalize(x[:0], beta, gamma, gamma, beta, epsilon=1e-5), *found]
+    assert [a.shape for a in found] == [(0, 9), (0, 9), (9,), (9,)]
+    assert not any(back(a).any() for a in found)
+    with pytest.raises(ValueError, match="no moments of 0 rows of 9 columns"):
+        batch_moments(x[:0])
 
 
 def test_arguments():

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
-from dropcore.workspace import empty
+from dropcore.backends import backend_of
+from dropcore.device import namespace_of
 
 __all__ = [
     "batch_moments",
@@ -36,9 +36,9 @@ def batch_moments(x: Array) -> tuple[Moments, Moments]:
     ValueError
         If there are no rows to take them of.
     """
-    rows = _matrix(x)
-    mean, variance = np.empty(rows.shape[1]), np.empty(rows.shape[1])
-    _core.batch_moments(rows, mean, variance)
+    backend, rows = _matrices(x)
+    mean, variance = (backend.empty(rows.shape[1:], np.float64) for _ in range(2))
+    backend.batch_moments(rows, mean, variance)
     return mean, variance
 
 
@@ -46,9 +46,10 @@ def batch_normalize(
     x: Array, mean: Moments, variance: Moments, gamma: Array, beta: Array, *, epsilon: float
 ) -> Array:
     """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, all of them (features,)."""
-    y = empty(x.shape, x.dtype)
-    _core.batch_normalize(_matrix(x), _matrix(y), mean, variance, epsilon, gamma, beta)
-    return y
+    backend, rows = _matrices(x)
+    y = backend.empty(rows.shape, x.dtype)
+    backend.batch_normalize(rows, y, mean, variance, epsilon, gamma, beta)
+    return y.reshape(x.shape)
 
 
 def batch_normalize_backward(
@@ -75,14 +76,14 @@ def batch_normalize_backward(
     dgamma, dbeta : ndarray (features,)
     """
     expect_gradient(dy, x)
-    dgamma, dbeta = np.zeros_like(gamma), np.zeros_like(gamma)
-    dx = empty(x.shape, x.dtype) if input_gradient else None
+    backend, rows, gradient = _matrices(x, dy)
+    dgamma, dbeta = _sums(gamma, x), _sums(gamma, x)
+    dx = backend.empty(rows.shape, x.dtype) if input_gradient else None
     if x.size:
-        out = None if dx is None else _matrix(dx)
-        _core.batch_normalize_back(
-            _matrix(x), _matrix(dy), out, mean, variance, epsilon, gamma, dgamma, dbeta
+        backend.batch_normalize_back(
+            rows, gradient, dx, mean, variance, epsilon, gamma, dgamma, dbeta
         )
-    return dx, dgamma, dbeta
+    return None if dx is None else dx.reshape(x.shape), dgamma, dbeta
 
 
 def layer_normalize(
@@ -96,10 +97,11 @@ def layer_normalize(
     mean, scale : float64 ndarray (rows,)
         What the way back needs.
     """
-    rows, y = _matrix(x), empty(x.shape, x.dtype)
-    mean, scale = np.empty(len(rows)), np.empty(len(rows))
-    _core.layer_normalize(rows, _matrix(y), mean, scale, epsilon, gamma, beta)
-    return y, mean, scale
+    backend, rows = _matrices(x)
+    y = backend.empty(rows.shape, x.dtype)
+    mean, scale = (backend.empty(rows.shape[:1], np.float64) for _ in range(2))
+    backend.layer_normalize(rows, y, mean, scale, epsilon, gamma, beta)
+    return y.reshape(x.shape), mean, scale
 
 
 def layer_normalize_backward(
@@ -119,13 +121,12 @@ def layer_normalize_backward(
     dgamma, dbeta : ndarray (features,)
     """
     expect_gradient(dy, x)
-    dgamma, dbeta = np.zeros_like(gamma), np.zeros_like(gamma)
-    dx = empty(x.shape, x.dtype)
+    backend, rows, gradient = _matrices(x, dy)
+    dgamma, dbeta = _sums(gamma, x), _sums(gamma, x)
+    dx = backend.empty(rows.shape, x.dtype)
     if x.size:
-        _core.layer_normalize_back(
-            _matrix(x), _matrix(dy), _matrix(dx), mean, scale, gamma, dgamma, dbeta
-        )
-    return dx, dgamma, dbeta
+        backend.layer_normalize_back(rows, gradient, dx, mean, scale, gamma, dgamma, dbeta)
+    return dx.reshape(x.shape), dgamma, dbeta
 
 
 def expect_gradient(dy: Array, x: Array) -> None:
@@ -136,6 +137,16 @@ def expect_gradient(dy: Array, x: Array) -> None:
         )
 
 
-def _matrix(x: Array) -> Array:
-    """Contiguous (rows, features)."""
-    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+def _matrices(*arrays: Array) -> tuple[Any, ...]:
+    """The backend of some arrays, and these as contiguous (rows, features)."""
+    backend = backend_of("x", arrays[0])
+    return backend, *(
+        backend.straight(x).reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays
+    )
+
+
+def _sums(gamma: Array, x: Array) -> Array:
+    """Where sums over the rows of x go: zeros if there is none to begin with."""
+    if x.size:
+        return backend_of("gamma", gamma).empty(gamma.shape, gamma.dtype)
+    return namespace_of(gamma).zeros_like(gamma)

@@ -18,7 +18,7 @@ from dropcore.backends.cuda.arrays import (
     same_memory,
 )
 from dropcore.backends.cuda.embeddings import add_rows, take_rows
-from dropcore.backends.cuda.endings import activate, finished, unfinished
+from dropcore.backends.cuda.endings import activate, finished, softmax, unfinished
 from dropcore.backends.cuda.launching import DTYPES, empty, library, require_device, straight
 from dropcore.backends.cuda.masks import (
     drawn_bits,
@@ -36,6 +36,13 @@ from dropcore.backends.cuda.masks import (
 )
 from dropcore.backends.cuda.patches import Patches, convolution, kernel_gradient
 from dropcore.backends.cuda.pooling import Windows, pool, pool_back
+from dropcore.backends.cuda.normalization import (
+    batch_moments,
+    batch_normalize,
+    batch_normalize_back,
+    layer_normalize,
+    layer_normalize_back,
+)
 from dropcore.backends.cuda.products import (
     Factor,
     compact,
@@ -69,6 +76,9 @@ __all__ = [
     "adam_",
     "add_rows",
     "as_array",
+    "batch_moments",
+    "batch_normalize",
+    "batch_normalize_back",
     "compact",
     "connect_product",
     "convolution",
@@ -81,6 +91,8 @@ __all__ = [
     "is_array",
     "kept_at",
     "kernel_gradient",
+    "layer_normalize",
+    "layer_normalize_back",
     "library",
     "live_units",
     "max_norm_",
@@ -98,6 +110,7 @@ __all__ = [
     "same_memory",
     "scatter",
     "sgd_",
+    "softmax",
     "straight",
     "sum_columns",
     "sum_squares",

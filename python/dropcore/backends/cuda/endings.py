@@ -16,7 +16,9 @@ from dropcore.backends.cuda.launching import (
     draw,
     empty,
     launch,
+    numbers,
     real_of,
+    threads_a_row,
 )
 from dropcore.backends.cuda.masks import element_bits
 from dropcore.key import Key
@@ -109,3 +111,17 @@ def activate(name: str, parameter: float, x: Array, out: Array, dy: Array | None
         finished(x, None, kind=name, parameter=parameter, out=out)
     else:
         unfinished(dy, x, kind=name, parameter=parameter, out=out)
+
+
+def softmax(x: Array, out: Array, dy: Array | None = None) -> None:
+    """Along the last axis: out = softmax(x), or with dy its gradient, where x is the softmax.
+
+    All contiguous, of one dtype; out may be x or dy.
+    """
+    if x.size == 0:
+        return
+    n = x.shape[-1]
+    width = threads_a_row(n)
+    name, arrays = ("softmax", (x, out)) if dy is None else ("softmax_back", (x, dy, out))
+    launch(x, "softmax", name, blocks_for(x.size // n * width), *map(at, arrays),
+           *numbers((x.size // n, n)), np.int32(width))  # fmt: skip

@@ -43,6 +43,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "recurrent": REAL,
     "embedding": REAL,
     "indices": (),
+    "softmax": REAL,
+    "normalization": REAL,
 }
 """The modules of kernels, and the types that each is compiled for; none where it has no numbers."""
 OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C core
@@ -50,6 +52,7 @@ OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C c
 THREADS = 256
 BLOCKS = 32  # of a grid, at most, for each multiprocessor
 WARP = 32
+LONG = 1024  # numbers: above, a row is worth a block
 
 MISSING = (
     "arrays on a GPU need CuPy and an NVIDIA driver: pip install cupy-cuda12x "
@@ -155,6 +158,11 @@ def launch(
 def blocks_for(work: int) -> int:
     """Blocks of threads that do a piece of work each."""
     return -(-work // THREADS)
+
+
+def threads_a_row(n: int) -> int:
+    """How many threads take a row of n numbers together: a warp, or a block."""
+    return WARP if n <= LONG else THREADS
 
 
 # ---- arguments ----

@@ -216,3 +216,43 @@ INLINE i64 split(i64 &i, i64 n) {
     i = whole;
     return rest;
 }
+
+/* Groups -----------------------------------------------------------------------------------------*/
+
+/* Rows are taken by groups of threads, each a warp or a whole block. */
+struct group {
+    int size, thread;  /* how many threads, and which of them this is */
+    i64 first, stride; /* the first row, and how far it is to the next */
+};
+
+INLINE group group_of(int size) {
+    const i64 groups = blockDim.x / (unsigned)size;
+    return {size, (int)(threadIdx.x % (unsigned)size),
+            blockIdx.x * groups + threadIdx.x / (unsigned)size, gridDim.x * groups};
+}
+
+struct sum_of {
+    template <typename C> __device__ __forceinline__ C operator()(C a, C b) const {
+        return a + b;
+    }
+};
+struct larger_of { /* of a number and a NaN either */
+    template <typename C> __device__ __forceinline__ C operator()(C a, C b) const {
+        return a < b ? b : a;
+    }
+};
+
+/* The numbers of a group as one, for all its threads; room holds a number for each warp. */
+template <typename C, typename Both>
+INLINE C joined(const group &g, C value, C *room, const Both &both) {
+#pragma unroll
+    for (int far = WARP / 2; far; far /= 2)
+        value = both(value, __shfl_xor_sync(WHOLE_WARP, value, far));
+    if (g.size == WARP) return value;
+    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    C all = room[0];
+    for (int warp = 1; warp < g.size / WARP; ++warp) all = both(all, room[warp]);
+    __syncthreads();
+    return all;
+}

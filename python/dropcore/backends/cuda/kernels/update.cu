@@ -159,19 +159,6 @@ INLINE double shortened(double w, const shrinking &s) {
     return __dmul_rz(w * s.inverse_unit, s.factor);
 }
 
-/* The sum over a block of a multiple of 32 threads, for all of them; room holds 32 numbers. */
-INLINE double block_sum(double value, double *room) {
-#pragma unroll
-    for (int far = WARP / 2; far; far /= 2) value += __shfl_xor_sync(WHOLE_WARP, value, far);
-    if (blockDim.x == WARP) return value;
-    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
-    __syncthreads();
-    double total = 0.0;
-    for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) total += room[warp];
-    __syncthreads();
-    return total;
-}
-
 /* Kernels ----------------------------------------------------------------------------------------*/
 
 template <typename T> INLINE void flat_updated(T *w, i64 n, const recipe<T> &a) {
@@ -182,7 +169,8 @@ template <typename T> INLINE void flat_updated(T *w, i64 n, const recipe<T> &a) 
 template <typename T>
 INLINE void rows_updated(T *w, i64 vectors, i64 n, double bound, const recipe<T> &a) {
     __shared__ double room[WARP];
-    for (i64 v = blockIdx.x; v < vectors; v += gridDim.x) {
+    const group g = group_of(blockDim.x);
+    for (i64 v = g.first; v < vectors; v += g.stride) {
         T *row = w + v * n;
         squares<T> s = no_squares<T>();
 #pragma unroll 4
@@ -194,7 +182,7 @@ INLINE void rows_updated(T *w, i64 vectors, i64 n, double bound, const recipe<T>
             }
             s.add(weight);
         }
-        for (int p = 0; p < squares<T>::parts; ++p) s.part[p] = block_sum(s.part[p], room);
+        for (int p = 0; p < squares<T>::parts; ++p) s.part[p] = joined(g, s.part[p], room, sum_of());
         const shrinking less = shrinking_for(s, n, bound);
         if (less.factor < 0) continue;
         for (i64 k = threadIdx.x; k < n; k += blockDim.x) row[k] = shortened(row[k], less);
@@ -275,12 +263,13 @@ INLINE void columns_shortened(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
 /* Sums of squares of pieces of an array, one a block; added up by whoever asks. */
 template <typename T> INLINE void squares_summed(const T *w, i64 n, i64 piece, double *sums) {
     __shared__ double room[WARP];
-    for (i64 p = blockIdx.x; p < (n + piece - 1) / piece; p += gridDim.x) {
+    const group g = group_of(blockDim.x);
+    for (i64 p = g.first; p < (n + piece - 1) / piece; p += g.stride) {
         double sum = 0.0;
         const i64 end = (p + 1) * piece < n ? (p + 1) * piece : n;
         for (i64 i = p * piece + threadIdx.x; i < end; i += blockDim.x)
             sum += (double)w[i] * (double)w[i];
-        sum = block_sum(sum, room);
+        sum = joined(g, sum, room, sum_of());
         if (threadIdx.x == 0) sums[p] = sum;
     }
 }

@@ -1,0 +1,287 @@
+/* Batch and layer normalisation of contiguous matrices (rows, columns): normalization.inc.h of the C
+ * core with sums in another order. Sums are in float64, of differences from the first number of a
+ * column or a row; a mean comes as `centre`, in T, and what T does not hold of it is in the offset.
+ */
+
+struct pair {
+    double first, second;
+};
+
+/* Columns: blocks of 32 x LINES threads take 32 columns of a chunk of rows -----------------------*/
+
+#define LINES 8
+
+struct place {
+    i64 column, row, end, chunk; /* the thread's column and the rows from `row` on in steps of LINES */
+};
+
+INLINE i64 tiles_of(i64 columns) {
+    return (columns + WARP - 1) / WARP;
+}
+
+INLINE place place_of(i64 task, i64 rows, i64 columns, i64 chunk_rows) {
+    const i64 chunk = task / tiles_of(columns), start = chunk * chunk_rows;
+    return {task % tiles_of(columns) * WARP + threadIdx.x % WARP, start + threadIdx.x / WARP,
+            start + chunk_rows < rows ? start + chunk_rows : rows, chunk};
+}
+
+/* The sums over the lines of a block, for the first line. */
+INLINE pair lines_added(pair own) {
+    __shared__ pair room[LINES][WARP];
+    const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
+    room[line][lane] = own;
+    __syncthreads();
+    pair total = {0.0, 0.0};
+    for (int l = 0; line == 0 && l < LINES; ++l) {
+        total.first += room[l][lane].first;
+        total.second += room[l][lane].second;
+    }
+    __syncthreads();
+    return total;
+}
+
+/* The sums of what `terms` gives for each number of a column, by chunks: (chunk, column). */
+template <typename Terms>
+INLINE void pairs_summed(i64 rows, i64 columns, i64 chunk_rows, pair *sums, const Terms &terms) {
+    const i64 chunks = (rows + chunk_rows - 1) / chunk_rows;
+    for (i64 task = blockIdx.x; task < tiles_of(columns) * chunks; task += gridDim.x) {
+        const place p = place_of(task, rows, columns, chunk_rows);
+        pair own = {0.0, 0.0};
+        if (p.column < columns) {
+#pragma unroll 4
+            for (i64 r = p.row; r < p.end; r += LINES) {
+                const pair term = terms(r, p.column, r * columns + p.column);
+                own.first += term.first;
+                own.second += term.second;
+            }
+        }
+        own = lines_added(own);
+        if (threadIdx.x < WARP && p.column < columns) sums[p.chunk * columns + p.column] = own;
+    }
+}
+
+/* The sums of all chunks, which `finish` is called with for each column. */
+template <typename Finish>
+INLINE void chunks_added(const pair *sums, i64 chunks, i64 columns, const Finish &finish) {
+    for (i64 tile = blockIdx.x; tile < tiles_of(columns); tile += gridDim.x) {
+        const place p = place_of(tile, chunks, columns, chunks);
+        pair own = {0.0, 0.0};
+        if (p.column < columns) {
+#pragma unroll 4
+            for (i64 chunk = p.row; chunk < p.end; chunk += LINES) {
+                own.first += sums[chunk * columns + p.column].first;
+                own.second += sums[chunk * columns + p.column].second;
+            }
+        }
+        own = lines_added(own);
+        if (threadIdx.x < WARP && p.column < columns) finish(p.column, own);
+    }
+}
+
+/* Batch ------------------------------------------------------------------------------------------*/
+
+/* The difference from the first number of the column, and its square. */
+template <typename T> struct differences {
+    const T *x;
+    __device__ __forceinline__ pair operator()(i64, i64 c, i64 i) const {
+        const double difference = (double)x[i] - (double)x[c];
+        return {difference, difference * difference};
+    }
+};
+
+template <typename T> struct to_moments {
+    const T *x;
+    double rows, *mean, *variance;
+    __device__ __forceinline__ void operator()(i64 c, const pair &sums) const {
+        const double shift = sums.first / rows, square = sums.second - shift * sums.first;
+        mean[c] = (double)x[c] + shift;
+        variance[c] = (square < 0 ? 0.0 : square) / rows;
+    }
+};
+
+/* dy, and dy (x - centre). */
+template <typename T> struct batch_products {
+    const T *x, *dy;
+    const double *mean;
+    __device__ __forceinline__ pair operator()(i64, i64 c, i64 i) const {
+        return {(double)dy[i], (double)(dy[i] * (x[i] - (T)mean[c]))};
+    }
+};
+
+/* The gradients, and the maps of `map_columns_back`: (factor, offset, slope; column). */
+template <typename T> struct to_batch_gradients {
+    const double *mean, *variance;
+    double rows, epsilon;
+    const T *gamma;
+    T *dgamma, *dbeta, *maps;
+    i64 columns;
+    __device__ __forceinline__ void operator()(i64 c, const pair &sums) const {
+        const double scale = 1.0 / sqrt(variance[c] + epsilon);
+        const double rest = (double)(T)mean[c] - mean[c]; /* what is lacking in x - centre */
+        const double product = (sums.second + rest * sums.first) * scale;
+        const double factor = (double)gamma[c] * scale, slope = -factor * scale * product / rows;
+        dbeta[c] = (T)sums.first;
+        dgamma[c] = (T)product;
+        maps[c] = (T)factor;
+        maps[columns + c] = (T)(rest * slope - factor * sums.first / rows);
+        maps[2 * columns + c] = (T)slope;
+    }
+};
+
+KERNEL moment_sums(const STORED *x, i64 rows, i64 columns, i64 chunk_rows, pair *sums) {
+    pairs_summed(rows, columns, chunk_rows, sums, differences<STORED>{x});
+}
+
+KERNEL moments(const pair *sums, i64 chunks, const STORED *x, i64 rows, i64 columns, double *mean,
+               double *variance) {
+    chunks_added(sums, chunks, columns,
+                 to_moments<STORED>{x, (double)rows, mean, variance});
+}
+
+/* y = (x - mean) / sqrt(variance + epsilon) gamma + beta */
+KERNEL map_columns(const STORED *x, STORED *y, i64 rows, i64 columns, i64 chunk_rows,
+                   const double *mean, const double *variance, double epsilon,
+                   const STORED *gamma, const STORED *beta) {
+    const i64 chunks = (rows + chunk_rows - 1) / chunk_rows;
+    for (i64 task = blockIdx.x; task < tiles_of(columns) * chunks; task += gridDim.x) {
+        const place p = place_of(task, rows, columns, chunk_rows);
+        const i64 c = p.column;
+        if (c >= columns) continue;
+        const double full = (double)gamma[c] / sqrt(variance[c] + epsilon);
+        const STORED centre = (STORED)mean[c], factor = (STORED)full;
+        const STORED offset = (STORED)((double)beta[c] + ((double)centre - mean[c]) * full);
+#pragma unroll 4
+        for (i64 r = p.row; r < p.end; r += LINES)
+            y[r * columns + c] = (x[r * columns + c] - centre) * factor + offset;
+    }
+}
+
+KERNEL batch_sums(const STORED *x, const STORED *dy, i64 rows, i64 columns, i64 chunk_rows,
+                  const double *mean, pair *sums) {
+    pairs_summed(rows, columns, chunk_rows, sums, batch_products<STORED>{x, dy, mean});
+}
+
+KERNEL batch_gradients(const pair *sums, i64 chunks, i64 rows, i64 columns, const double *mean,
+                       const double *variance, double epsilon, const STORED *gamma,
+                       STORED *dgamma, STORED *dbeta, STORED *maps) {
+    chunks_added(sums, chunks, columns,
+                 to_batch_gradients<STORED>{mean, variance, (double)rows, epsilon, gamma, dgamma,
+                                            dbeta, maps, columns});
+}
+
+/* dx = dy factor + offset + (x - centre) slope */
+KERNEL map_columns_back(const STORED *x, const STORED *dy, STORED *dx, i64 rows, i64 columns,
+                        i64 chunk_rows, const double *mean, const STORED *maps) {
+    const i64 chunks = (rows + chunk_rows - 1) / chunk_rows;
+    for (i64 task = blockIdx.x; task < tiles_of(columns) * chunks; task += gridDim.x) {
+        const place p = place_of(task, rows, columns, chunk_rows);
+        const i64 c = p.column;
+        if (c >= columns) continue;
+        const STORED centre = (STORED)mean[c], factor = maps[c];
+        const STORED offset = maps[columns + c], slope = maps[2 * columns + c];
+#pragma unroll 4
+        for (i64 r = p.row; r < p.end; r += LINES) {
+            const i64 i = r * columns + c;
+            dx[i] = (dy[i] * factor + offset) + (x[i] - centre) * slope;
+        }
+    }
+}
+
+/* Layer ------------------------------------------------------------------------------------------*/
+
+/* (x - mean) scale of a row is (x - centre) factor + offset. */
+template <typename T> struct row_map {
+    T centre, factor, offset;
+    __device__ __forceinline__ T operator()(T x) const {
+        return (x - centre) * factor + offset;
+    }
+};
+
+template <typename T> INLINE row_map<T> row_map_of(double mean, double scale) {
+    const T centre = (T)mean;
+    return {centre, (T)scale, (T)(((double)centre - mean) * scale)};
+}
+
+/* dy, and dy h. */
+template <typename T> struct layer_products {
+    const T *x, *dy;
+    const double *mean, *scale;
+    __device__ __forceinline__ pair operator()(i64 r, i64, i64 i) const {
+        const T h = row_map_of<T>(mean[r], scale[r])(x[i]);
+        return {(double)dy[i], (double)(dy[i] * h)};
+    }
+};
+
+template <typename T> struct to_layer_gradients {
+    T *dgamma, *dbeta;
+    __device__ __forceinline__ void operator()(i64 c, const pair &sums) const {
+        dbeta[c] = (T)sums.first;
+        dgamma[c] = (T)sums.second;
+    }
+};
+
+/* y = (x - mean) scale gamma + beta, scale = 1 / sqrt(variance + epsilon), by rows. */
+KERNEL normalize_rows(const STORED *x, STORED *y, i64 rows, i64 n, int width, double epsilon,
+                      const STORED *gamma, const STORED *beta, double *mean, double *scale) {
+    __shared__ double room[WARP];
+    const group g = group_of(width);
+    for (i64 row = g.first; row < rows; row += g.stride) {
+        const STORED *from = x + row * n;
+        const double first = (double)from[0];
+        double sum = 0.0, square = 0.0;
+#pragma unroll 4
+        for (i64 i = g.thread; i < n; i += g.size) {
+            const double difference = (double)from[i] - first;
+            sum += difference;
+            square += difference * difference;
+        }
+        sum = joined(g, sum, room, sum_of());
+        square = joined(g, square, room, sum_of());
+        const double shift = sum / (double)n, variance = (square - shift * sum) / (double)n;
+        const double middle = first + shift;
+        const double factor = 1.0 / sqrt((variance < 0 ? 0.0 : variance) + epsilon);
+        if (g.thread == 0) {
+            mean[row] = middle;
+            scale[row] = factor;
+        }
+        const row_map<STORED> h = row_map_of<STORED>(middle, factor);
+#pragma unroll 4
+        for (i64 i = g.thread; i < n; i += g.size)
+            y[row * n + i] = h(from[i]) * gamma[i] + beta[i];
+    }
+}
+
+/* With g = dy gamma and means over the row, dx = scale (g - mean(g) - h mean(g h)). */
+KERNEL normalize_rows_back(const STORED *x, const STORED *dy, STORED *dx, i64 rows, i64 n,
+                           int width, const double *mean, const double *scale,
+                           const STORED *gamma) {
+    __shared__ double room[WARP];
+    const group g = group_of(width);
+    for (i64 row = g.first; row < rows; row += g.stride) {
+        const row_map<STORED> h = row_map_of<STORED>(mean[row], scale[row]);
+        const i64 start = row * n;
+        double sum = 0.0, product = 0.0;
+#pragma unroll 4
+        for (i64 i = g.thread; i < n; i += g.size) {
+            const STORED gradient = dy[start + i] * gamma[i];
+            sum += (double)gradient;
+            product += (double)(gradient * h(x[start + i]));
+        }
+        const STORED mean_gradient = (STORED)(joined(g, sum, room, sum_of()) / (double)n);
+        const STORED mean_product = (STORED)(joined(g, product, room, sum_of()) / (double)n);
+#pragma unroll 4
+        for (i64 i = g.thread; i < n; i += g.size)
+            dx[start + i] = (dy[start + i] * gamma[i] - mean_gradient -
+                             h(x[start + i]) * mean_product) * h.factor;
+    }
+}
+
+KERNEL layer_sums(const STORED *x, const STORED *dy, i64 rows, i64 columns, i64 chunk_rows,
+                  const double *mean, const double *scale, pair *sums) {
+    pairs_summed(rows, columns, chunk_rows, sums, layer_products<STORED>{x, dy, mean, scale});
+}
+
+KERNEL layer_gradients(const pair *sums, i64 chunks, i64 columns, STORED *dgamma,
+                       STORED *dbeta) {
+    chunks_added(sums, chunks, columns, to_layer_gradients<STORED>{dgamma, dbeta});
+}
