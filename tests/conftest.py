@@ -76,9 +76,12 @@ def host_module(tmp_path_factory):
 @pytest.fixture
 def host(monkeypatch, host_module):
     """The stand-in, in CuPy's place."""
+    import host_cupy
+
     from dropcore.backends.cuda import launching
 
     monkeypatch.setitem(sys.modules, "cupy", host_module)
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.special", host_cupy.special())
     launching.forget()
     yield host_module
     launching.forget()

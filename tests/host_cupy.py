@@ -21,6 +21,7 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import scipy.special
 
 HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
@@ -185,7 +186,8 @@ class ndarray:
 
         return left, right
 
-    for _name in ("add", "sub", "mul", "truediv", "matmul", "and", "or", "rshift", "pow"):
+    for _name in ("add", "sub", "mul", "truediv", "matmul", "and", "or", "rshift", "pow",
+                  "floordiv"):  # fmt: skip
         _function = getattr(operator, _name if _name not in ("and", "or") else f"{_name}_")
         locals()[f"__{_name}__"], locals()[f"__r{_name}__"] = _operator(_function)
     for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
@@ -293,14 +295,15 @@ def flatnonzero(x):
     return _wrap(np.flatnonzero(x._a))
 
 
-def _function(name):
+def _function(name, of=np):
     def function(*args, **kwargs):
         _strict(*args)
         out = kwargs.pop("out", None)
         if out is not None:
-            _did(lambda: getattr(np, name)(*_raw(args), out=out._a, **kwargs))
+            _did(lambda: getattr(of, name)(*_raw(args), out=out._a, **kwargs))
             return out
-        return _done(lambda: getattr(np, name)(*_raw(args), **kwargs), *_raw(args))
+        given = {key: _raw(value) for key, value in kwargs.items()}
+        return _done(lambda: getattr(of, name)(*_raw(args), **given), *_raw(args))
 
     return function
 
@@ -438,7 +441,8 @@ def module(folder):
     for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
                  "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
-                 "argwhere", "stack", "concatenate", "take_along_axis", "ones"):  # fmt: skip
+                 "argwhere", "stack", "concatenate", "ones", "take_along_axis", "ones_like", "full_like", "sqrt", "sum",
+                 "square", "multiply", "clip", "copyto", "logical_or"):  # fmt: skip
         setattr(cupy, name, _function(name))
     for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy,
                      flatnonzero, ndarray):  # fmt: skip
@@ -453,3 +457,11 @@ def module(folder):
     )  # fmt: skip
     cupy.get_default_pinned_memory_pool = lambda: PinnedMemoryPool()
     return cupy
+
+
+def special():
+    """A module that may stand as `cupyx.scipy.special` in sys.modules."""
+    module = types.ModuleType("cupyx.scipy.special")
+    for name in ("expit", "logit", "ndtr"):
+        setattr(module, name, _function(name, scipy.special))
+    return module

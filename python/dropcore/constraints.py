@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropcore.checks import check_number
+from dropcore.device import namespace_of
 from dropcore.functional import expect_weights, max_norm_, normal_axes
 from dropcore.mask import resolve_keep
 
@@ -150,7 +151,7 @@ class UnitNorm(_OfVectors):
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Rescale `weight` in place."""
-        _rescale("UnitNorm", weight, self.axes(weight), np.ones_like)
+        _rescale("UnitNorm", weight, self.axes(weight), namespace_of(weight).ones_like)
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,7 +204,7 @@ class MinMaxNorm(_OfVectors):
         """Rescale `weight` in place."""
 
         def wanted(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-            inside = np.clip(norms, self.min_norm, self.max_norm)
+            inside = namespace_of(norms).clip(norms, self.min_norm, self.max_norm)
             return norms + self.rate * (inside - norms)
 
         _rescale("MinMaxNorm", weight, self.axes(weight), wanted)
@@ -216,7 +217,7 @@ class NonNeg:
     def __call__(self, weight: NDArray[Any]) -> None:
         """Change `weight` in place."""
         expect_weights("NonNeg", "weight", weight)
-        np.maximum(weight, 0, out=weight)
+        namespace_of(weight).maximum(weight, 0, out=weight)
 
 
 def _rescale(
@@ -232,13 +233,13 @@ def _rescale(
         raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
     if not weight.size:
         return
-    wide = weight.astype(np.float64)
+    xp, wide = namespace_of(weight), weight.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         # In units of the largest entry no square leaves float64's range.
-        largest = np.abs(wide).max(axis=axes, keepdims=True)
+        largest = abs(wide).max(axis=axes, keepdims=True)
         direction = wide / largest
-        length = np.sqrt(np.square(direction).sum(axis=axes, keepdims=True))
+        length = xp.sqrt(xp.square(direction).sum(axis=axes, keepdims=True))
         norms = largest * length
         target = wanted(norms)
-        moved = np.isfinite(norms) & (target != norms)  # of zeros the norm is NaN here
-        np.copyto(weight, direction * (target / length), where=moved, casting="same_kind")
+        moved = xp.isfinite(norms) & (target != norms)  # of zeros the norm is NaN here
+        xp.copyto(weight, direction * (target / length), where=moved, casting="same_kind")

@@ -15,12 +15,14 @@ __all__ = [
     "DEVICES",
     "checked_device",
     "cuda_backend",
+    "held_near",
     "lies_on_device",
     "moved",
     "namespace_of",
     "on_device",
     "recorded",
     "recording",
+    "special_of",
 ]
 
 DEVICES = ("cpu", "cuda")
@@ -47,6 +49,11 @@ def lies_on_device(x: Any) -> bool:
 def namespace_of(x: Any) -> Any:
     """The module with the functions of x: NumPy or CuPy."""
     return sys.modules["cupy"] if on_device(x) else np
+
+
+def special_of(x: Any) -> Any:
+    """The module with the special functions of x: SciPy's or CuPy's."""
+    return import_module("cupyx.scipy.special" if on_device(x) else "scipy.special")
 
 
 def cuda_backend() -> Any:
@@ -89,3 +96,19 @@ def recorded() -> Iterator[None]:
 def recording() -> bool:
     """Whether work is recorded to be done again."""
     return _recording.get()
+
+
+def held_near(like: Any, owner: Any, name: str) -> Any:
+    """An array that its owner never changes, where `like` is: a GPU gets it once.
+
+    Parameters
+    ----------
+    like : array
+    owner : object
+    name : str
+        Of the attribute that holds the array.
+    """
+    array = getattr(owner, name)
+    if on_device(array) or not on_device(like):
+        return array
+    return cuda_backend().resident(owner, name)

@@ -74,8 +74,8 @@ class Mask:
     (2, 4)
     """
 
-    __slots__ = ("_bits", "_drawn_shape", "_threshold", "domain", "key", "offset", "run", "scale",
-                 "shape")  # fmt: skip
+    __slots__ = ("__weakref__", "_bits", "_drawn_shape", "_threshold", "domain", "key", "offset",
+                 "run", "scale", "shape")  # fmt: skip
 
     shape: tuple[int, ...]
     scale: Keep

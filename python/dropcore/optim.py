@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from dropcore.checks import check_number
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.device import namespace_of
-from dropcore.gradients import Gradient, LiveBlock
+from dropcore.gradients import Gradient, LiveBlock, dense
 from dropcore.schedules import Schedule, value_at
-from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
+from dropcore.updates import adadelta_, adagrad_, adam_, clipping_factor, rmsprop_, sgd_
 
 __all__ = [
     "SGD",
@@ -375,7 +375,8 @@ class Adagrad(_EachParameter):
 
     def init(self, params: Arrays) -> State:
         """Sums of `initial`."""
-        return {"square": {path: np.full_like(w, self.initial) for path, w in params.items()}}
+        full = {p: namespace_of(w).full_like(w, self.initial) for p, w in params.items()}
+        return {"square": full}
 
     def _rule(self, step: int) -> Callable[..., object]:
         return partial(adagrad_, learning_rate=self._rate(step), epsilon=self.epsilon)
@@ -501,17 +502,20 @@ class Clip:
         """The gradients within the bounds; those given do not change."""
         # Worked out once: a product would be multiplied for its norm and again for the update.
         found: dict[str, Gradient] = {
-            path: g if isinstance(g, LiveBlock) else np.asarray(g) for path, g in grads.items()
+            path: g if isinstance(g, LiveBlock) else dense(g) for path, g in grads.items()
         }
         if self.value is not None:
             low, high = -self.value, self.value
-            found = {path: _each(g, lambda a: np.clip(a, low, high)) for path, g in found.items()}
+            found = {
+                path: _each(g, lambda a: namespace_of(a).clip(a, low, high))
+                for path, g in found.items()
+            }
         if self.norm is not None:
-            norm = global_norm(found.values())
-            if self.norm < norm < np.inf:
-                factor = self.norm / norm
+            factor = clipping_factor(found.values(), self.norm)
+            if factor is not None:
                 found = {
-                    path: _each(g, lambda a: a * a.dtype.type(factor)) for path, g in found.items()
+                    path: _each(g, lambda a: a * factor.astype(a.dtype))
+                    for path, g in found.items()
                 }
         return found
 
@@ -522,7 +526,7 @@ def _each(
     """A function that leaves zeros alone, of every number of a gradient that is not a product."""
     if isinstance(gradient, LiveBlock):
         return replace(gradient, values=function(gradient.values))
-    return function(np.asarray(gradient))
+    return function(dense(gradient))
 
 
 def kind_of(optimizer: Optimizer) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore.checks import check_integer, check_number
-from dropcore.device import recording
+from dropcore.device import held_near, recording
 from dropcore.mask import Keep, resolve_keep
 
 __all__ = ["Rate", "rates_over_depth", "width_for"]
@@ -101,13 +101,17 @@ class Rate:
             raise TypeError(f"{self.what}: a schedule must return a number, got {rate or keep!r}")
         return kept
 
-    def of_rows(self, step: int, ndim: int, rows: int, row: int) -> Keep:
+    def of_rows(self, step: int, ndim: int, rows: int, row: int, like: Any = None) -> Keep:
         """The fraction kept, for the rows [row, row + rows) of the global batch.
 
-        An array with `ndim` axes has a rate for each of its rows; others are the same for all.
+        An array with `ndim` axes has a rate for each of its rows; others are the same for all. It
+        comes where `like` is.
         """
-        kept: Keep = self(step)
-        if isinstance(kept, float) or kept.ndim < ndim or kept.shape[0] == 1:
+        found: Keep = self(step)
+        if isinstance(found, float):
+            return found
+        kept = held_near(like, self, "_kept")
+        if kept.ndim < ndim or kept.shape[0] == 1:
             return kept
         if row + rows > kept.shape[0]:
             raise ValueError(

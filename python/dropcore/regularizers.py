@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore.backends import backend_of
 from dropcore.checks import check_number
-from dropcore.gradients import Gradient
-from dropcore.workspace import empty
+from dropcore.device import moved, namespace_of, on_device
+from dropcore.gradients import Gradient, dense
 
 __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]
 
@@ -56,7 +57,7 @@ class _SumOverElements:
     def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
         """`gradient` with that of the penalty added, in a new array."""
         total = self.gradient(weight)
-        total += np.asarray(gradient)
+        total += dense(gradient)
         return total
 
     def activity_penalty(self, y: Array) -> float:
@@ -95,10 +96,10 @@ class L1(_SumOverElements):
         check_number("L1: strength", self.strength, "[0, inf)")
 
     def penalty(self, weight: Array) -> float:
-        return self.strength * float(np.abs(weight).sum(dtype=np.float64))
+        return self.strength * float(abs(weight).sum(dtype=np.float64))
 
     def gradient(self, weight: Array) -> Array:
-        signs = np.sign(weight, out=empty(weight.shape, weight.dtype))
+        signs = namespace_of(weight).sign(weight, out=_empty_like(weight))
         signs *= weight.dtype.type(self.strength)
         return signs
 
@@ -131,11 +132,11 @@ class L2(_SumOverElements):
         check_number("L2: strength", self.strength, "[0, inf)")
 
     def penalty(self, weight: Array) -> float:
-        return self.strength * float(np.square(weight, dtype=np.float64).sum())
+        return self.strength * backend_of("weight", weight).sum_squares(weight)
 
     def gradient(self, weight: Array) -> Array:
         factor = weight.dtype.type(2 * self.strength)
-        return np.multiply(weight, factor, out=empty(weight.shape, weight.dtype))
+        return namespace_of(weight).multiply(weight, factor, out=_empty_like(weight))
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class KLSparsity:
     Raises
     ------
     TypeError, ValueError
-        If one is not such a number; when it is used, if a mean is outside of [0, 1].
+        If one is not such a number; when it is used, if a mean is outside of [0, 1]. On a GPU, where
+        a look at the means would take time, what follows from such a one is NaN instead.
 
     References
     ----------
@@ -213,21 +215,25 @@ class KLSparsity:
         check_number("KLSparsity: target", self.target, "(0, 1)")
 
     def activity_penalty(self, y: Array) -> float:
-        t, m = self.target, self._means(y)
+        t, m = self.target, moved(self._means(y), "cpu")
         divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
         return self.strength * float(divergence.sum())
 
     def activity_gradient(self, y: Array) -> Array:
         t, m = self.target, self._means(y)
         each = self.strength * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
-        gradient = empty(y.shape, y.dtype)
+        gradient = _empty_like(y)
         gradient[...] = each
         return gradient
 
     def _means(self, y: Array) -> NDArray[np.float64]:
+        xp = namespace_of(y)
         if not y.size:  # without activity there is no divergence
-            return np.full(y.shape[-1:], self.target)
+            return xp.full(y.shape[-1:], self.target)
         means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
+        if on_device(y):
+            inside = (means >= 0) & (means <= 1)
+            return xp.where(inside, xp.clip(means, self.margin, 1 - self.margin), np.nan)
         if (means < 0).any() or (means > 1).any():
             bad = means[(means < 0) | (means > 1)][0]
             raise ValueError(
@@ -235,3 +241,7 @@ class KLSparsity:
                 f"whose mean is {bad:.4g}"
             )
         return np.clip(means, self.margin, 1 - self.margin)
+
+
+def _empty_like(x: Array) -> Array:
+    return backend_of("x", x).empty(x.shape, x.dtype)

@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 
 from dropcore.backends import backend_of
-from dropcore.device import on_device
+from dropcore.device import namespace_of, on_device
 from dropcore.functional import axes_of, expect_weights
 from dropcore.gradients import Array, Gradient, LiveBlock, ProductGradient
 
-__all__ = ["adadelta_", "adagrad_", "adam_", "global_norm", "rmsprop_", "sgd_"]
+__all__ = [
+    "adadelta_",
+    "adagrad_",
+    "adam_",
+    "clipping_factor",
+    "global_norm",
+    "rmsprop_",
+    "sgd_",
+]
 
 
 def sgd_(
@@ -335,6 +343,32 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
         return largest
     units = (array.astype(np.float64) / largest for array in arrays)
     return largest * math.sqrt(sum((backend_of("g", u).sum_squares(u) for u in units), 0.0))
+
+
+def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
+    """What gradients are multiplied by, for a `global_norm` of at most `bound`.
+
+    Returns
+    -------
+    float64, or None
+        bound / norm; None, or 1, where the norm is not above the bound, or is not finite. On a GPU
+        it is a cupy.ndarray of shape (), so that nothing waits for it.
+    """
+    arrays = [_numbers_of(g) for g in gradients]
+    there = [array for array in arrays if on_device(array) and array.size]
+    if not there:
+        norm = global_norm(arrays)
+        return np.float64(bound / norm) if bound < norm < math.inf else None
+    xp, unit = namespace_of(there[0]), None
+    if any(array.dtype == np.float64 for array in there):  # whose squares may leave the range
+        unit = abs(there[0]).max().astype(np.float64)
+        for array in there[1:]:
+            unit = xp.maximum(unit, abs(array).max())
+        unit = xp.where((unit > 0) & (unit < math.inf), unit, 1.0)
+        there = [array / unit for array in there]
+    total = sum(backend_of("g", array).square_sum(array) for array in there)
+    norm = xp.sqrt(total) if unit is None else xp.sqrt(total) * unit
+    return xp.where(norm < math.inf, bound / xp.maximum(norm, bound), 1.0)
 
 
 def _numbers_of(g: Gradient) -> Array:

@@ -410,6 +410,11 @@ def sum_squares(array: Array) -> float:
     return _core.sum_squares(np.require(array, requirements=["C", "A"]))
 
 
+def square_sum(array: Array) -> np.float64:
+    """`sum_squares`, as NumPy's arrays give it."""
+    return np.float64(sum_squares(array))
+
+
 def _update(
     step: Callable[..., None],
     w: Array,

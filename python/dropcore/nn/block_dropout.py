@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from dropcore.checks import check_integer
+from dropcore.device import namespace_of
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.dropout import MaskLayer, first_element
+from dropcore.nn.layer import Array
 from dropcore.rates import Given
 
 __all__ = ["BlockDropout"]
@@ -59,30 +59,31 @@ class BlockDropout(MaskLayer):
             )
         return set()
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
+    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
         self.shared(len(shape))
         address = as_key(key)
         blocks = [min(self.block_size, n) for n in shape[1:-1]]
         fits = [n - block + 1 if n else 0 for n, block in zip(shape[1:-1], blocks, strict=True)]
         own = (shape[0], *fits, shape[-1])
-        keep = self._rate.of_rows(address.step, len(shape), shape[0], row)
+        keep = self._rate.of_rows(address.step, len(shape), shape[0], row, like)
         cover = math.prod(shape[1:-1]) / max(math.prod(blocks) * math.prod(fits), 1)
         begins = Mask(own, (1.0 - keep) * cover, key=address, offset=first_element(own, row))
-        kept = ~_spread(~begins.to_bool(), blocks)
+        kept = ~_spread(~begins.to_bool(like), blocks)
         lives = kept.sum(axis=tuple(range(1, len(shape))), keepdims=True)
         return Mask.given(kept, keep=lives / max(math.prod(shape[1:]), 1))
 
 
-def _spread(begins: npt.NDArray[np.bool_], blocks: list[int]) -> npt.NDArray[np.bool_]:
+def _spread(begins: Array, blocks: list[int]) -> Array:
     """All places of the blocks that begin where `begins` says, axis by axis."""
-    places = begins
+    xp, places = namespace_of(begins), begins
     for axis, block in enumerate(blocks, 1):
         n = places.shape[axis]
         shape = list(places.shape)
         shape[axis] = n + block - 1 if n else 0
-        wider = np.zeros(shape, np.bool_)
-        views = np.moveaxis(wider, axis, 0)
+        wider = xp.zeros(shape, bool)
+        views = xp.moveaxis(wider, axis, 0)
         for shift in range(block):
-            views[shift : shift + n] |= np.moveaxis(places, axis, 0)
+            part = views[shift : shift + n]
+            xp.logical_or(part, xp.moveaxis(places, axis, 0), out=part)
         places = wider
     return places

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
 
+from dropcore.backends import backend_of
 from dropcore.constraints import Constraint
+from dropcore.device import namespace_of, special_of
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
@@ -19,7 +20,6 @@ from dropcore.nn.noise import noise_like
 from dropcore.products import masked_matmul, masked_matmul_backward
 from dropcore.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
-from dropcore.workspace import empty
 
 __all__ = ["DropConnect"]
 
@@ -115,7 +115,7 @@ class DropConnect(RatedLayer, Dense):
         mean = masked_matmul(x, weight, self._params.get("bias"))
         variance = masked_matmul(x * x, weight * weight)
         variance *= weight.dtype.type((1.0 - self.keep) / self.keep)
-        deviation = np.sqrt(variance, out=variance)
+        deviation = namespace_of(x).sqrt(variance, out=variance)
         if key is not None:
             deviation *= noise_like(mean, key, row)
             mean += deviation
@@ -132,7 +132,7 @@ class DropConnect(RatedLayer, Dense):
         relu = "relu" if self.activation == "relu" else None
         product = masked_matmul(
             x, weight, bias, w_mask=mask, activation=relu,
-            out=empty((*x.shape[:-1], self.units), x.dtype),
+            out=backend_of("x", x).empty((*x.shape[:-1], self.units), x.dtype),
         )  # fmt: skip
         y, held = self._activated(product)
 
@@ -164,7 +164,7 @@ class DropConnect(RatedLayer, Dense):
     def _activated(self, values: Array) -> tuple[Array, Array]:
         """The activation of values that nobody else needs, and what its gradient needs."""
         if self.activation == "relu":  # the product has applied it, or it comes here once more
-            return np.maximum(values, 0, out=values), values
+            return namespace_of(values).maximum(values, 0, out=values), values
         if self._function is None:
             return values, values
         return self._function.forward(values, spare=True)
@@ -172,7 +172,9 @@ class DropConnect(RatedLayer, Dense):
 
 def _rectified_mean(mean: Array, deviation: Array) -> Array:
     """The mean of max(v, 0) for normal v: mean * Phi(t) + deviation * phi(t), t their ratio."""
+    xp, real = namespace_of(mean), mean.dtype.type
     some = deviation > 0
-    t = np.divide(mean, deviation, out=np.zeros_like(mean), where=some)
-    density = np.exp(-0.5 * t * t) * mean.dtype.type((2.0 * np.pi) ** -0.5)
-    return np.where(some, mean * ndtr(t) + deviation * density, np.maximum(mean, 0))
+    t = xp.where(some, mean, real(0)) / xp.where(some, deviation, real(1))
+    density = xp.exp(-0.5 * t * t) * real((2.0 * np.pi) ** -0.5)
+    smooth = mean * special_of(mean).ndtr(t) + deviation * density
+    return xp.where(some, smooth, xp.maximum(mean, 0))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore.checks import check_integer
+from dropcore.device import namespace_of
 from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -99,11 +100,14 @@ class MaskLayer(RatedLayer):
         """The axes of an input with `ndim` axes along which one decision holds."""
         raise NotImplementedError
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
-        """The mask of an input of `shape` whose first row is `row` of the global batch."""
+    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
+        """The mask of an input of `shape` whose first row is `row` of the global batch.
+
+        What arrays it has, such as those of rates, are where `like` is.
+        """
         address, shared = as_key(key), self.shared(len(shape))
         own = tuple(1 if axis in shared else n for axis, n in enumerate(shape))
-        keep = self._rate.of_rows(address.step, len(shape), shape[0], row)
+        keep = self._rate.of_rows(address.step, len(shape), shape[0], row, like)
         offset = 0 if 0 in shared else first_element(own, row)
         return Mask(own, keep=keep, key=address, offset=offset)
 
@@ -113,7 +117,7 @@ class MaskLayer(RatedLayer):
         check_array(self, x)
         if key is None:
             return self._expected(x, row)
-        mask = self.mask(x.shape, key, row)
+        mask = self.mask(x.shape, key, row, x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
@@ -224,14 +228,17 @@ class Dropout(MaskLayer):
     def shared(self, ndim: int) -> set[int]:
         return shared_axes_of(self, self.shared_axes, ndim)
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
-        mask = self._drawn(shape, key, row) if self._held is None else self._rows(shape, row)
+    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
+        if self._held is None:
+            mask = self._drawn(shape, key, row, like)
+        else:
+            mask = self._rows(shape, row, like)
         return mask if self.scaling == "inverted" else mask.rescaled(1.0)
 
-    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int) -> Mask:
-        return super().mask(shape, key, row)
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int, like: Any) -> Mask:
+        return super().mask(shape, key, row, like)
 
-    def _rows(self, shape: tuple[int, ...], row: int) -> Mask:
+    def _rows(self, shape: tuple[int, ...], row: int, like: Any) -> Mask:
         """The mask that is held, for some rows of the global batch."""
         mask = self._held
         assert mask is not None
@@ -250,13 +257,14 @@ class Dropout(MaskLayer):
                 f"{type(self).__name__}: mask= has {mask.shape[0]} rows, and the batch has the "
                 f"rows {row} ... {row + shape[0] - 1}"
             )
-        keep = self._rate.of_rows(0, len(shape), shape[0], row)
-        return Mask.given(mask.to_bool()[row : row + shape[0]], keep=keep)
+        keep = self._rate.of_rows(0, len(shape), shape[0], row, like)
+        return Mask.given(mask.to_bool(like)[row : row + shape[0]], keep=keep)
 
     def _expected(self, x: Array, row: int) -> tuple[Array, Backward]:
         if self.scaling == "inverted":
             return x, pass_on
-        return times(x, np.asarray(self._rate.of_rows(0, x.ndim, len(x), row), x.dtype))
+        keep = self._rate.of_rows(0, x.ndim, len(x), row, x)
+        return times(x, x.dtype.type(keep) if isinstance(keep, float) else keep.astype(x.dtype))
 
     def forward_live(self, x: Array, mask: Mask) -> tuple[LiveUnits, Backward]:
         """`forward` with a mask that drops units, for a layer behind it that takes LiveUnits."""
@@ -267,7 +275,7 @@ class Dropout(MaskLayer):
         ) -> tuple[Any, dict[str, Gradient]]:
             if not input_gradient:
                 return None, {}
-            dx = np.zeros(x.shape, x.dtype)
+            dx = namespace_of(x).zeros(x.shape, x.dtype)
             dx[..., y.units] = dy * x.dtype.type(mask.scale)
             return dx, {}
 
@@ -361,15 +369,16 @@ class UnitDropout(Dropout):
             raise ValueError(f"{self!r} expects an input (batch, ..., units), got {ndim} axes")
         return set(range(ndim - 1)) if self.group is None else maps_shared(ndim)
 
-    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int) -> Mask:
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int, like: Any) -> Mask:
         if self.group is None:
-            return super()._drawn(shape, key, row)
+            return super()._drawn(shape, key, row, like)
         first, last = row // self.group, -(-(row + shape[0]) // self.group)
-        groups = super()._drawn((last - first, *shape[1:]), key, first)
-        in_group = np.arange(row, row + shape[0]) // self.group - first
-        scale = np.asarray(groups.scale)
-        kept = Mask.given(groups.to_bool()[in_group])
-        return kept.rescaled(groups.scale if scale.ndim < len(shape) else scale[in_group])
+        groups = super()._drawn((last - first, *shape[1:]), key, first, like)
+        in_group = namespace_of(like).arange(row, row + shape[0]) // self.group - first
+        scale = groups.scale
+        if not isinstance(scale, float) and scale.ndim == len(shape):
+            scale = scale[in_group]
+        return Mask.given(groups.to_bool(like)[in_group]).rescaled(scale)
 
 
 class DropPath(Dropout):

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
+from dropcore.backends import backend_of
 from dropcore.checks import check_number
-from dropcore.gradients import Gradient
+from dropcore.device import moved, namespace_of, special_of
+from dropcore.gradients import Gradient, dense
 from dropcore.key import Key
 from dropcore.nn.dropout import (
     RatedLayer,
@@ -99,7 +101,11 @@ class ConcreteDropout(RatedLayer, Stateful):
     @property
     def learned_rate(self) -> float:
         """The fraction dropped by now."""
-        return float(expit(np.float64(self._params["logit"][0]))) if self._params else self.rate
+        return float(expit(self._logit_here())) if self._params else self.rate
+
+    def _logit_here(self) -> np.float64:
+        """The logit as a number, which waits for the device that it is on."""
+        return np.float64(moved(self._params["logit"], "cpu")[0])
 
     def noise_notes(self) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
@@ -153,9 +159,10 @@ class ConcreteDropout(RatedLayer, Stateful):
             wanted = input_gradient or factor is not None
             dlast = self.states_by_name("dstate", dstate).get(name)
             dx, grads, dfirst = inner(dy, dlast, input_gradient=wanted, for_update=for_update)
-            dlogit = np.zeros_like(self._params["logit"])
+            xp = namespace_of(dy)
+            dlogit = xp.zeros_like(self._params["logit"])
             if factor is not None:
-                dlogit[0] = np.sum(dx * x * slope, dtype=np.float64)
+                dlogit[...] = xp.sum(dx * x * slope, dtype=np.float64)
                 dx = dx * factor if input_gradient else None
             found = prefixed("layer", grads) | {"logit": dlogit}
             self._add_penalty(found)
@@ -167,45 +174,43 @@ class ConcreteDropout(RatedLayer, Stateful):
         """(1 - s) / (1 - p) for each element, and its derivative by the logit."""
         shared = shared_axes_of(self, self.shared_axes, x.ndim)
         own = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
-        u = decision_uniform(own, key, 0 if 0 in shared else first_element(own, row))
-        at = np.float64(self._params["logit"][0])
-        p, keep = expit(at), expit(-at)
-        lives = expit(-(at + logit(u)) / self.temperature)
+        u = decision_uniform(own, key, 0 if 0 in shared else first_element(own, row), like=x)
+        special, at = special_of(x), self._params["logit"].astype(np.float64)
+        p, keep = special.expit(at), special.expit(-at)
+        lives = special.expit(-(at + special.logit(u)) / self.temperature)
         factor = lives / keep
         slope = (p - (1.0 - lives) / self.temperature) * factor
         return factor.astype(x.dtype), slope.astype(x.dtype)
 
     def penalty(self) -> float:
         """What the rate and the weights cost, as part of the loss."""
-        at = np.float64(self._params["logit"][0])
+        at = self._logit_here()
         p, keep = expit(at), expit(-at)
         entropy = p * np.log1p(np.exp(-at)) + keep * np.log1p(np.exp(at)) if p * keep else 0.0
         squares, inputs = self._squares()
         return float(
-            (self.length_scale**2 / 2 * squares / keep - inputs * entropy) / self.data_points
+            (self.length_scale**2 / 2 * float(squares) / keep - inputs * entropy) / self.data_points
         )
 
-    def _squares(self) -> tuple[float, int]:
-        """Sum of the squares of the weights, and how many inputs they have."""
+    def _squares(self) -> tuple[Any, int]:
+        """Sum of the squares of the weights, where they are, and how many inputs they have."""
         weights = [self.layer.params[name] for name in self.layer.input_weights]
-        squares = sum(float(np.sum(np.square(w, dtype=np.float64))) for w in weights)
-        return squares, weights[0].shape[-2]
+        return sum(backend_of("weight", w).square_sum(w) for w in weights), weights[0].shape[-2]
 
     def _add_penalty(self, grads: dict[str, Gradient]) -> None:
         if math.isinf(self.data_points):
             return
-        at = np.float64(self._params["logit"][0])
-        p, keep = expit(at), expit(-at)
+        special, at = special_of(self._params["logit"]), self._params["logit"].astype(np.float64)
+        p, keep = special.expit(at), special.expit(-at)
         squares, inputs = self._squares()
         decay = self.length_scale**2 / keep / self.data_points
         dlogit = grads["logit"]
-        dlogit += dlogit.dtype.type(
-            decay * squares / 2 * p + inputs * at * p * keep / self.data_points
-        )
+        of_penalty = decay * squares / 2 * p + inputs * at * p * keep / self.data_points
+        dlogit += of_penalty.astype(dlogit.dtype)
         for name in self.layer.input_weights:
             weight = self.layer.params[name]
-            of_data = np.asarray(grads[f"layer.{name}"])
-            grads[f"layer.{name}"] = of_data + weight.dtype.type(decay) * weight
+            of_data = dense(grads[f"layer.{name}"])
+            grads[f"layer.{name}"] = of_data + decay.astype(weight.dtype) * weight
 
 
 class VariationalDropout(RatedLayer):
@@ -265,7 +270,11 @@ class VariationalDropout(RatedLayer):
         """The fraction dropped by a dropout of the same variance, by now; the mean over units."""
         if not self.built:
             return float(self.rate)
-        return float(np.mean(expit(self._params["log_alpha"].astype(np.float64))))
+        return float(np.mean(expit(self._log_alpha_here())))
+
+    def _log_alpha_here(self) -> Array:
+        """log_alpha in float64 as NumPy's, which waits for the device that it is on."""
+        return moved(self._params["log_alpha"], "cpu").astype(np.float64)
 
     def noise_notes(self) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
@@ -299,7 +308,7 @@ class VariationalDropout(RatedLayer):
         noise = factor = None
         if key is not None:
             noise = noise_like(x, key, row)
-            noise *= np.exp(self._params["log_alpha"] / 2)
+            noise *= namespace_of(x).exp(self._params["log_alpha"] / 2)
             factor = noise + 1
 
         def backward(
@@ -308,7 +317,8 @@ class VariationalDropout(RatedLayer):
             log_alpha = self._params["log_alpha"]
             gradient = self._penalty_gradient()
             if noise is not None:
-                each = np.sum((dy * x * noise).reshape(-1, self._units), 0, np.float64) / 2
+                products = (dy * x * noise).reshape(-1, self._units)
+                each = products.sum(axis=0, dtype=np.float64) / 2
                 gradient += each if self.per_unit else each.sum()
             dx = None if not input_gradient else dy if factor is None else dy * factor
             return dx, {"log_alpha": gradient.astype(log_alpha.dtype)}
@@ -317,16 +327,16 @@ class VariationalDropout(RatedLayer):
 
     def penalty(self) -> float:
         """What the noise costs, as part of the loss, up to a constant."""
-        log_alpha = self._params["log_alpha"].astype(np.float64)
+        log_alpha = self._log_alpha_here()
         alpha, (c1, c2, c3) = np.exp(log_alpha), self.coefficients
         each = log_alpha / 2 + alpha * (c1 + alpha * (c2 + alpha * c3))
         return float(-each.mean() * self._units / self.data_points)
 
     def _penalty_gradient(self) -> Array:
         log_alpha = self._params["log_alpha"].astype(np.float64)
-        alpha, (c1, c2, c3) = np.exp(log_alpha), self.coefficients
+        alpha, (c1, c2, c3) = namespace_of(log_alpha).exp(log_alpha), self.coefficients
         each = 0.5 + alpha * (c1 + alpha * (2 * c2 + alpha * 3 * c3))
-        return np.asarray(-each * (self._units / log_alpha.size / self.data_points))
+        return -each * (self._units / log_alpha.size / self.data_points)
 
 
 @dataclass(frozen=True)
@@ -337,7 +347,7 @@ class AtMost:
 
     def __call__(self, weight: Array) -> None:
         """Bring down what is above, in place."""
-        np.minimum(weight, weight.dtype.type(self.bound), out=weight)
+        namespace_of(weight).minimum(weight, weight.dtype.type(self.bound), out=weight)
 
 
 def _starting_rate(

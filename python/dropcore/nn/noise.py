@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropcore.checks import check_number
+from dropcore.device import namespace_of, on_device
 from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -34,7 +35,7 @@ SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
 
 def noise_like(x: Array, key: Key | int, row: int) -> Array:
     """A standard normal for each element of x, whose first row is `row` of the global batch."""
-    return normal(x.shape, key=key, offset=first_element(x.shape, row), dtype=x.dtype)
+    return normal(x.shape, key=key, offset=first_element(x.shape, row), dtype=x.dtype, like=x)
 
 
 class GaussianNoise(Layer):
@@ -124,18 +125,17 @@ class GaussianDropout(RatedLayer):
         check_array(self, x)
         if key is None:
             return x, pass_on
-        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row)
+        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row, x)
         factor = noise_like(x, key, row)
         factor *= self._stddev(keep).astype(x.dtype)
         factor += 1
         return times(x, factor)
 
     def _stddev(self, keep: Any) -> Array:
-        kept = np.asarray(keep)
-        if not kept.all():
+        if not on_device(keep) and not np.all(keep):
             raise ValueError(f"{self!r}: rate must be below 1 (keep above 0): the noise has a "
                              "variance of rate / keep")  # fmt: skip
-        return np.sqrt((1.0 - kept) / kept)
+        return namespace_of(keep).sqrt((1.0 - keep) / keep)
 
 
 class AlphaDropout(MaskLayer):
@@ -181,16 +181,19 @@ class AlphaDropout(MaskLayer):
         check_array(self, x)
         if key is None:
             return x, pass_on
-        mask = self.mask(x.shape, key, row)
-        keep = np.asarray(self._rate.of_rows(as_key(key).step, x.ndim, len(x), row))
-        some = np.asarray(mask.scale) > 0  # 0 where nothing can be kept
+        mask = self.mask(x.shape, key, row, x)
+        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row, x)
+        xp = namespace_of(keep)
+        some = xp.asarray(mask.scale) > 0  # 0 where nothing can be kept
         c = SELU_SATURATION
-        spread = np.where(some, keep * (1.0 + (1.0 - keep) * c**2), 1.0)
-        a = np.where(some, spread**-0.5, 0.0)
-        mask = mask.rescaled(float(a) if a.ndim == 0 else a)
+        spread = xp.where(some, keep * (1.0 + (1.0 - keep) * c**2), 1.0)
+        a = xp.where(some, spread**-0.5, 0.0)
+        mask = mask.rescaled(float(a) if isinstance(keep, float) else a)
         kept_at, dropped_at = -a * (1.0 - keep) * c, a * keep * c  # b, and a * c + b
         y = dropout(x, mask=mask)
-        y += np.where(mask.to_bool(), kept_at, dropped_at).astype(x.dtype)
+        y += namespace_of(x).where(
+            mask.to_bool(like=x), kept_at.astype(x.dtype), dropped_at.astype(x.dtype)
+        )
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False

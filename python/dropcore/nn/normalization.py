@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dropcore.checks import check_number
+from dropcore.device import namespace_of
 from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn.expectations import check_array, check_built
@@ -73,9 +74,10 @@ class _Normalization(Layer):
             allowed = " or ".join(sorted(map(str, kinds)))
             raise TypeError(f"{self!r} expects x of {allowed}, as its weights, got {x.dtype}")
         gamma, beta = self._params.get("gamma"), self._params.get("beta")
+        xp = namespace_of(x)
         return (
-            np.ones(self.features, x.dtype) if gamma is None else gamma,
-            np.zeros(self.features, x.dtype) if beta is None else beta,
+            xp.ones(self.features, x.dtype) if gamma is None else gamma,
+            xp.zeros(self.features, x.dtype) if beta is None else beta,
         )
 
     def _gradients(self, dgamma: Array, dbeta: Array) -> dict[str, Gradient]:

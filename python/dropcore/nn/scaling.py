@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dropcore.device import namespace_of
 from dropcore.nn.branches import Parallel
 from dropcore.nn.dropout import Dropout
 from dropcore.nn.layer import Layer
@@ -111,7 +112,9 @@ def _walk(
             f"set_scaling_: layer {path}, {layer!r}, cannot take over the scale of the dropout in "
             "front of it"
         )
-    changes += [(weight, along.astype(weight.dtype)) for weight in weights]
+    changes += [
+        (weight, namespace_of(weight).asarray(along.astype(weight.dtype))) for weight in weights
+    ]
     return None
 
 

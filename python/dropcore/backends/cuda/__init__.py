@@ -15,6 +15,7 @@ from dropcore.backends.cuda.arrays import (
     is_array,
     may_overlap,
     overlap,
+    resident,
     same_memory,
 )
 from dropcore.backends.cuda.embeddings import add_rows, take_rows
@@ -60,6 +61,7 @@ from dropcore.backends.cuda.updates import (
     max_norm_,
     rmsprop_,
     sgd_,
+    square_sum,
     sum_squares,
 )
 
@@ -105,12 +107,14 @@ __all__ = [
     "pool_back",
     "product",
     "require_device",
+    "resident",
     "resolve_keep",
     "rmsprop_",
     "same_memory",
     "scatter",
     "sgd_",
     "softmax",
+    "square_sum",
     "straight",
     "sum_columns",
     "sum_squares",

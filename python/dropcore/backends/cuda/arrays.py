@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,6 +29,25 @@ def as_array(name: str, x: Array, allowed: tuple[str, ...] = DTYPES) -> Array:
             + ("; use .astype(np.float32)" if array.dtype.kind in "biu" else "")
         )
     return array
+
+
+_residents: WeakKeyDictionary[Any, dict[tuple[str, int], Array]] = WeakKeyDictionary()
+
+
+def resident(owner: Any, name: str) -> Array:
+    """On the current device, the array that an object holds under a name and never changes.
+
+    It is copied there once: a copy in every step would take longer than what is done with it.
+    """
+    xp = library()
+    array = getattr(owner, name)
+    if is_array(array):
+        return array
+    copies = _residents.setdefault(owner, {})
+    place = name, xp.cuda.Device().id
+    if not is_array(copies.get(place)):
+        copies[place] = xp.asarray(array)
+    return copies[place]
 
 
 def expect_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from dropcore.backends.cpu import bit_strides, expect_broadcast
-from dropcore.backends.cuda.arrays import expect_out, is_array, overlap, same_memory
+from dropcore.backends.cuda.arrays import expect_out, is_array, overlap, resident, same_memory
 from dropcore.backends.cuda.launching import (
     Array,
     address,
@@ -90,7 +90,7 @@ def drawn_bits(mask: Mask) -> Array:
     """The bits of a mask on the device, one for each decision."""
     xp = library()
     if mask._bits is not None:
-        return xp.asarray(mask._bits)
+        return resident(mask, "_bits")
     key, n = cast(Key, mask.key), math.prod(mask._drawn_shape)
     bits = empty((-(-n // 8),), np.uint8)
     if n == 0:
@@ -101,7 +101,7 @@ def drawn_bits(mask: Mask) -> Array:
             *draw(key, mask.domain, mask._threshold, mask.offset),
         )  # fmt: skip
         return bits
-    each = xp.asarray(mask._threshold)
+    each = resident(mask, "_threshold")
     axes = collapsed(mask._drawn_shape, _broadcast_strides(each, mask._drawn_shape))
     if axes is None:
         each = straight(xp.broadcast_to(each, mask._drawn_shape))
@@ -197,7 +197,9 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
                 real(scale), at(bits))  # fmt: skip
     else:
         bits = element_bits(mask)
-        scales = None if isinstance(scale, float) else xp.asarray(scale)
+        scales = None
+        if not isinstance(scale, float):
+            scales = resident(mask, "scale") if scale is mask.scale else xp.asarray(scale)
         steps = bit_strides(mask.shape, x.ndim)
         scale_steps = [0] * x.ndim if scales is None else _broadcast_strides(scales, x.shape)
         axes = collapsed(x.shape, steps, scale_steps)

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from dropcore.backends.cuda.arrays import resident
 from dropcore.backends.cuda.blas import multiply
 from dropcore.backends.cuda.endings import finished, unfinished
 from dropcore.backends.cuda.launching import (
@@ -138,7 +139,7 @@ def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> N
     samples, k, n = mask.shape
     if samples * k * n == 0:
         return
-    bits = None if mask._bits is None else library().asarray(mask._bits)
+    bits = None if mask._bits is None else resident(mask, "_bits")
     threads = {"y": samples * n, "dw": k * n, "dx": samples * k * WARP}[which]
     launch(
         out, "connect", f"product_{which}", blocks_for(threads), at(out), at(a),

@@ -217,10 +217,15 @@ def _apply(w: Array, recipe: tuple[Any, ...], bound: float, axes: tuple[int, ...
 
 def sum_squares(array: Array) -> float:
     """The sum of the squares in float64. Waits for the device."""
+    return float(square_sum(array))
+
+
+def square_sum(array: Array) -> Array:
+    """The sum of the squares in float64, which stays on the device."""
     if array.size == 0:
-        return 0.0
+        return library().zeros((), np.float64)
     array, pieces = straight(array), -(-array.size // PIECE)
     sums = empty((pieces,), np.float64)
     launch(array, "update", "square_sums", pieces, at(array),
             np.int64(array.size), np.int64(PIECE), at(sums))  # fmt: skip
-    return float(sums.sum())
+    return sums.sum()
