@@ -3,7 +3,7 @@
 It has the few functions that `dropcore.backends.cuda` and the tests ask for, and is stricter than
 CuPy: nothing becomes a NumPy array by itself, kernels get arguments of exactly their types, new
 memory is full of rubbish, and what is written beside an array is found. `waits` counts what would
-wait for a device. While a stream is captured, work is put on a tape, which a graph plays again:
+wait for a device, `sent` what is copied to it. While a stream is captured, work is put on a tape, which a graph plays again:
 results get other rubbish meanwhile, as nothing is done while it is captured.
 """
 
@@ -32,6 +32,7 @@ GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 
 waits = 0
+sent = 0  # arrays from the host
 launches: list[str] = []
 _guards: dict[int, tuple] = {}  # memory that is in use, from where to where
 
@@ -250,6 +251,8 @@ def check_guards():
 def asarray(x, dtype=None):
     if isinstance(x, ndarray):
         return x if dtype in (None, x.dtype) else x.astype(dtype)
+    global sent
+    sent += 1
     a = np.asarray(x, dtype)
     if a.ndim:
         _pinned(a.nbytes)

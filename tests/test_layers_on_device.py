@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import copy
 
+import host_cupy
 import numpy as np
 import pytest
 from test_every_layer import CARRYING, EXAMPLES, KEY, batches, built, names
 
+from dropcore import Mask
+from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
 from dropcore.gradients import dense
+from dropcore.nn import (
+    ActivityRegularization,
+    BatchNorm,
+    ConcreteDropout,
+    Dense,
+    DropConnect,
+    Dropout,
+    EmbeddingDropout,
+    LayerNorm,
+    Maxout,
+    Sequential,
+    UnitDropout,
+    VariationalDropout,
+    set_scaling_,
+)
+from dropcore.nn.activations import ActivationLayer
+from dropcore.nn.dropout import RatedLayer
+from dropcore.nn.noise import GaussianNoise
+from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
+from dropcore.regularizers import L1, L1L2, L2, KLSparsity
 
 CLOSE = {np.float32: {"rtol": 2e-5, "atol": 2e-5}, np.float64: {"rtol": 1e-10, "atol": 1e-11}}
 
@@ -93,3 +116,267 @@ def test_pieces_of_sequences(gpu, layer, sample, dtype):
                 assert isinstance(a, gpu.ndarray)
                 assert a.dtype == b.dtype
                 np.testing.assert_allclose(back(gpu, a), b, **CLOSE[dtype])
+
+
+SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNoise, LayerNorm,
+         RatedLayer)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "sample"),
+    [
+        (layer, sample)
+        for layer, sample in EXAMPLES
+        if isinstance(layer, SHORT) and not isinstance(layer, EmbeddingDropout | Maxout)
+    ],
+    ids=names,
+)
+def test_a_step_waits_for_nothing_and_sends_nothing(host, layer, sample):
+    """What a graph of a step could not do; but for what the first step leaves on the device."""
+    layer = built(layer, sample, np.float32).to("cuda")
+    x = host.asarray(batches(layer, sample, 6, np.float32))
+    counts = []
+    for step in range(2):
+        before = host_cupy.waits, host_cupy.sent
+        y, backward = layer.forward(x, key=KEY.at(step=step), row=3)
+        backward(y, for_update=True)
+        layer(x)
+        counts.append((host_cupy.waits - before[0], host_cupy.sent - before[1]))
+    assert counts[1] == (0, 0)
+    assert counts[0][0] == 0
+
+
+# ---- updates ----
+
+
+def network(constraint=None, regularizer=None, activity=None, units=None):
+    inside = [Dense(7, activation="relu", constraint=constraint, regularizer=regularizer)]
+    if units is not None:
+        inside = [UnitDropout(units), *inside, UnitDropout(units)]
+    else:
+        inside = [BatchNorm(), Dropout(0.2), *inside, VariationalDropout(0.3, data_points=50.0)]
+    if activity is not None:
+        inside += [Dense(7, activation="sigmoid"), ActivityRegularization(activity)]
+    return Sequential(
+        [
+            *inside,
+            ConcreteDropout(
+                Dense(5, constraint=constraint, use_bias=False), 0.4, data_points=50.0,
+                length_scale=2.0, temperature=0.5,
+            ),
+            LayerNorm(),
+            DropConnect(3, 0.3, regularizer=regularizer, constraint=constraint),
+        ]
+    )  # fmt: skip
+
+
+def trained(model, optimizer, batches_of, steps=3):
+    """Weights, states and buffers after some updates."""
+    params, state = model.params, optimizer.init(model.params)
+    for step in range(steps):
+        x, target = batches_of(step)
+        y, backward = model.forward(x, key=KEY.at(step=step))
+        _, grads = backward((y - target) * y.dtype.type(1 / len(x)), for_update=True)
+        for path, regularizer in model.regularizers.items():
+            grads[path] = regularizer.add_gradient(params[path], grads[path])
+        optimizer.apply(params, grads, state, step, model.constraints)
+    return [
+        *params.values(),
+        *(array for kind in state.values() for array in kind.values()),
+        *model.buffers.values(),
+    ]
+
+
+def compared(gpu, model, optimizer, dtype):
+    model.build((6,), key=3, dtype=dtype)
+    other = copy.deepcopy(model).to("cuda")
+    rng = np.random.default_rng(5)
+    data = [(rng.normal(size=(9, 6)), rng.normal(size=(9, 3))) for _ in range(3)]
+    data = [tuple(array.astype(dtype) for array in pair) for pair in data]
+    wanted = trained(model, optimizer, lambda step: data[step])
+    there = [tuple(gpu.asarray(array) for array in pair) for pair in data]
+    found = trained(other, optimizer, lambda step: there[step])
+    assert len(found) == len(wanted)
+    tolerance = {"rtol": 1e-9, "atol": 1e-11}
+    if dtype == np.float32:
+        tolerance = {"rtol": 2e-3, "atol": 2e-4}
+    for a, b in zip(found, wanted, strict=True):
+        assert isinstance(a, gpu.ndarray)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(back(gpu, a), b, **tolerance)
+
+
+OPTIMIZERS = [
+    SGD(0.1), SGD(0.1, momentum=0.9, weight_decay=0.1), SGD(0.1, momentum=0.9, nesterov=True),
+    Adam(0.01), AdamW(0.01, weight_decay=0.3), RMSprop(0.01),
+    RMSprop(0.01, momentum=0.5, centered=True, epsilon=1e-2), Adagrad(0.05, initial=0.2),
+    Adadelta(), Clip(SGD(0.1), norm=0.3), Clip(SGD(0.1), norm=1e3),
+    Clip(Adam(0.01), norm=0.2, value=0.05),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=names)
+def test_updates(gpu, optimizer, dtype):
+    compared(gpu, network(constraint=MaxNorm(1.0)), optimizer, dtype)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("clip", [False, True])
+def test_updates_of_live_units(gpu, lazy, clip):
+    optimizer = SGD(0.1, momentum=0.9, lazy=lazy)
+    if clip:
+        optimizer = Clip(optimizer, norm=0.3, value=0.1)
+    compared(gpu, network(constraint=MaxNorm(1.0), units=0.4), optimizer, np.float64)
+
+
+CONSTRAINTS = [MaxNorm(0.5, axis=-1), UnitNorm(), UnitNorm(axis=1), MinMaxNorm(0.5, 0.8),
+               MinMaxNorm(0.9, 1.1, rate=0.4, axis=1), NonNeg()]  # fmt: skip
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=names)
+def test_constraints(gpu, constraint):
+    compared(gpu, network(constraint=constraint), SGD(0.1), np.float64)
+
+
+@pytest.mark.parametrize("constraint", [UnitNorm(), MinMaxNorm(0.5, 0.8)], ids=names)
+def test_constraints_leave_vectors_without_direction_alone(gpu, constraint):
+    w = np.random.default_rng(6).normal(size=(5, 4)).astype(np.float32)
+    w[:, 0], w[2, 1], w[3, 2] = 0, np.nan, np.inf
+    own, want = gpu.asarray(w), w.copy()
+    constraint(own)
+    constraint(want)
+    np.testing.assert_array_equal(back(gpu, own)[:, :3], w[:, :3])
+    np.testing.assert_allclose(back(gpu, own), want, rtol=1e-6)
+
+
+REGULARIZERS = [L1(0.01), L2(0.02), L1L2(0.01, 0.02)]
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS, ids=names)
+def test_regularizers(gpu, regularizer):
+    compared(gpu, network(regularizer=regularizer), SGD(0.1, momentum=0.5), np.float64)
+    compared(gpu, network(regularizer=regularizer, units=0.4), SGD(0.1), np.float64)
+    w = np.random.default_rng(7).normal(size=(50, 3)).astype(np.float32)
+    assert regularizer.penalty(gpu.asarray(w)) == pytest.approx(regularizer.penalty(w), rel=1e-6)
+
+
+@pytest.mark.parametrize("activity", [*REGULARIZERS, KLSparsity(0.1, target=0.2)], ids=names)
+def test_penalties_of_outputs(gpu, activity):
+    compared(gpu, network(activity=activity), SGD(0.1), np.float64)
+    y = np.random.default_rng(8).uniform(0.1, 0.9, (30, 4))
+    assert activity.activity_penalty(gpu.asarray(y)) == pytest.approx(activity.activity_penalty(y))
+    for shape in ((0, 4), (3, 0)):
+        found = activity.activity_gradient(gpu.zeros(shape))
+        assert found.shape == shape
+
+
+def test_a_mean_outside_of_its_range_is_nan(gpu):
+    y = np.random.default_rng(8).uniform(0.1, 0.9, (30, 4))
+    y[:, 2] += 1
+    gradient = back(gpu, KLSparsity(0.1).activity_gradient(gpu.asarray(y)))
+    assert np.isnan(gradient[:, 2]).all()
+    assert np.isfinite(gradient[:, [0, 1, 3]]).all()
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_clipping_never_waits(host, dtype):
+    rng = np.random.default_rng(9)
+    grads = {"a": rng.normal(size=(30, 4)).astype(dtype), "b": rng.normal(size=7).astype(dtype),
+             "c": np.zeros((0, 3), dtype)}  # fmt: skip
+    cases = [(1.0, None), (1e-30, None), (1e30, None), (0.0, None), (1.0, np.nan), (1.0, np.inf)]
+    if dtype == np.float64:
+        cases += [(1e200, None), (1e-200, None)]
+    for size, odd in cases:
+        given = {path: g * dtype(size) for path, g in grads.items()}
+        if odd is not None:
+            given["b"][3] = odd
+        for bound in (0.5, 1e-25, 1e40):
+            clip = Clip(SGD(1.0), norm=bound)
+            wanted = clip.clipped(given)
+            on = {path: host.asarray(g) for path, g in given.items()}
+            before = host_cupy.waits
+            found = clip.clipped(on)
+            assert host_cupy.waits == before
+            for path, want in wanted.items():
+                np.testing.assert_allclose(
+                    back(host, found[path]), want, rtol=1e-6 if dtype == np.float32 else 1e-13
+                )
+
+
+# ---- what is asked of a model on a device ----
+
+
+def test_learned_rates_and_penalties_are_told(gpu):
+    for layer in (
+        ConcreteDropout(Dense(3), 0.3, data_points=20.0, length_scale=0.5),
+        VariationalDropout(0.3, data_points=20.0, per_unit=True),
+    ):
+        layer.build((7,), key=1)
+        other = copy.deepcopy(layer).to("cuda")
+        assert other.learned_rate == pytest.approx(layer.learned_rate, rel=1e-6)
+        assert other.penalty() == pytest.approx(layer.penalty(), rel=1e-6)
+        assert repr(other.summary()) == repr(layer.summary())
+
+
+@pytest.mark.parametrize("inference", ["mean", "gaussian"])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+def test_inference_of_dropconnect(gpu, inference, activation):
+    layer = DropConnect(5, 0.3, inference=inference, activation=activation)
+    layer.build((7,), key=1)
+    layer.params["weight"][:, 2] = 0  # no variance at all
+    x = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
+    other = copy.deepcopy(layer).to("cuda")
+    for key in (None, KEY):
+        found = other(gpu.asarray(x), key, row=2)
+        np.testing.assert_allclose(back(gpu, found), layer(x, key, row=2), rtol=2e-5, atol=2e-5)
+
+
+RATES = [0.4, [0.2, 0.7, 0.0, 1.0], np.linspace(0, 1, 20)[:, None]]
+
+
+@pytest.mark.parametrize("rate", RATES, ids=["one", "units", "rows"])
+@pytest.mark.parametrize("scaling", ["inverted", "test"])
+@pytest.mark.parametrize("kind", ["elements", "groups", "alpha", "gaussian"])
+def test_rates(gpu, kind, rate, scaling):
+    from dropcore.nn import AlphaDropout, GaussianDropout
+
+    if kind in ("alpha", "gaussian"):
+        if scaling == "test":
+            return
+        layer = AlphaDropout(rate) if kind == "alpha" else GaussianDropout(np.minimum(rate, 0.9))
+    else:
+        layer = (
+            Dropout(rate, scaling=scaling)
+            if kind == "elements"
+            else UnitDropout(rate if np.ndim(rate) < 2 else 0.3, group=3, scaling=scaling)
+        )
+    x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    for key, row in ((KEY, 5), (None, 5), (KEY, 0)):
+        wanted, backward = layer.forward(x, key=key, row=row)
+        found, other = layer.forward(gpu.asarray(x), key=key, row=row)
+        np.testing.assert_allclose(back(gpu, found), wanted, rtol=1e-6)
+        dx, _ = other(gpu.asarray(x))
+        np.testing.assert_allclose(back(gpu, dx), backward(x)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_given_masks(gpu, as_mask):
+    kept = np.random.default_rng(2).uniform(size=(12, 4)) < 0.5
+    layer = Dropout(mask=Mask.given(kept, keep=0.5)) if as_mask else Dropout(mask=kept, keep=0.5)
+    x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    for rows in (x, np.concatenate((x, x[:5]))):
+        row = 12 - len(rows)
+        found = layer(gpu.asarray(rows), KEY, row=row)
+        np.testing.assert_array_equal(back(gpu, found), layer(rows, KEY, row=row))
+
+
+def test_set_scaling(gpu):
+    model = Sequential([Dropout([0.2, 0.3, 0.4], scaling="test"), Dense(4)])
+    model.build((3,), key=1)
+    other = copy.deepcopy(model).to("cuda")
+    for scaling in ("inverted", "test"):
+        set_scaling_(model, scaling)
+        set_scaling_(other, scaling)
+        weight = back(gpu, other.params["1.weight"])
+        np.testing.assert_allclose(weight, model.params["1.weight"], rtol=1e-6)

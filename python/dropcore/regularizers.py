@@ -197,8 +197,8 @@ class KLSparsity:
     Raises
     ------
     TypeError, ValueError
-        If one is not such a number; when it is used, if a mean is outside of [0, 1]. On a GPU, where
-        a look at the means would take time, what follows from such a one is NaN instead.
+        If one is not such a number; when it is used, if a mean is outside of [0, 1]. On a GPU,
+        where a look at the means takes time, what follows from such a one is NaN instead.
 
     References
     ----------
