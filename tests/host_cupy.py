@@ -3,8 +3,9 @@
 It has the few functions that `dropcore.backends.cuda` and the tests ask for, and is stricter than
 CuPy: nothing becomes a NumPy array by itself, kernels get arguments of exactly their types, new
 memory is full of rubbish, and what is written beside an array is found. `waits` counts what would
-wait for a device, `sent` what is copied to it. While a stream is captured, work is put on a tape, which a graph plays again:
-results get other rubbish meanwhile, as nothing is done while it is captured.
+wait for a device, `sent` what is copied to it. While a stream is captured, work is put on a tape,
+which a graph plays again: results get other rubbish meanwhile, as nothing is done while it is
+captured.
 """
 
 from __future__ import annotations
@@ -298,6 +299,12 @@ def flatnonzero(x):
     return _wrap(np.flatnonzero(x._a))
 
 
+def copyto(dst, src, casting="same_kind", where=None):
+    _strict(src, where)
+    chosen = True if where is None else where._a
+    _did(lambda: np.copyto(dst._a, _raw(src), casting, chosen))
+
+
 def _function(name, of=np):
     def function(*args, **kwargs):
         _strict(*args)
@@ -444,11 +451,11 @@ def module(folder):
     for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
                  "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
                  "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
-                 "argwhere", "stack", "concatenate", "ones", "take_along_axis", "ones_like", "full_like", "sqrt", "sum",
-                 "square", "multiply", "clip", "copyto", "logical_or"):  # fmt: skip
+                 "argwhere", "stack", "concatenate", "ones", "ones_like", "full_like", "sqrt",
+                 "sum", "square", "multiply", "clip", "logical_or", "take_along_axis"):  # fmt: skip
         setattr(cupy, name, _function(name))
     for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy,
-                     flatnonzero, ndarray):  # fmt: skip
+                     copyto, flatnonzero, ndarray):  # fmt: skip
         setattr(cupy, function.__name__, function)
     cupy.RawModule = Module
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)

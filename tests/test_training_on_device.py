@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dropcore.backends.cuda import blas
-from dropcore.constraints import MaxNorm
+from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
+from dropcore.device import namespace_of
 from dropcore.losses import (
     BinaryCrossEntropy,
     GaussianNLL,
@@ -21,8 +22,24 @@ from dropcore.losses import (
     MeanSquaredError,
     SoftmaxCrossEntropy,
 )
-from dropcore.nn import Dense, Dropout, Sequential
-from dropcore.optim import SGD, AdamW, RMSprop
+from dropcore.nn import (
+    ActivityRegularization,
+    AlphaDropout,
+    BatchNorm,
+    ConcreteDropout,
+    Dense,
+    DropConnect,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    LayerNorm,
+    ReLU,
+    Sequential,
+    UnitDropout,
+    VariationalDropout,
+)
+from dropcore.optim import SGD, AdamW, Clip, RMSprop
+from dropcore.regularizers import L1, L2
 from dropcore.schedules import Cosine, Linear
 
 
@@ -173,6 +190,42 @@ def test_graphs_make_the_same_updates(gpu, optimizer):
         )
 
 
+def everything():
+    """Layers with arrays of their own, noise, moments and learned rates."""
+    return Sequential(
+        [Dropout(np.linspace(0.1, 0.9, 12)), BatchNorm(), GaussianNoise(0.1),
+         Dense(10, activation="relu", constraint=UnitNorm()), Dropout(mask=np.arange(10) % 4 > 0),
+         VariationalDropout(0.3, data_points=70.0), UnitDropout(0.3, group=4), LayerNorm(),
+         ConcreteDropout(Dense(8, activation="selu"), data_points=70.0, length_scale=0.1),
+         AlphaDropout(0.1), GaussianDropout([0.1] * 8), ActivityRegularization(L1(1e-3)),
+         DropConnect(6, 0.2, regularizer=L2(1e-3), constraint=MinMaxNorm(0.5, 2.0)),
+         Dense(4, activation="softmax"), Dense(4, constraint=NonNeg())]
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+@pytest.mark.parametrize("clip", [{"norm": 0.5}, {"value": 0.1, "norm": 1.0}])
+def test_graphs_of_everything(gpu, clip):
+    x, y = map(gpu.asarray, data(70))
+    plain, replayed = everything().to("cuda"), everything().to("cuda")
+    optimizer = Clip(SGD(0.1, momentum=0.5), **clip)
+    wanted = plain.fit(x, y, optimizer=optimizer, **OPTIONS)
+    found = replayed.fit(x, y, optimizer=optimizer, cuda_graph=True, **OPTIONS)
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
+    wanted = plain.params | plain.buffers
+    for name, array in (replayed.params | replayed.buffers).items():
+        np.testing.assert_allclose(
+            gpu.asnumpy(array), gpu.asnumpy(wanted[name]), rtol=1e-3, atol=1e-5
+        )
+
+
+class FromTheHost(ReLU):
+    """A layer that multiplies by numbers in NumPy's memory."""
+
+    def forward(self, x, *, key=None, row=0):
+        return super().forward(x * namespace_of(x).asarray(np.ones(x.shape[-1], x.dtype)))
+
+
 @pytest.mark.usefixtures("products_in_graphs")
 def test_graphs_launch_no_python(host):
     """After two updates the host only says what changes, and launches."""
@@ -201,8 +254,10 @@ def test_what_a_graph_cannot_do(gpu):
 
     with pytest.raises(ValueError, match="a rate that changes with the step cannot be recorded"):
         fit(Dropout(lambda step: 0.5))
+    with pytest.raises(ValueError, match="a stddev that changes with the step cannot be recorded"):
+        fit(GaussianNoise(lambda step: 0.5))
     with pytest.raises(ValueError, match="brings numbers from the host"):
-        fit(Dropout(np.linspace(0.1, 0.9, 12)))
+        fit(FromTheHost())
     with pytest.raises(ValueError, match=r"use model\.to"):
         Sequential([Dense(4)]).fit(*data(), optimizer=SGD(0.1), **OPTIONS | {"cuda_graph": True})
 

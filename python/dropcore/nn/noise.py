@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dropcore.checks import check_number
-from dropcore.device import namespace_of, on_device
+from dropcore.device import namespace_of, on_device, recording
 from dropcore.functional import dropout, dropout_backward
 from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
@@ -77,6 +77,11 @@ class GaussianNoise(Layer):
         if key is None:
             return x, pass_on
         step = as_key(key).step
+        if callable(self.stddev) and recording():
+            raise ValueError(
+                "GaussianNoise: a stddev that changes with the step cannot be recorded in a CUDA "
+                "graph: use cuda_graph=False, or a number"
+            )
         given = self.stddev(step) if callable(self.stddev) else self.stddev
         y = noise_like(x, key, row)
         y *= x.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))

@@ -17,7 +17,7 @@ from dropcore.nn.dropout import Dropout
 from dropcore.nn.expectations import check_array
 from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
 from dropcore.nn.reshape import Reshape
-from dropcore.steps import drops_units
+from dropcore.steps import LiveUnits, drops_units
 
 __all__ = ["Sequential"]
 
@@ -191,7 +191,8 @@ class Sequential(Stateful):
         assert isinstance(dropout, Dropout)
         assert key is not None
         with named(name):
-            mask = dropout.mask((x.shape[0], *layer.output_shape(x.shape[1:])), key, row)
+            shape = (x.shape[0], *layer.output_shape(x.shape[1:]))
+            mask = dropout.mask(shape, key, row, x.values if isinstance(x, LiveUnits) else x)
         live = any(type(next_layer) is Dense for _, next_layer, _ in behind[:1])
         return layer.forward_masked(x, mask, live=live)
 
