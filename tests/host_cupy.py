@@ -428,7 +428,9 @@ class Module:
         self.library = ctypes.CDLL(str(library))
 
     def _built(self, code, text, library):
-        text.write_text(f'#include "{HERE / "c" / "host_cuda.h"}"\n{code}')
+        flush = int("#define STORED double" not in code)  # as CuPy's -ftz=true, of floats alone
+        head = f'#define FLUSH {flush}\n#include "{HERE / "c" / "host_cuda.h"}"\n'
+        text.write_text(head + code)
         marked = subprocess.run(
             [COMPILER, *FLAGS, "-E", "-D__global__=A_KERNEL", str(text)],
             check=True, capture_output=True, text=True,

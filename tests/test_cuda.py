@@ -459,6 +459,8 @@ def test_max_norm_of_odd_numbers(xp, dtype, axis):
     lines[3], lines[4] = np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal
     if dtype == np.float64:
         lines[5], lines[6] = 1e200, 1e-200
+    else:
+        lines[5] = 1e-41
     for bound in (1e-3, 1e-30, 1e-44 if dtype == np.float32 else 1e-210):
         own = xp.asarray(w.copy())
         project_(own, bound, axis=axis)

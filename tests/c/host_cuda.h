@@ -9,6 +9,9 @@
 #include <utility>
 
 #include <ucontext.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #ifndef __global__
 #define __global__
@@ -39,10 +42,27 @@ static inline int __float_as_int(float x) {
 static inline float __int_as_float(int bits) {
     return __uint_as_float((unsigned)bits);
 }
-/* Rounding towards zero: what was rounded away from it is one step too far. */
-static inline float __double2float_rz(double x) {
-    const float y = (float)x;
-    return std::fabs((double)y) > std::fabs(x) ? std::nextafterf(y, 0.0f) : y;
+/* CuPy compiles with -ftz=true, and so do we: denormal floats count as zero in what the processor
+ * works out, but not in the operations of common.cuh that keep them. These work on whole numbers and
+ * doubles, none of which is denormal. */
+#define SMALLEST_NORMAL 0x1p-126
+static double exactly(float x) {
+    const unsigned all = __float_as_uint(x), rest = all & 0x7FFFFFFFu;
+    if (rest >= 0x00800000u) return x;
+    return (all >> 31 ? -0x1p-149 : 0x1p-149) * (double)rest;
+}
+static float denormal(double x, double count) { /* of 2^-149 */
+    return __uint_as_float((unsigned)count | (std::signbit(x) ? 0x80000000u : 0u));
+}
+static float times(float x, float y) {
+    const double product = exactly(x) * exactly(y), size = std::fabs(product);
+    return size < SMALLEST_NORMAL ? denormal(product, std::rint(size * 0x1p149)) : (float)product;
+}
+static float towards_zero(double x) {
+    const double size = std::fabs(x);
+    if (size < SMALLEST_NORMAL) return denormal(x, std::trunc(size * 0x1p149));
+    const float y = (float)x; /* what was rounded away from zero is one step too far */
+    return std::fabs((double)y) > size ? std::nextafterf(y, 0.0f) : y;
 }
 static inline double __dmul_rz(double a, double b) {
     const double y = a * b, rest = std::fma(a, b, -y);
@@ -118,8 +138,8 @@ static void run_together(bool backwards) {
     }
 }
 
-static void launch(void (*run)(void **), void **arguments, unsigned grid, unsigned threads,
-                   int together, int backwards) {
+static void run_all(void (*run)(void **), void **arguments, unsigned grid, unsigned threads,
+                    int together, int backwards) {
     if (threads > MOST_THREADS || threads % 32) fail("a block must have warps of 32, at most 32");
     block.run = run;
     block.arguments = arguments;
@@ -138,6 +158,19 @@ static void launch(void (*run)(void **), void **arguments, unsigned grid, unsign
             run(arguments);
         }
     }
+}
+
+/* FLUSH says whether the module's numbers are floats, which it is compiled to flush. */
+static void launch(void (*run)(void **), void **arguments, unsigned grid, unsigned threads,
+                   int together, int backwards) {
+#if defined(__SSE2__)
+    const unsigned before = _mm_getcsr();
+    if (FLUSH) _mm_setcsr(before | 0x8040u);
+    run_all(run, arguments, grid, threads, together, backwards);
+    _mm_setcsr(before);
+#else
+    run_all(run, arguments, grid, threads, together, backwards);
+#endif
 }
 
 /* ---- the types of a kernel's arguments, as NumPy's letters; P for an address ---- */

@@ -2,7 +2,7 @@
 
 Everything runs on CuPy's current stream, and nothing waits for the device, but for what has to: the
 number of units that live in a mask that is on the device, and the sum of squares that `global_norm`
-returns. Denormal numbers stay: flushing them would gain nothing here.
+returns. Denormal floats count as zero, as in the core, but for masks, dropout and the projection.
 """
 
 from __future__ import annotations

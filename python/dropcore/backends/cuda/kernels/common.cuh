@@ -37,6 +37,32 @@ template <> struct computed<double> {
 template <typename T> using real_of = typename computed<T>::type;
 #define REAL real_of<STORED>
 
+/* Operations that keep denormal numbers. CuPy compiles everything with -ftz=true, which takes them
+ * for zero: in activations and updates, as the C core does, but not in dropout and the projection. */
+#if defined(__CUDACC__)
+INLINE float times(float x, float y) {
+    float product;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(product) : "f"(x), "f"(y));
+    return product;
+}
+INLINE double exactly(float x) {
+    double wide;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(wide) : "f"(x));
+    return wide;
+}
+INLINE float towards_zero(double x) {
+    float narrow;
+    asm("cvt.rz.f32.f64 %0, %1;" : "=f"(narrow) : "d"(x));
+    return narrow;
+}
+#endif
+INLINE double times(double x, double y) {
+    return x * y;
+}
+INLINE double exactly(double x) {
+    return x;
+}
+
 INLINE float widen(float x) {
     return x;
 }
@@ -55,7 +81,8 @@ INLINE float widen(f16 x) {
     const u32 sign = (u32)(x.bits & 0x8000) << 16, rest = x.bits & 0x7FFF;
     if (rest >= 0x7C00) return __uint_as_float(sign | 0x7F800000u | (rest & 0x3FF) << 13);
     /* As if its exponent were a float's, then put right by a power of two: denormals too. */
-    return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest << 13) * 0x1p112f));
+    const float wide = times(__uint_as_float(rest << 13), 0x1p112f);
+    return __uint_as_float(sign | __float_as_uint(wide));
 #endif
 }
 
@@ -176,7 +203,7 @@ INLINE u32 bit_at(const u8 *bits, i64 i) {
 
 /* x * scale rounded once, or +0.0 by selection: a dropped NaN is gone. */
 template <typename T> INLINE T kept_or_zero(u32 bit, T x, real_of<T> scale) {
-    return narrow<T>(bit ? widen(x) * scale : (real_of<T>)0);
+    return narrow<T>(bit ? times(widen(x), scale) : (real_of<T>)0);
 }
 
 /* Broadcasting -----------------------------------------------------------------------------------*/

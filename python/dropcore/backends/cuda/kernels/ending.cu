@@ -130,13 +130,13 @@ INLINE T ended(const ending<T> &e, i64 i, i64 column, u32 kept, T z) {
     typedef real_of<T> C;
     C value = widen(z);
     if (e.back) {
-        value = kept ? value * e.scale : (C)0;
+        value = kept ? times(value, e.scale) : (C)0;
         if (e.kind != NONE) value = activated_back(e.kind, widen(e.held[i]), value, e.a);
         return narrow<T>(value);
     }
     if (e.bias) value = value + widen(e.bias[column]);
     value = activated(e.kind, value, e.a);
-    value = kept ? value * e.scale : (C)0;
+    value = kept ? times(value, e.scale) : (C)0;
     if (e.residual) value = value + widen(e.residual[i]);
     return narrow<T>(value);
 }

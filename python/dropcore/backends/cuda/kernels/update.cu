@@ -1,6 +1,6 @@
 /* Updates of weights and their projection onto the max-norm ball. The rules are those of
- * optimizer.inc.h of the C core, operation by operation; denormal numbers stay, which costs nothing
- * here.
+ * optimizer.inc.h of the C core, operation by operation; denormal numbers of float32 count as zero
+ * there and here, but for the projection.
  *
  * Weights are (outer, n, inner), and a vector runs over n. Where inner is 1 a block takes a vector,
  * updates and measures it, and shortens it if it has to. Otherwise vectors are columns: blocks
@@ -104,7 +104,8 @@ template <typename T> struct squares {
     static constexpr int parts = 1;
     double part[1];
     __device__ __forceinline__ void add(float w) {
-        part[0] += (double)w * (double)w;
+        const double exact = exactly(w);
+        part[0] += exact * exact;
     }
 };
 template <> struct squares<double> {
@@ -153,7 +154,7 @@ INLINE shrinking shrinking_for(const squares<double> &s, i64 n, double bound) {
 }
 
 INLINE float shortened(float w, const shrinking &s) {
-    return __double2float_rz((double)w * s.factor);
+    return towards_zero(exactly(w) * s.factor);
 }
 INLINE double shortened(double w, const shrinking &s) {
     return __dmul_rz(w * s.inverse_unit, s.factor);
@@ -268,7 +269,7 @@ template <typename T> INLINE void squares_summed(const T *w, i64 n, i64 piece, d
         double sum = 0.0;
         const i64 end = (p + 1) * piece < n ? (p + 1) * piece : n;
         for (i64 i = p * piece + threadIdx.x; i < end; i += blockDim.x)
-            sum += (double)w[i] * (double)w[i];
+            sum += exactly(w[i]) * exactly(w[i]);
         sum = joined(g, sum, room, sum_of());
         if (threadIdx.x == 0) sums[p] = sum;
     }
