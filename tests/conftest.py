@@ -87,6 +87,16 @@ def host(monkeypatch, host_module):
     launching.forget()
 
 
+@pytest.fixture
+def host_graphs(host, monkeypatch):
+    """The stand-in, whose own product is taken where cuBLAS would be called directly."""
+    from dropcore.backends.cuda import blas
+
+    monkeypatch.setattr(blas, "prepare", lambda device: None)
+    monkeypatch.setattr(blas, "direct", lambda a, b, out: host.matmul(a, b, out=out))
+    return host
+
+
 def device():
     """CuPy, where there is a device."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")

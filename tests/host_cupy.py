@@ -129,6 +129,7 @@ class ndarray:
     size = property(lambda self: self._a.size)
     strides = property(lambda self: self._a.strides)
     itemsize = property(lambda self: self._a.itemsize)
+    nbytes = property(lambda self: self._a.nbytes)
     T = property(lambda self: _wrap(self._a.T))
     device = property(lambda self: _Device())
     data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
@@ -450,11 +451,14 @@ def module(folder):
     """A module that may stand as `cupy` in sys.modules."""
     Module.folder = Path(folder)
     cupy = types.ModuleType("cupy")
-    for name in ("zeros", "zeros_like", "full", "arange", "where", "minimum", "maximum", "rint",
-                 "repeat", "broadcast_to", "moveaxis", "matmul", "add", "ix_", "may_share_memory",
-                 "shares_memory", "abs", "isnan", "exp", "log", "log1p", "sign", "isfinite",
-                 "argwhere", "stack", "concatenate", "ones", "ones_like", "full_like", "sqrt",
-                 "sum", "square", "multiply", "clip", "logical_or", "take_along_axis"):  # fmt: skip
+    for name in (
+        "abs", "add", "arange", "argwhere", "broadcast_to", "clip", "concatenate",
+        "exp", "full", "full_like", "isfinite", "isnan", "ix_", "log", "log1p",
+        "logical_or", "matmul", "maximum", "may_share_memory", "minimum", "moveaxis",
+        "multiply", "ones", "ones_like", "repeat", "rint", "shares_memory", "sign",
+        "sqrt", "square", "stack", "sum", "take_along_axis", "where", "zeros",
+        "zeros_like",
+    ):  # fmt: skip
         setattr(cupy, name, _function(name))
     for function in (empty, array, argsort, asarray, from_dlpack, ascontiguousarray, asnumpy,
                      copyto, flatnonzero, ndarray):  # fmt: skip

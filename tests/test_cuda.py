@@ -67,7 +67,7 @@ def compiled_by_nvrtc(library, text, capability):
     assert not library.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None
     )
-    options = [*launching.OPTIONS, f"--gpu-architecture=sm_{capability}"]
+    options = [*launching.OPTIONS, "-ftz=true", f"--gpu-architecture=sm_{capability}"]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = library.nvrtcCompileProgram(program, len(options), array)
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -112,7 +112,7 @@ def compile_by_nvcc(nvcc, text, place):
     place.write_text(text)
     made = place.with_suffix(".fatbin")
     code = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
-    options = [option.replace("--std", "-std") for option in launching.OPTIONS]
+    options = [option.replace("--std", "-std") for option in (*launching.OPTIONS, "-ftz=true")]
     subprocess.run(
         [nvcc, *options, *code, "-Werror=all-warnings", "-diag-suppress=177", "-fatbin",
          "-o", str(made), str(place)], check=True,

@@ -35,8 +35,6 @@ from dropcore.backends.cuda.masks import (
     to_bool,
     uniforms,
 )
-from dropcore.backends.cuda.patches import Patches, convolution, kernel_gradient
-from dropcore.backends.cuda.pooling import Windows, pool, pool_back
 from dropcore.backends.cuda.normalization import (
     batch_moments,
     batch_normalize,
@@ -44,6 +42,8 @@ from dropcore.backends.cuda.normalization import (
     layer_normalize,
     layer_normalize_back,
 )
+from dropcore.backends.cuda.patches import Patches, convolution, kernel_gradient
+from dropcore.backends.cuda.pooling import Windows, pool, pool_back
 from dropcore.backends.cuda.products import (
     Factor,
     compact,
