@@ -41,7 +41,7 @@ if [ -z "$$found" ]; then \
 fi
 endef
 
-.PHONY: help build demo test check lint bench clean
+.PHONY: help build demo test kernels check lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ demo: $(VENV)/.built $(VENV)/.extra-demo ## train a network on digits with and w
 
 test: $(VENV)/.built $(VENV)/.extra-test ## the tests, in minutes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+kernels: $(VENV)/.built $(VENV)/.extra-test ## every CUDA kernel, compiled for every processor
+	$(BIN)/python -m pytest -m kernels $(PYTEST_ARGS)
 
 check: $(VENV)/.built $(VENV)/.extra-test ## the long rest: slow tests, every Python, compiler and ISA
 	.ci/check

@@ -64,13 +64,13 @@ def assert_team(threads):
 
 
 @pytest.fixture(scope="session")
-def host_module(tmp_path_factory):
-    """A stand-in for CuPy that compiles the kernels for the host, once for all tests."""
+def host_module(request):
+    """A stand-in for CuPy that compiles the kernels for the host, once for all runs of tests."""
     import host_cupy
 
     if host_cupy.COMPILER is None or platform.system() != "Linux":
         pytest.skip("the kernels run on the host where g++ and Linux are")
-    return host_cupy.module(tmp_path_factory.mktemp("kernels"))
+    return host_cupy.module(request.config.cache.mkdir("host-kernels"))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import hashlib
 import operator
+import os
 import re
 import shutil
 import subprocess
@@ -422,10 +423,11 @@ class Module:
     folder: Path  # where libraries go
 
     def __init__(self, *, code, options=()):
-        name = f"kernels-{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+        known = "".join([code, (HERE / "c" / "host_cuda.h").read_text(), *FLAGS])
+        name = f"kernels-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
         library = self.folder / f"{name}.so"
         if not library.exists():
-            library = self._built(code, self.folder / f"{name}.cc", library)
+            library = self._built(code, self.folder / f"{name}.{os.getpid()}.cc", library)
         self.library = ctypes.CDLL(str(library))
 
     def _built(self, code, text, library):
@@ -440,7 +442,9 @@ class Module:
         assert names
         with text.open("a") as file:
             file.writelines(f"HOST_ENTRY({name})\n" for name in names)
-        subprocess.run([COMPILER, *FLAGS, "-shared", "-o", str(library), str(text)], check=True)
+        made = library.with_suffix(f".{os.getpid()}")  # others may build the same at a time
+        subprocess.run([COMPILER, *FLAGS, "-shared", "-o", str(made), str(text)], check=True)
+        made.rename(library)
         return library
 
     def get_function(self, name):

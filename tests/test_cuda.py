@@ -90,6 +90,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("module", launching.MODULES)
 def test_every_kernel_compiles(module, tmp_path):
     library, nvcc = nvrtc(), shutil.which("nvcc")
