@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.machinery
 import operator
 import os
 import re
@@ -455,6 +456,7 @@ def module(folder):
     """A module that may stand as `cupy` in sys.modules."""
     Module.folder = Path(folder)
     cupy = types.ModuleType("cupy")
+    cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     for name in (
         "abs", "add", "arange", "argwhere", "broadcast_to", "clip", "concatenate",
         "exp", "full", "full_like", "isfinite", "isnan", "ix_", "log", "log1p",

@@ -132,3 +132,15 @@ def test_table_has_means_and_standard_errors():
     assert columns[0] == "without dropout 10.0 +- 0.0 20.0 +- 5.8 2.00 3.00 2.0"
     assert columns[1] == "dropout + max-norm 20.0 +- 0.0 5.0 +- 0.0 2.00 3.00 4.0"
     assert "4.0 times" in last
+
+
+def test_info_names_the_gpu_or_what_is_missing(host, monkeypatch, capsys):
+    runtime = host.cuda.runtime
+    monkeypatch.setattr(host, "__version__", "0", raising=False)
+    properties = {"name": b"A GPU"}
+    monkeypatch.setattr(runtime, "getDeviceProperties", lambda _: properties, raising=False)
+    assert main(["info"]) == 0
+    assert "GPU           A GPU, CuPy 0\n" in capsys.readouterr().out
+    monkeypatch.setattr(runtime, "getDeviceCount", lambda: 0)
+    assert main(["info"]) == 0
+    assert "GPU           none: arrays on a GPU need CuPy and an" in capsys.readouterr().out

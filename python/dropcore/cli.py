@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info() -> str:
-    """What this build can do and which packages it finds, one line each."""
+    """What this build can do, the GPU and the packages that it finds, one line each."""
     build = dropcore.build_info()
     openmp = "yes" if build["openmp"] else "no: this build runs on a single thread"
     lines = {
@@ -59,7 +59,7 @@ def info() -> str:
         "ISA": f"{build['isa']} (of {', '.join(build['isas'])})",
         "threads": build["threads"],
         "OpenMP": openmp,
-        "CuPy": _presence(("cupy",)),
+        "GPU": _gpu(),
     }
     table = [f"{name:<14}{value}" for name, value in lines.items()]
     extras = [f"  {name:<12}{_presence(modules)}" for name, modules in EXTRAS.items()]
@@ -80,6 +80,18 @@ def _demo(output: Path, epochs: int, seeds: int) -> int:
     return 0
 
 
+def _gpu() -> str:
+    """The device that CuPy works on, or what is missing."""
+    from dropcore.backends.cuda.launching import require_device
+
+    try:
+        xp = require_device()
+    except (ImportError, RuntimeError) as error:
+        return f"none: {error}"
+    name = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
+    return f"{name}, CuPy {xp.__version__}"
+
+
 def _presence(modules: Sequence[str]) -> str:
     missing = [module for module in modules if find_spec(module) is None]
     return f"missing {', '.join(missing)}" if missing else "installed"
@@ -91,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dropcore {dropcore.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("info", help="version, instruction set, threads and extras")
+    commands.add_parser("info", help="version, instruction set, threads, GPU and extras")
     demo = commands.add_parser(
         "demo", help="train with and without dropout on noisy digits; a table and a picture"
     )
