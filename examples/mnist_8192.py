@@ -51,7 +51,10 @@ def digits():
     else:
         from sklearn.datasets import fetch_openml
 
-        x, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False)
+        try:
+            x, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False)
+        except OSError as error:
+            sys.exit(f"OpenML cannot be reached ({error}): put the files where --help says")
     x, y = np.reshape(x, (len(x), -1)).astype(np.float32) / 255, np.asarray(y, np.int64)
     return x[:-10_000], y[:-10_000], x[-10_000:], y[-10_000:]
 
@@ -71,17 +74,21 @@ def network(units):
     )
 
 
-def on_device(device, model, arrays):
-    """The model and the arrays where they are to be; exit with what to do where that is not."""
-    if device == "cpu":
-        return arrays
+def move(model, device):
+    """Move the model; exit with what to do where there is no such device."""
     try:
-        model.to("cuda")
+        model.to(device)
     except (ImportError, RuntimeError) as error:
         sys.exit(f"{error}. Without a GPU: --device cpu --units 256")
+
+
+def beside(model, array):
+    """The array where the model is."""
+    if model.device == "cpu":
+        return array
     import cupy
 
-    return [cupy.asarray(array) for array in arrays]
+    return cupy.asarray(array)
 
 
 def main(arguments=None):
@@ -100,9 +107,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     model = network(options.units)
-    x, y, x_test, y_test = digits()
+    move(model, options.device)
+    x, y, x_test, y_test = (beside(model, array) for array in digits())
     x, y = x[: options.samples], y[: options.samples]
-    x, y, x_test, y_test = on_device(options.device, model, [x, y, x_test, y_test])
     updates = -(-len(x) // BATCH) * options.epochs
     optimizer = SGD(Cosine(options.rate, steps=updates), momentum=0.95)
     seconds = 0.0
