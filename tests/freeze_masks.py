@@ -33,12 +33,19 @@ ADDRESSES = (
     (0, 0, 0, 2),
     (0xFEDCBA9876543210, 1, 70000, 2),
 )
-KEEPS = (0.0, 2.0**-32, 1e-4, 0.1, 1 / 3, 0.5, 0.8, 0.9, 1 - 2.0**-32, 1.0)
-OFFSETS = (0, 1, 7, 255, 256, 257, 2**36 - 100, 2**36, 2**40 + 13, 2**62 + 5)
-SIZES = (1, 7, 255, 256, 257, 1000)
+KEEPS = (
+    *(0.0, 2.0**-32, 1e-4, 0.1, 1 / 3, 0.8, 0.9, 1 - 2.0**-32, 1.0),
+    *(0.5, 0.75, 0.875, 230 / 256),  # decided by one, two, three and seven planes
+)
+# A group is 128 elements and 32 blocks. At elements 2^34 and 2^36 the low word of the block number
+# wraps: it is 0 there, and 2^32 - 1 just before.
+OFFSETS = (0, 1, 7, 127, 128, 129, 2**34 - 100, 2**36, 2**40 + 13, 2**62 + 5, 2**63 - 1000)
+SIZES = (1, 127, 128, 129, 1000)
 
-# One element in 256 has the byte of T, and only there the low 24 bits decide: these masks are long
-# enough to meet some 64 of them, with low 24 bits of T in the middle, at the ends and beside them.
+# One element in 256 has the top eight bits of T in its top eight planes, and only there the planes
+# below decide. These masks are long enough to meet some 64 of those elements, with the other 24
+# bits of T mixed (1 / 3), in one plane that is the ninth or the last, in all planes, and behind top
+# planes that are all 0 or all 1. They go across the element where the low word of the block wraps.
 TIES = (
     1 / 3,
     0x80800000 / 2**32,
@@ -48,10 +55,15 @@ TIES = (
     0xFF800000 / 2**32,
 )
 TIES_SIZE = 16384
-TIES_OFFSET = 2**36 - 5000
+TIES_OFFSET = 2**34 - 5000
+
+# Nobody meets the lowest planes by chance: for each address T is the uniform of the element in the
+# middle of a mask, which drops it, and one more, which keeps it.
+EXACT_SIZE = 200
+EXACT_OFFSET = 2**34 - 77
 
 MASKS_HEADER = """\
-# Frozen masks of the dropcore mask contract, version 1.
+# Frozen masks of the dropcore mask contract, version 2.
 #
 # One record a line, nine fields separated by single spaces. Lines that start with # are comments.
 # The longest line has fewer than 4400 characters and the largest mask 16384 elements.
@@ -71,7 +83,7 @@ MASKS_HEADER = """\
 """
 
 WORDS_HEADER = """\
-# Frozen words of the dropcore mask contract, version 1.
+# Frozen words of the dropcore mask contract, version 2.
 #
 # One record a line, fields separated by single spaces. Lines that start with # are comments. The
 # first field says what the record is; the next four are its address.
@@ -88,7 +100,7 @@ WORDS_HEADER = """\
 
 
 NORMALS_HEADER = """\
-# Frozen normals of the dropcore mask contract, version 1.
+# Frozen normals of the dropcore mask contract, version 2.
 #
 # One record a line, fields separated by single spaces. Lines that start with # are comments.
 #
@@ -109,6 +121,11 @@ def masks() -> Iterator[str]:
         yield mask(next(address), offset, size, keep)
     for keep in TIES:
         yield mask(next(address), TIES_OFFSET, TIES_SIZE, keep)
+    for seed, stream, step, domain in ADDRESSES:
+        middle = EXACT_OFFSET + EXACT_SIZE // 2
+        u32 = int(reference.uniform(seed, stream, step, middle, domain=domain))
+        for t in (u32, u32 + 1):
+            yield mask((seed, stream, step, domain), EXACT_OFFSET, EXACT_SIZE, t / 2**32)
 
 
 def mask(address: tuple[int, int, int, int], offset: int, size: int, keep: float) -> str:
@@ -125,16 +142,16 @@ def mask(address: tuple[int, int, int, int], offset: int, size: int, keep: float
 def words() -> Iterator[str]:
     """The records of ``frozen_words.txt``."""
     for (seed, stream, step, domain), block in product(
-        (*ADDRESSES, (7, 3, 1, 1)), (0, 1, 15, 16, 2**32 - 1, 2**32, 2**59 - 1)
+        (*ADDRESSES, (7, 3, 1, 1)), (0, 1, 31, 32, 2**32 - 1, 2**32, 2**61 - 1)
     ):
         four = reference.words(seed, stream, step, block, 1, domain=domain)[0]
         digits = " ".join(f"{int(word):08x}" for word in four)
         yield f"block {seed:#018x} {stream} {step} {domain} {block} {digits}\n"
 
-    # All 256 elements of one tile, and the same few of all tiles of the other addresses.
+    # All 128 elements of one group, and the same few elements of every address.
     for address, index in (
-        *product(ADDRESSES[3:4], range(256)),
-        *product(ADDRESSES, (0, 1, 2, 3, 63, 64, 130, 199, 255, *OFFSETS[4:], 2**63 - 1)),
+        *product(ADDRESSES[3:4], range(128)),
+        *product(ADDRESSES, (0, 1, 31, 32, 63, 64, 96, 127, *OFFSETS[4:], 2**63 - 1)),
     ):
         seed, stream, step, domain = address
         u32 = int(reference.uniform(seed, stream, step, index, domain=domain))

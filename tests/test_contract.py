@@ -27,13 +27,18 @@ from dropcore.backends import numpy as reference
 
 DATA = Path(__file__).parent / "data"
 
-KEEPS = (0.0, 2.0**-32, 1e-4, 0.1, 1 / 3, 0.5, 0.8, 0.9, 1 - 2.0**-32, 1.0)
+# With one plane, two, three, eight, nine and ten of them, and with all.
+KEEPS = (
+    *(0.0, 2.0**-32, 1e-4, 0.1, 1 / 3, 0.5, 0.75, 0.8, 0.875, 230 / 256, 231 / 512, 341 / 1024),
+    *(0.9, 1 - 2.0**-32, 1.0),
+)
+# The low word of a group's blocks begins again at every multiple of 2**34.
 OFFSETS = (
-    *(0, 1, 7, 100, 255, 256, 257, 4099),
-    *(2**32 - 77, 2**36 - 100, 2**36, 2**36 + 1234567, 2**40 + 13, 2**62 + 5),
+    *(0, 1, 7, 100, 127, 128, 129, 4099, 2**32 - 77, 2**34 - 1000, 2**34 + 128),
+    *(2**36 - 100, 2**36, 2**36 + 1234567, 2**40 + 13, 2**62 + 5, 2**63 - 5001),
 )
 SHAPES = (
-    *((), (0,), (1,), (7,), (63,), (64,), (65,), (255,), (256,), (257,), (1000,), (4096,)),
+    *((), (0,), (1,), (7,), (63,), (64,), (65,), (127,), (128,), (129,), (1000,), (4096,)),
     *((3, 5, 7), (2, 0, 4), (33, 129), (1, 513), (2, 1, 3, 1)),
 )
 LONGEST = max(math.prod(shape) for shape in SHAPES)
@@ -41,7 +46,7 @@ KEY = Key(0x0123456789ABCDEF, stream=5, step=1000)
 
 # Far above the work that is worth a thread for seven of them, and not a multiple of anything.
 LARGE = 3 * 2**20 + 77
-LARGE_OFFSETS = (12345, 2**36 - 1000003)
+LARGE_OFFSETS = (12345, 2**36 - 1000003)  # the second one crosses a multiple of 2**34
 
 
 def address(key):
@@ -193,7 +198,7 @@ def test_frozen_masks(isa):
         kept = u < np.uint64(int(t, 16))
         np.testing.assert_array_equal(reference.pack(kept), expected, err_msg=line[:120])
         checked += 1
-    assert checked == 606
+    assert checked == 735
 
 
 def test_small_masks(isa, threads):
@@ -266,7 +271,7 @@ def test_large_masks(isa, threads, assert_team):
         for keep in KEEPS:
             mask = Mask((LARGE,), keep=keep, key=KEY, offset=offset)
             got = mask.packed()
-            if 0 < keep < 1:
+            if keep not in (0.0, 0.5, 0.75, 1.0):  # so cheap that this many are no work for seven
                 assert_team()
             assert np.array_equal(got, large_kept(offset, keep)), f"{offset} {keep}"
     kept = np.unpackbits(large_kept(offset, 0.8), count=LARGE, bitorder="little").view(bool)
@@ -275,6 +280,15 @@ def test_large_masks(isa, threads, assert_team):
     assert_team()
     assert np.array_equal(got, kept)
     np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
+
+
+def test_large_masks_of_few_planes(isa, threads, assert_team):
+    size, offset = 3 * LARGE, LARGE_OFFSETS[1]
+    for keep in (0.5, 0.75):
+        got = Mask((size,), keep=keep, key=KEY, offset=offset).packed()
+        assert_team()
+        kept = uniforms(offset, size) < np.uint64(keep * 2**32)
+        assert np.array_equal(got, reference.pack(kept))
 
 
 def test_large_dropout(isa, threads, assert_team):
@@ -329,18 +343,37 @@ def test_random_keys(isa):
         np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
 
 
-@pytest.mark.parametrize("byte", [0, 1, 127, 128, 254, 255])
-def test_ties_of_the_byte(isa, byte):
-    """Where the byte of the uniform is that of T the low 24 bits decide, also at their ends."""
-    tied = [i for i, u in enumerate(uniforms(0, 8192).tolist()) if u >> 24 == byte]
-    assert len(tied) > 15
-    for i in tied:
-        u = int(uniforms(0, 8192)[i])
-        for t in {u, u + 1, byte << 24, (byte << 24) + 1, (byte + 1 << 24) - 1, byte + 1 << 24}:
-            # Within a whole tile, where the vector code runs.
-            first = i // 256 * 256
-            got = Mask((256,), keep=t / 2**32, key=KEY, offset=first).to_bool()
-            np.testing.assert_array_equal(got, uniforms(0, 8192)[first : first + 256] < t)
+@pytest.mark.parametrize("plane", [0, 1, 6, 7, 8, 9, 10, 11, 15, 17, 23, 30, 31])
+def test_ties_are_settled_by_the_right_plane(isa, plane):
+    """T that agrees with an element's uniform down to a plane, and not there: deep ties, at will."""
+    bit = 1 << 31 - plane
+    for i, u in enumerate(uniforms(0, 8192)[:500].tolist()):
+        first = i // 128 * 128
+        for t in {u ^ bit, (u ^ bit) & -bit, u & -bit, (u & -bit) + bit, u, u + 1}:
+            got = Mask((300,), keep=t / 2**32, key=KEY, offset=first).to_bool()
+            np.testing.assert_array_equal(got, uniforms(0, 8192)[first : first + 300] < t)
+
+
+def test_the_low_word_of_the_counter_begins_again(isa, threads):
+    """Chunks on either side of a multiple of 2**34 have other constants of the first rounds."""
+    for edge in (2**34, 3 * 2**34, 2**40, 2**62):
+        for before in (1, 128, 129, 4096, 100000):
+            for keep in (0.5, 0.9):
+                offset, size = edge - before, before + 70000
+                u = reference.uniforms(KEY.seed, KEY.stream, KEY.step, offset, size)
+                got = Mask((size,), keep=keep, key=KEY, offset=offset).packed()
+                kept = u < reference.threshold(keep)
+                np.testing.assert_array_equal(got, reference.pack(kept))
+
+
+def test_thresholds_of_elements_meet_ties(isa):
+    """Rates that are the elements' own uniforms, and their neighbours."""
+    n = 2000
+    u = uniforms(0, 8192)[100 : 100 + n].astype(np.uint64)
+    for step in (-1, 0, 1):
+        t = np.clip(u.astype(np.int64) + step, 0, 2**32)
+        got = Mask((n,), keep=t / 2**32, key=KEY, offset=100).to_bool()
+        np.testing.assert_array_equal(got, u < t.astype(np.uint64))
 
 
 # B. What follows from the contract ----------------------------------------------------------------
@@ -425,10 +458,10 @@ def test_keep_outside(bad):
         Mask((3,), keep=np.array([0.5, bad, 0.5]), key=KEY)
 
 
-@pytest.mark.parametrize("shape", [(1,), (10,), (256,), (3, 10), (2, 3, 257), (5, 1000), (4, 0)])
+@pytest.mark.parametrize("shape", [(1,), (10,), (128,), (3, 10), (2, 3, 257), (5, 1000), (4, 0)])
 def test_runs(isa, threads, shape):
     x = values(np.dtype(np.float32), math.prod(shape)).reshape(shape)
-    for run in (1, 2, 3, 7, 8, 10, 64, 255, 256, 300, 2000):
+    for run in (1, 2, 3, 7, 8, 10, 64, 127, 128, 300, 2000):
         drawn = (*shape[:-1], -(-shape[-1] // run))
         by_run = np.linspace(0, 1, drawn[-1])
         for offset in (0, 77, 2**36 - 3):
@@ -566,6 +599,9 @@ def kept_bits(size, keep, key, offset=0):
     return np.unpackbits(packed, count=size, bitorder="little")
 
 
+BITS_OF_A_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum(axis=1)
+
+
 def standard(size, keep, key, offset=0):
     """The mask as numbers of mean 0 and variance 1."""
     x = kept_bits(size, keep, key, offset).astype(np.float32)
@@ -579,33 +615,27 @@ def assert_rate(count, draws, keep):
     assert abs(count - draws * keep) <= 4 * sigma, f"keep {keep}: {count} of {draws}"
 
 
-def test_rate_on_ten_million_draws():
-    for stream, keep in enumerate(KEEPS):
-        assert_rate(int(kept_bits(10**7, keep, Key(1, stream)).sum()), 10**7, keep)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("keep", KEEPS)
 def test_rate_on_a_hundred_million_draws(keep):
     for seed in (0, 1, 2**64 - 1):
-        part = 10**7
-        count = sum(
-            int(kept_bits(part, keep, Key(seed, 3, 7), first).sum())
-            for first in range(0, 10**8, part)
-        )
-        assert_rate(count, 10**8, keep)
+        packed = Mask((10**8,), keep=keep, key=Key(seed, 3, 7), offset=12345).packed()
+        ones = np.bincount(packed, minlength=256) @ BITS_OF_A_BYTE
+        assert_rate(int(ones), 10**8, keep)
 
 
-def test_rate_where_the_byte_is_tied():
-    """Of the elements that only the low 24 bits decide, the fraction that T asks for is kept."""
+@pytest.mark.parametrize("planes", [1, 2, 4, 8, 10])
+def test_rate_where_the_first_planes_are_tied(planes):
+    """Of the elements that only the planes behind the first decide, the rest of T keeps its part."""
     n = 10**7
     u = _core.uniform(9, 0, 0, 0, 0, n)
-    for low in (0x800000, 0x400000, 0xE66666):
-        t = 0x80 << 24 | low
-        tied = u >> np.uint32(24) == 0x80
-        kept = kept_bits(n, t / 2**32, Key(9))[tied]
-        assert kept.size > 30000
-        assert_rate(int(kept.sum()), kept.size, low / 2**24)
+    below = 32 - planes
+    for front in (0, 2**planes // 3, 2**planes - 1):
+        for rest in (0.5, 0.25, 0.9):
+            t = front << below | round(rest * 2**below)
+            tied = u >> np.uint32(below) == front
+            kept = kept_bits(n, t / 2**32, Key(9))[tied]
+            assert kept.size > 9000
+            assert_rate(int(kept.sum()), kept.size, rest)
 
 
 def test_uniforms_are_uniform():
@@ -621,13 +651,40 @@ def test_uniforms_are_uniform():
     assert abs(chi2 - 255) < 4 * math.sqrt(2 * 255)
 
 
-def test_every_place_of_a_tile_has_the_same_rate():
-    tiles = 40000
-    for keep in (0.5, 1 / 3, 0.9):
-        z = standard(tiles * 256, keep, Key(2)).reshape(tiles, 256).sum(axis=0, dtype=np.float64)
-        z /= math.sqrt(tiles)
+def planes_of(u):
+    """The bits of uniforms as numbers of mean 0 and variance 1, a column for each plane."""
+    return 2 * (u[:, np.newaxis] >> np.arange(32, dtype=np.uint32)[::-1] & 1).astype(np.float32) - 1
+
+
+def test_planes_are_uncorrelated():
+    """Of one element, of its neighbour, and of the same place in the next group."""
+    n = 2**17
+    planes = planes_of(_core.uniform(21, 0, 0, 0, 0, n))
+    assert_uncorrelated_columns(planes)
+    for far in (1, 31, 32, 64, 128, 256):
+        assert_uncorrelated_columns(np.hstack([planes[:-far], planes[far:]]))
+
+
+def test_the_high_byte_tells_nothing_of_the_low_bits():
+    """By chi-square over 256 x 256 pairs of bytes, and over the lowest 8 bits of neighbours."""
+    n = 2**23
+    u = _core.uniform(22, 1, 2, 0, 0, n)
+    high, low = u >> np.uint32(24), u & np.uint32(255)
+    pairs = [(high, u >> np.uint32(shift) & np.uint32(255)) for shift in (16, 8, 0)]
+    pairs += [(high[:-far], low[far:]) for far in (1, 32, 128)]
+    for a, b in pairs:
+        counts = np.bincount(a * np.uint32(256) + b, minlength=65536)
+        chi2 = ((counts - a.size / 65536) ** 2 / (a.size / 65536)).sum()
+        assert abs(chi2 - 65535) < 4 * math.sqrt(2 * 65535)
+
+
+def test_every_place_of_a_group_has_the_same_rate():
+    groups = 80000
+    for keep in (0.5, 0.75, 1 / 3, 0.9):
+        z = standard(groups * 128, keep, Key(2)).reshape(groups, 128).sum(axis=0, dtype=np.float64)
+        z /= math.sqrt(groups)
         assert np.abs(z).max() < 6
-        assert abs((z**2).sum() - 256) < 4 * math.sqrt(2 * 256)
+        assert abs((z**2).sum() - 128) < 4 * math.sqrt(2 * 128)
 
 
 def assert_uncorrelated_columns(x):
@@ -639,9 +696,11 @@ def assert_uncorrelated_columns(x):
     assert abs((z**2).mean() - 1) < 4 * math.sqrt(2 / z.size)
 
 
-def test_places_of_a_tile_are_uncorrelated():
-    for keep in (0.5, 0.9):
-        assert_uncorrelated_columns(standard(40000 * 256, keep, Key(3)).reshape(-1, 256))
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_places_of_neighbouring_groups_are_uncorrelated(groups):
+    for keep in (0.5, 0.75, 0.9):
+        x = standard(80000 * 128, keep, Key(3)).reshape(-1, groups * 128)
+        assert_uncorrelated_columns(x)
 
 
 @pytest.mark.parametrize("columns", [32, 100, 256, 1000, 1024])
@@ -691,27 +750,25 @@ def test_rows_do_not_repeat(columns):
         assert by_row.max() < 6.5
 
 
-def test_blocks_of_tiles_do_not_repeat():
+def test_no_window_repeats():
     """No 64 consecutive elements occur twice among the first 8 Mi, at any multiple of 8."""
     packed = Mask((2**23,), keep=0.5, key=Key(8)).packed()
     windows = np.stack([packed[k : packed.size - 7 + k] for k in range(8)], axis=1)
     assert len(np.unique(windows.view(np.uint64))) == len(windows)
 
 
-def test_streams_steps_and_seeds_are_independent():
-    n = 2**20
-    keys = [
-        *(Key(0), Key(1), Key(2), Key(2**32), Key(2**33), Key(2**63), Key(2**64 - 1)),
-        *(Key(0, stream=1), Key(0, stream=2), Key(0, stream=2**27), Key(0, stream=2**28 - 1)),
-        *(Key(0, step=1), Key(0, step=2), Key(0, step=2**31), Key(0, step=2**32 - 1)),
-        *(Key(1, stream=1), Key(1, step=1), Key(1, stream=1, step=1)),
-    ]
-    for keep in (0.5, 0.9):
-        x = [standard(n, keep, key) for key in keys]
-        # The same keys far away, where the block's high word is not zero.
-        x += [standard(n, keep, key, 2**36) for key in keys[:8]]
-        for a, b in combinations(x, 2):
-            assert abs(float(np.dot(a, b))) / math.sqrt(n) < 4.5
+def test_keys_that_differ_in_one_bit_are_independent():
+    """Every bit of seed, stream and step, from each of two keys; with each other too."""
+    n = 2**19
+    for base in (Key(0), Key(0x0123456789ABCDEF, 0x5A5A5A5, 0xC3C3C3C3)):
+        keys = [base]
+        keys += [Key(base.seed ^ 1 << bit, base.stream, base.step) for bit in range(64)]
+        keys += [Key(base.seed, base.stream ^ 1 << bit, base.step) for bit in range(28)]
+        keys += [Key(base.seed, base.stream, base.step ^ 1 << bit) for bit in range(32)]
+        for keep in (0.5, 0.9):
+            for offset in (0, 2**36):  # there the block's high word is not zero
+                x = np.stack([standard(n, keep, key, offset) for key in keys])
+                assert_uncorrelated_columns(x.T)
 
 
 def test_neighbouring_masks_are_independent():

@@ -73,7 +73,7 @@ def test_small_shapes(shape):
 
 
 def test_in_place_equals_out_of_place():
-    for size in (1, 255, 256, 257, 4095, 4097, 300_000):
+    for size in (1, 127, 128, 129, 4095, 4097, 300_000):
         x = RNG.normal(size=size).astype(np.float32)
         y = dropout(x, 0.3, key=9)
         assert not np.shares_memory(x, y)

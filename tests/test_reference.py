@@ -34,7 +34,7 @@ def records(name):
 
 def scalar_philox(counter, key):
     c, k = list(counter), list(key)
-    for _ in range(10):
+    for _ in range(7):
         a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
         c = [b >> 32 ^ c[1] ^ k[0], b & MASK32, a >> 32 ^ c[3] ^ k[1], a & MASK32]
         k = [(k[0] + 0x9E3779B9) & MASK32, (k[1] + 0xBB67AE85) & MASK32]
@@ -42,19 +42,14 @@ def scalar_philox(counter, key):
 
 
 def scalar_u32(seed, stream, step, domain, i):
-    t, e = divmod(i, 256)
-    block = 16 * t + (e % 64) // 4
-    w = scalar_philox(
-        [block & MASK32, block >> 32, step, domain << 28 | stream], [seed & MASK32, seed >> 32]
-    )
-    q = e // 64
-
-    def rotl(word, by):
-        return (word << by | word >> (32 - by)) & MASK32
-
-    fold = w[q ^ 1] ^ rotl(w[q ^ 2], 11) ^ rotl(w[q ^ 3], 22)
-    c = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F)[e % 4]
-    return (w[q] >> 8 * (e % 4) & 255) << 24 | (fold * c & MASK32) >> 8
+    group, e = divmod(i, 128)
+    u = 0
+    for j in range(32):
+        block = 32 * group + j
+        counter = [block & MASK32, block >> 32, step, domain << 28 | stream]
+        words = scalar_philox(counter, [seed & MASK32, seed >> 32])
+        u += (words[e // 32] >> e % 32 & 1) << 31 - j
+    return u
 
 
 # Words and uniforms -------------------------------------------------------------------------------
@@ -85,11 +80,25 @@ def test_words_put_the_address_where_the_contract_says():
     expected = scalar_philox([9, 2, step, 0x25050505], [0x299F31D0, 0xA4093822])
     got = reference.words(seed, stream, step, block, 1, domain=domain)
     np.testing.assert_array_equal(got, [expected])
+    # The known answers, as blocks of an address.
+    for seed, stream, step, domain, block, answer in [
+        (0, 0, 0, 0, 0, (0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48)),
+        (
+            *(2**64 - 1, 2**28 - 1, 2**32 - 1, 15, 2**64 - 1),
+            (0x5207DDC2, 0x45165E59, 0x4D8EE751, 0x8C52F662),
+        ),
+        (
+            *(0x299F31D0_A4093822, 0x3707344, 0x13198A2E, 0, 0x85A308D3_243F6A88),
+            (0x4DFCCABA, 0x190A87F0, 0xC47362BA, 0xB6B5242A),
+        ),
+    ]:
+        got = reference.words(seed, stream, step, block, 1, domain=domain)
+        np.testing.assert_array_equal(got, [answer])
 
 
 def test_uniform_is_the_text_of_the_contract():
     addresses = [(0, 0, 0, 0), (2**64 - 1, 2**28 - 1, 2**32 - 1, 2), (0x0123456789ABCDEF, 5, 9, 0)]
-    starts = (0, 2**36 - 130, 2**40 + 13, 2**63 - 300)
+    starts = (0, 2**34 - 130, 2**40 + 13, 2**63 - 300)
     for seed, stream, step, domain in addresses:
         for start in starts:
             index = np.uint64(start) + np.arange(300, dtype=np.uint64)
@@ -104,16 +113,59 @@ def test_uniform_is_the_text_of_the_contract():
             )
 
 
+def test_uniforms_are_the_uniform_of_each():
+    # Twice across a limit of what is drawn at once.
+    offset, count = 2**34 - 2**19 - 77, 2**20 + 200
+    u = reference.uniforms(3, 1, 4, offset, count, domain=2)
+    assert u.shape == (count,)
+    at = np.random.default_rng(0).integers(0, count, 300)
+    limit = 128 * reference.GROUPS_AT_ONCE
+    for here in (0, limit, 2 * limit, count):
+        at = np.append(at, [i for i in range(here - 150, here + 150, 7) if 0 <= i < count])
+    at = np.append(at, count - 1)
+    np.testing.assert_array_equal(u[at], reference.uniform(3, 1, 4, offset + at, domain=2))
+
+
 def test_uniform_by_hand():
-    # Block 0 of seed 0 is Random123's first known answer. Element 0 is byte 0 of word 0, element 66
-    # byte 2 of word 1, element 195 byte 3 of word 3.
-    w = 0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8
-    u = reference.uniform(0, 0, 0, [0, 66, 195])
-    np.testing.assert_array_equal(u >> np.uint32(24), [0xD5, 0x69, 0x9B])
-    # 0xBC57AC4C rotated by 11 and 0x9B00DBD8 by 22, worked out bit by bit.
-    fold = w[1] ^ 0xBD6265E2 ^ 0xF626C036
-    assert int(u[0]) & 0xFFFFFF == (fold * 0x9E3779B1 & MASK32) >> 8
-    assert int(reference.uniform(0, 0, 0, 0)) == int(u[0])
+    # Random123's first known answer is block 0 of seed 0: plane 0 of group 0, the top bits of
+    # elements 0 ... 127. The lowest bits of its four words, 9 = 0b1001, 4 = 0b0100, 1 = 0b0001 and
+    # 8 = 0b1000, belong to the elements from 0, 32, 64 and 96 on, the highest, 5 = 0b0101, 0, 4 and
+    # 4 = 0b0100, to those up to 31, 63, 95 and 127.
+    first = reference.uniforms(0, 0, 0, 0, 128)
+    top = (first >> np.uint32(31)).tolist()
+    for e, bits in [
+        (0, [1, 0, 0, 1]),
+        (32, [0, 0, 1, 0]),
+        (64, [1, 0, 0, 0]),
+        (96, [0, 0, 0, 1]),
+        (28, [1, 0, 1, 0]),
+        (60, [0, 0, 0, 0]),
+        (92, [0, 0, 1, 0]),
+        (124, [0, 0, 1, 0]),
+    ]:
+        assert top[e : e + 4] == bits
+    # Half is kept where the top bit is 0: ~5f6fb709 = a09048f6, ~0d893f64 = f276c09b,
+    # ~4f121f81 = b0ede07e and ~4f730a48 = b08cf5b7, the lowest byte of each first.
+    packed = reference.pack(reference.decisions(128, 0.5, seed=0))
+    assert packed.tobytes().hex(" ", 4) == "f64890a0 9bc076f2 7ee0edb0 b7f58cb0"
+
+
+def test_uniform_has_a_bit_of_each_block_of_its_group():
+    # One element at a time of two groups of seed 0: bit 2 of word 1, bit 31 of word 3, bit 0 of
+    # word 0. Block 0 is the highest bit and block 31 the lowest.
+    blocks = [scalar_philox([block, 0, 0, 0], [0, 0]) for block in range(64)]
+    for element, first_block, word, bit in [(34, 0, 1, 2), (127, 0, 3, 31), (128, 32, 0, 0)]:
+        digits = [blocks[first_block + j][word] >> bit & 1 for j in range(32)]
+        u = int(reference.uniform(0, 0, 0, element))
+        assert u == int("".join(map(str, digits)), 2)
+        assert u >> 31 == digits[0]
+        assert u & 1 == digits[31]
+    # Groups from 2^27 on have a high word: element 2^34 begins block 2^32, and the element before
+    # is the last of a group whose last block is 2^32 - 1.
+    u = reference.uniforms(0, 0, 0, 2**34 - 1, 33)
+    assert u[0] & 1 == scalar_philox([MASK32, 0, 0, 0], [0, 0])[3] >> 31
+    top = sum(int(x) >> 31 << e for e, x in enumerate(u[1:]))
+    assert top == scalar_philox([0, 1, 0, 0], [0, 0])[0]
 
 
 def test_noise_by_hand():
@@ -136,6 +188,7 @@ def test_noise_by_hand():
     ("arguments", "message"),
     [
         ((2**64, 0, 0, 0, 1), "seed"),
+        ((2**64, 0, 0, 0, 0), "seed"),
         ((-1, 0, 0, 0, 1), "seed"),
         ((0, 2**28, 0, 0, 1), "stream"),
         ((0, 0, 2**32, 0, 1), "step"),
@@ -156,6 +209,20 @@ def test_indices_outside_their_range():
         reference.uniform(0, 0, 0, [-1])
     with pytest.raises(ValueError, match="domain"):
         reference.uniform(0, 0, 0, [0], domain=16)
+
+
+def test_example_of_the_document():
+    document = (HERE.parent / "docs" / "mask-contract.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", document, re.M | re.S)
+    found = {}
+    exec(compile(example, "mask-contract.md", "exec"), found)
+    u = reference.uniforms(7, 3, 1, 124, 8)
+    assert found["u"] == u.tolist()
+    kept = reference.decisions(8, 0.75, seed=7, stream=3, step=1, offset=124)
+    assert found["kept"] == kept.tolist()
+    assert [found["packed"]] == reference.pack(kept).tolist()
+    for digits in [*(f"{x:08x}" for x in found["u"]), f"byte {found['packed']:02x}"]:
+        assert digits in document
 
 
 # Thresholds ---------------------------------------------------------------------------------------
@@ -335,24 +402,45 @@ def test_frozen_masks_read_from_their_header_alone():
             assert packed[i // 8] >> i % 8 & 1 == (u < t)
             checked += 1
             ties += u >> 24 == t >> 24
-    assert len(lines) == 606
+    assert len(lines) == 735
     assert checked > 5000
     assert ties >= 20
 
 
+def drawn_and_kept(fields):
+    """The uniforms, the threshold and the decisions of a record of the frozen masks."""
+    seed, stream, step, domain, offset, size, t, _, bits = fields
+    u = reference.uniforms(
+        int(seed, 16), int(stream), int(step), int(offset), int(size), domain=int(domain)
+    )
+    packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
+    kept = np.unpackbits(packed, count=int(size), bitorder="little").view(bool)
+    return u, int(t, 16), kept
+
+
 def test_frozen_masks_meet_ties():
-    """Enough elements have the byte of T that the low 24 bits must be right in each long mask."""
+    """In each long mask enough elements agree with T in eight planes to need those below."""
     long = [fields for fields in records("frozen_masks.txt") if int(fields[5]) > 10000]
     assert len(long) == 6
-    for seed, stream, step, domain, offset, size, t, _, bits in long:
-        u = reference.uniforms(
-            int(seed, 16), int(stream), int(step), int(offset), int(size), domain=int(domain)
-        )
-        byte = int(t, 16) >> 24
-        tied = u >> np.uint32(24) == byte
+    for fields in long:
+        u, t, kept = drawn_and_kept(fields)
+        tied = u >> np.uint32(24) == t >> 24
         assert 30 < tied.sum() < 110
-        kept = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), bitorder="little")
-        np.testing.assert_array_equal(kept[tied], u[tied] < np.uint64(int(t, 16)))
+        np.testing.assert_array_equal(kept[tied], u[tied] < np.uint64(t))
+
+
+def test_frozen_masks_meet_the_last_plane():
+    """For each address an element is dropped because its uniform is T, and kept with T + 1."""
+    found = {False: set(), True: set()}
+    for fields in records("frozen_masks.txt"):
+        if int(fields[5]) == 200:
+            u, t, kept = drawn_and_kept(fields)
+            exact, below = u == t, u == t - 1
+            assert exact[100] or below[100]
+            assert not kept[exact].any()
+            assert kept[below].all()
+            found[bool(kept[100])].add(tuple(fields[:4]))
+    assert len(found[False]) == len(found[True]) == 7
 
 
 def test_frozen_words_read_from_their_header_alone():

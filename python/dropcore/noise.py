@@ -107,7 +107,8 @@ def decision_uniform(
 ) -> Array:
     """The uniforms, float64, that decide a mask of that shape: kept iff u < keep.
 
-    For relaxed masks. The low 24 bits of neighbours go together, so as noise take `uniform`.
+    For relaxed masks. An element costs 32 bits of the generator and their transposition; as noise
+    take `uniform`, which reads one word.
     """
     backend = backend_of("like", like)
     u32 = backend.empty(shape, np.uint32)

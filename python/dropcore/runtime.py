@@ -61,7 +61,7 @@ def build_info() -> dict[str, Any]:
     """
     return {
         "version": __version__,
-        "contract": 1,
+        "contract": 2,
         "isa": _core.isa(),
         "isas": _core.isas(),
         "openmp": _core.has_openmp(),

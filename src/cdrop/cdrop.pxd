@@ -16,7 +16,7 @@ cdef extern from "kernels.h" nogil:
     uint32_t dropcore_uniform(const dropcore_address *address, uint64_t i)
     uint64_t dropcore_threshold(double keep)
 
-    int DROPCORE_TILE
+    int dropcore_is_kept(const dropcore_address *address, uint64_t threshold, uint64_t i)
 
     ctypedef struct cdrop_draw:
         dropcore_address address

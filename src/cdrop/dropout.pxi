@@ -50,7 +50,8 @@ cdef void dropout_share(int dtype, const cdrop_draw *draw, const uint8_t *bits, 
 cdef void dropout_flat(int dtype, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
                        int64_t n, double scale, const char *x, char *out,
                        Py_ssize_t itemsize) noexcept nogil:
-    cdef int team = cdrop_team_for(<double> n * (APPLY_NS if bits != NULL else APPLY_NS + DRAW_NS))
+    cdef double ns = APPLY_NS if bits != NULL else APPLY_NS + draw_ns(draw.threshold)
+    cdef int team = cdrop_team_for(<double> n * ns)
     # In place the lines are in the cache already; streaming would read them twice.
     cdef bint stream = x != out and 2 * <size_t> (n * itemsize) > cdrop_cache_bytes()
     cdef int part

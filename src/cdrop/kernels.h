@@ -117,12 +117,16 @@ enum { CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU };
 typedef struct {
     const char *name;
 
-    /* bits__n = 32 bytes a tile for the tiles [tile, tile + n_tiles). */
-    void (*decide)(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits);
-    /* u32 of every element of those tiles: 256 a tile. */
-    void (*uniform)(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u);
-    /* The words of the 16 blocks of each of those tiles, block by block: 64 a tile. */
-    void (*words)(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *w);
+    /* bits__n = 16 bytes a group for the groups [group, group + n_groups). */
+    void (*decide)(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint8_t *bits);
+    /* The bits of one group with a threshold below 2^32 for each element: thresholds[e % 32][e / 32]
+     * of element e, overwritten. */
+    void (*decide_each)(const dropcore_address *address, uint64_t group,
+                        uint32_t (*thresholds)[4], uint8_t *bits);
+    /* u32 of every element of those groups: 128 a group. */
+    void (*uniform)(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u);
+    /* The words of the blocks [block, block + n_blocks): four a block. */
+    void (*words)(const dropcore_address *address, uint64_t block, size_t n_blocks, uint32_t *w);
 
 #define CDROP_ELEMENTWISE(T, C, S)                                                              \
     /* out__n = bit ? x__n * scale : +0.0; out may be x; stream: stores pass by the cache. */    \

@@ -3,7 +3,8 @@
 cdef enum:
     CHUNK_ELEMENTS = 4096
 
-cdef double DRAW_NS = 0.12
+cdef double PLANE_NS = 0.013  # of one element
+cdef int MOST_PLANES = 11      # ties cost about as much as a plane for all
 
 
 cdef cdrop_draw draw_of(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
@@ -12,6 +13,16 @@ cdef cdrop_draw draw_of(uint64_t seed, uint32_t stream, uint32_t step, uint32_t 
     draw.address = dropcore_address_of(seed, stream, step, domain)
     draw.threshold = threshold
     return draw
+
+
+cdef double draw_ns(uint64_t threshold) noexcept nogil:
+    """Of one element: what its planes cost, down to the lowest one of T."""
+    cdef int planes = 0
+    cdef uint32_t rest = <uint32_t> threshold
+    while rest and planes < MOST_PLANES:
+        rest <<= 1
+        planes += 1
+    return planes * PLANE_NS
 
 
 cdef int expect_address(uint32_t stream, uint32_t domain, uint64_t offset,
@@ -49,7 +60,7 @@ cdef void packed_share(const cdrop_draw *draw, uint64_t offset, int64_t n, uint8
 
 cdef void draw_bits(const cdrop_draw *draw, uint64_t offset, int64_t n,
                     uint8_t *bits) noexcept nogil:
-    cdef int team = cdrop_team_for(<double> n * DRAW_NS)
+    cdef int team = cdrop_team_for(<double> n * draw_ns(draw.threshold))
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
         packed_share(draw, offset, n, bits, part, team)
@@ -106,7 +117,7 @@ def draw_each(bits, thresholds, uint64_t seed, uint32_t stream, uint32_t step, u
 
 def kept_at(kept, indices, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
             uint64_t threshold, uint64_t offset):
-    """Fill `kept` (uint8, 0 or 1) for scattered indices (int64): a Philox block for each."""
+    """Fill `kept` (uint8, 0 or 1) for scattered indices (int64): two planes of each, on average."""
     cdef Buffer out = Buffer(kept, True), index = Buffer(indices)
     cdef int64_t n = index.size(), i
     index.expect("indices", 8)
@@ -118,7 +129,7 @@ def kept_at(kept, indices, uint64_t seed, uint32_t stream, uint32_t step, uint32
     with nogil:
         team = cdrop_team_for(<double> n * 20)
         for i in prange(n, num_threads=team, schedule="static", use_threads_if=team > 1):
-            to[i] = dropcore_uniform(&d.address, offset + <uint64_t> at[i]) < d.threshold
+            to[i] = dropcore_is_kept(&d.address, d.threshold, offset + <uint64_t> at[i])
 
 
 def words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain, uint64_t first_block,

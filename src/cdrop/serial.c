@@ -49,8 +49,8 @@ static void locate(const cdrop_layout *a, int64_t row, int64_t *x, int64_t *out,
 
 /* ---- packed masks ---- */
 
-#define CHUNK_TILES 16
-#define CHUNK (CHUNK_TILES * DROPCORE_TILE)
+#define CHUNK_GROUPS 32
+#define CHUNK (CHUNK_GROUPS * DROPCORE_GROUP)
 
 /* n bits from `bit` on to the front of out, zeros behind them. */
 static void move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out) {
@@ -66,20 +66,20 @@ static void move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out)
 }
 
 void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bits) {
-    uint8_t drawn[CHUNK / 8 + DROPCORE_TILE_BYTES];
-    const uint64_t bit = index % DROPCORE_TILE;
-    uint64_t tile = index / DROPCORE_TILE;
-    if (bit == 0) { /* tiles lie in bits as they are drawn */
-        const size_t whole = n / DROPCORE_TILE;
-        cdrop_active->decide(draw, tile, whole, bits);
-        tile += whole;
-        bits += whole * DROPCORE_TILE_BYTES;
-        n -= whole * DROPCORE_TILE;
+    uint8_t drawn[CHUNK / 8 + DROPCORE_GROUP_BYTES];
+    const uint64_t bit = index % DROPCORE_GROUP;
+    uint64_t group = index / DROPCORE_GROUP;
+    if (bit == 0) { /* groups lie in bits as they are drawn */
+        const size_t whole = n / DROPCORE_GROUP;
+        cdrop_active->decide(draw, group, whole, bits);
+        group += whole;
+        bits += whole * DROPCORE_GROUP_BYTES;
+        n -= whole * DROPCORE_GROUP;
     }
-    for (; n; tile += CHUNK_TILES, bits += CHUNK / 8) {
+    for (; n; group += CHUNK_GROUPS, bits += CHUNK / 8) {
         const size_t now = n < CHUNK ? n : CHUNK;
-        cdrop_active->decide(draw, tile, (size_t)(bit + now + DROPCORE_TILE - 1) / DROPCORE_TILE,
-                             drawn);
+        cdrop_active->decide(draw, group,
+                             (size_t)(bit + now + DROPCORE_GROUP - 1) / DROPCORE_GROUP, drawn);
         move_bits(drawn, bit, now, bits);
         n -= now;
     }
@@ -87,14 +87,15 @@ void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bit
 
 void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out) {
     const cdrop_kernels *k = cdrop_active;
-    const uint64_t width = what == CDROP_UNIFORM ? DROPCORE_TILE : 4 * DROPCORE_TILE_BLOCKS;
+    /* What is drawn at once: a group of uniforms, or a block of words. */
+    const uint64_t width = what == CDROP_UNIFORM ? DROPCORE_GROUP : 4;
     uint32_t drawn[CHUNK];
-    uint64_t tile = index / width;
+    uint64_t unit = index / width;
     size_t skip = (size_t)(index % width), done = 0;
     while (done < n) {
         const size_t now = n - done < CHUNK - skip ? n - done : CHUNK - skip;
-        const size_t n_tiles = (size_t)((skip + now + width - 1) / width);
-        (what == CDROP_UNIFORM ? k->uniform : k->words)(address, tile, n_tiles, drawn);
+        const size_t n_units = (size_t)((skip + now + width - 1) / width);
+        (what == CDROP_UNIFORM ? k->uniform : k->words)(address, unit, n_units, drawn);
         if (what == CDROP_NORMAL_F32)
             k->normal_f32(now, drawn + skip, (float *)out + done);
         else if (what == CDROP_NORMAL_F64)
@@ -102,33 +103,36 @@ void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_
         else
             memcpy((uint32_t *)out + done, drawn + skip, now * sizeof *drawn);
         done += now;
-        tile += n_tiles;
+        unit += n_units;
         skip = 0;
     }
 }
 
+/* Group by group: the thresholds of its elements are gathered, wherever its first one lies. */
 void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const cdrop_layout *a,
                        const uint64_t *thresholds, int64_t first, size_t n, uint8_t *bits) {
     const int64_t width = a->shape[a->ndim - 1], stride = a->scale[a->ndim - 1];
-    uint32_t u[DROPCORE_TILE];
-    uint64_t tile_at = UINT64_MAX;
-    size_t i = 0;
+    int64_t row = first / width, column = first % width, x, out, bit, base;
+    locate(a, row, &x, &out, &bit, &base);
     memset(bits, 0, (n + 7) / 8);
-    while (i < n) {
-        const int64_t row = (first + (int64_t)i) / width;
-        int64_t column = (first + (int64_t)i) % width;
-        int64_t x, out, bit, base;
-        locate(a, row, &x, &out, &bit, &base);
-        for (; column < width && i < n; ++column, ++i) {
-            const uint64_t index = offset + (uint64_t)first + i;
-            if (index / DROPCORE_TILE != tile_at) {
-                tile_at = index / DROPCORE_TILE;
-                cdrop_active->uniform(address, tile_at, 1, u);
+    for (size_t i = 0; i < n;) {
+        const uint64_t index = offset + (uint64_t)first + i;
+        const unsigned start = (unsigned)(index % DROPCORE_GROUP);
+        const size_t room = DROPCORE_GROUP - start, now = n - i < room ? n - i : room;
+        uint32_t below[32][4] = {{0}};
+        uint8_t all[DROPCORE_GROUP_BYTES] = {0}, kept[DROPCORE_GROUP_BYTES];
+        for (unsigned e = start; e < start + now; ++e) {
+            const uint64_t t = thresholds[base + column * stride];
+            below[e % 32][e / 32] = (uint32_t)t;
+            all[e / 8] |= (uint8_t)((t >> 32) << (e % 8));
+            if (++column == width) {
+                column = 0;
+                if (i + (e - start) + 1 < n) locate(a, ++row, &x, &out, &bit, &base);
             }
-            const unsigned kept =
-                u[index % DROPCORE_TILE] < thresholds[base + column * stride];
-            bits[i / 8] |= (uint8_t)(kept << (i % 8));
         }
+        cdrop_active->decide_each(address, index / DROPCORE_GROUP, below, kept);
+        for (unsigned e = start; e < start + now; ++e, ++i)
+            bits[i / 8] |= (uint8_t)((cdrop_bit(kept, e) | cdrop_bit(all, e)) << (i % 8));
     }
 }
 

@@ -74,14 +74,20 @@ static void frozen_words(const char *directory) {
             dropcore_block b = dropcore_block_at(&a, i);
             int same = b.word[0] == word;
             for (int q = 1; q < 4; ++q) same &= b.word[q] == (uint32_t)strtoul(at, &at, 16);
-            CHECK(same, "%s", line);
+            CHECK(same, "philox.h: %s", line);
+            const cdrop_kernels *kernels;
+            for (int k = 0; (kernels = kernels_at(k)); ++k) {
+                uint32_t w[4];
+                kernels->words(&a, i, 1, w);
+                CHECK(!memcmp(w, b.word, sizeof w), "%s: %s", kernels->name, line);
+            }
         } else if (!strncmp(line, "uniform ", 8)) {
             CHECK(dropcore_uniform(&a, i) == word, "philox.h: %s", line);
             const cdrop_kernels *kernels;
             for (int k = 0; (kernels = kernels_at(k)); ++k) {
-                uint32_t u[DROPCORE_TILE];
-                kernels->uniform(&a, i / DROPCORE_TILE, 1, u);
-                CHECK(u[i % DROPCORE_TILE] == word, "%s: %s", kernels->name, line);
+                uint32_t u[DROPCORE_GROUP];
+                kernels->uniform(&a, i / DROPCORE_GROUP, 1, u);
+                CHECK(u[i % DROPCORE_GROUP] == word, "%s: %s", kernels->name, line);
             }
         } else if (!strncmp(line, "noise ", 6)) {
             CHECK(dropcore_noise_word(&a, i) == word, "philox.h: %s", line);
@@ -123,12 +129,12 @@ static frozen read_mask(const char *line) {
 
 static int kernel_draws(const cdrop_kernels *k, const frozen *m) {
     const cdrop_draw draw = {m->address, m->threshold};
-    const uint64_t tile = m->offset / DROPCORE_TILE, first = m->offset % DROPCORE_TILE;
-    const size_t n_tiles = (size_t)((first + m->size + DROPCORE_TILE - 1) / DROPCORE_TILE);
-    uint8_t *bits = buffer(n_tiles * DROPCORE_TILE_BYTES);
+    const uint64_t group = m->offset / DROPCORE_GROUP, first = m->offset % DROPCORE_GROUP;
+    const size_t n_groups = (size_t)((first + m->size + DROPCORE_GROUP - 1) / DROPCORE_GROUP);
+    uint8_t *bits = buffer(n_groups * DROPCORE_GROUP_BYTES);
     float *x = buffer(m->size * sizeof *x), *y = buffer(m->size * sizeof *y);
     int same = 1;
-    k->decide(&draw, tile, n_tiles, bits);
+    k->decide(&draw, group, n_groups, bits);
     for (size_t i = 0; i < m->size; ++i) x[i] = (float)i + 1;
     k->dropout_f32(&draw, m->offset, m->size, 2, x, y, 0);
     for (size_t i = 0; i < m->size; ++i) {

@@ -93,33 +93,53 @@ static double any_f64(void) {
 
 static void check_decisions(const cdrop_kernels *k) {
     const uint64_t all = DROPCORE_KEEP_ALL;
-    const uint64_t thresholds[] = {0, 1, 0x00FFFFFF, 0x01000000, 0x01000001, 0x55555555, 0x80000000,
-                                   0x80000001, 0xCCCCCCCD, 0xE6666666, all - 1, all};
-    const uint64_t tiles[] = {0, 1, 12345, (1ull << 28) - 3, (1ull << 55) - 40};
-    for (size_t t = 0; t < sizeof tiles / sizeof *tiles; ++t) {
+    const uint64_t thresholds[] = {
+        0, 1, 2, 3, 0x00FFFFFF, 0x01000000, 0x01000001, 0x00400000, 0x00C00000, 0x55555555,
+        0x7FFFFFFF, 0x80000000, 0x80000001, 0x80400000, 0xC0000000, 0xCCCCCCCD, 0xE0000000,
+        0xE6000000, 0xE6666666, 0xFFFFFFFE, all - 1, all};
+    /* Behind 2^27 groups the low word of the counter begins again. */
+    const uint64_t groups[] = {0, 1, 12345, (1ull << 27) - 3, (3ull << 27) - 64, (1ull << 28) - 130,
+                               (1ull << 56) - 300};
+    for (size_t t = 0; t < sizeof groups / sizeof *groups; ++t) {
         const dropcore_address a = dropcore_address_of(any64(), (uint32_t)any64() >> 4,
                                                        (uint32_t)any64(), (uint32_t)below(3));
-        const size_t n_tiles = 1 + (size_t)below(37), n = n_tiles * DROPCORE_TILE;
+        const size_t n_groups = 1 + (size_t)below(299), n = n_groups * DROPCORE_GROUP;
         uint32_t *u = buffer(n * sizeof *u);
         uint8_t *bits = buffer(n / 8);
         int same = 1;
-        k->uniform(&a, tiles[t], n_tiles, u);
+        k->uniform(&a, groups[t], n_groups, u);
         for (size_t i = 0; i < n; ++i)
-            same &= u[i] == dropcore_uniform(&a, tiles[t] * DROPCORE_TILE + i);
-        CHECK(same, "%s uniform, tile %" PRIu64, isa, tiles[t]);
+            same &= u[i] == dropcore_uniform(&a, groups[t] * DROPCORE_GROUP + i);
+        CHECK(same, "%s uniform, group %" PRIu64, isa, groups[t]);
         for (size_t h = 0; h < sizeof thresholds / sizeof *thresholds; ++h) {
             const cdrop_draw draw = {a, thresholds[h]};
-            k->decide(&draw, tiles[t], n_tiles, bits);
+            k->decide(&draw, groups[t], n_groups, bits);
             same = 1;
             for (size_t i = 0; i < n; ++i) same &= bit_of(bits, i) == (u[i] < thresholds[h]);
-            CHECK(same, "%s decide, tile %" PRIu64 ", T %" PRIx64, isa, tiles[t], thresholds[h]);
+            CHECK(same, "%s decide, group %" PRIu64 ", T %" PRIx64, isa, groups[t], thresholds[h]);
         }
-        const size_t n_words = n_tiles * DROPCORE_TILE_BLOCKS * 4;
+        /* Thresholds of its own for each element: around its uniform, and anywhere. */
         same = 1;
-        k->words(&a, tiles[t], n_tiles, u); /* a quarter of the buffer */
-        for (size_t i = 0; i < n_words; ++i)
-            same &= u[i] == dropcore_noise_word(&a, tiles[t] * DROPCORE_TILE_BLOCKS * 4 + i);
-        CHECK(same, "%s words, tile %" PRIu64, isa, tiles[t]);
+        for (size_t g = 0; g < n_groups; ++g) {
+            uint32_t below_these[32][4], t_of[DROPCORE_GROUP];
+            for (int e = 0; e < DROPCORE_GROUP; ++e) {
+                const uint32_t own = u[g * DROPCORE_GROUP + (size_t)e];
+                const uint32_t choices[] = {own, own + 1, own - 1, 0, 0xFFFFFFFFu,
+                                            (uint32_t)any64(), own ^ 1u << below(32)};
+                t_of[e] = below_these[e % 32][e / 32] = choices[below(7)];
+            }
+            k->decide_each(&a, groups[t] + g, below_these, bits);
+            for (int e = 0; e < DROPCORE_GROUP; ++e)
+                same &= bit_of(bits, (uint64_t)e) == (u[g * DROPCORE_GROUP + (size_t)e] < t_of[e]);
+        }
+        CHECK(same, "%s decide_each, group %" PRIu64, isa, groups[t]);
+        const uint64_t block = groups[t] * DROPCORE_PLANES + below(DROPCORE_PLANES);
+        const size_t n_blocks = n_groups;
+        same = 1;
+        k->words(&a, block, n_blocks, u); /* a part of the buffer */
+        for (size_t i = 0; i < 4 * n_blocks; ++i)
+            same &= u[i] == dropcore_block_at(&a, block + i / 4).word[i % 4];
+        CHECK(same, "%s words, block %" PRIu64, isa, block);
         free(u);
         free(bits);
     }

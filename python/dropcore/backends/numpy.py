@@ -4,11 +4,11 @@ This is the oracle of the tests: every number the compiled core produces is comp
 here. It is written from the text of the design alone, in NumPy, and needs nothing else of this
 package. Nothing in production calls it.
 
-The mask contract, version 1, in one paragraph. A mask is a pure function of (seed, stream, step,
-index). Philox4x32-10 turns a block number into four 32-bit words. A tile is 16 blocks, 256
-elements. Element ``e`` of a tile owns one byte of one word: byte ``e % 4`` of word ``e // 64`` of
-block ``(e % 64) // 4``. That byte is the top of its uniform number ``u32``; the low 24 bits come
-from the other three words of its block. It is kept where ``u32 < T = round(keep * 2**32)``.
+The mask contract, version 2, in one paragraph. A mask is a pure function of (seed, stream, step,
+index). Philox4x32-7 turns a block number into four 32-bit words, which are 128 bits. A group is 128
+elements and 32 blocks: one bit of each block for each element. The first block of a group holds the
+top bit of the uniform number ``u32`` of its elements, the last block holds the lowest bit. An
+element is kept where ``u32 < T = round(keep * 2**32)``.
 """
 
 from __future__ import annotations
@@ -58,20 +58,18 @@ LOW32 = np.uint64(0xFFFFFFFF)
 # Philox4x32: the two multipliers and the two steps of the key (Salmon et al. 2011, table 2).
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-ROUNDS = 10
+ROUNDS = 7
 
-# C of the contract: element e multiplies the fold of its block by C[e % 4].
-SPREAD = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], dtype=np.uint64)
-
-TILE = 256
-BLOCKS_PER_TILE = 16
+GROUP = 128  # elements in a group, bits in a block
+PLANES = 32  # blocks in a group, bits of a uniform
+GROUPS_AT_ONCE = 4096  # what `uniforms` holds in memory
 
 
 # The generator ------------------------------------------------------------------------------------
 
 
 def philox(counter: ArrayLike, key: ArrayLike) -> Words:
-    """Philox4x32-10.
+    """Philox4x32-7.
 
     Parameters
     ----------
@@ -123,16 +121,20 @@ def _block_words(
     seed: int, stream: int, step: int, domain: int, blocks: NDArray[np.uint64]
 ) -> Words:
     """The four words of each block of an array of block numbers."""
-    _check("seed", seed, 2**64)
-    _check("stream", stream, 2**28)
-    _check("step", step, 2**32)
-    _check("domain", domain, 16)
+    _check_address(seed, stream, step, domain)
     counter = np.empty((*blocks.shape, 4), dtype=np.uint32)
     counter[..., 0] = blocks & LOW32
     counter[..., 1] = blocks >> np.uint64(32)
     counter[..., 2] = step
     counter[..., 3] = domain << 28 | stream
     return philox(counter, [seed % 2**32, seed >> 32])
+
+
+def _check_address(seed: int, stream: int, step: int, domain: int) -> None:
+    _check("seed", seed, 2**64)
+    _check("stream", stream, 2**28)
+    _check("step", step, 2**32)
+    _check("domain", domain, 16)
 
 
 def _check(name: str, value: int, stop: int) -> None:
@@ -162,7 +164,16 @@ def uniform(
     ndarray of uint32, shape of ``index``
     """
     index = _indices(index)
-    return _u32(_block_words(seed, stream, step, domain, _block(index)), index)
+    group, e = index // np.uint64(GROUP), index % np.uint64(GROUP)
+    which = (e // np.uint64(32)).astype(np.int64)[..., np.newaxis]
+    place = (e % np.uint64(32)).astype(np.uint32)
+    u32 = np.zeros(index.shape, dtype=np.uint32)
+    for j in range(PLANES):
+        block = np.uint64(PLANES) * group + np.uint64(j)
+        plane = _block_words(seed, stream, step, domain, block)
+        word = np.take_along_axis(plane, which, axis=-1)[..., 0]
+        u32 |= (word >> place & np.uint32(1)) << np.uint32(31 - j)
+    return u32
 
 
 def uniforms(
@@ -170,7 +181,7 @@ def uniforms(
 ) -> NDArray[np.uint32]:
     """``u32`` at indices ``offset ... offset + count - 1``.
 
-    The same as :func:`uniform` of them, with each block drawn once and not once for each of the 16
+    The same as :func:`uniform` of them, with each block drawn once and not once for each of the 128
     elements that read it.
 
     Parameters
@@ -188,11 +199,17 @@ def uniforms(
     """
     _check("offset", offset, 2**63)
     _check("offset + count", offset + count, 2**63 + 1)
-    first = BLOCKS_PER_TILE * (offset // TILE)
-    stop = BLOCKS_PER_TILE * -(-(offset + count) // TILE)
-    block_words = words(seed, stream, step, first, max(0, stop - first), domain=domain)
-    index = np.uint64(offset) + np.arange(count, dtype=np.uint64)
-    return _u32(block_words[_block(index) - np.uint64(first)], index)
+    _check_address(seed, stream, step, domain)
+    first, stop = offset // GROUP, -(-(offset + count) // GROUP)
+    u32 = np.zeros((stop - first, GROUP), dtype=np.uint32)
+    for start in range(first, stop, GROUPS_AT_ONCE):
+        groups = min(GROUPS_AT_ONCE, stop - start)
+        drawn = words(seed, stream, step, PLANES * start, PLANES * groups, domain=domain)
+        planes = drawn.reshape(groups, PLANES, 4)
+        piece = u32[start - first : start - first + groups]
+        for j in range(PLANES):
+            piece |= _bits(planes[:, j]) << np.uint32(31 - j)
+    return u32.ravel()[offset - GROUP * first :][:count]
 
 
 def _indices(index: ArrayLike) -> NDArray[np.uint64]:
@@ -202,28 +219,10 @@ def _indices(index: ArrayLike) -> NDArray[np.uint64]:
     return given.astype(np.uint64)
 
 
-def _block(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The block that element ``index`` reads."""
-    tile, e = index // np.uint64(TILE), index % np.uint64(TILE)
-    return np.uint64(BLOCKS_PER_TILE) * tile + e % np.uint64(64) // np.uint64(4)
-
-
-def _u32(block_words: Words, index: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """``u32`` of each index, given the four words of the block it reads."""
-    e = (index % np.uint64(TILE)).astype(np.int64)
-    q, j = e // 64, e % 4
-
-    def word(which: NDArray[np.int64]) -> NDArray[np.uint32]:
-        return np.take_along_axis(block_words, which[..., np.newaxis], axis=-1)[..., 0]
-
-    byte = word(q) >> (8 * j).astype(np.uint32) & np.uint32(255)
-    fold = word(q ^ 1) ^ _rotl(word(q ^ 2), 11) ^ _rotl(word(q ^ 3), 22)
-    low24 = (fold.astype(np.uint64) * SPREAD[j] & LOW32) >> np.uint64(8)
-    return byte << np.uint32(24) | low24.astype(np.uint32)
-
-
-def _rotl(word: NDArray[np.uint32], by: int) -> NDArray[np.uint32]:
-    return word << np.uint32(by) | word >> np.uint32(32 - by)
+def _bits(block_words: Words) -> Words:
+    """The 128 bits of each block: bit ``e`` is bit ``e % 32`` of word ``e // 32``."""
+    bits = block_words[..., np.newaxis] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
+    return bits.reshape(*block_words.shape[:-1], GROUP)
 
 
 # The decision -------------------------------------------------------------------------------------

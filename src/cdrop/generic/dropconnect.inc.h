@@ -1,6 +1,6 @@
 /* DropConnect with a weight mask for every sample (Wan et al. 2013). Included once per real dtype.
  *
- * The (K, N) mask of a sample is drawn chunk by chunk into a buffer of 512 bytes, used, and
+ * The (K, N) mask of a sample is drawn chunk by chunk into a buffer of a kilobyte, used, and
  * forgotten; a mask that was given is read instead. With a__k of the sample and its rows k:
  *   CDROP_CONNECT_Y    out__n    += a_k * b__kn   where kept      b = w
  *   CDROP_CONNECT_DW   out__kn   += a_k * b__n    where kept      b = dz of the sample
@@ -45,17 +45,20 @@ static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T
 
 static void F(connect)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,
                        int64_t first, int64_t last, int64_t n, const T *a, const T *b, T *out) {
-    uint8_t drawn[CHUNK / 8];
+    ALIGNED uint8_t drawn[CHUNK / 8];
+    decider d;
+    if (!bits) decider_for(&d, draw, (index + (uint64_t)first) / DROPCORE_GROUP);
     while (first < last) {
         const uint64_t start = index + (uint64_t)first;
         uint64_t bit = start;
         int64_t now = last - first;
         const uint8_t *now_bits = bits;
         if (!bits) {
-            bit = start % DROPCORE_TILE;
+            bit = start % DROPCORE_GROUP;
             if (now > (int64_t)(CHUNK - bit)) now = (int64_t)(CHUNK - bit);
-            decide(draw, start / DROPCORE_TILE,
-                   (size_t)(bit + (uint64_t)now + DROPCORE_TILE - 1) / DROPCORE_TILE, drawn);
+            decide_groups(&d, start / DROPCORE_GROUP,
+                          (size_t)(bit + (uint64_t)now + DROPCORE_GROUP - 1) / DROPCORE_GROUP,
+                          drawn, NULL, 0);
             now_bits = drawn;
         }
         for (const int64_t end = first + now; first < end;) {

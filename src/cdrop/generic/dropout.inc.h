@@ -11,6 +11,10 @@
  *   x * scale where bit j * LANES + lane of sel is set, else +0.0; V(mul1), the same for one.
  */
 
+#ifndef FETCHING_BYTES
+#define FETCHING_BYTES 2048 /* ahead of a streaming store */
+#endif
+
 static void F(apply)(size_t n, const uint8_t *bits, uint64_t bit, C scale, const T *x, T *out,
                      int stream) {
     const V(vec) s = V(set1)(scale);
@@ -21,6 +25,8 @@ static void F(apply)(size_t n, const uint8_t *bits, uint64_t bit, C scale, const
     if (stream && n - i >= 32) {
         for (; i + 32 <= n; i += 32) {
             const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
+            for (size_t byte = 0; byte < 32 * sizeof(T); byte += 64)
+                CDROP_PREFETCH((const char *)(x + i) + FETCHING_BYTES + byte);
             UNROLL
             for (int j = 0; j < 32 / V(LANES); ++j) {
                 const size_t at = i + (size_t)j * V(LANES);
@@ -53,13 +59,15 @@ static void F(apply)(size_t n, const uint8_t *bits, uint64_t bit, C scale, const
 
 static void F(dropout)(const cdrop_draw *draw, uint64_t index, size_t n, C scale, const T *x,
                        T *out, int stream) {
-    uint8_t bits[CHUNK / 8];
+    ALIGNED uint8_t bits[CHUNK / 8];
+    decider d;
+    decider_for(&d, draw, index / DROPCORE_GROUP);
     while (n) {
-        const uint64_t tile = index / DROPCORE_TILE, first = index % DROPCORE_TILE;
+        const uint64_t group = index / DROPCORE_GROUP, first = index % DROPCORE_GROUP;
         size_t now = CHUNK - (size_t)first;
         if (now > n) now = n;
-        decide_for(draw, tile, (size_t)(first + now + DROPCORE_TILE - 1) / DROPCORE_TILE, bits,
-                   (const char *)x, DROPCORE_TILE * sizeof(T));
+        decide_groups(&d, group, (size_t)(first + now + DROPCORE_GROUP - 1) / DROPCORE_GROUP, bits,
+                      (const char *)x, DROPCORE_GROUP * sizeof(T));
         F(apply)(now, bits, first, scale, x, out, stream);
         index += now;
         x += now;

@@ -67,6 +67,7 @@ const cdrop_kernels TABLE(ISA) = {
     .decide = decide,
     .uniform = uniform,
     .words = words,
+    .decide_each = decide_each,
 #define ENTRIES(T, C, S) .apply_##S = apply_##S, .dropout_##S = dropout_##S,
     CDROP_FOR_TYPES(ENTRIES)
 #undef ENTRIES

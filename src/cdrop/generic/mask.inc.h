@@ -1,179 +1,398 @@
-/* Masks from the contract, many at a time. Included once per instruction set.
+/* Masks from the contract, many groups at a time. Included once per instruction set.
  *
- * A. A tile is 16 Philox blocks. Each 32-bit counter word sits in the low half of a 64-bit lane,
- *    because the widening multiply reads and writes just that; the high halves hold leftovers that
- *    nothing reads. Packing words densely would need a blend in each of the ten rounds.
- * B. Even and odd blocks go through the rounds side by side, so that zipping them at the end gives
- *    word q of consecutive blocks in order: by the contract, consecutive elements.
- * C. A byte decides all elements but those whose byte equals T >> 24, one in 256. Those ties are
- *    noted while the words are at hand, and settled a chunk at a time: settling each where it
- *    arises costs a mispredicted branch for most tiles, drawing the words again a second Philox.
+ * A. A lane is a group: a vector holds one word of the same plane of VQ_LANES groups, in the low
+ *    half of each 64-bit lane, because the widening multiply reads and writes just that. The high
+ *    halves hold leftovers that nothing reads. Two vectors go through the rounds side by side.
+ * B. The counters of the lanes differ in their low word alone. The multiplications of the other
+ *    word in round 1 and of what comes of it in round 2 are constants of a schedule, and from plane
+ *    to plane the first product grows by the multiplier.
+ * C. With `above` for u >= T, the planes from the lowest one that counts to the top give
+ *    above = x & above where T has a one and x | above where it has a zero: an operation a word.
+ * D. A threshold whose lowest one lies deeper than FIRST_PLANES leaves ties, one element in
+ *    2^FIRST_PLANES. They are listed for a chunk and settled side by side, plane after plane.
  *
  * Wanted from the instruction set:
- *   BLOCKS                 64-bit lanes in a vq; a vw holds the 2 * BLOCKS words of as many blocks
- *   vq_set1, vq_even, vq_add, vq_mul_low, vq_high, vq_xor   (see scalar.c, which spells them out)
- *   vw_zip, vw_store, vb_set1, vb_less, vb_equal            compares give 8 * BLOCKS bits: bits_t
+ *   VQ_LANES, SETS   64-bit lanes in a vq; how many vectors hide each other's latency
+ *   vq_set1(u32), vq_set64, vq_lanes(step)  in all lanes; step times the number of the group
+ *   vq_load(p), vq_store4(p, w)   groups in order: vq_lanes, vq_load and vq_store4 may order lanes
+ *     as suits them, but alike. vq_store4 writes words 0 ... 3 of VQ_LANES groups, group by group.
+ *   vq_add, vq_mul_low, vq_right(a, n), vq_xor, vq_xor3(late, a, b), vq_and, vq_or,
+ *   vq_and_not(a, b) = ~a & b     (see scalar.c, which spells them out)
  */
 
-#define CHUNK_TILES 16
-#define CHUNK (CHUNK_TILES * DROPCORE_TILE)
-#define GROUPS (DROPCORE_TILE_BLOCKS / (2 * BLOCKS))
+#define CHUNK_GROUPS 32
+#define CHUNK (CHUNK_GROUPS * DROPCORE_GROUP)
+#define FIRST_PLANES 10 /* even */
+#define FETCHING_PLANES 4
 
+/* ---- the generator ---- */
+
+/* What the rounds of all blocks share whose counters differ in their low word alone. */
 typedef struct {
-    vq even[4], odd[4];
-} vblocks;
+    dropcore_address address;
+    uint32_t high;                               /* the second word of the counter */
+    vq second, third, second0, second2;          /* constants of rounds 1 to 3 */
+    vq key0[DROPCORE_PHILOX_ROUNDS], key1[DROPCORE_PHILOX_ROUNDS]; /* from round 2 and 3 on */
+} schedule;
 
-/* The words of 2 * BLOCKS consecutive blocks, from `block` on; the high word is the same in all. */
-static inline vblocks philox_blocks(const dropcore_address *a, uint64_t block) {
-    const vq m0 = vq_set1(DROPCORE_PHILOX_M0), m1 = vq_set1(DROPCORE_PHILOX_M1);
-    vq even[4], odd[4];
-    even[0] = vq_even((uint32_t)block);
-    odd[0] = vq_add(even[0], vq_set1(1));
-    even[1] = odd[1] = vq_set1((uint32_t)(block >> 32));
-    even[2] = odd[2] = vq_set1(a->step);
-    even[3] = odd[3] = vq_set1(a->domain_stream);
+static inline void schedule_for(schedule *s, const dropcore_address *a, uint32_t high) {
     uint32_t key0 = a->key[0], key1 = a->key[1];
-    UNROLL
-    for (int round = 0; round < DROPCORE_PHILOX_ROUNDS; ++round) {
-        const vq k0 = vq_set1(key0), k1 = vq_set1(key1);
-        const vq even_p0 = vq_mul_low(even[0], m0), even_p1 = vq_mul_low(even[2], m1);
-        const vq odd_p0 = vq_mul_low(odd[0], m0), odd_p1 = vq_mul_low(odd[2], m1);
-        even[0] = vq_xor(vq_high(even_p1), vq_xor(even[1], k0));
-        odd[0] = vq_xor(vq_high(odd_p1), vq_xor(odd[1], k0));
-        even[2] = vq_xor(vq_high(even_p0), vq_xor(even[3], k1));
-        odd[2] = vq_xor(vq_high(odd_p0), vq_xor(odd[3], k1));
-        even[1] = even_p1;
-        odd[1] = odd_p1;
-        even[3] = even_p0;
-        odd[3] = odd_p0;
+    const uint64_t step = (uint64_t)DROPCORE_PHILOX_M1 * a->step;
+    const uint32_t c0 = (uint32_t)(step >> 32) ^ high ^ key0, c1 = (uint32_t)step;
+    const uint64_t next = (uint64_t)DROPCORE_PHILOX_M0 * c0;
+    s->address = *a;
+    s->high = high;
+    s->second = vq_set1(a->domain_stream ^ key1);
+    for (int round = 1; round < DROPCORE_PHILOX_ROUNDS; ++round) {
         key0 += DROPCORE_PHILOX_W0;
         key1 += DROPCORE_PHILOX_W1;
-    }
-    vblocks b;
-    for (int q = 0; q < 4; ++q) {
-        b.even[q] = even[q];
-        b.odd[q] = odd[q];
-    }
-    return b;
-}
-
-/* Settle the noted ties: kept iff the low 24 bits are below the threshold's. */
-static void settle_ties(size_t n_tiles, const uint8_t *ties, uint32_t (*words)[4][16],
-                        uint32_t low24, uint8_t *bits) {
-    uint16_t tied[CHUNK];
-    size_t n_tied = 0;
-    for (size_t i = 0; i < n_tiles * DROPCORE_TILE; i += 64) {
-        uint64_t left = cdrop_load_bits64(ties + i / 8);
-        if (left) do {
-                tied[n_tied++] = (uint16_t)(i + cdrop_lowest_bit(left));
-                left &= left - 1;
-            } while (left);
-    }
-    for (size_t t = 0; t < n_tied; ++t) {
-        const unsigned e = tied[t] % DROPCORE_TILE, q = e / 64, b = (e % 64) / 4;
-        uint32_t(*w)[16] = words[tied[t] / DROPCORE_TILE];
-        const uint32_t fold = dropcore_fold(w[q ^ 1][b], w[q ^ 2][b], w[q ^ 3][b]);
-        const unsigned kept = dropcore_low24(fold, e % 4) < low24;
-        bits[tied[t] / 8] |= (uint8_t)(kept << (tied[t] % 8));
-    }
-}
-
-/* Ask for what the decisions of tile t will be applied to: memory works while Philox does. */
-static inline void fetch_tile(const char *ahead, size_t bytes, size_t t) {
-    if (ahead)
-        for (size_t at = t * bytes; at < (t + 1) * bytes; at += 64) CDROP_PREFETCH(ahead + at);
-}
-
-/* At most CHUNK_TILES tiles whose blocks share their high word. `ahead`, if it is not NULL, has that
- * many bytes for each tile. */
-static void decide_chunk(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits,
-                         const char *ahead, size_t bytes) {
-    const dropcore_address address = draw->address;
-    const vb byte = vb_set1((uint8_t)(draw->threshold >> 24));
-    const uint32_t low24 = (uint32_t)draw->threshold & 0xFFFFFFu;
-    if (low24 == 0) { /* no tie is ever kept */
-        for (size_t t = 0; t < n_tiles; ++t) {
-            fetch_tile(ahead, bytes, t);
-            for (int g = 0; g < GROUPS; ++g) {
-                const uint64_t block = (tile + t) * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS;
-                const vblocks b = philox_blocks(&address, block);
-                UNROLL
-                for (int q = 0; q < 4; ++q)
-                    bits_store(bits + t * 32 + q * 8 + g * BLOCKS,
-                               vb_less(vw_zip(b.even[q], b.odd[q]), byte));
-            }
+        s->key0[round] = vq_set1(key0);
+        s->key1[round] = vq_set1(key1);
+        if (round == 1) {
+            s->second0 = vq_set1(c1 ^ key0);
+            s->second2 = vq_set1((uint32_t)(next >> 32) ^ key1);
         }
+        if (round == 2) s->third = vq_set1((uint32_t)next ^ key1);
+    }
+}
+
+/* The same where the counter's second word has changed. */
+static inline void schedule_again(schedule *s, uint32_t high) {
+    const dropcore_address address = s->address;
+    if (high != s->high) schedule_for(s, &address, high);
+}
+
+/* The words of the blocks whose low counter word gave this product with M0, one vector of them: the
+ * first two rounds, and one more. */
+static inline void philox_begin(const schedule *s, vq product, vq *w) {
+    const vq p1 = vq_mul_low(vq_xor(vq_right(product, 32), s->second),
+                             vq_set1(DROPCORE_PHILOX_M1));
+    w[0] = vq_xor(vq_right(p1, 32), s->second0);
+    w[1] = p1;
+    w[2] = vq_xor(product, s->second2);
+    w[3] = s->third;
+}
+
+static inline void philox_round(const schedule *s, int round, vq *w) {
+    const vq p0 = vq_mul_low(w[0], vq_set1(DROPCORE_PHILOX_M0));
+    const vq p1 = vq_mul_low(w[2], vq_set1(DROPCORE_PHILOX_M1));
+    w[0] = vq_xor3(vq_right(p1, 32), w[1], s->key0[round]);
+    w[2] = round == 2 ? vq_xor(vq_right(p0, 32), w[3])
+                      : vq_xor3(vq_right(p0, 32), w[3], s->key1[round]);
+    w[1] = p1;
+    w[3] = p0;
+}
+
+/* The same of two vectors, side by side: each hides the other's latency. */
+static inline void philox_pair(const schedule *s, const vq *product, vq (*w)[4]) {
+    philox_begin(s, product[0], w[0]);
+    philox_begin(s, product[1], w[1]);
+    UNROLL
+    for (int round = 2; round < DROPCORE_PHILOX_ROUNDS; ++round) {
+        philox_round(s, round, w[0]);
+        philox_round(s, round, w[1]);
+    }
+}
+
+static inline void philox_one(const schedule *s, vq product, vq *w) {
+    philox_begin(s, product, w);
+    UNROLL
+    for (int round = 2; round < DROPCORE_PHILOX_ROUNDS; ++round) philox_round(s, round, w);
+}
+
+/* ---- decisions ---- */
+
+/* A threshold, and how many planes it takes: all of them, or the first ones before ties. */
+typedef struct {
+    schedule s;
+    uint64_t threshold;
+    unsigned planes;
+    int has_ties;
+} decider;
+
+static inline void decider_for(decider *d, const cdrop_draw *draw, uint64_t group) {
+    const uint32_t t = draw->threshold < DROPCORE_KEEP_ALL ? (uint32_t)draw->threshold : 0;
+    schedule_for(&d->s, &draw->address, (uint32_t)(group * DROPCORE_PLANES >> 32));
+    d->threshold = draw->threshold;
+    d->planes = t ? DROPCORE_PLANES - cdrop_lowest_bit(t) : 0;
+    d->has_ties = d->planes > FIRST_PLANES;
+    if (d->has_ties) d->planes = FIRST_PLANES;
+}
+
+/* Take plane j of T into account, counted from its lowest one. */
+SPECIALISED void compare_plane(const int has_ties, int one, const vq *x, vq *above, vq *tied) {
+    if (one) {
+        UNROLL
+        for (int q = 0; q < 4; ++q) {
+            above[q] = vq_and(x[q], above[q]);
+            if (has_ties) tied[q] = vq_and(x[q], tied[q]);
+        }
+    } else {
+        UNROLL
+        for (int q = 0; q < 4; ++q) {
+            above[q] = vq_or(x[q], above[q]);
+            if (has_ties) tied[q] = vq_and_not(x[q], tied[q]);
+        }
+    }
+}
+
+/* M0 times the low counter words of VQ_LANES groups in that plane. */
+static inline vq products(uint32_t low, unsigned plane) {
+    const vq block = vq_add(vq_set1(low), vq_lanes(DROPCORE_PLANES));
+    return vq_add(vq_mul_low(block, vq_set1(DROPCORE_PHILOX_M0)),
+                  vq_set64((uint64_t)DROPCORE_PHILOX_M0 * plane));
+}
+
+static inline void store_kept(const vq *above, uint8_t *kept) {
+    const vq ones = vq_set64(~(uint64_t)0);
+    vq below[4];
+    UNROLL
+    for (int q = 0; q < 4; ++q) below[q] = vq_xor(above[q], ones);
+    vq_store4(kept, below);
+}
+
+/* Cache lines that are asked for with each step of the planes: memory works while Philox does. */
+typedef struct {
+    const char *at; /* NULL for none */
+    size_t lines;
+} fetching;
+
+static inline void fetch(const fetching *f, unsigned step) {
+    if (f->at)
+        for (size_t line = step * f->lines; line < (step + 1) * f->lines; ++line)
+            CDROP_PREFETCH(f->at + 64 * line);
+}
+
+/* Two vectors of groups from the block with that low word on: kept where u < T. */
+static inline void decide_exactly(const decider *d, uint32_t low, uint8_t *kept,
+                                  const fetching *ahead) {
+    const vq ones = vq_set64(~(uint64_t)0), m0 = vq_set1(DROPCORE_PHILOX_M0);
+    const uint32_t t = (uint32_t)d->threshold >> (DROPCORE_PLANES - d->planes);
+    vq w[2][4], above[2][4];
+    vq product[2] = {products(low, d->planes - 1),
+                     products(low + VQ_LANES * DROPCORE_PLANES, d->planes - 1)};
+    UNROLL
+    for (int q = 0; q < 4; ++q) above[0][q] = above[1][q] = ones;
+    for (unsigned j = 0; j < d->planes; ++j) { /* from the lowest plane to the top */
+        fetch(ahead, j);
+        philox_pair(&d->s, product, w);
+        UNROLL
+        for (int v = 0; v < 2; ++v) {
+            compare_plane(0, t >> j & 1, w[v], above[v], NULL);
+            product[v] = vq_sub(product[v], m0);
+        }
+    }
+    store_kept(above[0], kept);
+    store_kept(above[1], kept + VQ_LANES * DROPCORE_GROUP_BYTES);
+}
+
+/* A vector of groups by its first planes, two side by side: ties where they agree with T. Which of
+ * the groups have ties is returned, a bit each. */
+static inline unsigned decide_first(const decider *d, uint32_t low, uint8_t *kept, uint32_t *ties,
+                                    const fetching *ahead) {
+    const vq ones = vq_set64(~(uint64_t)0), m0 = vq_set1(DROPCORE_PHILOX_M0);
+    const vq two_m0 = vq_set64(2 * (uint64_t)DROPCORE_PHILOX_M0);
+    const uint32_t t = (uint32_t)d->threshold >> (DROPCORE_PLANES - FIRST_PLANES);
+    vq w[2][4], above[4], tied[4], product[2];
+    product[0] = products(low, FIRST_PLANES - 1);
+    product[1] = vq_sub(product[0], m0);
+    UNROLL
+    for (int q = 0; q < 4; ++q) above[q] = tied[q] = ones;
+    for (unsigned j = 0; j < FIRST_PLANES; j += 2) {
+        fetch(ahead, j / 2);
+        philox_pair(&d->s, product, w);
+        UNROLL
+        for (int v = 0; v < 2; ++v) {
+            compare_plane(1, t >> (j + (unsigned)v) & 1, w[v], above, tied);
+            product[v] = vq_sub(product[v], two_m0);
+        }
+    }
+    store_kept(above, kept);
+    vq_store4(ties, tied);
+    return vq_any4(tied);
+}
+
+/* Decide an element that its first planes leave tied by its next VQ_LANES planes side by side, which
+ * nearly always are enough. */
+static inline int settle_tie(const decider *d, uint32_t low, unsigned e) {
+    uint32_t rest = (uint32_t)d->threshold << FIRST_PLANES, plane = FIRST_PLANES, u, t;
+    do {
+        const vq block = vq_add(vq_set1(low + plane), vq_lanes(1));
+        ALIGNED uint32_t planes[VQ_LANES][4];
+        vq w[4];
+        philox_one(&d->s, vq_mul_low(block, vq_set1(DROPCORE_PHILOX_M0)), w);
+        vq_store4(planes, w);
+        u = 0;
+        for (int l = 0; l < VQ_LANES; ++l)
+            u = u << 1 | (planes[l][e / 32] >> (e % 32) & 1);
+        t = rest >> (32 - VQ_LANES);
+        rest <<= VQ_LANES;
+        plane += VQ_LANES;
+    } while (u == t && rest);
+    return u < t;
+}
+
+/* The tied elements of a group: rarely more than one. No branch asks in which half, as half of the
+ * time it would be mispredicted. */
+static inline void settle_group(const decider *d, uint32_t low, const uint32_t *ties,
+                                uint8_t *bits) {
+    uint64_t half[2] = {ties[0] | (uint64_t)ties[1] << 32, ties[2] | (uint64_t)ties[3] << 32};
+    do {
+        const unsigned upper = half[0] == 0, e = 64 * upper + cdrop_lowest_bit(half[upper]);
+        half[upper] &= half[upper] - 1;
+        bits[e / 8] |= (uint8_t)(settle_tie(d, low, e) << (e % 8));
+    } while (half[0] | half[1]);
+}
+
+/* The words that vq_store4 wrote as bytes of the packed mask. */
+static inline void words_to_bytes(uint8_t *bits, size_t bytes) {
+#if CDROP_BIG_ENDIAN
+    for (size_t at = 0; at < bytes; at += 4) {
+        uint32_t w;
+        memcpy(&w, bits + at, 4);
+        for (int b = 0; b < 4; ++b) bits[at + b] = (uint8_t)(w >> (8 * b));
+    }
+#else
+    (void)bits, (void)bytes;
+#endif
+}
+
+/* At most CHUNK_GROUPS groups that share a schedule. */
+SPECIALISED void decide_chunk(const decider *d, const int has_ties, uint32_t low, size_t n_groups,
+                              uint8_t *bits, const char *ahead, size_t bytes) {
+    enum { AT_ONCE = 2 * VQ_LANES };
+    ALIGNED uint32_t ties[(CHUNK_GROUPS + AT_ONCE) * 4];
+    uint64_t tied = 0; /* a bit for each group of the chunk */
+    const size_t at_once = has_ties ? VQ_LANES : AT_ONCE;
+    const size_t steps = has_ties ? FIRST_PLANES / 2 : d->planes;
+    fetching fetched = {ahead, at_once * bytes / 64 / steps + 1};
+    for (size_t g = 0; g < n_groups; g += at_once) {
+        const size_t now = n_groups - g < at_once ? n_groups - g : at_once;
+        ALIGNED uint8_t room[AT_ONCE * DROPCORE_GROUP_BYTES];
+        uint8_t *to = bits + g * DROPCORE_GROUP_BYTES;
+        const uint32_t from = low + (uint32_t)g * DROPCORE_PLANES;
+        if (now < at_once) to = room;
+        if (has_ties)
+            tied |= (uint64_t)decide_first(d, from, to, ties + g * 4, &fetched) << g;
+        else
+            decide_exactly(d, from, to, &fetched);
+        if (ahead) fetched.at += at_once * bytes;
+        if (now < at_once) memcpy(bits + g * DROPCORE_GROUP_BYTES, room, now * DROPCORE_GROUP_BYTES);
+    }
+    words_to_bytes(bits, n_groups * DROPCORE_GROUP_BYTES);
+    if (n_groups < 64) tied &= ((uint64_t)1 << n_groups) - 1;
+    for (; tied; tied &= tied - 1) {
+        const unsigned g = cdrop_lowest_bit(tied);
+        settle_group(d, low + g * DROPCORE_PLANES, ties + g * 4, bits + g * DROPCORE_GROUP_BYTES);
+    }
+}
+
+/* bits of the groups [group, group + n_groups). `ahead`, if it is not NULL, is where they will be
+ * applied to that many bytes each. It is fetched only where there are planes enough to hide that. */
+static inline void decide_groups(decider *d, uint64_t group, size_t n_groups, uint8_t *bits,
+                                 const char *ahead, size_t bytes) {
+    if (d->planes < FETCHING_PLANES) ahead = NULL;
+    if (d->planes == 0) {
+        memset(bits, d->threshold ? 0xFF : 0, n_groups * DROPCORE_GROUP_BYTES);
         return;
     }
-    uint32_t words[CHUNK_TILES][4][16];
-    uint8_t ties[CHUNK / 8];
-    for (size_t t = 0; t < n_tiles; ++t) {
-        fetch_tile(ahead, bytes, t);
-        for (int g = 0; g < GROUPS; ++g) {
-            const uint64_t block = (tile + t) * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS;
-            const vblocks b = philox_blocks(&address, block);
-            UNROLL
-            for (int q = 0; q < 4; ++q) {
-                const vw word = vw_zip(b.even[q], b.odd[q]);
-                const size_t at = t * 32 + q * 8 + g * BLOCKS;
-                bits_store(bits + at, vb_less(word, byte));
-                bits_store(ties + at, vb_equal(word, byte));
-                vw_store(&words[t][q][g * 2 * BLOCKS], word);
-            }
-        }
-    }
-    settle_ties(n_tiles, ties, words, low24, bits);
-}
-
-static inline void decide_for(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits,
-                              const char *ahead, size_t bytes) {
-    if (draw->threshold == 0 || draw->threshold >= DROPCORE_KEEP_ALL) {
-        memset(bits, draw->threshold ? 0xFF : 0, n_tiles * DROPCORE_TILE_BYTES);
-        return;
-    }
-    while (n_tiles) {
-        const size_t now = n_tiles < CHUNK_TILES ? n_tiles : CHUNK_TILES;
-        decide_chunk(draw, tile, now, bits, ahead, bytes);
-        tile += now;
-        bits += now * DROPCORE_TILE_BYTES;
-        n_tiles -= now;
+    while (n_groups) {
+        const uint64_t block = group * DROPCORE_PLANES;
+        const uint32_t low = (uint32_t)block, high = (uint32_t)(block >> 32);
+        /* Groups until the low word of the counter begins again. */
+        const uint64_t same = (((uint64_t)1 << 32) - low) / DROPCORE_PLANES;
+        size_t now = n_groups < CHUNK_GROUPS ? n_groups : CHUNK_GROUPS;
+        if (now > same) now = (size_t)same;
+        schedule_again(&d->s, high);
+        if (d->has_ties)
+            decide_chunk(d, 1, low, now, bits, ahead, bytes);
+        else
+            decide_chunk(d, 0, low, now, bits, ahead, bytes);
+        group += now;
+        bits += now * DROPCORE_GROUP_BYTES;
+        n_groups -= now;
         if (ahead) ahead += now * bytes;
     }
 }
 
-static void decide(const cdrop_draw *draw, uint64_t tile, size_t n_tiles, uint8_t *bits) {
-    decide_for(draw, tile, n_tiles, bits, NULL, 0);
+static void decide(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint8_t *bits) {
+    decider d;
+    decider_for(&d, draw, group);
+    decide_groups(&d, group, n_groups, bits, NULL, 0);
 }
 
-/* The words of a tile: word q of its blocks side by side. */
-static inline void tile_words(const dropcore_address *address, uint64_t tile, uint32_t (*w)[16]) {
-    for (int g = 0; g < GROUPS; ++g) {
-        const vblocks b = philox_blocks(address, tile * DROPCORE_TILE_BLOCKS + g * 2 * BLOCKS);
-        for (int q = 0; q < 4; ++q) vw_store(&w[q][g * 2 * BLOCKS], vw_zip(b.even[q], b.odd[q]));
+/* ---- words, uniforms, a threshold for each element ---- */
+
+static void words(const dropcore_address *address, uint64_t block, size_t n_blocks, uint32_t *out) {
+    schedule s;
+    schedule_for(&s, address, (uint32_t)(block >> 32));
+    while (n_blocks) {
+        const uint32_t low = (uint32_t)block;
+        const uint64_t same = ((uint64_t)1 << 32) - low;
+        size_t now = n_blocks < VQ_LANES ? n_blocks : VQ_LANES;
+        uint32_t room[VQ_LANES][4];
+        vq w[4];
+        if (now > same) now = (size_t)same;
+        schedule_again(&s, (uint32_t)(block >> 32));
+        const vq product =
+            vq_mul_low(vq_add(vq_set1(low), vq_lanes(1)), vq_set1(DROPCORE_PHILOX_M0));
+        philox_one(&s, product, w);
+        if (now == VQ_LANES) {
+            vq_store4(out, w);
+        } else {
+            vq_store4(room, w);
+            memcpy(out, room, now * sizeof *room);
+        }
+        out += 4 * now;
+        block += now;
+        n_blocks -= now;
     }
 }
 
-static void words(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *out) {
-    for (; n_tiles; --n_tiles, ++tile, out += 64) {
-        uint32_t w[4][16];
-        tile_words(address, tile, w);
-        for (int b = 0; b < 16; ++b)
-            for (int q = 0; q < 4; ++q) out[4 * b + q] = w[q][b];
-    }
-}
-
-static void uniform(const dropcore_address *address, uint64_t tile, size_t n_tiles, uint32_t *u) {
-    for (; n_tiles; --n_tiles, ++tile, u += DROPCORE_TILE) {
-        uint32_t w[4][16];
-        tile_words(address, tile, w);
-        for (unsigned q = 0; q < 4; ++q)
-            for (unsigned b = 0; b < 16; ++b) {
-                const uint32_t fold = dropcore_fold(w[q ^ 1][b], w[q ^ 2][b], w[q ^ 3][b]);
-                for (unsigned j = 0; j < 4; ++j)
-                    u[q * 64 + b * 4 + j] =
-                        (w[q][b] >> (8 * j) & 255u) << 24 | dropcore_low24(fold, j);
+/* Bit e of rows[k][q] and bit k of rows[e][q] change places, for each q. */
+static inline void transpose_bits(uint32_t (*rows)[4]) {
+    uint32_t mask = 0x0000FFFFu;
+    UNROLL
+    for (int far = 16; far; far /= 2, mask ^= mask << far)
+        for (int k = 0; k < 32; ++k) {
+            if (k & far) continue;
+            for (int q = 0; q < 4; ++q) {
+                const uint32_t moved = (rows[k][q] >> far ^ rows[k + far][q]) & mask;
+                rows[k + far][q] ^= moved;
+                rows[k][q] ^= moved << far;
             }
+        }
+}
+
+static void uniform(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u) {
+    for (; n_groups; --n_groups, ++group, u += DROPCORE_GROUP) {
+        uint32_t planes[DROPCORE_PLANES][4], rows[32][4];
+        words(address, group * DROPCORE_PLANES, DROPCORE_PLANES, planes[0]);
+        for (int k = 0; k < 32; ++k) memcpy(rows[k], planes[31 - k], sizeof *rows);
+        transpose_bits(rows);
+        for (int q = 0; q < 4; ++q)
+            for (int e = 0; e < 32; ++e) u[q * 32 + e] = rows[e][q];
     }
 }
 
-#undef GROUPS
+/* thresholds[e][q], of element 32 q + e, are turned into their planes, and planes of the group are
+ * drawn some at a time while an element is tied. */
+static void decide_each(const dropcore_address *address, uint64_t group, uint32_t (*thresholds)[4],
+                        uint8_t *bits) {
+    enum { AT_ONCE = 8 };
+    uint32_t kept[4] = {0}, tied[4], any = ~0u, drawn[AT_ONCE][4];
+    memset(tied, 0xFF, sizeof tied);
+    transpose_bits(thresholds);
+    for (int first = 0; first < DROPCORE_PLANES && any; first += AT_ONCE) {
+        words(address, group * DROPCORE_PLANES + (uint64_t)first, AT_ONCE, drawn[0]);
+        for (int j = 0; j < AT_ONCE; ++j)
+            for (int q = 0; q < 4; ++q) {
+                const uint32_t x = drawn[j][q], t = thresholds[31 - first - j][q];
+                kept[q] |= tied[q] & t & ~x;
+                tied[q] &= ~(x ^ t);
+            }
+        any = tied[0] | tied[1] | tied[2] | tied[3];
+    }
+    memcpy(bits, kept, sizeof kept);
+    words_to_bytes(bits, sizeof kept);
+}

@@ -13,47 +13,54 @@ TARGET_BEGIN("avx2,fma,f16c")
 
 /* ---- masks ---- */
 
-#define BLOCKS 4
-typedef __m256i vq, vw, vb;
-typedef uint32_t bits_t;
+#define VQ_LANES 4
+typedef __m256i vq;
 
 static inline vq vq_set1(uint32_t a) {
     return _mm256_set1_epi64x((long long)a);
 }
-static inline vq vq_even(uint32_t a) {
-    return _mm256_add_epi64(vq_set1(a), _mm256_setr_epi64x(0, 2, 4, 6));
+static inline vq vq_set64(uint64_t a) {
+    return _mm256_set1_epi64x((long long)a);
+}
+static inline vq vq_lanes(uint32_t step) { /* groups 0, 2, 1, 3: unpacking puts them in order */
+    return _mm256_setr_epi64x(0, 2 * (long long)step, step, 3 * (long long)step);
 }
 static inline vq vq_add(vq a, vq b) {
     return _mm256_add_epi64(a, b);
 }
+static inline vq vq_sub(vq a, vq b) {
+    return _mm256_sub_epi64(a, b);
+}
 static inline vq vq_mul_low(vq a, vq b) {
     return _mm256_mul_epu32(a, b);
 }
-static inline vq vq_high(vq a) {
-    return _mm256_srli_epi64(a, 32);
-}
+#define vq_right _mm256_srli_epi64
 static inline vq vq_xor(vq a, vq b) {
     return _mm256_xor_si256(a, b);
 }
-static inline vw vw_zip(vq even, vq odd) {
-    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+static inline vq vq_xor3(vq late, vq a, vq b) {
+    return _mm256_xor_si256(late, _mm256_xor_si256(a, b));
 }
-static inline void vw_store(uint32_t *to, vw a) {
-    _mm256_storeu_si256((__m256i *)to, a);
+static inline vq vq_and(vq a, vq b) {
+    return _mm256_and_si256(a, b);
 }
-static inline vb vb_set1(uint8_t a) {
-    return _mm256_set1_epi8((char)a);
+static inline vq vq_or(vq a, vq b) {
+    return _mm256_or_si256(a, b);
 }
-static inline bits_t vb_less(vw a, vb b) { /* there is only a signed compare */
-    const __m256i flip = _mm256_set1_epi8((char)0x80);
-    return (bits_t)_mm256_movemask_epi8(
-        _mm256_cmpgt_epi8(_mm256_xor_si256(b, flip), _mm256_xor_si256(a, flip)));
+static inline vq vq_and_not(vq a, vq b) {
+    return _mm256_andnot_si256(a, b);
 }
-static inline bits_t vb_equal(vw a, vb b) {
-    return (bits_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b));
+static inline void vq_store4(void *to, const vq *w) {
+    const __m256i w01 = _mm256_blend_epi32(w[0], _mm256_slli_epi64(w[1], 32), 0xAA);
+    const __m256i w23 = _mm256_blend_epi32(w[2], _mm256_slli_epi64(w[3], 32), 0xAA);
+    _mm256_storeu_si256((__m256i *)to, _mm256_unpacklo_epi64(w01, w23));
+    _mm256_storeu_si256((__m256i *)to + 1, _mm256_unpackhi_epi64(w01, w23));
 }
-static inline void bits_store(uint8_t *to, bits_t a) {
-    memcpy(to, &a, 4);
+static inline unsigned vq_any4(const vq *w) {
+    const __m256i any = _mm256_or_si256(_mm256_or_si256(w[0], w[1]), _mm256_or_si256(w[2], w[3]));
+    const __m256i none = _mm256_cmpeq_epi64(_mm256_slli_epi64(any, 32), _mm256_setzero_si256());
+    return ~(unsigned)_mm256_movemask_pd(
+               _mm256_castsi256_pd(_mm256_permute4x64_epi64(none, 0xD8))) & 15u;
 }
 
 /* ---- applying them, and products ---- */

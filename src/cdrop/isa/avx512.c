@@ -23,45 +23,54 @@ TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 /* ---- masks ---- */
 
-#define BLOCKS 8
-typedef __m512i vq, vw, vb;
-typedef uint64_t bits_t;
+#define VQ_LANES 8
+typedef __m512i vq;
 
 static inline vq vq_set1(uint32_t a) {
     return _mm512_set1_epi64((long long)a);
 }
-static inline vq vq_even(uint32_t a) {
-    return _mm512_add_epi64(vq_set1(a), _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0));
+static inline vq vq_set64(uint64_t a) {
+    return _mm512_set1_epi64((long long)a);
+}
+static inline vq vq_lanes(uint32_t step) { /* groups 0, 4, 1, 5, ...: unpacking puts them in order */
+    return _mm512_mul_epu32(_mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), vq_set1(step));
 }
 static inline vq vq_add(vq a, vq b) {
     return _mm512_add_epi64(a, b);
 }
+static inline vq vq_sub(vq a, vq b) {
+    return _mm512_sub_epi64(a, b);
+}
 static inline vq vq_mul_low(vq a, vq b) {
     return _mm512_mul_epu32(a, b);
 }
-static inline vq vq_high(vq a) {
-    return _mm512_srli_epi64(a, 32);
-}
+#define vq_right _mm512_srli_epi64
 static inline vq vq_xor(vq a, vq b) {
     return _mm512_xor_si512(a, b);
 }
-static inline vw vw_zip(vq even, vq odd) {
-    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+static inline vq vq_xor3(vq late, vq a, vq b) {
+    return _mm512_ternarylogic_epi64(late, a, b, 0x96);
 }
-static inline void vw_store(uint32_t *to, vw a) {
-    _mm512_storeu_si512((void *)to, a);
+static inline vq vq_and(vq a, vq b) {
+    return _mm512_and_si512(a, b);
 }
-static inline vb vb_set1(uint8_t a) {
-    return _mm512_set1_epi8((char)a);
+static inline vq vq_or(vq a, vq b) {
+    return _mm512_or_si512(a, b);
 }
-static inline bits_t vb_less(vw a, vb b) {
-    return (bits_t)_mm512_cmplt_epu8_mask(a, b);
+static inline vq vq_and_not(vq a, vq b) {
+    return _mm512_andnot_si512(a, b);
 }
-static inline bits_t vb_equal(vw a, vb b) {
-    return (bits_t)_mm512_cmpeq_epi8_mask(a, b);
+static inline void vq_store4(void *to, const vq *w) {
+    const __m512i w01 = _mm512_mask_shuffle_epi32(w[0], 0xAAAA, w[1], 0xA0);
+    const __m512i w23 = _mm512_mask_shuffle_epi32(w[2], 0xAAAA, w[3], 0xA0);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi64(w01, w23));
+    _mm512_storeu_si512((char *)to + 64, _mm512_unpackhi_epi64(w01, w23));
 }
-static inline void bits_store(uint8_t *to, bits_t a) {
-    memcpy(to, &a, 8);
+static inline unsigned vq_any4(const vq *w) {
+    const __m512i any = _mm512_or_si512(_mm512_or_si512(w[0], w[1]), _mm512_or_si512(w[2], w[3]));
+    const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+    return _mm512_test_epi64_mask(_mm512_permutexvar_epi64(order, any),
+                                  _mm512_set1_epi64(0xFFFFFFFF));
 }
 
 /* ---- applying them, and products ---- */

@@ -11,53 +11,52 @@
 
 /* ---- masks ---- */
 
-#define BLOCKS 2
+#define VQ_LANES 2
 typedef uint64x2_t vq;
-typedef uint32x4_t vw;
-typedef uint8x16_t vb;
-typedef uint16_t bits_t;
 
 static inline vq vq_set1(uint32_t a) {
     return vdupq_n_u64(a);
 }
-static inline vq vq_even(uint32_t a) {
-    return vcombine_u64(vcreate_u64(a), vcreate_u64((uint64_t)a + 2));
+static inline vq vq_set64(uint64_t a) {
+    return vdupq_n_u64(a);
+}
+static inline vq vq_lanes(uint32_t step) {
+    return vcombine_u64(vcreate_u64(0), vcreate_u64(step));
 }
 static inline vq vq_add(vq a, vq b) {
     return vaddq_u64(a, b);
 }
+static inline vq vq_sub(vq a, vq b) {
+    return vsubq_u64(a, b);
+}
 static inline vq vq_mul_low(vq a, vq b) {
     return vmull_u32(vmovn_u64(a), vmovn_u64(b));
 }
-static inline vq vq_high(vq a) {
-    return vshrq_n_u64(a, 32);
-}
+#define vq_right vshrq_n_u64
 static inline vq vq_xor(vq a, vq b) {
     return veorq_u64(a, b);
 }
-static inline vw vw_zip(vq even, vq odd) {
-    return vreinterpretq_u32_u64(vsliq_n_u64(even, odd, 32));
+static inline vq vq_xor3(vq late, vq a, vq b) {
+    return veorq_u64(late, veorq_u64(a, b));
 }
-static inline void vw_store(uint32_t *to, vw a) {
-    vst1q_u32(to, a);
+static inline vq vq_and(vq a, vq b) {
+    return vandq_u64(a, b);
 }
-static inline vb vb_set1(uint8_t a) {
-    return vdupq_n_u8(a);
+static inline vq vq_or(vq a, vq b) {
+    return vorrq_u64(a, b);
 }
-static inline bits_t bits_of(uint8x16_t all_or_none) {
-    const uint8x16_t place = vcombine_u8(vcreate_u8(0x8040201008040201ull),
-                                         vcreate_u8(0x8040201008040201ull));
-    const uint8x16_t a = vandq_u8(all_or_none, place);
-    return (bits_t)(vaddv_u8(vget_low_u8(a)) | vaddv_u8(vget_high_u8(a)) << 8);
+static inline vq vq_and_not(vq a, vq b) {
+    return vbicq_u64(b, a);
 }
-static inline bits_t vb_less(vw a, vb b) {
-    return bits_of(vcltq_u8(vreinterpretq_u8_u32(a), b));
+static inline void vq_store4(void *to, const vq *w) {
+    const uint64x2_t w01 = vsliq_n_u64(w[0], w[1], 32), w23 = vsliq_n_u64(w[2], w[3], 32);
+    vst1q_u8((uint8_t *)to, vreinterpretq_u8_u64(vzip1q_u64(w01, w23)));
+    vst1q_u8((uint8_t *)to + 16, vreinterpretq_u8_u64(vzip2q_u64(w01, w23)));
 }
-static inline bits_t vb_equal(vw a, vb b) {
-    return bits_of(vceqq_u8(vreinterpretq_u8_u32(a), b));
-}
-static inline void bits_store(uint8_t *to, bits_t a) {
-    memcpy(to, &a, 2);
+static inline unsigned vq_any4(const vq *w) {
+    const uint64x2_t any = vorrq_u64(vorrq_u64(w[0], w[1]), vorrq_u64(w[2], w[3]));
+    return (unsigned)((uint32_t)vgetq_lane_u64(any, 0) != 0) |
+           (unsigned)((uint32_t)vgetq_lane_u64(any, 1) != 0) << 1;
 }
 
 /* ---- applying them, and products ---- */

@@ -7,70 +7,72 @@
 
 /* ---- masks ---- */
 
-#define BLOCKS 8
+#define VQ_LANES 4
 typedef struct {
-    uint64_t lane[8];
+    uint64_t lane[4];
 } vq; /* a 32-bit word in the low half of each lane; the high half is anything */
-typedef struct {
-    uint32_t word[16];
-} vw;
-typedef uint8_t vb;     /* one byte for all lanes */
-typedef uint64_t bits_t; /* a bit a byte of vw */
 
 #define EACH(n) for (int l = 0; l < (n); ++l)
 
-static inline vq vq_set1(uint32_t a) {
+static inline vq vq_set64(uint64_t a) {
     vq r;
-    EACH(8) r.lane[l] = a;
+    EACH(4) r.lane[l] = a;
     return r;
 }
-static inline vq vq_even(uint32_t a) { /* a, a + 2, a + 4, ... */
+static inline vq vq_set1(uint32_t a) {
+    return vq_set64(a);
+}
+static inline vq vq_lanes(uint32_t step) { /* 0, step, 2 step, ... */
     vq r;
-    EACH(8) r.lane[l] = a + 2u * (uint32_t)l;
+    EACH(4) r.lane[l] = step * (uint64_t)l;
     return r;
 }
 static inline vq vq_add(vq a, vq b) {
-    EACH(8) a.lane[l] += b.lane[l];
+    EACH(4) a.lane[l] += b.lane[l];
+    return a;
+}
+static inline vq vq_sub(vq a, vq b) {
+    EACH(4) a.lane[l] -= b.lane[l];
     return a;
 }
 static inline vq vq_mul_low(vq a, vq b) { /* low half times low half, all 64 bits */
-    EACH(8) a.lane[l] = (uint64_t)(uint32_t)a.lane[l] * (uint32_t)b.lane[l];
+    EACH(4) a.lane[l] = (uint64_t)(uint32_t)a.lane[l] * (uint32_t)b.lane[l];
     return a;
 }
-static inline vq vq_high(vq a) {
-    EACH(8) a.lane[l] >>= 32;
+static inline vq vq_right(vq a, int n) {
+    EACH(4) a.lane[l] >>= n;
     return a;
 }
 static inline vq vq_xor(vq a, vq b) {
-    EACH(8) a.lane[l] ^= b.lane[l];
+    EACH(4) a.lane[l] ^= b.lane[l];
     return a;
 }
-static inline vw vw_zip(vq even, vq odd) { /* even0, odd0, even1, odd1, ... */
-    vw r;
-    EACH(8) {
-        r.word[2 * l] = (uint32_t)even.lane[l];
-        r.word[2 * l + 1] = (uint32_t)odd.lane[l];
-    }
-    return r;
+static inline vq vq_xor3(vq late, vq a, vq b) { /* what comes late is joined last */
+    return vq_xor(late, vq_xor(a, b));
 }
-static inline void vw_store(uint32_t *to, vw a) {
-    EACH(16) to[l] = a.word[l];
-}
-static inline vb vb_set1(uint8_t a) {
+static inline vq vq_and(vq a, vq b) {
+    EACH(4) a.lane[l] &= b.lane[l];
     return a;
 }
-static inline bits_t vb_less(vw a, vb b) {
-    bits_t r = 0;
-    EACH(64) r |= (bits_t)((uint8_t)(a.word[l / 4] >> (8 * (l % 4))) < b) << l;
-    return r;
+static inline vq vq_or(vq a, vq b) {
+    EACH(4) a.lane[l] |= b.lane[l];
+    return a;
 }
-static inline bits_t vb_equal(vw a, vb b) {
-    bits_t r = 0;
-    EACH(64) r |= (bits_t)((uint8_t)(a.word[l / 4] >> (8 * (l % 4))) == b) << l;
-    return r;
+static inline vq vq_and_not(vq a, vq b) { /* ~a & b */
+    EACH(4) b.lane[l] &= ~a.lane[l];
+    return b;
 }
-static inline void bits_store(uint8_t *to, bits_t a) {
-    EACH(8) to[l] = (uint8_t)(a >> (8 * l));
+static inline void vq_store4(void *to, const vq *w) { /* words 0 ... 3 of each lane, lane by lane */
+    uint32_t words[4][4];
+    EACH(4) for (int q = 0; q < 4; ++q) words[l][q] = (uint32_t)w[q].lane[l];
+    memcpy(to, words, sizeof words);
+}
+static inline unsigned vq_any4(const vq *w) { /* a bit for each lane that has a word other than 0 */
+    unsigned any = 0;
+    EACH(4)
+        any |= (unsigned)((uint32_t)(w[0].lane[l] | w[1].lane[l] | w[2].lane[l] | w[3].lane[l]) != 0)
+               << l;
+    return any;
 }
 
 /* ---- applying them, and products ---- */

@@ -40,6 +40,13 @@
 #define INDEPENDENT
 #endif
 
+/* For arrays that vectors are stored to and numbers read from: no vector crosses a cache line. */
+#if defined(_MSC_VER)
+#define ALIGNED __declspec(align(64))
+#else
+#define ALIGNED __attribute__((aligned(64)))
+#endif
+
 /* For one body in several forms, each a constant: a copy for each is the point of it. */
 #if defined(__GNUC__)
 #define SPECIALISED static inline __attribute__((always_inline))

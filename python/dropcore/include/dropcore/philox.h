@@ -1,14 +1,15 @@
-/* The mask contract, version 1, in code: one text for C99, C++ and CUDA (also under NVRTC).
+/* The mask contract, version 2, in code: one text for C99, C++ and CUDA (also under NVRTC).
  *
- * A mask is a pure function of (seed, stream, step, logical index). This file is that function for
- * one element, written to be read; the vector kernels compute the same values many at a time.
+ * A mask is a pure function of (seed, stream, step, logical index). This file is that function,
+ * one element or one group of elements at a time; the vector kernels compute the same values for
+ * many groups at once.
  *
- *   element i  ->  tile i / 256, e = i % 256
- *              ->  word e / 64, byte e % 4, of block 16 * tile + (e % 64) / 4
- *   u32(e)      =  byte << 24 | low24
- *   kept       iff u32(e) < T,  T = round(keep * 2^32)
+ *   element i  ->  group i / 128, e = i % 128
+ *   plane j of a group, 0 <= j < 32, is block 32 * group + j
+ *   bit 31 - j of u32(i) is bit e % 32 of word e / 32 of plane j
+ *   kept iff u32(i) < T,  T = round(keep * 2^32)
  *
- * Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC 2011 (Philox4x32-10).
+ * Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC 2011 (Philox4x32-7).
  */
 #ifndef DROPCORE_PHILOX_H
 #define DROPCORE_PHILOX_H
@@ -28,11 +29,11 @@ typedef unsigned char dropcore_u8;
 typedef unsigned int dropcore_u32;
 typedef unsigned long long dropcore_u64;
 
-#define DROPCORE_CONTRACT_VERSION 1
+#define DROPCORE_CONTRACT_VERSION 2
 
-#define DROPCORE_TILE 256       /* elements in a tile */
-#define DROPCORE_TILE_BLOCKS 16 /* Philox blocks in a tile */
-#define DROPCORE_TILE_BYTES 32  /* packed bytes in a tile */
+#define DROPCORE_GROUP 128      /* elements in a group, bits in a block */
+#define DROPCORE_GROUP_BYTES 16 /* packed bytes in a group */
+#define DROPCORE_PLANES 32      /* bits of a uniform, blocks in a group */
 
 #define DROPCORE_DOMAIN_TRAINING 0u
 #define DROPCORE_DOMAIN_NOISE 1u
@@ -42,7 +43,7 @@ typedef unsigned long long dropcore_u64;
 #define DROPCORE_PHILOX_M1 0xCD9E8D57u
 #define DROPCORE_PHILOX_W0 0x9E3779B9u
 #define DROPCORE_PHILOX_W1 0xBB67AE85u
-#define DROPCORE_PHILOX_ROUNDS 10
+#define DROPCORE_PHILOX_ROUNDS 7
 
 #define DROPCORE_KEEP_ALL 0x100000000ull /* the 33-bit threshold that keeps everything */
 
@@ -97,37 +98,25 @@ DROPCORE_FN dropcore_block dropcore_block_at(const dropcore_address *a, dropcore
     return dropcore_philox(counter, a->key[0], a->key[1]);
 }
 
-DROPCORE_FN dropcore_u32 dropcore_rotl(dropcore_u32 x, int n) {
-    return x << n | x >> (32 - n);
+/* Plane j of a group: one bit of the uniform of each of its elements. */
+DROPCORE_FN dropcore_block dropcore_plane_at(const dropcore_address *a, dropcore_u64 group,
+                                             unsigned j) {
+    return dropcore_block_at(a, group * DROPCORE_PLANES + j);
 }
 
-/* What the four elements of word q share: a mix of the block's other three words. */
-DROPCORE_FN dropcore_u32 dropcore_fold(dropcore_u32 w1, dropcore_u32 w2, dropcore_u32 w3) {
-    return w1 ^ dropcore_rotl(w2, 11) ^ dropcore_rotl(w3, 22);
-}
-
-/* The low 24 bits of the uniform of byte j of a word, from that word's fold. */
-DROPCORE_FN dropcore_u32 dropcore_low24(dropcore_u32 fold, unsigned j) {
-    const dropcore_u32 c = j == 0   ? 0x9E3779B1u
-                           : j == 1 ? 0x85EBCA6Bu
-                           : j == 2 ? 0xC2B2AE35u
-                                    : 0x27D4EB2Fu;
-    return (fold * c) >> 8;
-}
-
-/* The uniform of byte j of word q of a block. */
-DROPCORE_FN dropcore_u32 dropcore_uniform_in(const dropcore_block *b, unsigned q, unsigned j) {
-    const dropcore_u32 byte = (b->word[q] >> (8 * j)) & 255u;
-    const dropcore_u32 fold = dropcore_fold(b->word[q ^ 1], b->word[q ^ 2], b->word[q ^ 3]);
-    return byte << 24 | dropcore_low24(fold, j);
+/* Bit e of a block, 0 <= e < 128. */
+DROPCORE_FN dropcore_u32 dropcore_bit_of(const dropcore_block *b, unsigned e) {
+    return b->word[e / 32] >> (e % 32) & 1u;
 }
 
 /* The uniform of element i, in [0, 2^32). */
 DROPCORE_FN dropcore_u32 dropcore_uniform(const dropcore_address *a, dropcore_u64 i) {
-    const unsigned e = (unsigned)(i % DROPCORE_TILE);
-    const dropcore_u64 block = i / DROPCORE_TILE * DROPCORE_TILE_BLOCKS + (e % 64) / 4;
-    const dropcore_block b = dropcore_block_at(a, block);
-    return dropcore_uniform_in(&b, e / 64, e % 4);
+    dropcore_u32 u = 0;
+    for (unsigned j = 0; j < DROPCORE_PLANES; ++j) {
+        const dropcore_block plane = dropcore_plane_at(a, i / DROPCORE_GROUP, j);
+        u = u << 1 | dropcore_bit_of(&plane, (unsigned)(i % DROPCORE_GROUP));
+    }
+    return u;
 }
 
 /* T = round(keep * 2^32), half to even, for keep in [0, 1]: 33 bits, exact. */
@@ -139,9 +128,44 @@ DROPCORE_FN dropcore_u64 dropcore_threshold(double keep) {
     return t;
 }
 
+/* u32(i) < T, by planes from the top: the first that differs from T decides, and below the lowest
+ * one of T none can. */
 DROPCORE_FN int dropcore_is_kept(const dropcore_address *a, dropcore_u64 threshold,
                                  dropcore_u64 i) {
-    return dropcore_uniform(a, i) < threshold;
+    dropcore_u32 rest = (dropcore_u32)threshold; /* T from plane j on, at the top */
+    if (threshold >= DROPCORE_KEEP_ALL) return 1;
+    for (unsigned j = 0; rest; ++j, rest <<= 1) {
+        const dropcore_block plane = dropcore_plane_at(a, i / DROPCORE_GROUP, j);
+        const dropcore_u32 bit = dropcore_bit_of(&plane, (unsigned)(i % DROPCORE_GROUP));
+        if (bit != rest >> 31) return bit == 0;
+    }
+    return 0;
+}
+
+/* The same for a whole group: bit e of the result, counted as in a block, is element 128 group + e.
+ * Planes are drawn while an element is tied with T. */
+DROPCORE_FN dropcore_block dropcore_decide(const dropcore_address *a, dropcore_u64 threshold,
+                                           dropcore_u64 group) {
+    dropcore_u32 rest = (dropcore_u32)threshold, any = 0xFFFFFFFFu;
+    dropcore_block kept, tied;
+    for (int q = 0; q < 4; ++q) {
+        kept.word[q] = threshold >= DROPCORE_KEEP_ALL ? 0xFFFFFFFFu : 0u;
+        tied.word[q] = 0xFFFFFFFFu;
+    }
+    for (unsigned j = 0; rest && any; ++j, rest <<= 1) {
+        const dropcore_block plane = dropcore_plane_at(a, group, j);
+        any = 0;
+        for (int q = 0; q < 4; ++q) {
+            if (rest >> 31) {
+                kept.word[q] |= tied.word[q] & ~plane.word[q];
+                tied.word[q] &= plane.word[q];
+            } else {
+                tied.word[q] &= ~plane.word[q];
+            }
+            any |= tied.word[q];
+        }
+    }
+    return kept;
 }
 
 /* Noise (domain 1): element i reads word i % 4 of block i / 4. */
