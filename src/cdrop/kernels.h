@@ -91,6 +91,11 @@ CDROP_FOR_REAL_TYPES(CDROP_UPDATE)
 #define CDROP_FOR_TYPES(X) \
     CDROP_FOR_REAL_TYPES(X) X(uint16_t, float, f16) X(uint16_t, float, bf16)
 
+/* Groups with a threshold for each element that are decided at a time, and where that of an element
+ * is: element 32 q + r is in column q of row r. */
+#define CDROP_EACH_GROUPS 4
+#define CDROP_EACH_PLACE(e) ((e) % 32 * (4 * CDROP_EACH_GROUPS) + (e) / 32)
+
 /* Columns that are made shorter at a time. */
 #define CDROP_CLIP_COLUMNS 256
 
@@ -119,10 +124,10 @@ typedef struct {
 
     /* bits__n = 16 bytes a group for the groups [group, group + n_groups). */
     void (*decide)(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint8_t *bits);
-    /* The bits of one group with a threshold below 2^32 for each element: thresholds[e % 32][e / 32]
-     * of element e, overwritten. */
-    void (*decide_each)(const dropcore_address *address, uint64_t group,
-                        uint32_t (*thresholds)[4], uint8_t *bits);
+    /* The same of at most CDROP_EACH_GROUPS groups with a threshold below 2^32 for each element e
+     * of them, at CDROP_EACH_PLACE(e). Overwrites the thresholds. */
+    void (*decide_each)(const dropcore_address *address, uint64_t group, size_t n_groups,
+                        uint32_t *thresholds, uint8_t *bits);
     /* u32 of every element of those groups: 128 a group. */
     void (*uniform)(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u);
     /* The words of the blocks [block, block + n_blocks): four a block. */

@@ -49,7 +49,7 @@ static void locate(const cdrop_layout *a, int64_t row, int64_t *x, int64_t *out,
 
 /* ---- packed masks ---- */
 
-#define CHUNK_GROUPS 32
+#define CHUNK_GROUPS 256 /* so many that what a call costs by itself does not count */
 #define CHUNK (CHUNK_GROUPS * DROPCORE_GROUP)
 
 /* n bits from `bit` on to the front of out, zeros behind them. */
@@ -85,15 +85,17 @@ void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bit
     }
 }
 
+#define FILL 4096 /* numbers at a time */
+
 void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out) {
     const cdrop_kernels *k = cdrop_active;
     /* What is drawn at once: a group of uniforms, or a block of words. */
     const uint64_t width = what == CDROP_UNIFORM ? DROPCORE_GROUP : 4;
-    uint32_t drawn[CHUNK];
+    uint32_t drawn[FILL];
     uint64_t unit = index / width;
     size_t skip = (size_t)(index % width), done = 0;
     while (done < n) {
-        const size_t now = n - done < CHUNK - skip ? n - done : CHUNK - skip;
+        const size_t now = n - done < FILL - skip ? n - done : FILL - skip;
         const size_t n_units = (size_t)((skip + now + width - 1) / width);
         (what == CDROP_UNIFORM ? k->uniform : k->words)(address, unit, n_units, drawn);
         if (what == CDROP_NORMAL_F32)
@@ -108,31 +110,65 @@ void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_
     }
 }
 
-/* Group by group: the thresholds of its elements are gathered, wherever its first one lies. */
+/* n bits from the front of `from` to bit `at` of `to`, which is 0 there. */
+static void place_bits(const uint8_t *from, size_t n, uint8_t *to, size_t at) {
+    const unsigned shift = (unsigned)(at % 8);
+    unsigned carried = 0;
+    to += at / 8;
+    for (size_t byte = 0; byte * 8 < n + shift; ++byte) {
+        if (byte * 8 < n) carried |= (unsigned)from[byte] << shift;
+        to[byte] |= (uint8_t)carried;
+        carried >>= 8;
+    }
+}
+
+#define EACH (CDROP_EACH_GROUPS * DROPCORE_GROUP) /* elements at a time */
+
+/* Where a row has one threshold, it is drawn as any mask is. Else thresholds are gathered for some
+ * groups at a time, across rows. */
 void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const cdrop_layout *a,
                        const uint64_t *thresholds, int64_t first, size_t n, uint8_t *bits) {
     const int64_t width = a->shape[a->ndim - 1], stride = a->scale[a->ndim - 1];
     int64_t row = first / width, column = first % width, x, out, bit, base;
+    uint8_t drawn[CHUNK / 8], placed[CHUNK / 8];
     locate(a, row, &x, &out, &bit, &base);
     memset(bits, 0, (n + 7) / 8);
     for (size_t i = 0; i < n;) {
         const uint64_t index = offset + (uint64_t)first + i;
-        const unsigned start = (unsigned)(index % DROPCORE_GROUP);
-        const size_t room = DROPCORE_GROUP - start, now = n - i < room ? n - i : room;
-        uint32_t below[32][4] = {{0}};
-        uint8_t all[DROPCORE_GROUP_BYTES] = {0}, kept[DROPCORE_GROUP_BYTES];
-        for (unsigned e = start; e < start + now; ++e) {
-            const uint64_t t = thresholds[base + column * stride];
-            below[e % 32][e / 32] = (uint32_t)t;
-            all[e / 8] |= (uint8_t)((t >> 32) << (e % 8));
-            if (++column == width) {
-                column = 0;
-                if (i + (e - start) + 1 < n) locate(a, ++row, &x, &out, &bit, &base);
+        const size_t in_row = (size_t)(width - column);
+        size_t now = n - i < in_row ? n - i : in_row;
+        if (stride == 0 && now >= DROPCORE_GROUP) {
+            const cdrop_draw draw = {*address, thresholds[base]};
+            if (now > CHUNK) now = CHUNK;
+            cdrop_packed(&draw, index, now, drawn);
+            place_bits(drawn, now, bits, i);
+            i += now;
+            column += (int64_t)now;
+        } else {
+            const unsigned start = (unsigned)(index % DROPCORE_GROUP);
+            const unsigned end = n - i < EACH - start ? start + (unsigned)(n - i) : EACH;
+            uint32_t below[EACH] = {0};
+            uint8_t all[EACH / 8] = {0};
+            for (unsigned e = start; e < end; ++e) {
+                if (column == width) {
+                    column = 0;
+                    locate(a, ++row, &x, &out, &bit, &base);
+                }
+                const uint64_t t = thresholds[base + column++ * stride];
+                below[CDROP_EACH_PLACE(e)] = (uint32_t)t;
+                all[e / 8] |= (uint8_t)((t >> 32) << (e % 8));
             }
+            cdrop_active->decide_each(address, index / DROPCORE_GROUP,
+                                      (end + DROPCORE_GROUP - 1) / DROPCORE_GROUP, below, drawn);
+            for (unsigned byte = 0; byte * 8 < end; ++byte) drawn[byte] |= all[byte];
+            move_bits(drawn, start, end - start, placed);
+            place_bits(placed, end - start, bits, i);
+            i += end - start;
         }
-        cdrop_active->decide_each(address, index / DROPCORE_GROUP, below, kept);
-        for (unsigned e = start; e < start + now; ++e, ++i)
-            bits[i / 8] |= (uint8_t)((cdrop_bit(kept, e) | cdrop_bit(all, e)) << (i % 8));
+        if (column == width && i < n) {
+            column = 0;
+            locate(a, ++row, &x, &out, &bit, &base);
+        }
     }
 }
 

@@ -49,6 +49,9 @@ static inline simde__m256i gap_cvtps_ph(simde__m512 a) {
 #define _mm512_cvtps_ph(a, rounding) gap_cvtps_ph(a)
 #define _mm512_shuffle_f32x4 simde_mm512_shuffle_f32x4
 #define _mm512_shuffle_f64x2 simde_mm512_shuffle_f64x2
+/* With 0xA0, the one order that is used: words at odd places are those before them. */
+#define _mm512_mask_shuffle_epi32(src, odd, a, order) \
+    simde_mm512_mask_blend_epi32(odd, src, simde_mm512_slli_epi64(a, 32))
 #define _mm512_stream_ps(p, a) simde_mm512_storeu_ps((void *)(p), a)
 #define _mm512_stream_pd(p, a) simde_mm512_storeu_pd((void *)(p), a)
 #endif

@@ -323,25 +323,34 @@ static void decide(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint
 
 /* ---- words, uniforms, a threshold for each element ---- */
 
+#define BLOCKS (2 * VQ_LANES) /* at a time */
+
+/* The words of the BLOCKS blocks from the one with that low word on, which all have the high word of
+ * the schedule. */
+static inline void draw_blocks(const schedule *s, uint32_t low, uint32_t *out) {
+    const vq m0 = vq_set1(DROPCORE_PHILOX_M0), lanes = vq_lanes(1);
+    const vq product[2] = {vq_mul_low(vq_add(vq_set1(low), lanes), m0),
+                           vq_mul_low(vq_add(vq_set1(low + VQ_LANES), lanes), m0)};
+    vq w[2][4];
+    philox_pair(s, product, w);
+    vq_store4(out, w[0]);
+    vq_store4(out + 4 * VQ_LANES, w[1]);
+}
+
 static void words(const dropcore_address *address, uint64_t block, size_t n_blocks, uint32_t *out) {
     schedule s;
     schedule_for(&s, address, (uint32_t)(block >> 32));
     while (n_blocks) {
-        const uint32_t low = (uint32_t)block;
-        const uint64_t same = ((uint64_t)1 << 32) - low;
-        size_t now = n_blocks < VQ_LANES ? n_blocks : VQ_LANES;
-        uint32_t room[VQ_LANES][4];
-        vq w[4];
+        const uint64_t same = ((uint64_t)1 << 32) - (uint32_t)block;
+        size_t now = n_blocks < BLOCKS ? n_blocks : BLOCKS;
+        uint32_t room[4 * BLOCKS];
         if (now > same) now = (size_t)same;
         schedule_again(&s, (uint32_t)(block >> 32));
-        const vq product =
-            vq_mul_low(vq_add(vq_set1(low), vq_lanes(1)), vq_set1(DROPCORE_PHILOX_M0));
-        philox_one(&s, product, w);
-        if (now == VQ_LANES) {
-            vq_store4(out, w);
+        if (now == BLOCKS) {
+            draw_blocks(&s, (uint32_t)block, out);
         } else {
-            vq_store4(room, w);
-            memcpy(out, room, now * sizeof *room);
+            draw_blocks(&s, (uint32_t)block, room);
+            memcpy(out, room, now * 4 * sizeof *room);
         }
         out += 4 * now;
         block += now;
@@ -349,50 +358,85 @@ static void words(const dropcore_address *address, uint64_t block, size_t n_bloc
     }
 }
 
-/* Bit e of rows[k][q] and bit k of rows[e][q] change places, for each q. */
-static inline void transpose_bits(uint32_t (*rows)[4]) {
-    uint32_t mask = 0x0000FFFFu;
-    UNROLL
-    for (int far = 16; far; far /= 2, mask ^= mask << far)
-        for (int k = 0; k < 32; ++k) {
-            if (k & far) continue;
-            for (int q = 0; q < 4; ++q) {
-                const uint32_t moved = (rows[k][q] >> far ^ rows[k + far][q]) & mask;
-                rows[k + far][q] ^= moved;
-                rows[k][q] ^= moved << far;
-            }
+/* Groups whose bits are transposed together: 32 rows of a word for each quarter of each group, so long
+ * that a compiler's vectors run along them. */
+#define ROW (4 * CDROP_EACH_GROUPS)
+
+SPECIALISED void swap_bits(uint32_t *rows, const int far, const uint32_t mask) {
+    for (int first = 0; first < 32; first += 2 * far) {
+        uint32_t *low = rows + ROW * first, *high = low + ROW * far;
+        INDEPENDENT
+        for (int i = 0; i < ROW * far; ++i) {
+            const uint32_t moved = (low[i] >> far ^ high[i]) & mask;
+            high[i] ^= moved;
+            low[i] ^= moved << far;
         }
+    }
+}
+
+/* Bit e of row k and bit k of row e change places, in each column. */
+static inline void transpose_bits(uint32_t *rows) {
+    swap_bits(rows, 16, 0x0000FFFFu);
+    swap_bits(rows, 8, 0x00FF00FFu);
+    swap_bits(rows, 4, 0x0F0F0F0Fu);
+    swap_bits(rows, 2, 0x33333333u);
+    swap_bits(rows, 1, 0x55555555u);
 }
 
 static void uniform(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u) {
-    for (; n_groups; --n_groups, ++group, u += DROPCORE_GROUP) {
-        uint32_t planes[DROPCORE_PLANES][4], rows[32][4];
-        words(address, group * DROPCORE_PLANES, DROPCORE_PLANES, planes[0]);
-        for (int k = 0; k < 32; ++k) memcpy(rows[k], planes[31 - k], sizeof *rows);
+    ALIGNED uint32_t drawn[4 * BLOCKS], rows[32 * ROW];
+    schedule s;
+    schedule_for(&s, address, (uint32_t)(group * DROPCORE_PLANES >> 32));
+    while (n_groups) {
+        const size_t now = n_groups < CDROP_EACH_GROUPS ? n_groups : CDROP_EACH_GROUPS;
+        for (size_t g = 0; g < now; ++g) {
+            const uint64_t block = (group + g) * DROPCORE_PLANES;
+            schedule_again(&s, (uint32_t)(block >> 32));
+            for (unsigned first = 0; first < DROPCORE_PLANES; first += BLOCKS) {
+                draw_blocks(&s, (uint32_t)block + first, drawn);
+                for (unsigned j = 0; j < BLOCKS; ++j) /* plane 0 is the highest bit */
+                    memcpy(rows + ROW * (31 - first - j) + 4 * g, drawn + 4 * j, 16);
+            }
+        }
+        for (size_t g = now; g < CDROP_EACH_GROUPS; ++g)
+            for (int k = 0; k < 32; ++k) memset(rows + ROW * k + 4 * g, 0, 16);
         transpose_bits(rows);
-        for (int q = 0; q < 4; ++q)
-            for (int e = 0; e < 32; ++e) u[q * 32 + e] = rows[e][q];
+        for (size_t e = 0; e < now * DROPCORE_GROUP; ++e) u[e] = rows[CDROP_EACH_PLACE(e)];
+        u += now * DROPCORE_GROUP;
+        group += now;
+        n_groups -= now;
     }
 }
 
-/* thresholds[e][q], of element 32 q + e, are turned into their planes, and planes of the group are
- * drawn some at a time while an element is tied. */
-static void decide_each(const dropcore_address *address, uint64_t group, uint32_t (*thresholds)[4],
-                        uint8_t *bits) {
-    enum { AT_ONCE = 8 };
-    uint32_t kept[4] = {0}, tied[4], any = ~0u, drawn[AT_ONCE][4];
-    memset(tied, 0xFF, sizeof tied);
+/* The thresholds are turned into their planes, and planes of a group are drawn some at a time while
+ * an element is tied. */
+static void decide_each(const dropcore_address *address, uint64_t group, size_t n_groups,
+                        uint32_t *thresholds, uint8_t *bits) {
+    ALIGNED uint32_t drawn[4 * BLOCKS];
+    schedule s;
+    schedule_for(&s, address, (uint32_t)(group * DROPCORE_PLANES >> 32));
     transpose_bits(thresholds);
-    for (int first = 0; first < DROPCORE_PLANES && any; first += AT_ONCE) {
-        words(address, group * DROPCORE_PLANES + (uint64_t)first, AT_ONCE, drawn[0]);
-        for (int j = 0; j < AT_ONCE; ++j)
-            for (int q = 0; q < 4; ++q) {
-                const uint32_t x = drawn[j][q], t = thresholds[31 - first - j][q];
-                kept[q] |= tied[q] & t & ~x;
-                tied[q] &= ~(x ^ t);
+    for (size_t g = 0; g < n_groups; ++g, bits += DROPCORE_GROUP_BYTES) {
+        const uint64_t block = (group + g) * DROPCORE_PLANES;
+        uint32_t kept[4] = {0}, tied[4], any = ~0u;
+        memset(tied, 0xFF, sizeof tied);
+        schedule_again(&s, (uint32_t)(block >> 32));
+        for (unsigned first = 0; first < DROPCORE_PLANES && any; first += BLOCKS) {
+            draw_blocks(&s, (uint32_t)block + first, drawn);
+            for (unsigned j = 0; j < BLOCKS; ++j) {
+                const uint32_t *t = thresholds + ROW * (31 - first - j) + 4 * g;
+                for (unsigned q = 0; q < 4; ++q) {
+                    const uint32_t x = drawn[4 * j + q];
+                    kept[q] |= tied[q] & t[q] & ~x;
+                    tied[q] &= ~(x ^ t[q]);
+                }
             }
-        any = tied[0] | tied[1] | tied[2] | tied[3];
+            any = tied[0] | tied[1] | tied[2] | tied[3];
+        }
+        memcpy(bits, kept, sizeof kept);
+        words_to_bytes(bits, sizeof kept);
     }
-    memcpy(bits, kept, sizeof kept);
-    words_to_bytes(bits, sizeof kept);
 }
+
+#undef ROW
+#undef BLOCKS
