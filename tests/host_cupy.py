@@ -30,7 +30,8 @@ HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
 TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_dx", "softmax",
-            "moment", "batch_", "layer_", "normalize_rows")  # fmt: skip
+            "moment", "batch_", "layer_", "normalize_rows", "dropout_drawn", "finish", "unfinish",
+            "uniforms")  # fmt: skip
 GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 

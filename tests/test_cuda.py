@@ -37,9 +37,9 @@ from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 REAL = [np.float32, np.float64]
-KEEPS = [0.0, 2.0**-32, 0.1, 0.5, 0.9, 1 - 2.0**-32, 1.0]
-SIZES = [0, 1, 5, 64, 255, 256, 257, 513, 4099]
-OFFSETS = [0, 1, 4, 31, 64, 100, 255, 300, (1 << 36) - 5]
+KEEPS = [0.0, 2.0**-32, 0.1, 0.5, 0.75, 0.9, 1 - 2.0**-32, 1.0]
+SIZES = [0, 1, 5, 64, 127, 128, 129, 513, 4099, 9000]
+OFFSETS = [0, 1, 4, 31, 64, 100, 127, 300, (1 << 34) - 300, (1 << 36) - 5]
 DATA = Path(__file__).parent / "data"
 CAPABILITIES = ("75", "80", "90", "100")
 
@@ -360,7 +360,8 @@ def test_errors_say_what_is_allowed(gpu):
 
 
 def test_nothing_waits_for_the_device(host):
-    x, w = host.asarray(numbers((8, 30))), host.asarray(numbers((30, 20), seed=2))
+    rng = np.random.default_rng(0)  # finite numbers, whatever the masks keep
+    x, w = (host.asarray(rng.normal(size=s).astype(np.float32)) for s in ((8, 30), (30, 20)))
     v, rates = host.zeros((30, 20), np.float32), host.asarray(np.full(30, 0.5))
     before = host_cupy.waits
     dropout(x, 0.5, key=KEY)
@@ -740,6 +741,19 @@ def test_compact_and_scatter(gpu, dtype):
         whole = np.zeros_like(x)
         whole[place] = x[place]
         same_bits(cuda.scatter(part, r, c, (20, 30)), whole)
+
+
+def test_long_shared_axes_are_not_cut_to_32_bits(gpu):
+    """A mask (2, 1, 1) of a shape whose inner axis, with its neighbour, has 2**32 elements."""
+    extent, stride = [1, 1, 2, 2**32], [0, 0, 1, 0]
+    x = gpu.asarray(np.arange(1, 9, dtype=np.float32))
+    bits, out = gpu.asarray(np.array([1], np.uint8)), gpu.asarray(np.zeros(8, np.float32))
+    launching.launch(
+        x, "dropout", "dropout_shared", 1, launching.at(x), launching.at(out), np.int64(8),
+        np.float32(2), launching.at(bits), launching.at(None),
+        *launching.numbers(extent, stride, [0] * 4),
+    )  # fmt: skip
+    same_bits(out, np.arange(2, 18, 2, dtype=np.float32))
 
 
 def test_axes_that_go_together():

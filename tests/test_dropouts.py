@@ -738,7 +738,9 @@ def test_moment_matching_is_the_mean_over_masks(activation):
         assert (np.abs(drawn.mean(axis=0) - layer(x)) < 5 * spread).all()
         assert spread.min() > 0
     ratio = samples.var(axis=0) / masks.var(axis=0)
-    assert (np.abs(ratio - 1) < 0.25).all()
+    often = (masks != 0).mean(axis=0) > 0.1  # a variance of sixty numbers tells little
+    assert often.sum() >= 6
+    assert (np.abs(ratio - 1)[often] < 0.25).all()
 
 
 def test_moment_matching_is_its_formula():

@@ -96,14 +96,28 @@ static void wait_at(int place) {
 static inline void __syncthreads() {
     wait_at(BARRIER);
 }
-template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int far) {
+/* The values of all lanes of the thread's warp, which have all come here. */
+template <typename T, typename Read> static inline auto exchange(T value, const Read &read) {
     static T held[MOST_THREADS];
     const unsigned self = threadIdx.x;
     held[self] = value;
     wait_at(EXCHANGE);
-    const T other = held[self ^ (unsigned)far];
+    const auto result = read(held + self / 32 * 32, self % 32);
     wait_at(EXCHANGE);
-    return other;
+    return result;
+}
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int far) {
+    return exchange(value, [far](const T *warp, unsigned lane) { return warp[lane ^ (unsigned)far]; });
+}
+template <typename T> static inline T __shfl_sync(unsigned, T value, int from) {
+    return exchange(value, [from](const T *warp, unsigned) { return warp[from % 32]; });
+}
+static inline unsigned __ballot_sync(unsigned, int vote) {
+    return exchange(vote, [](const int *warp, unsigned) {
+        unsigned all = 0;
+        for (int lane = 0; lane < 32; ++lane) all |= (unsigned)(warp[lane] != 0) << lane;
+        return all;
+    });
 }
 
 static void one_thread() {
@@ -134,6 +148,9 @@ static void run_together(bool backwards) {
             barrier += block.at[t] == BARRIER;
             done += block.at[t] == DONE;
         }
+        for (unsigned t = 0; t < n; ++t)
+            if ((block.at[t] == EXCHANGE) != (block.at[t / 32 * 32] == EXCHANGE))
+                fail("an exchange that not all lanes of a warp reach");
         if (barrier && barrier != n) fail("a barrier that not all threads of a block reach");
     }
 }

@@ -13,6 +13,7 @@ from dropcore.backends.cuda.launching import (
     Array,
     at,
     blocks_for,
+    blocks_for_groups,
     draw,
     empty,
     launch,
@@ -99,7 +100,7 @@ def _ended(
         else:
             where, bits = GIVEN if whole else UNITS, element_bits(mask)
     launch(
-        z, "ending", name, blocks_for(z.size // 16 + 32), at(z), at(y), np.int64(z.size),
+        z, "ending", name, blocks_for_groups(z.size), at(z), at(y), np.int64(z.size),
         np.int64(z.shape[-1]), *arrays, real(parameter), np.int32(where), real(scale), at(bits),
         *place, KIND=ACTIVATIONS[kind],
     )  # fmt: skip

@@ -52,6 +52,7 @@ OPTIONS = ("--std=c++17", "--fmad=false")  # no contraction: the bits of the C c
 THREADS = 256
 BLOCKS = 32  # of a grid, at most, for each multiprocessor
 WARP = 32
+ENOUGH_WARPS = 4096  # for every processor to have some to choose from
 LONG = 1024  # numbers: above, a row is worth a block
 
 MISSING = (
@@ -158,6 +159,16 @@ def launch(
 def blocks_for(work: int) -> int:
     """Blocks of threads that do a piece of work each."""
     return -(-work // THREADS)
+
+
+def blocks_for_groups(n: int) -> int:
+    """Blocks for n elements whose decisions warps draw a group of 128 at a time.
+
+    A warp can decide 32 groups as fast as one. Where there are enough groups to keep a GPU's
+    processors busy, each has as many; where there are few, it has fewer.
+    """
+    groups = -(-n // 128) + 1  # the first one may be cut
+    return -(-max(min(groups, ENOUGH_WARPS), groups // WARP) * WARP // THREADS)
 
 
 def threads_a_row(n: int) -> int:

@@ -15,6 +15,7 @@ from dropcore.backends.cuda.launching import (
     address,
     at,
     blocks_for,
+    blocks_for_groups,
     draw,
     empty,
     launch,
@@ -97,7 +98,7 @@ def drawn_bits(mask: Mask) -> Array:
         return bits
     if isinstance(mask._threshold, int):
         launch(
-            bits, "mask", "draw_bits", blocks_for(-(-n // 256)), at(bits), np.int64(n),
+            bits, "mask", "draw_bits", blocks_for(-(-n // 128)), at(bits), np.int64(n),
             *draw(key, mask.domain, mask._threshold, mask.offset),
         )  # fmt: skip
         return bits
@@ -188,7 +189,7 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
     whole = mask.shape == x.shape and isinstance(scale, float)
     if whole and mask._bits is None and mask.run == 1 and isinstance(mask._threshold, int):
         launch(
-            x, "dropout", "dropout_drawn", blocks_for(x.size // 16 + 32), *arrays,
+            x, "dropout", "dropout_drawn", blocks_for_groups(x.size), *arrays,
             real(scale), *draw(cast(Key, mask.key), mask.domain, mask._threshold, mask.offset),
         )  # fmt: skip
     elif whole:
@@ -240,5 +241,5 @@ def noise_words(words: Array, key: Key, offset: int) -> None:
 def uniforms(words: Array, key: Key, domain: int, offset: int) -> None:
     """Fill contiguous uint32 words with the uniforms that decide."""
     if words.size:
-        launch(words, "mask", "uniforms", blocks_for(words.size), at(words),
+        launch(words, "mask", "uniforms", blocks_for(words.size // 4 + 32), at(words),
                 np.int64(words.size), *address(key, domain), np.uint64(offset))  # fmt: skip

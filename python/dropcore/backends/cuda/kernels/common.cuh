@@ -176,25 +176,11 @@ template <typename C> INLINE C sigmoid_of(C x) {
 
 struct draw {
     dropcore_address address;
-    u32 below; /* kept iff u32 < below, or */
-    bool all;  /* everything: the 33rd bit of the threshold */
+    u64 threshold;
 };
 
 INLINE draw draw_of(const dropcore_address &address, u64 threshold) {
-    draw d;
-    d.address = address;
-    d.below = (u32)threshold;
-    d.all = threshold >> 32 != 0;
-    return d;
-}
-
-/* The decisions of word q of a block, bits 0 ... 3. */
-INLINE u32 decisions(const draw &d, const dropcore_block &b, unsigned q) {
-    u32 bits = 0;
-#pragma unroll
-    for (unsigned j = 0; j < 4; ++j)
-        bits |= (u32)(d.all || dropcore_uniform_in(&b, q, j) < d.below) << j;
-    return bits;
+    return {address, threshold};
 }
 
 INLINE u32 bit_at(const u8 *bits, i64 i) {
@@ -230,10 +216,13 @@ template <typename I> INLINE i64 placed_as(const axes &extent, const axes &strid
 }
 
 /* Where element i of an array of that extent is in what broadcasts to it. Short divisions are
- * several times as fast. */
+ * several times as fast; every extent is below 2^31 where they are taken. */
 INLINE i64 placed(const axes &extent, const axes &stride, i64 i) {
-    return i >> 31 ? placed_as<u64>(extent, stride, (u64)i)
-                   : placed_as<u32>(extent, stride, (u32)i);
+    i64 largest = i;
+#pragma unroll
+    for (int axis = 1; axis < AXES; ++axis) largest |= extent.at[axis];
+    return largest >> 31 ? placed_as<u64>(extent, stride, (u64)i)
+                         : placed_as<u32>(extent, stride, (u32)i);
 }
 
 /* i % n, with i / n left in i; both at least 0. */
@@ -242,6 +231,48 @@ INLINE i64 split(i64 &i, i64 n) {
     const i64 rest = i - whole * n;
     i = whole;
     return rest;
+}
+
+/* Warps that decide ------------------------------------------------------------------------------*/
+
+/* Groups of elements that a warp decides at a time, a lane each: 1, 2, 4 ... 32, so that all warps of
+ * the grid have some. */
+INLINE int groups_at_once(i64 groups) {
+    const i64 warps = (i64)gridDim.x * (blockDim.x / WARP);
+    int at_once = 1;
+    while (at_once < WARP && at_once * warps < groups) at_once *= 2;
+    return at_once;
+}
+
+/* The four decisions of this lane, for the elements from 4 lane on of the group that lane `from` has
+ * decided. */
+INLINE u32 handed_out(const dropcore_block &kept, int from) {
+    const unsigned lane = threadIdx.x % WARP;
+    u32 word = 0;
+#pragma unroll
+    for (unsigned q = 0; q < 4; ++q) {
+        const u32 other = __shfl_sync(WHOLE_WARP, kept.word[q], from);
+        if (q == lane / 8) word = other;
+    }
+    return word >> (lane % 8 * 4) & 15u;
+}
+
+/* what(start, bits) for four neighbours at a time of n elements at `offset`, whose decisions are the
+ * bits 0 ... 3: those drawn, or 1 for all. Neighbouring lanes have neighbouring elements. The first
+ * and the last four may reach beyond [0, n). */
+template <typename What>
+INLINE void each_quad(i64 n, const draw &d, bool drawn, u64 offset, const What &what) {
+    const i64 lead = (i64)(offset % DROPCORE_GROUP);
+    const i64 groups = (n + lead + DROPCORE_GROUP - 1) / DROPCORE_GROUP;
+    const int lane = threadIdx.x % WARP, at_once = groups_at_once(groups);
+    for (i64 first = FIRST / WARP * at_once; first < groups; first += STRIDE / WARP * at_once) {
+        dropcore_block kept = {{0, 0, 0, 0}};
+        if (drawn && lane < at_once && first + lane < groups)
+            kept = dropcore_decide(&d.address, d.threshold,
+                                   offset / DROPCORE_GROUP + (u64)(first + lane));
+        for (int k = 0; k < at_once && first + k < groups; ++k)
+            what((first + k) * DROPCORE_GROUP + 4 * lane - lead, drawn ? handed_out(kept, k) : 15u);
+    }
 }
 
 /* Groups -----------------------------------------------------------------------------------------*/

@@ -9,7 +9,7 @@ struct weights_mask {
 
 INLINE bool lives(const weights_mask &m, u64 i) {
     if (m.bits) return bit_at(m.bits, (i64)i);
-    return m.d.all || dropcore_uniform(&m.d.address, m.offset + i) < m.d.below;
+    return dropcore_is_kept(&m.d.address, m.d.threshold, m.offset + i);
 }
 
 /* y (B, N) += x (B, K) @ w (K, N): a thread for each y. */

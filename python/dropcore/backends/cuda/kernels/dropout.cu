@@ -1,41 +1,22 @@
 /* out = kept ? x * scale : +0.0. out may be x. */
 
-/* A thread takes a Philox block: four times four neighbours, 64 elements apart. Index 0 is the first
- * of a tile; element i of the arrays has index i + lead. */
 template <typename T>
 INLINE void drawn(const T *x, T *out, i64 n, const draw &d, real_of<T> scale, u64 offset) {
-    const i64 lead = (i64)(offset % DROPCORE_TILE);
-    const u64 first_block = offset / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
-    const i64 blocks = (n + lead + DROPCORE_TILE - 1) / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
-    const u64 before = (u64)lead * sizeof(T);
+    const u64 before = offset % DROPCORE_GROUP * sizeof(T);
     const bool fours = in_fours<T>((u64)x - before) && in_fours<T>((u64)out - before);
-    for (i64 b = FIRST; b < blocks; b += STRIDE) {
-        const i64 start = b / DROPCORE_TILE_BLOCKS * DROPCORE_TILE +
-                          b % DROPCORE_TILE_BLOCKS * 4 - lead;
-        if (fours && start >= 0 && start + 3 * 64 + 4 <= n) {
-            four<T> v[4];
+    each_quad(n, d, true, offset, [&](i64 start, u32 bits) {
+        if (fours && start >= 0 && start + 4 <= n) {
+            four<T> v = *(const four<T> *)(x + start);
 #pragma unroll
-            for (int q = 0; q < 4; ++q) v[q] = *(const four<T> *)(x + start + 64 * q);
-            const dropcore_block block = dropcore_block_at(&d.address, first_block + (u64)b);
-#pragma unroll
-            for (int q = 0; q < 4; ++q) {
-                const u32 bits = decisions(d, block, (unsigned)q);
-#pragma unroll
-                for (int j = 0; j < 4; ++j)
-                    v[q].at[j] = kept_or_zero(bits >> j & 1, v[q].at[j], scale);
-                *(four<T> *)(out + start + 64 * q) = v[q];
-            }
-            continue;
+            for (int j = 0; j < 4; ++j) v.at[j] = kept_or_zero(bits >> j & 1, v.at[j], scale);
+            *(four<T> *)(out + start) = v;
+            return;
         }
-        const dropcore_block block = dropcore_block_at(&d.address, first_block + (u64)b);
-        for (int q = 0; q < 4; ++q) {
-            const u32 bits = decisions(d, block, (unsigned)q);
-            for (int j = 0; j < 4; ++j) {
-                const i64 i = start + 64 * q + j;
-                if (0 <= i && i < n) out[i] = kept_or_zero(bits >> j & 1, x[i], scale);
-            }
+        for (int j = 0; j < 4; ++j) {
+            const i64 i = start + j;
+            if (0 <= i && i < n) out[i] = kept_or_zero(bits >> j & 1, x[i], scale);
         }
-    }
+    });
 }
 
 /* With bits of the shape of x: a thread takes eight neighbours and their byte. */

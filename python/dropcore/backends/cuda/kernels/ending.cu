@@ -141,49 +141,30 @@ INLINE T ended(const ending<T> &e, i64 i, i64 column, u32 kept, T z) {
     return narrow<T>(value);
 }
 
-/* Of long activations a copy is enough. */
-constexpr int quads_at_once = KIND > LEAKY_RELU ? 1 : 4;
-
-/* A thread takes a Philox block, as dropout does. */
 template <typename T> INLINE void end(const T *z, T *y, i64 n, const ending<T> &e) {
-    const i64 lead = (i64)(e.offset % DROPCORE_TILE);
-    const u64 first_block = e.offset / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
-    const i64 blocks = (n + lead + DROPCORE_TILE - 1) / DROPCORE_TILE * DROPCORE_TILE_BLOCKS;
-    const u64 before = (u64)lead * sizeof(T);
+    const u64 before = e.offset % DROPCORE_GROUP * sizeof(T);
     const bool fours = in_fours<T>((u64)z - before) && in_fours<T>((u64)y - before);
-    for (i64 b = FIRST; b < blocks; b += STRIDE) {
-        const i64 start = b / DROPCORE_TILE_BLOCKS * DROPCORE_TILE +
-                          b % DROPCORE_TILE_BLOCKS * 4 - lead;
-        u32 drawn = 0xFFFF; /* four decisions for each of four quads */
-        if (e.source == DRAWN) {
-            const dropcore_block block = dropcore_block_at(&e.d.address, first_block + (u64)b);
-            drawn = 0;
+    each_quad(n, e.d, e.source == DRAWN, e.offset, [&](i64 start, u32 drawn) {
+        i64 rest = start < 0 ? 0 : start, column = split(rest, e.columns);
+        if (fours && start >= 0 && start + 4 <= n) {
+            four<T> v = *(const four<T> *)(z + start);
 #pragma unroll
-            for (int q = 0; q < 4; ++q) drawn |= decisions(e.d, block, (unsigned)q) << (4 * q);
-        }
-#pragma unroll quads_at_once
-        for (int q = 0; q < 4; ++q, drawn >>= 4) {
-            const i64 at = start + 64 * q;
-            i64 column = at < 0 ? 0 : (n >> 31) ? at % e.columns : (i64)((u32)at % (u32)e.columns);
-            if (fours && 0 <= at && at + 4 <= n) {
-                four<T> v = *(const four<T> *)(z + at);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    v.at[j] = ended(e, at + j, column, kept_at(e, at + j, column, drawn >> j), v.at[j]);
-                    if (++column == e.columns) column = 0;
-                }
-                *(four<T> *)(y + at) = v;
-                continue;
-            }
-#pragma unroll 1
             for (int j = 0; j < 4; ++j) {
-                const i64 i = at + j;
-                if (i < 0 || i >= n) continue;
-                y[i] = ended(e, i, column, kept_at(e, i, column, drawn >> j), z[i]);
+                const i64 i = start + j;
+                v.at[j] = ended(e, i, column, kept_at(e, i, column, drawn >> j), v.at[j]);
                 if (++column == e.columns) column = 0;
             }
+            *(four<T> *)(y + start) = v;
+            return;
         }
-    }
+#pragma unroll 1
+        for (int j = 0; j < 4; ++j) {
+            const i64 i = start + j;
+            if (i < 0 || i >= n) continue;
+            y[i] = ended(e, i, column, kept_at(e, i, column, drawn >> j), z[i]);
+            if (++column == e.columns) column = 0;
+        }
+    });
 }
 
 KERNEL finish(const STORED *z, STORED *y, i64 n, i64 columns, const STORED *bias,

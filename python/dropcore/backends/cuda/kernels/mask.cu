@@ -1,76 +1,80 @@
 /* Packed masks: bit k of the result, counted in little-endian order, is element k of the mask. */
 
-#define CHUNK_WORDS (DROPCORE_TILE / 32)
-
-INLINE void draw_tile(const draw &d, u64 tile, u32 *words) {
-#pragma unroll
-    for (int w = 0; w < CHUNK_WORDS; ++w) words[w] = 0;
-#pragma unroll
-    for (int b = 0; b < DROPCORE_TILE_BLOCKS; ++b) {
-        const dropcore_block block =
-            dropcore_block_at(&d.address, tile * DROPCORE_TILE_BLOCKS + (u64)b);
-#pragma unroll
-        for (int q = 0; q < 4; ++q)
-            words[2 * q + b / 8] |= decisions(d, block, (unsigned)q) << (b % 8 * 4);
-    }
-}
-
-/* One thread makes a tile's worth of bits. Where the first element of the mask is not the first of a
- * tile, it draws the two tiles that they come from. */
+/* One thread makes a group's worth of bits. Where the first element of the mask is not the first of a
+ * group, it draws the two groups that they come from. */
 KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     const draw d = DRAW_OF;
-    const u64 tile = offset / DROPCORE_TILE;
-    const u32 shift = (u32)(offset % DROPCORE_TILE);
-    const i64 chunks = (n + DROPCORE_TILE - 1) / DROPCORE_TILE;
-    for (i64 c = FIRST; c < chunks; c += STRIDE) {
-        u32 words[CHUNK_WORDS];
-        draw_tile(d, tile + (u64)c, words);
+    const u64 first = offset / DROPCORE_GROUP;
+    const u32 shift = (u32)(offset % DROPCORE_GROUP);
+    const i64 groups = (n + DROPCORE_GROUP - 1) / DROPCORE_GROUP;
+    for (i64 g = FIRST; g < groups; g += STRIDE) {
+        dropcore_block kept = dropcore_decide(&d.address, d.threshold, first + (u64)g);
         if (shift) {
-            u32 both[2 * CHUNK_WORDS + 1];
-            for (int w = 0; w < CHUNK_WORDS; ++w) both[w] = words[w];
-            draw_tile(d, tile + (u64)c + 1, both + CHUNK_WORDS);
-            both[2 * CHUNK_WORDS] = 0;
-            for (int w = 0; w < CHUNK_WORDS; ++w) {
-                const u64 pair = (u64)both[shift / 32 + w + 1] << 32 | both[shift / 32 + w];
-                words[w] = (u32)(pair >> (shift % 32));
+            const dropcore_block next = dropcore_decide(&d.address, d.threshold, first + (u64)g + 1);
+            u32 both[9];
+#pragma unroll
+            for (int q = 0; q < 4; ++q) {
+                both[q] = kept.word[q];
+                both[4 + q] = next.word[q];
+            }
+            both[8] = 0;
+#pragma unroll
+            for (int q = 0; q < 4; ++q) {
+                const u32 from = shift / 32 + (u32)q;
+                const u64 pair = (u64)both[from + 1] << 32 | both[from];
+                kept.word[q] = (u32)(pair >> (shift % 32));
             }
         }
-        const i64 left = n - c * DROPCORE_TILE;
-        u8 *to = bits + c * DROPCORE_TILE_BYTES;
-        if (left >= DROPCORE_TILE && (u64)to % 16 == 0) {
-            four<u32> *quads = (four<u32> *)to;
+        const i64 left = n - g * DROPCORE_GROUP;
+        u8 *to = bits + g * DROPCORE_GROUP_BYTES;
+        if (left >= DROPCORE_GROUP && (u64)to % 16 == 0) {
+            four<u32> quad;
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                four<u32> quad;
-#pragma unroll
-                for (int w = 0; w < 4; ++w) quad.at[w] = words[4 * h + w];
-                quads[h] = quad;
-            }
+            for (int q = 0; q < 4; ++q) quad.at[q] = kept.word[q];
+            *(four<u32> *)to = quad;
             continue;
         }
 #pragma unroll
-        for (int byte = 0; byte < DROPCORE_TILE_BYTES; ++byte) {
+        for (int byte = 0; byte < DROPCORE_GROUP_BYTES; ++byte) {
             const i64 ahead = left - 8 * byte;
             if (ahead <= 0) break;
-            const u32 eight = words[byte / 4] >> (byte % 4 * 8) & 255u;
+            const u32 eight = kept.word[byte / 4] >> (byte % 4 * 8) & 255u;
             to[byte] = (u8)(ahead < 8 ? eight & ((1u << ahead) - 1) : eight);
         }
     }
 }
 
-/* With a threshold for every element, which broadcasts to the mask. A thread makes a byte. */
+/* With a threshold for every element, which broadcasts to the mask. A thread makes a byte, and draws
+ * each plane once for those of its elements that are in one group and still tied. */
 KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(extent),
                       AXES_ARGUMENTS(stride), ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;
     const axes extent = AXES_OF(extent), stride = AXES_OF(stride);
     const i64 bytes = (n + 7) / 8;
     for (i64 byte = FIRST; byte < bytes; byte += STRIDE) {
-        u32 made = 0;
-        for (i64 i = 8 * byte; i < 8 * byte + 8 && i < n; ++i) {
-            const u64 threshold = thresholds[placed(extent, stride, i)];
-            made |= (u32)dropcore_is_kept(&address, threshold, offset + (u64)i) << (i & 7);
+        const u64 index = offset + (u64)(8 * byte), group = index / DROPCORE_GROUP;
+        const unsigned first = (unsigned)(index % DROPCORE_GROUP);
+        u32 below[8], kept = 0, tied = 0;
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            const i64 i = 8 * byte + j;
+            const u64 t = i < n ? thresholds[placed(extent, stride, i)] : 0;
+            below[j] = (u32)t;
+            if (t >= DROPCORE_KEEP_ALL) kept |= 1u << j;
+            else if (first + (unsigned)j < DROPCORE_GROUP) tied |= 1u << j;
+            else kept |= (u32)dropcore_is_kept(&address, t, index + (u64)j) << j;
         }
-        bits[byte] = (u8)made;
+        for (unsigned plane = 0; plane < DROPCORE_PLANES && tied; ++plane) {
+            const dropcore_block drawn = dropcore_plane_at(&address, group, plane);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const u32 t = below[j] >> (31 - plane) & 1;
+                if (!(tied >> j & 1) || dropcore_bit_of(&drawn, first + (unsigned)j) == t) continue;
+                kept |= t << j;
+                tied &= ~(1u << j);
+            }
+        }
+        bits[byte] = (u8)kept;
     }
 }
 
@@ -89,17 +93,35 @@ KERNEL pack_bits(const u8 *bytes, u8 *bits, i64 n) {
     }
 }
 
-/* A byte for each of n scattered decisions: a Philox block each. */
+/* A byte for each of n scattered decisions: on average two planes each. */
 KERNEL kept_at(u8 *kept, const i64 *indices, i64 n, DRAW_ARGUMENTS) {
     const dropcore_address address = ADDRESS_OF;
     for (i64 i = FIRST; i < n; i += STRIDE)
         kept[i] = (u8)dropcore_is_kept(&address, threshold, offset + (u64)indices[i]);
 }
 
-/* The uniforms that decide. */
+/* The uniforms that decide. A warp takes a group, a lane a plane, and votes on the bits of each
+ * element: lane k has plane 31 - k, which is bit k. */
 KERNEL uniforms(u32 *out, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;
-    for (i64 i = FIRST; i < n; i += STRIDE) out[i] = dropcore_uniform(&address, offset + (u64)i);
+    const unsigned lane = threadIdx.x % WARP;
+    const i64 lead = (i64)(offset % DROPCORE_GROUP);
+    const i64 groups = (n + lead + DROPCORE_GROUP - 1) / DROPCORE_GROUP;
+    for (i64 g = FIRST / WARP; g < groups; g += STRIDE / WARP) {
+        const dropcore_block plane = dropcore_plane_at(
+            &address, offset / DROPCORE_GROUP + (u64)g, DROPCORE_PLANES - 1 - lane);
+#pragma unroll
+        for (unsigned q = 0; q < 4; ++q) {
+            u32 own = 0; /* of element 32 q + lane */
+#pragma unroll
+            for (unsigned e = 0; e < WARP; ++e) {
+                const u32 u = __ballot_sync(WHOLE_WARP, plane.word[q] >> e & 1);
+                if (e == lane) own = u;
+            }
+            const i64 i = g * DROPCORE_GROUP + 32 * q + lane - lead;
+            if (0 <= i && i < n) out[i] = own;
+        }
+    }
 }
 
 /* The words of the noise domain. */
