@@ -7,14 +7,22 @@ from functools import partial
 import numpy as np
 
 import dropcore
+from dropcore import _core
 
 from .common import Call, Kernel, module
-from .dropout import KEEPS, SIZES, copy, elementwise
+from .dropout import SIZES, copy, copy_torch, elementwise
 
 
 def mask(size: int, keep: float) -> Call:
     """A packed mask."""
     return lambda: dropcore.Mask((size,), keep=keep, key=7).packed()
+
+
+def decisions(size: int, keep: float) -> Call:
+    """Decisions into an existing packed mask, as other libraries call them in C."""
+    bits = np.empty(-(-size // 8), np.uint8)
+    threshold = _core.threshold(keep)
+    return partial(_core.draw, bits, size, 7, 0, 0, 0, threshold, 0)
 
 
 def mask_numpy(size: int, keep: float) -> Call:
@@ -55,12 +63,15 @@ def mask_thinc(size: int, keep: float) -> Call:
     return partial(thinc.NumpyOps().get_dropout_mask, (size,), 1 - keep)
 
 
+# As many planes as one, two, eight, and those of ties.
+KEEPS = (0.5, 0.75, 230 / 256, 0.9)
+
 KERNELS = {
     # The copy is of as many float32 as there are decisions.
     "mask": Kernel(
         reference=copy,
         own=mask,
-        others=[mask_numpy, mask_torch, mask_jax, mask_jax_rbg, mask_thinc],
+        others=[copy_torch, decisions, mask_numpy, mask_torch, mask_jax, mask_jax_rbg, mask_thinc],
         cases=elementwise(SIZES, KEEPS),
     )
 }

@@ -6,7 +6,8 @@
 # KEEP, 0.5 by default, is that of the masks; at any other one their bits are made fair by debias.c.
 # Needs dieharder (a Debian package), a C compiler, and an environment in which dropcore is
 # installed; PYTHON names another interpreter. TESTS chooses single tests by their number
-# (`TESTS="15 203" ...`; dieharder -l lists them) where all are not wanted, to repeat a WEAK one.
+# and, behind a colon, their ntuple (`TESTS="15 203:4" ...`; dieharder -l lists them) where all are
+# not wanted, to repeat a WEAK one.
 # The log is build/randomness/STREAM-KEEP-SEED.log; its counts are printed at the end. Of some 114
 # p-values one or two in a hundred are WEAK by chance: look at a WEAK again with another seed.
 # A FAILED is a failure.
@@ -36,10 +37,10 @@ print("# dropcore", dropcore.__version__, "contract", i["contract"], i["isa"], p
     echo "# $stream, keep $keep, seed $seed, started $(date -u +%Y-%m-%dT%H:%MZ)"
 } >"$log"
 test_numbers() {
-    if [ -z "${TESTS:-}" ]; then echo "-a"; else for n in $TESTS; do echo "-d $n"; done; fi
+    if [ -z "${TESTS:-}" ]; then echo "-a"; else for n in $TESTS; do echo "-d $n" | sed "s/:/ -n /"; done; fi
 }
 test_numbers | while read -r which; do
-    # shellcheck disable=SC2086  # an option and its value
+    # shellcheck disable=SC2086  # options and their values
     "$PYTHON" "$here/feed.py" "$stream" --seed "$seed" --keep "$keep" | "$fair" |
         dieharder $which -g 200 >>"$log"
 done
