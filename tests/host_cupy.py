@@ -29,7 +29,7 @@ import scipy.special
 HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
-TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_dx", "softmax",
+TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_", "softmax",
             "moment", "batch_", "layer_", "normalize_rows", "dropout_drawn", "finish", "unfinish",
             "uniforms")  # fmt: skip
 GUARD, RUBBISH = 64, 0xA5

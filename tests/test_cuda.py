@@ -39,7 +39,7 @@ DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 REAL = [np.float32, np.float64]
 KEEPS = [0.0, 2.0**-32, 0.1, 0.5, 0.75, 0.9, 1 - 2.0**-32, 1.0]
 SIZES = [0, 1, 5, 64, 127, 128, 129, 513, 4099, 9000]
-OFFSETS = [0, 1, 4, 31, 64, 100, 127, 300, (1 << 34) - 300, (1 << 36) - 5]
+OFFSETS = [0, 1, 4, 31, 64, 100, 127, 300, (1 << 34) - 300, (1 << 36) - 5, (1 << 63) - 9000]
 DATA = Path(__file__).parent / "data"
 CAPABILITIES = ("75", "80", "90", "100")
 
@@ -212,6 +212,18 @@ def test_arrays_of_rates(xp, shape):
         same_bits(dropout(xp.asarray(x), mask=on_device), dropout(x, mask=mask))
 
 
+@pytest.mark.parametrize("offset", [0, 11, 127])
+def test_rates_next_to_what_decides(xp, offset):
+    """Elements that the last plane of their threshold decides, be it the first or the 32nd."""
+    u = reference.uniforms(KEY.seed, KEY.stream, KEY.step, offset, 3000)
+    above = np.arange(3000) % 2
+    short = np.array([0.0, 0.25, 0.5, 0.625, 0.75, 1.0])[np.arange(3000) % 6]
+    for keep in ((u + above) / 2.0**32, short):
+        mask = Mask(3000, keep=xp.asarray(keep), key=KEY, offset=offset)
+        want = above == 1 if keep is not short else u < short * 2.0**32
+        same_bits(mask.packed(xp.zeros(1)), reference.pack(want))
+
+
 def test_rates_on_the_device_are_clamped(gpu):
     keep = np.array([-1.0, 0.0, 0.5, 1.0, 7.0, np.nan, np.inf])
     mask = Mask((100, 7), keep=gpu.asarray(keep), key=KEY)
@@ -242,6 +254,19 @@ def test_dropout_by_key(xp, dtype, keep):
         want = reference.dropout(x, mask.to_bool(), mask.scale)
         same_bits(dropout(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
         same_bits(dropout_backward(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 40])
+@pytest.mark.parametrize(("n", "offset"), [(9000, 0), (70_001, 5)])
+def test_any_launch_gives_the_same(gpu, n, offset, blocks):
+    """Warps that decide 1 ... 32 groups at a time, once or many times."""
+    x, mask = np.ones(n, np.float32), Mask(n, 0.3, key=KEY, offset=offset)
+    source, out = gpu.asarray(x), gpu.asarray(np.zeros(n, np.float32))
+    launching.launch(
+        source, "dropout", "dropout_drawn", blocks, launching.at(source), launching.at(out),
+        np.int64(n), np.float32(1), *launching.draw(KEY, mask.domain, mask._threshold, offset),
+    )  # fmt: skip
+    same_bits(out, mask.to_bool().astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -140,9 +140,9 @@ def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> N
     if samples * k * n == 0:
         return
     bits = None if mask._bits is None else resident(mask, "_bits")
-    threads = {"y": samples * n, "dw": k * n, "dx": samples * k * WARP}[which]
+    warps = {"y": samples * -(-n // WARP), "dw": -(-k * n // WARP), "dx": samples * k}[which]
     launch(
-        out, "connect", f"product_{which}", blocks_for(threads), at(out), at(a),
+        out, "connect", f"product_{which}", blocks_for(warps * WARP), at(out), at(a),
         at(b), *numbers((samples, k, n)), at(bits),
         *draw(mask.key or Key(0), mask.domain, cast(int, mask._threshold), mask.offset),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 /* Packed masks: bit k of the result, counted in little-endian order, is element k of the mask. */
 
-/* One thread makes a group's worth of bits. Where the first element of the mask is not the first of a
- * group, it draws the two groups that they come from. */
+/* One thread makes a group's worth of bits. Where the first element of the mask is not the first of
+ * a group, it draws the two groups that they come from. */
 KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     const draw d = DRAW_OF;
     const u64 first = offset / DROPCORE_GROUP;
@@ -10,14 +10,14 @@ KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     for (i64 g = FIRST; g < groups; g += STRIDE) {
         dropcore_block kept = dropcore_decide(&d.address, d.threshold, first + (u64)g);
         if (shift) {
-            const dropcore_block next = dropcore_decide(&d.address, d.threshold, first + (u64)g + 1);
-            u32 both[9];
+            const dropcore_block next =
+                dropcore_decide(&d.address, d.threshold, first + (u64)g + 1);
+            u32 both[8];
 #pragma unroll
             for (int q = 0; q < 4; ++q) {
                 both[q] = kept.word[q];
                 both[4 + q] = next.word[q];
             }
-            both[8] = 0;
 #pragma unroll
             for (int q = 0; q < 4; ++q) {
                 const u32 from = shift / 32 + (u32)q;
@@ -44,8 +44,9 @@ KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     }
 }
 
-/* With a threshold for every element, which broadcasts to the mask. A thread makes a byte, and draws
- * each plane once for those of its elements that are in one group and still tied. */
+/* With a threshold for every element, which broadcasts to the mask. A thread makes a byte. It draws
+ * a plane once for those of its elements that are in one group, while one of them is tied and its
+ * threshold goes on. */
 KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(extent),
                       AXES_ARGUMENTS(stride), ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;
@@ -54,24 +55,27 @@ KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(ext
     for (i64 byte = FIRST; byte < bytes; byte += STRIDE) {
         const u64 index = offset + (u64)(8 * byte), group = index / DROPCORE_GROUP;
         const unsigned first = (unsigned)(index % DROPCORE_GROUP);
-        u32 below[8], kept = 0, tied = 0;
+        u32 rest[8], kept = 0, tied = 0; /* rest: of the thresholds, the plane's bit at the top */
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             const i64 i = 8 * byte + j;
             const u64 t = i < n ? thresholds[placed(extent, stride, i)] : 0;
-            below[j] = (u32)t;
-            if (t >= DROPCORE_KEEP_ALL) kept |= 1u << j;
-            else if (first + (unsigned)j < DROPCORE_GROUP) tied |= 1u << j;
-            else kept |= (u32)dropcore_is_kept(&address, t, index + (u64)j) << j;
+            rest[j] = (u32)t;
+            if (first + (unsigned)j >= DROPCORE_GROUP || t >= DROPCORE_KEEP_ALL)
+                kept |= (u32)dropcore_is_kept(&address, t, index + (u64)j) << j;
+            else if (t)
+                tied |= 1u << j;
         }
-        for (unsigned plane = 0; plane < DROPCORE_PLANES && tied; ++plane) {
+        for (unsigned plane = 0; tied; ++plane) {
             const dropcore_block drawn = dropcore_plane_at(&address, group, plane);
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-                const u32 t = below[j] >> (31 - plane) & 1;
-                if (!(tied >> j & 1) || dropcore_bit_of(&drawn, first + (unsigned)j) == t) continue;
-                kept |= t << j;
-                tied &= ~(1u << j);
+                if (!(tied >> j & 1)) continue;
+                const u32 top = rest[j] >> 31;
+                rest[j] <<= 1;
+                const bool differs = dropcore_bit_of(&drawn, first + (unsigned)j) != top;
+                if (differs) kept |= top << j;
+                if (differs || !rest[j]) tied &= ~(1u << j);
             }
         }
         bits[byte] = (u8)kept;
