@@ -57,8 +57,8 @@ TIES = (
 TIES_SIZE = 16384
 TIES_OFFSET = 2**34 - 5000
 
-# Nobody meets the lowest planes by chance: for each address T is the uniform of the element in the
-# middle of a mask, which drops it, and one more, which keeps it.
+# Random thresholds hardly ever depend on the lowest planes. Here T is the uniform of the element in
+# the middle of the mask, which drops that element, and one more, which keeps it.
 EXACT_SIZE = 200
 EXACT_OFFSET = 2**34 - 77
 

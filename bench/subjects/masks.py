@@ -19,7 +19,7 @@ def mask(size: int, keep: float) -> Call:
 
 
 def decisions(size: int, keep: float) -> Call:
-    """Decisions into an existing packed mask, as other libraries call them in C."""
+    """Decisions into an existing packed mask, by the core's own function."""
     bits = np.empty(-(-size // 8), np.uint8)
     threshold = _core.threshold(keep)
     return partial(_core.draw, bits, size, 7, 0, 0, 0, threshold, 0)
@@ -63,7 +63,7 @@ def mask_thinc(size: int, keep: float) -> Call:
     return partial(thinc.NumpyOps().get_dropout_mask, (size,), 1 - keep)
 
 
-# As many planes as one, two, eight, and those of ties.
+# One plane, two and eight of them, and a threshold that leaves ties.
 KEEPS = (0.5, 0.75, 230 / 256, 0.9)
 
 KERNELS = {

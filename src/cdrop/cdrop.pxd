@@ -18,6 +18,8 @@ cdef extern from "kernels.h" nogil:
 
     int dropcore_is_kept(const dropcore_address *address, uint64_t threshold, uint64_t i)
 
+    unsigned cdrop_planes(uint64_t threshold)
+
     ctypedef struct cdrop_draw:
         dropcore_address address
         uint64_t threshold

@@ -12,12 +12,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bits.h"
 #include "dropcore/philox.h"
 
 typedef struct {
     dropcore_address address;
     uint64_t threshold; /* 33 bits: kept iff u32 < threshold */
 } cdrop_draw;
+
+/* How many planes a decision can take, down to the lowest one of the threshold: 0 ... 32. */
+CDROP_INLINE unsigned cdrop_planes(uint64_t threshold) {
+    const int some = threshold > 0 && threshold < DROPCORE_KEEP_ALL;
+    return some ? DROPCORE_PLANES - cdrop_lowest_bit(threshold) : 0;
+}
 
 /* One factor of a product, seen as panel axis x depth axis (the depth is summed over).
  * Element (p, d) is data[P(p) * panel_stride + D(d) * depth_stride], P and D through the lists

@@ -16,13 +16,8 @@ cdef cdrop_draw draw_of(uint64_t seed, uint32_t stream, uint32_t step, uint32_t 
 
 
 cdef double draw_ns(uint64_t threshold) noexcept nogil:
-    """Of one element: what its planes cost, down to the lowest one of T."""
-    cdef int planes = 0
-    cdef uint32_t rest = <uint32_t> threshold
-    while rest and planes < MOST_PLANES:
-        rest <<= 1
-        planes += 1
-    return planes * PLANE_NS
+    """Of one element: what its planes cost."""
+    return min(<int> cdrop_planes(threshold), MOST_PLANES) * PLANE_NS
 
 
 cdef int expect_address(uint32_t stream, uint32_t domain, uint64_t offset,

@@ -135,6 +135,10 @@ void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const c
     memset(bits, 0, (n + 7) / 8);
     for (size_t i = 0; i < n;) {
         const uint64_t index = offset + (uint64_t)first + i;
+        if (column == width) {
+            column = 0;
+            locate(a, ++row, &x, &out, &bit, &base);
+        }
         const size_t in_row = (size_t)(width - column);
         size_t now = n - i < in_row ? n - i : in_row;
         if (stride == 0 && now >= DROPCORE_GROUP) {
@@ -164,10 +168,6 @@ void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const c
             move_bits(drawn, start, end - start, placed);
             place_bits(placed, end - start, bits, i);
             i += end - start;
-        }
-        if (column == width && i < n) {
-            column = 0;
-            locate(a, ++row, &x, &out, &bit, &base);
         }
     }
 }

@@ -1,6 +1,6 @@
 /* DropConnect with a weight mask for every sample (Wan et al. 2013). Included once per real dtype.
  *
- * The (K, N) mask of a sample is drawn chunk by chunk into a buffer of a kilobyte, used, and
+ * The (K, N) mask of a sample is drawn chunk by chunk into a buffer of 512 bytes, used, and
  * forgotten; a mask that was given is read instead. With a__k of the sample and its rows k:
  *   CDROP_CONNECT_Y    out__n    += a_k * b__kn   where kept      b = w
  *   CDROP_CONNECT_DW   out__kn   += a_k * b__n    where kept      b = dz of the sample

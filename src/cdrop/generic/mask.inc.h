@@ -3,36 +3,38 @@
  * A. A lane is a group: a vector holds one word of the same plane of VQ_LANES groups, in the low
  *    half of each 64-bit lane, because the widening multiply reads and writes just that. The high
  *    halves hold leftovers that nothing reads. Two vectors go through the rounds side by side.
- * B. The counters of the lanes differ in their low word alone. The multiplications of the other
- *    word in round 1 and of what comes of it in round 2 are constants of a schedule, and from plane
- *    to plane the first product grows by the multiplier.
+ * B. The counters of the lanes differ in their low word alone. What the other words contribute to
+ *    rounds 1 to 3 are constants of a schedule, and from plane to plane the first product grows by
+ *    the multiplier.
  * C. With `above` for u >= T, the planes from the lowest one that counts to the top give
  *    above = x & above where T has a one and x | above where it has a zero: an operation a word.
  * D. A threshold whose lowest one lies deeper than FIRST_PLANES leaves ties, one element in
- *    2^FIRST_PLANES. They are listed for a chunk and settled side by side, plane after plane.
+ *    2^FIRST_PLANES. Each is settled by its next VQ_LANES planes side by side.
  *
  * Wanted from the instruction set:
- *   VQ_LANES, SETS   64-bit lanes in a vq; how many vectors hide each other's latency
- *   vq_set1(u32), vq_set64, vq_lanes(step)  in all lanes; step times the number of the group
- *   vq_load(p), vq_store4(p, w)   groups in order: vq_lanes, vq_load and vq_store4 may order lanes
- *     as suits them, but alike. vq_store4 writes words 0 ... 3 of VQ_LANES groups, group by group.
- *   vq_add, vq_mul_low, vq_right(a, n), vq_xor, vq_xor3(late, a, b), vq_and, vq_or,
+ *   VQ_LANES                 64-bit lanes in a vq
+ *   vq_set1(u32), vq_set64   the same number in all lanes
+ *   vq_lanes(step), vq_store4(p, w), vq_any4(w)   step times the number of each lane's group; words
+ *     0 ... 3 of VQ_LANES groups, written group by group; a bit for each group with a word other
+ *     than 0. They may order the lanes as suits them, but all alike.
+ *   vq_add, vq_sub, vq_mul_low, vq_right(a, n), vq_xor, vq_xor3(late, a, b), vq_and, vq_or,
  *   vq_and_not(a, b) = ~a & b     (see scalar.c, which spells them out)
  */
 
-#define CHUNK_GROUPS 32
+#define CHUNK_GROUPS 32 /* below 64 */
 #define CHUNK (CHUNK_GROUPS * DROPCORE_GROUP)
 #define FIRST_PLANES 10 /* even */
-#define FETCHING_PLANES 4
+#define FETCHING_PLANES 4 /* with fewer, prefetching costs more than it saves */
 
 /* ---- the generator ---- */
 
-/* What the rounds of all blocks share whose counters differ in their low word alone. */
+/* What the rounds of all blocks share whose counters differ in their low word alone. roundN_cM is
+ * what enters word M of the counter in round N, apart from what comes of the low word. */
 typedef struct {
     dropcore_address address;
-    uint32_t high;                               /* the second word of the counter */
-    vq second, third, second0, second2;          /* constants of rounds 1 to 3 */
-    vq key0[DROPCORE_PHILOX_ROUNDS], key1[DROPCORE_PHILOX_ROUNDS]; /* from round 2 and 3 on */
+    uint32_t high; /* the second word of the counter */
+    vq round1_c2, round2_c0, round2_c2, round3_c2;
+    vq key0[DROPCORE_PHILOX_ROUNDS], key1[DROPCORE_PHILOX_ROUNDS]; /* of rounds 3 ... and 4 ... */
 } schedule;
 
 static inline void schedule_for(schedule *s, const dropcore_address *a, uint32_t high) {
@@ -42,35 +44,36 @@ static inline void schedule_for(schedule *s, const dropcore_address *a, uint32_t
     const uint64_t next = (uint64_t)DROPCORE_PHILOX_M0 * c0;
     s->address = *a;
     s->high = high;
-    s->second = vq_set1(a->domain_stream ^ key1);
+    s->round1_c2 = vq_set1(a->domain_stream ^ key1);
     for (int round = 1; round < DROPCORE_PHILOX_ROUNDS; ++round) {
         key0 += DROPCORE_PHILOX_W0;
         key1 += DROPCORE_PHILOX_W1;
         s->key0[round] = vq_set1(key0);
         s->key1[round] = vq_set1(key1);
         if (round == 1) {
-            s->second0 = vq_set1(c1 ^ key0);
-            s->second2 = vq_set1((uint32_t)(next >> 32) ^ key1);
+            s->round2_c0 = vq_set1(c1 ^ key0);
+            s->round2_c2 = vq_set1((uint32_t)(next >> 32) ^ key1);
         }
-        if (round == 2) s->third = vq_set1((uint32_t)next ^ key1);
+        if (round == 2) s->round3_c2 = vq_set1((uint32_t)next ^ key1);
     }
 }
 
 /* The same where the counter's second word has changed. */
 static inline void schedule_again(schedule *s, uint32_t high) {
     const dropcore_address address = s->address;
-    if (high != s->high) schedule_for(s, &address, high);
+    if (high == s->high) return;
+    schedule_for(s, &address, high);
 }
 
-/* The words of the blocks whose low counter word gave this product with M0, one vector of them: the
- * first two rounds, and one more. */
+/* Rounds 1 and 2 of a vector of blocks, from the products of their low counter words with M0. Word 3
+ * is a constant then, with the key of round 3 in it already. */
 static inline void philox_begin(const schedule *s, vq product, vq *w) {
-    const vq p1 = vq_mul_low(vq_xor(vq_right(product, 32), s->second),
+    const vq p1 = vq_mul_low(vq_xor(vq_right(product, 32), s->round1_c2),
                              vq_set1(DROPCORE_PHILOX_M1));
-    w[0] = vq_xor(vq_right(p1, 32), s->second0);
+    w[0] = vq_xor(vq_right(p1, 32), s->round2_c0);
     w[1] = p1;
-    w[2] = vq_xor(product, s->second2);
-    w[3] = s->third;
+    w[2] = vq_xor(product, s->round2_c2);
+    w[3] = s->round3_c2;
 }
 
 static inline void philox_round(const schedule *s, int round, vq *w) {
@@ -83,7 +86,7 @@ static inline void philox_round(const schedule *s, int round, vq *w) {
     w[3] = p0;
 }
 
-/* The same of two vectors, side by side: each hides the other's latency. */
+/* The words of two vectors of blocks, side by side: each hides the other's latency. */
 static inline void philox_pair(const schedule *s, const vq *product, vq (*w)[4]) {
     philox_begin(s, product[0], w[0]);
     philox_begin(s, product[1], w[1]);
@@ -111,10 +114,9 @@ typedef struct {
 } decider;
 
 static inline void decider_for(decider *d, const cdrop_draw *draw, uint64_t group) {
-    const uint32_t t = draw->threshold < DROPCORE_KEEP_ALL ? (uint32_t)draw->threshold : 0;
     schedule_for(&d->s, &draw->address, (uint32_t)(group * DROPCORE_PLANES >> 32));
     d->threshold = draw->threshold;
-    d->planes = t ? DROPCORE_PLANES - cdrop_lowest_bit(t) : 0;
+    d->planes = cdrop_planes(draw->threshold);
     d->has_ties = d->planes > FIRST_PLANES;
     if (d->has_ties) d->planes = FIRST_PLANES;
 }
@@ -216,7 +218,7 @@ static inline unsigned decide_first(const decider *d, uint32_t low, uint8_t *kep
  * nearly always are enough. */
 static inline int settle_tie(const decider *d, uint32_t low, unsigned e) {
     uint32_t rest = (uint32_t)d->threshold << FIRST_PLANES, plane = FIRST_PLANES, u, t;
-    do {
+    do { /* behind plane 31 T is zero, so that what is drawn there changes nothing */
         const vq block = vq_add(vq_set1(low + plane), vq_lanes(1));
         ALIGNED uint32_t planes[VQ_LANES][4];
         vq w[4];
@@ -280,7 +282,7 @@ SPECIALISED void decide_chunk(const decider *d, const int has_ties, uint32_t low
         if (now < at_once) memcpy(bits + g * DROPCORE_GROUP_BYTES, room, now * DROPCORE_GROUP_BYTES);
     }
     words_to_bytes(bits, n_groups * DROPCORE_GROUP_BYTES);
-    if (n_groups < 64) tied &= ((uint64_t)1 << n_groups) - 1;
+    tied &= ((uint64_t)1 << n_groups) - 1; /* not those behind the last group */
     for (; tied; tied &= tied - 1) {
         const unsigned g = cdrop_lowest_bit(tied);
         settle_group(d, low + g * DROPCORE_PLANES, ties + g * 4, bits + g * DROPCORE_GROUP_BYTES);
@@ -384,7 +386,7 @@ static inline void transpose_bits(uint32_t *rows) {
 }
 
 static void uniform(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u) {
-    ALIGNED uint32_t drawn[4 * BLOCKS], rows[32 * ROW];
+    ALIGNED uint32_t drawn[4 * BLOCKS], rows[32 * ROW] = {0};
     schedule s;
     schedule_for(&s, address, (uint32_t)(group * DROPCORE_PLANES >> 32));
     while (n_groups) {
@@ -398,8 +400,6 @@ static void uniform(const dropcore_address *address, uint64_t group, size_t n_gr
                     memcpy(rows + ROW * (31 - first - j) + 4 * g, drawn + 4 * j, 16);
             }
         }
-        for (size_t g = now; g < CDROP_EACH_GROUPS; ++g)
-            for (int k = 0; k < 32; ++k) memset(rows + ROW * k + 4 * g, 0, 16);
         transpose_bits(rows);
         for (size_t e = 0; e < now * DROPCORE_GROUP; ++e) u[e] = rows[CDROP_EACH_PLACE(e)];
         u += now * DROPCORE_GROUP;
