@@ -34,7 +34,7 @@ def isa(request):
         _core.set_isa(before)
 
 
-@pytest.fixture(params=(1, 2, 3, 7))
+@pytest.fixture(params=(1, 2, 3, 4, 5, 6, 7))
 def threads(request):
     """Each number of threads in turn."""
     import dropcore
