@@ -35,8 +35,8 @@ import numpy as np
 import dropcore
 from dropcore import Key, Mask, dropout, dropout_backward, masked_matmul, masked_matmul_backward
 from dropcore import max_norm_ as project_
-from dropcore.backends import cuda
-from dropcore.backends.cuda import launching
+from dropcore._backends import cuda
+from dropcore._backends.cuda import launching
 from dropcore.noise import normal
 
 MI, GIB = 1 << 20, 1 << 30
@@ -774,7 +774,7 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
     from dropcore.nn import Dense, Dropout, Sequential
     from dropcore.optim import SGD
     from dropcore.training import loop
-    from dropcore.training.state import TrainingState
+    from dropcore.training._state import TrainingState
 
     _, *hidden, classes = s.sizes.layers
     constraint = MaxNorm(1.4) if regularised else None
@@ -794,9 +794,9 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
 
     step: Callable[..., Any] = update
     if graph:
-        from dropcore.training.replay import ReplayedUpdate
+        from dropcore.training._graphed_step import GraphedStep
 
-        step = ReplayedUpdate(update, optimizer, state, *next(data))
+        step = GraphedStep(update, optimizer, state, *next(data))
     return lambda: step(*next(data), Key(7, step=state.step))
 
 
@@ -869,8 +869,8 @@ def training_step(s: Setting) -> dict[str, Any]:
 
 def layer_step(s: Setting, batch: int, width: int, kind: str) -> Call:
     """A layer's share of a step: forward with ReLU, both gradients, update; new masks each time."""
+    from dropcore._ops.dense import CompactActivation, DenseOp
     from dropcore.optim import SGD
-    from dropcore.steps import DenseStep, LiveUnits
 
     x, dy = s.numbers(batch, width), s.numbers(batch, width, seed=2)
     params = {"weight": s.numbers(width, width, seed=3) * np.float32(width**-0.5),
@@ -883,8 +883,8 @@ def layer_step(s: Setting, batch: int, width: int, kind: str) -> Call:
         came, mask = x, None
         if kind != "plain":
             masks = [Mask((1, width), KEEP, key=Key(7, stream, step)) for stream in (1, 2)]
-            came, mask = LiveUnits.of(x, masks[0]), masks[1]
-        dense = DenseStep(came, params["weight"], params["bias"], relu=True, mask=mask,
+            came, mask = CompactActivation.of(x, masks[0]), masks[1]
+        dense = DenseOp(came, params["weight"], params["bias"], relu=True, mask=mask,
                           live=mask is not None)  # fmt: skip
         back = dy if dense.y_units is None else dy[:, dense.y_units]
         _, dw, dbias = dense.backward(back, for_update=True)

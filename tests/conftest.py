@@ -80,7 +80,7 @@ def host(monkeypatch, host_module):
     """The stand-in, in CuPy's place."""
     import host_cupy
 
-    from dropcore.backends.cuda import launching
+    from dropcore._backends.cuda import launching
 
     monkeypatch.setitem(sys.modules, "cupy", host_module)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", host_cupy.special())
@@ -92,7 +92,7 @@ def host(monkeypatch, host_module):
 @pytest.fixture
 def host_graphs(host, monkeypatch):
     """The stand-in, whose own product is taken where cuBLAS would be called directly."""
-    from dropcore.backends.cuda import blas
+    from dropcore._backends.cuda import blas
 
     monkeypatch.setattr(blas, "prepare", lambda device: None)
     monkeypatch.setattr(blas, "direct", lambda a, b, out: host.matmul(a, b, out=out))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dropcore.backends import numpy as reference
+from dropcore import reference
 
 DATA = Path(__file__).parent / "data"
 

@@ -1,6 +1,6 @@
 """A stand-in for CuPy on the host: the real kernels, compiled by g++, on memory of the host.
 
-It has the few functions that `dropcore.backends.cuda` and the tests ask for, and is stricter than
+It has the few functions that `dropcore._backends.cuda` and the tests ask for, and is stricter than
 CuPy: nothing becomes a NumPy array by itself, kernels get arguments of exactly their types, new
 memory is full of rubbish, and what is written beside an array is found. `waits` counts what would
 wait for a device, `sent` what is copied to it. While a stream is captured, work is put on a tape,

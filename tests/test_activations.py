@@ -14,7 +14,8 @@ from test_cuda import back
 
 import dropcore
 from dropcore import Key, Mask
-from dropcore.activation import Activation
+from dropcore._ops.activation import Activation
+from dropcore._ops.dense import CompactActivation, DenseOp
 from dropcore.nn import (
     ELU,
     GELU,
@@ -32,7 +33,6 @@ from dropcore.nn import (
     Tanh,
 )
 from dropcore.nn.activations import ACTIVATIONS, activation_of
-from dropcore.steps import DenseStep, LiveUnits
 
 KEY = Key(3, stream=2, step=5)
 
@@ -282,7 +282,7 @@ def test_sizes_and_overwriting(name, n):
     np.testing.assert_allclose(y, expected, rtol=4e-6 if name == "softmax" else 0, atol=0)
     assert not np.shares_memory(x, y)
     before = x.copy()
-    again, held_again = function.forward(before, spare=True)
+    again, held_again = function.forward(before, may_overwrite=True)
     assert same_bits(again, y)
     assert same_bits(function.backward(dy, held_again), function.backward(dy, held))
 
@@ -290,7 +290,7 @@ def test_sizes_and_overwriting(name, n):
 def test_a_spare_input_is_overwritten_unless_it_is_needed():
     for name in [*NAMES, "softmax"]:
         x = rows(np.float32)[0].copy()
-        y, held = Activation(name).forward(x, spare=True)
+        y, held = Activation(name).forward(x, may_overwrite=True)
         assert np.shares_memory(x, y) == (name not in ("gelu", "gelu_tanh", "silu"))
         assert held is (x if name in ("gelu", "gelu_tanh", "silu") else y)
 
@@ -310,7 +310,7 @@ def test_any_layout(name):
         plain = given.copy()
         plain.flags.writeable = False
         y, held = function.forward(given)
-        expected, held_plain = function.forward(plain, spare=True)
+        expected, held_plain = function.forward(plain, may_overwrite=True)
         assert same_bits(y, expected)
         assert y.shape == given.shape
         dx = function.backward(back, held)
@@ -524,12 +524,12 @@ def test_dense_step_with_live_units(name):
     x, w, dy = rng.normal(size=(5, 6)), rng.normal(size=(6, 9)), rng.normal(size=(5, 9))
     kept = np.array([True, False] * 4 + [True])
     mask = Mask.given(kept[None], keep=0.5)
-    step = DenseStep(x, w, None, activation=Activation(name), mask=mask, live=True)
-    full = DenseStep(x, w, None, activation=Activation(name), mask=mask)
+    step = DenseOp(x, w, None, activation=Activation(name), mask=mask, live=True)
+    full = DenseOp(x, w, None, activation=Activation(name), mask=mask)
     if name == "softmax":  # the units of a row need one another
-        assert not isinstance(step.y, LiveUnits)
+        assert not isinstance(step.y, CompactActivation)
         return
-    assert isinstance(step.y, LiveUnits)
+    assert isinstance(step.y, CompactActivation)
     np.testing.assert_allclose(step.y.values, full.y[:, kept], rtol=1e-13)
     ours, theirs = step.backward(dy[:, kept]), full.backward(dy)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-12, atol=1e-14)

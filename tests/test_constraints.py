@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm, along
+from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm, with_default_axis
 from dropcore.nn import Dense
 from dropcore.optim import SGD
 
@@ -74,25 +74,26 @@ def test_axis_is_what_the_norm_runs_over(constraint, axis):
     axes = axis if isinstance(axis, tuple) else (axis,)
     w = weights(6, 5, 4)
     expected = keras(constraint, w, axes)
-    given = along(constraint, axis)
+    given = with_default_axis(constraint, axis)
     assert given.axis == axis
-    assert along(given, 7) is given  # the user's word counts
+    assert with_default_axis(given, 7) is given  # the user's word counts
     given(w)
     np.testing.assert_allclose(w, expected, rtol=1e-14)
 
 
-def test_along_gives_a_default_to_those_about_vectors():
-    assert along(MaxNorm(1.0), -1) == MaxNorm(1.0, axis=-1)
-    assert along(MinMaxNorm(0, 1.0, rate=0.5), -1) == MinMaxNorm(0, 1.0, rate=0.5, axis=-1)
+def test_with_default_axis_applies_to_vector_constraints():
+    assert with_default_axis(MaxNorm(1.0), -1) == MaxNorm(1.0, axis=-1)
+    given = MinMaxNorm(0, 1.0, rate=0.5)
+    assert with_default_axis(given, -1) == MinMaxNorm(0, 1.0, rate=0.5, axis=-1)
     for other in (NonNeg(), np.copyto, lambda w: None):
-        assert along(other, -1) is other
+        assert with_default_axis(other, -1) is other
 
     class Own(MaxNorm):
         pass
 
-    assert type(along(Own(1.0), -1)) is Own
+    assert type(with_default_axis(Own(1.0), -1)) is Own
     table = weights(30, 8, seed=1)
-    along(UnitNorm(), -1)(table)
+    with_default_axis(UnitNorm(), -1)(table)
     np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, rtol=1e-15)
 
 

@@ -68,7 +68,7 @@ def test_every_branch_draws_masks_of_its_own():
     np.testing.assert_array_equal(second, Dropout(0.5)(x, KEY.at(stream=KEY.stream + 1)))
     assert (first != second).any()
     behind = Sequential([whole, Dropout(0.5)])
-    assert behind.sites == 3
+    assert behind.n_streams == 3
     wanted = Dropout(0.5)(whole(x, KEY), KEY.at(stream=KEY.stream + 2))
     np.testing.assert_array_equal(behind(x, KEY), wanted)
 

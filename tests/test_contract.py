@@ -22,8 +22,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, Mask, _core
-from dropcore.backends import numpy as reference
+from dropcore import Key, Mask, _core, reference
 
 DATA = Path(__file__).parent / "data"
 

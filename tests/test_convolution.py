@@ -9,11 +9,10 @@ import pytest
 from differences import check_gradients
 
 import dropcore
-from dropcore import Key, Mask, _core
-from dropcore.activation import Activation
-from dropcore.backends import numpy as reference
-from dropcore.convolution import ConvolutionStep
-from dropcore.geometry import Geometry, one_or_each, padding_of
+from dropcore import Key, Mask, _core, reference
+from dropcore._ops.activation import Activation
+from dropcore._ops.convolution import ConvolutionOp
+from dropcore._ops.geometry import Geometry, padding_of, per_axis
 from dropcore.nn import Conv1D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Sequential
 
 KEY = Key(7, stream=3, step=5)
@@ -74,11 +73,11 @@ def by_loops(x, w, bias, options, dz=None):
     where = Geometry.of(
         x.shape[1:3],
         w.shape[:2],
-        one_or_each("", options.get("stride", 1), 2),
-        one_or_each("", options.get("dilation", 1), 2),
+        per_axis("", options.get("stride", 1), 2),
+        per_axis("", options.get("dilation", 1), 2),
         padding_of("", options.get("padding", "valid"), 2),
     )
-    shared = {"stride": where.stride, "dilation": where.dilation, "before": where.before}
+    shared = {"stride": where.stride, "dilation": where.dilation, "before": where.pad_before}
     if dz is None:
         return reference.convolution(x, w, out=where.out, groups=groups, **shared) + bias
     return reference.convolution_backward(dz, x, w, groups=groups, **shared)
@@ -91,11 +90,11 @@ def test_a_convolution_is_its_loops(isa, case, dtype):
     z = by_loops(x, w, bias, options)
     y_shape = z.shape
     dy = normal(*y_shape, dtype=dtype, seed=3)
-    plain = ConvolutionStep(x, w, bias, **options)
+    plain = ConvolutionOp(x, w, bias, **options)
     close(plain.y, z)
     mask = Mask(y_shape, 0.4, key=KEY)
     kept = mask.to_bool() * mask.scale
-    relu = ConvolutionStep(x, w, bias, **options, relu=True, mask=mask)
+    relu = ConvolutionOp(x, w, bias, **options, relu=True, mask=mask)
     close(relu.y, np.maximum(z, 0) * kept)
     for step, dz in ((plain, dy.astype(np.float64)), (relu, dy * kept * (z > 0))):
         dx, dw, dbias = step.backward(dy)
@@ -116,7 +115,7 @@ def test_masks_and_activations_that_the_product_does_not_know(activation, shared
     z = by_loops(x, w, bias, options)
     mask = Mask([1 if axis in shared else n for axis, n in enumerate(z.shape)], 0.5, key=KEY)
     kept = np.broadcast_to(mask.to_bool(), z.shape) * mask.scale
-    step = ConvolutionStep(x, w, bias, **options, activation=function, mask=mask)
+    step = ConvolutionOp(x, w, bias, **options, activation=function, mask=mask)
     dy = normal(*z.shape, dtype=np.float64, seed=3)
     y, held = function.forward(z.copy())
     close(step.y, y * kept)
@@ -242,7 +241,7 @@ def test_gradients_equal_finite_differences(name):
 def one_by_one(model, x, key):
     """Forward through the layers, each on its own, and the way back."""
     steps = []
-    for name, layer, own in model.keyed(key):
+    for name, layer, own in model.children_with_keys(key):
         x, step = layer.forward(x, key=own)
         steps.append((name, step))
 
@@ -286,8 +285,8 @@ def test_the_dropout_behind_is_applied_where_the_product_ends(isa, name, dtype, 
 
 def test_a_layer_made_from_one_keeps_its_own_forward():
     class Doubled(Conv2D):
-        def forward(self, x, *, key=None, row=0):
-            y, backward = super().forward(x, key=key, row=row)
+        def forward(self, x, *, key=None, row_offset=0):
+            y, backward = super().forward(x, key=key, row_offset=row_offset)
             return 2 * y, backward
 
     model = Sequential([Doubled(3, 2), Dropout(0.0)])
@@ -317,11 +316,11 @@ def test_any_team_gives_the_same_bits(threads, assert_team, name, dtype):
     results = []
     for team in (1, threads):
         dropcore.set_num_threads(team)
-        step = ConvolutionStep(x, w, bias, relu=True, **options)
+        step = ConvolutionOp(x, w, bias, relu=True, **options)
         if team == threads:
             assert_team()
         dy = normal(*step.y.shape, dtype=dtype, seed=3)
-        dz, dbias = step.ending.back(dy, step.held)
+        dz, dbias = step.epilogue.back(dy, step.saved)
         dw = np.empty_like(w)
         _core.kernel_gradient(dw, step._patches(), dz)
         if team == threads:
@@ -369,7 +368,7 @@ def test_the_gradient_of_a_tall_bias(isa, threads):
 
 def test_layouts():
     x, w, bias, options = example("same", batch=4)
-    wanted = ConvolutionStep(x, w, bias, **options)
+    wanted = ConvolutionOp(x, w, bias, **options)
     dy = normal(*wanted.y.shape, seed=3)
     gradients = wanted.backward(dy)
     read_only = x.copy()
@@ -378,7 +377,7 @@ def test_layouts():
     spread = np.zeros((4, 6, 14, 9), np.float32)[:, :, ::2, 2:5]
     spread[...] = x
     for other in (read_only, backwards, spread, np.asfortranarray(x)):
-        step = ConvolutionStep(other, np.asfortranarray(w), bias, **options)
+        step = ConvolutionOp(other, np.asfortranarray(w), bias, **options)
         assert step.y.tobytes() == wanted.y.tobytes()
         found = step.backward(np.asfortranarray(dy))
         assert [a.tobytes() for a in found] == [a.tobytes() for a in gradients]
@@ -388,7 +387,7 @@ def test_layouts():
 @pytest.mark.parametrize("case", CASES)
 def test_an_empty_batch(case):
     x, w, bias, options = example(case, batch=0)
-    step = ConvolutionStep(x, w, bias, **options, relu=True)
+    step = ConvolutionOp(x, w, bias, **options, relu=True)
     assert len(step.y) == 0
     dx, dw, dbias = step.backward(step.y.copy())
     assert dx.shape == x.shape
@@ -404,8 +403,8 @@ def test_nothing_outside_of_the_image_is_read():
         around = np.full(x.size + 2000, np.nan, np.float32)
         inside = around[1000:-1000].reshape(x.shape)
         inside[...] = x
-        step = ConvolutionStep(inside, w, bias, **options)
-        wanted = ConvolutionStep(x, w, bias, **options)
+        step = ConvolutionOp(inside, w, bias, **options)
+        wanted = ConvolutionOp(x, w, bias, **options)
         assert step.y.tobytes() == wanted.y.tobytes()
         dy = normal(*step.y.shape, seed=3)
         for found, same in zip(step.backward(dy), wanted.backward(dy), strict=True):
@@ -422,7 +421,7 @@ def test_nothing_outside_of_the_image_is_read():
 )  # fmt: skip
 def test_same_is_that_of_keras(size, kernel, stride, dilation, out, before):
     found = Geometry.of((size,), (kernel,), (stride,), (dilation,), "same")
-    assert (found.out, found.before) == ((out,), (before,))
+    assert (found.out, found.pad_before) == ((out,), (before,))
 
 
 def test_a_length_that_is_not_known():
@@ -485,17 +484,17 @@ def test_wrong_input():
 def test_wrong_arrays():
     x, w = normal(2, 5, 6, 3), normal(3, 3, 3, 4)
     with pytest.raises(TypeError, match="one dtype, got float32 and float64"):
-        ConvolutionStep(x, w.astype(np.float64))
+        ConvolutionOp(x, w.astype(np.float64))
     with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):
-        ConvolutionStep(x.astype(np.int64), w)
+        ConvolutionOp(x.astype(np.int64), w)
     with pytest.raises(ValueError, match=r"needs x with 3 channels.*got x of shape \(2, 5, 6, 2\)"):
-        ConvolutionStep(x[..., :2], w)
+        ConvolutionOp(x[..., :2], w)
     with pytest.raises(ValueError, match=r"in 3 groups needs x with 9 channels"):
-        ConvolutionStep(x, w, groups=3)
+        ConvolutionOp(x, w, groups=3)
     with pytest.raises(ValueError, match=r"\(batch, time, channels\).* got \(2, 5, 6, 3\) and"):
-        ConvolutionStep(x, w[0])
+        ConvolutionOp(x, w[0])
     with pytest.raises(ValueError, match=r"bias must have shape \(4,\)"):
-        ConvolutionStep(x, w, np.zeros(3, np.float32))
+        ConvolutionOp(x, w, np.zeros(3, np.float32))
 
 
 def test_words_are_shortest():

@@ -23,14 +23,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dropcore import Key, Mask, dropout, dropout_backward, masked_matmul, masked_matmul_backward
+from dropcore import (
+    Key,
+    Mask,
+    dropout,
+    dropout_backward,
+    masked_matmul,
+    masked_matmul_backward,
+    reference,
+)
 from dropcore import max_norm_ as project_
-from dropcore.backends import cuda
-from dropcore.backends import numpy as reference
-from dropcore.backends.cuda import launching
-from dropcore.backends.cuda.endings import ACTIVATIONS
-from dropcore.backends.cuda.masks import collapsed
-from dropcore.gradients import LiveBlock, ProductGradient
+from dropcore._backends import cuda
+from dropcore._backends.cuda import launching
+from dropcore._backends.cuda.endings import ACTIVATIONS
+from dropcore._backends.cuda.masks import collapsed
+from dropcore._base.gradients import BlockGradient, ProductGradient
 from dropcore.noise import decision_uniform, normal, uniform
 from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
 
@@ -579,13 +586,13 @@ def test_updates_of_live_blocks(xp, lazy, axis, live):
     options = {"learning_rate": 0.1, "momentum": 0.9, "lazy": lazy}
     bound = {} if axis is None else {"max_norm": 2.0, "axis": axis}
     want, velocity = w.copy(), made["velocity"].copy()
-    sgd_(want, LiveBlock(values, rows, columns, (30, 20)), velocity, **options, **bound)
+    sgd_(want, BlockGradient(values, rows, columns, (30, 20)), velocity, **options, **bound)
     own, own_velocity = xp.asarray(w), xp.asarray(made["velocity"])
-    block = LiveBlock(xp.asarray(values), xp.asarray(rows), xp.asarray(columns), (30, 20))
+    block = BlockGradient(xp.asarray(values), xp.asarray(rows), xp.asarray(columns), (30, 20))
     sgd_(own, block, own_velocity, **options, **bound)
     same_bits(own_velocity, velocity)
     np.testing.assert_allclose(back(own), want, rtol=0 if axis is None else 1e-6)
-    same_bits(block.dense(), np.asarray(LiveBlock(values, rows, columns, (30, 20))))
+    same_bits(block.dense(), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
 
 
 def test_updates_of_products_and_views(xp):
@@ -732,7 +739,7 @@ def test_bias_relu_dropout_residual(gpu, dtype, own, columns):
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations(gpu, dtype, kind):
-    from dropcore.activation import HOLD_INPUT, Activation
+    from dropcore._ops.activation import HOLD_INPUT, Activation
 
     x = np.concatenate([np.linspace(-30, 30, 2001), [0.0, -0.0, 1e-20, 100.0, -100.0]]).astype(
         dtype

@@ -14,9 +14,10 @@ from test_pooling import CASES as WINDOWS
 from test_training_on_device import FakeBlas
 
 from dropcore import Mask, _core
-from dropcore.backends import cuda
-from dropcore.backends.cuda import blas, patches
-from dropcore.convolution import ConvolutionStep
+from dropcore._backends import cuda
+from dropcore._backends.cuda import blas, patches
+from dropcore._ops.convolution import ConvolutionOp
+from dropcore._ops.pooling import Pooling
 from dropcore.nn import (
     AveragePool2D,
     Conv2D,
@@ -29,7 +30,6 @@ from dropcore.nn import (
     Sequential,
 )
 from dropcore.optim import SGD
-from dropcore.pooling import Pooling
 
 PIECES = [1, 3000, patches.PIECE_BYTES]
 
@@ -101,13 +101,13 @@ def test_convolutions(gpu, monkeypatch, case, piece, dtype):
     monkeypatch.setattr(patches, "PIECE_BYTES", piece)
     x, w, bias, options = example(case, dtype)
     on = [gpu.asarray(a) for a in (x, w, bias)]
-    plain = ConvolutionStep(x, w, **options)
+    plain = ConvolutionOp(x, w, **options)
     mask = Mask(plain.y.shape, 0.4, key=KEY)
     dy = normal(*plain.y.shape, dtype=dtype, seed=3)
     for more in ({}, {"relu": True}, {"mask": mask}, {"relu": True, "mask": mask}):
         biased = slice(3 if more else 2)
-        wanted = ConvolutionStep(x, w, *(bias,)[: len(more)], **options, **more)
-        found = ConvolutionStep(*on[biased], **options, **more)
+        wanted = ConvolutionOp(x, w, *(bias,)[: len(more)], **options, **more)
+        found = ConvolutionOp(*on[biased], **options, **more)
         assert isinstance(found.y, gpu.ndarray)
         close(back(found.y), wanted.y)
         results = found.backward(gpu.asarray(dy))
@@ -137,7 +137,7 @@ def test_what_was_in_memory_is_gone(gpu, monkeypatch, piece, groups):
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_no_images(gpu, case):
     x, w, bias, options = example(case, batch=0)
-    step = ConvolutionStep(*(gpu.asarray(a) for a in (x, w, bias)), **options, relu=True)
+    step = ConvolutionOp(*(gpu.asarray(a) for a in (x, w, bias)), **options, relu=True)
     assert len(step.y) == 0
     dx, dw, dbias = step.backward(step.y.copy())
     assert dx.shape == x.shape
@@ -148,11 +148,11 @@ def test_no_images(gpu, case):
 
 def test_layouts_of_images(gpu):
     x, w, bias, options = example("groups, all else")
-    wanted = ConvolutionStep(x, w, bias, **options)
+    wanted = ConvolutionOp(x, w, bias, **options)
     dy = normal(*wanted.y.shape, seed=3)
     spread = gpu.asarray(np.repeat(x, 2, axis=2))[:, :, ::2]
     turned = gpu.asarray(np.ascontiguousarray(w.transpose(3, 0, 1, 2))).transpose(1, 2, 3, 0)
-    step = ConvolutionStep(spread, turned, gpu.asarray(bias), **options)
+    step = ConvolutionOp(spread, turned, gpu.asarray(bias), **options)
     close(back(step.y), wanted.y)
     back_dy = gpu.asarray(np.ascontiguousarray(dy.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
     for a, b in zip(step.backward(back_dy), wanted.backward(dy), strict=True):
@@ -162,10 +162,10 @@ def test_layouts_of_images(gpu):
 def test_a_pixel_needs_no_patches(host):
     x, w, bias, options = example("1 x 1")
     before = len(host_cupy.launches)
-    step = ConvolutionStep(*(host.asarray(a) for a in (x, w, bias)), **options)
+    step = ConvolutionOp(*(host.asarray(a) for a in (x, w, bias)), **options)
     step.backward(step.y)
     assert "write_patches" not in host_cupy.launches[before:]
-    wider = ConvolutionStep(host.asarray(x), host.asarray(w), padding=1)
+    wider = ConvolutionOp(host.asarray(x), host.asarray(w), padding=1)
     assert wider.y.shape == (3, 7, 8, 4)
     assert "write_patches" in host_cupy.launches[before:]
 
@@ -175,7 +175,7 @@ def test_nothing_waits_for_the_device(host):
     on = [host.asarray(a) for a in (x, w, bias)]
     sequence = host.asarray(normal(4, 9, 3))
     before = host_cupy.waits
-    step = ConvolutionStep(*on, **options, relu=True, mask=Mask((3, 4, 5, 6), 0.5, key=KEY))
+    step = ConvolutionOp(*on, **options, relu=True, mask=Mask((3, 4, 5, 6), 0.5, key=KEY))
     step.backward(step.y)
     for pooling in (
         Pooling(sequence.shape, 3, stride=2, padding=1),
@@ -190,9 +190,9 @@ def test_arrays_of_one_device(gpu):
     x, w, *_ = example("plain")
     for pair in ((x, gpu.asarray(w)), (gpu.asarray(x), w)):
         with pytest.raises(TypeError, match=r"x and w must be on one device, got .*ndarray and "):
-            ConvolutionStep(*pair)
+            ConvolutionOp(*pair)
     with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):
-        ConvolutionStep(gpu.zeros((2, 5, 3), np.int64), gpu.asarray(w[0]))
+        ConvolutionOp(gpu.zeros((2, 5, 3), np.int64), gpu.asarray(w[0]))
 
 
 def test_images_in_graphs(gpu, monkeypatch):

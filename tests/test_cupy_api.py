@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore.backends.cuda import arrays, launching
-from dropcore.device import namespace_of, on_device
+from dropcore._backends.cuda import arrays, launching
+from dropcore._base.device import array_namespace, on_device
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 PACKAGE = Path(dropcore.__file__).parent
@@ -99,7 +99,7 @@ def test_every_dtype_is_taken(dtype):
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     a = somewhere((6, 8), dtype)
     assert on_device(a)
-    assert namespace_of(a) is cupy
+    assert array_namespace(a) is cupy
     assert arrays.as_array("x", a) is a
     assert arrays.expect_out(a, (6, 8), dtype, "x") is a
     assert a.dtype.name in launching.STORED

@@ -15,8 +15,8 @@ from scipy.integrate import quad
 from scipy.special import expit, ndtr
 
 import dropcore
-from dropcore import Key, Mask, width_for
-from dropcore.gradients import LiveBlock
+from dropcore import Key, Mask
+from dropcore._base.gradients import BlockGradient
 from dropcore.nn import (
     AlphaDropout,
     BlockDropout,
@@ -38,6 +38,7 @@ from dropcore.nn import (
     UnitDropout,
     VariationalDropout,
     rates_over_depth,
+    width_for,
     word_mask,
 )
 from dropcore.noise import decision_uniform, normal
@@ -57,8 +58,8 @@ def built(layer, *sample, dtype=np.float64):
     return layer
 
 
-def step(layer, x, dy, key=KEY, row=0):
-    y, backward = layer.forward(x, key=key, row=row)
+def step(layer, x, dy, key=KEY, row_offset=0):
+    y, backward = layer.forward(x, key=key, row_offset=row_offset)
     return (y, *backward(dy))
 
 
@@ -136,7 +137,7 @@ def test_unit_dropout_takes_the_product_of_what_lives():
         np.testing.assert_array_equal(a, b)
     _, backward = units.forward(x, key=KEY)
     grads = backward(dy, for_update=True)[1]
-    assert isinstance(grads["1.weight"], LiveBlock)
+    assert isinstance(grads["1.weight"], BlockGradient)
     live = [Mask((1, n), 0.3 if n == 40 else 0.5, key=KEY.at(stream=s)).indices()
             for n, s in ((40, 4), (60, 5))]  # fmt: skip
     np.testing.assert_array_equal(grads["1.weight"].rows, live[0])
@@ -231,8 +232,8 @@ def test_rows_of_the_whole_are_what_a_part_computes(layer, dtype):
     whole = layer(x, KEY)
     forward = layer.forward(x, key=KEY)[0]
     for start, end in ((0, 5), (5, 12), (7, 8), (1, 11), (3, 3)):
-        np.testing.assert_array_equal(layer(x[start:end], KEY, row=start), whole[start:end])
-        part = layer.forward(x[start:end], key=KEY, row=start)[0]
+        np.testing.assert_array_equal(layer(x[start:end], KEY, row_offset=start), whole[start:end])
+        part = layer.forward(x[start:end], key=KEY, row_offset=start)[0]
         np.testing.assert_array_equal(part, forward[start:end])
 
 
@@ -248,7 +249,7 @@ def test_rows_keep_their_own_rates_where_the_scale_is_not_drawn():
         whole, backward = layer.forward(x, key=key)
         dx = backward(x)[0]
         for start, end in ((0, 5), (5, 12), (11, 12)):
-            part, back = layer.forward(x[start:end], key=key, row=start)
+            part, back = layer.forward(x[start:end], key=key, row_offset=start)
             np.testing.assert_array_equal(part, whole[start:end])
             np.testing.assert_array_equal(back(x[start:end])[0], dx[start:end])
 
@@ -256,9 +257,9 @@ def test_rows_keep_their_own_rates_where_the_scale_is_not_drawn():
 def test_rows_that_have_no_rate_or_mask_are_refused():
     x = np.ones((4, 3))
     for layer in (Dropout(np.full((6, 1), 0.5)), Dropout(mask=np.ones((6, 3), bool))):
-        assert layer(x, KEY, row=2).shape == (4, 3)
+        assert layer(x, KEY, row_offset=2).shape == (4, 3)
         with pytest.raises(ValueError, match=r"6 rows, and the batch has the rows 3 \.\.\. 6"):
-            layer(x, KEY, row=3)
+            layer(x, KEY, row_offset=3)
 
 
 # --- rates ---------------------------------------------------------------------------------------

@@ -253,10 +253,10 @@ def test_output_shape_is_the_shape_of_the_output(layer, sample):
     assert y.dtype == (np.float32 if layer.params or x.dtype == np.float32 else x.dtype)
 
 
-def step(layer, x, key=KEY, row=0):
+def step(layer, x, key=KEY, row_offset=0):
     """Output, input gradient and parameter gradients of a training step, as arrays."""
-    y, backward = layer.forward(x, key=key, row=row)
-    dy = np.random.default_rng(3).normal(size=(50, *y.shape[1:]))[row : row + len(x)]
+    y, backward = layer.forward(x, key=key, row_offset=row_offset)
+    dy = np.random.default_rng(3).normal(size=(50, *y.shape[1:]))[row_offset : row_offset + len(x)]
     dx, grads = backward(np.ascontiguousarray(dy, y.dtype))
     return [y, dx, *(np.asarray(grads[name]) for name in sorted(grads))]
 
@@ -291,9 +291,9 @@ def test_noise_does_not_depend_on_how_the_batch_is_cut(layer, sample):
     x = batches(layer, sample, 12)
     whole = layer(x, KEY)
     for start, end in ((0, 5), (5, 12)):
-        part = layer(x[start:end], KEY, row=start)
+        part = layer(x[start:end], KEY, row_offset=start)
         np.testing.assert_allclose(part, whole[start:end], 1e-12, 1e-12)
-        if layer.sites:
+        if layer.n_streams:
             assert ((part == 0) == (whole[start:end] == 0)).all()
 
 
@@ -306,7 +306,7 @@ def test_gradients_of_the_pieces_of_a_batch_add_up_to_those_of_the_whole(layer, 
     y, dx, *grads = step(layer, x)
     sums = [0.0] * len(grads)
     for start, end in ((0, 5), (5, 6), (6, 12)):
-        part_y, part_dx, *parts = step(layer, x[start:end], row=start)
+        part_y, part_dx, *parts = step(layer, x[start:end], row_offset=start)
         np.testing.assert_allclose(part_y, y[start:end], 1e-12, 1e-12)
         if dx is not None:
             np.testing.assert_allclose(part_dx, dx[start:end], 1e-11, 1e-12)
@@ -347,9 +347,11 @@ def mapped(state, change):
     return None if state is None else change(state)
 
 
-def step_from(layer, x, state, lengths, dy, dstate, row=0):
+def step_from(layer, x, state, lengths, dy, dstate, row_offset=0):
     """What depends on the rows, and the gradients of the parameters."""
-    y, last, backward = layer.forward_from(x, state, key=KEY, row=row, lengths=lengths)
+    y, last, backward = layer.forward_from(
+        x, state, key=KEY, row_offset=row_offset, lengths=lengths
+    )
     dx, grads, dfirst = backward(dy, dstate)
     by_rows = [y, *leaves(last), *([] if dx is None else [dx]), *leaves(dfirst)]
     return by_rows, [np.asarray(grads[name]) for name in sorted(grads)]
@@ -369,9 +371,15 @@ def test_a_step_from_a_state_does_not_depend_on_how_the_batch_is_cut(layer, samp
         assert any(changed)  # state, lengths and the gradient of the state arrive
     pieces, sums = [], [0.0] * len(grads)
     for rows in (slice(0, 3), slice(3, 7)):
-        of_rows = partial(mapped, change=operator.itemgetter(rows))
+        keep_for_rows = partial(mapped, change=operator.itemgetter(rows))
         arrays, parts = step_from(
-            layer, x[rows], of_rows(state), lengths[rows], dy[rows], of_rows(dstate), rows.start
+            layer,
+            x[rows],
+            keep_for_rows(state),
+            lengths[rows],
+            dy[rows],
+            keep_for_rows(dstate),
+            rows.start,
         )
         pieces.append(arrays)
         sums = [total + part for total, part in zip(sums, parts)]
@@ -407,10 +415,10 @@ def test_forward_and_a_call_begin_where_sequences_do(layer, sample):
     layer = built(layer, sample)
     x, lengths = batches(layer, sample, 4), np.array([5, 2, 0, 3])
     for given in ({}, {"lengths": lengths}):
-        wanted, _, way_back = layer.forward_from(x, key=KEY, row=9, **given)
-        y, backward = layer.forward(x, key=KEY, row=9, **given)
+        wanted, _, way_back = layer.forward_from(x, key=KEY, row_offset=9, **given)
+        y, backward = layer.forward(x, key=KEY, row_offset=9, **given)
         np.testing.assert_array_equal(y, wanted)
-        np.testing.assert_array_equal(layer(x, KEY, row=9, **given), wanted)
+        np.testing.assert_array_equal(layer(x, KEY, row_offset=9, **given), wanted)
         dx, grads = backward(y, for_update=True)
         other_dx, others, _ = way_back(y, for_update=True)
         assert [type(grad) for grad in grads.values()] == [type(grad) for grad in others.values()]
@@ -434,15 +442,15 @@ def test_nothing_behind_the_end_of_a_sequence_is_looked_at(layer, sample):
 class Witness(Dense):
     """A layer with sites of its own that notes how it is called."""
 
-    own_sites = 2
+    own_streams = 2
 
     def __init__(self, units):
         super().__init__(units)
         self.calls = []
 
-    def forward(self, x, *, key=None, row=0):
+    def forward(self, x, *, key=None, row_offset=0):
         y, inner = super().forward(x)
-        self.calls.append((key, row))
+        self.calls.append((key, row_offset))
 
         def backward(dy, *, input_gradient=True, for_update=False):
             self.calls.append((input_gradient, for_update))
@@ -454,10 +462,10 @@ class Witness(Dense):
 class WitnessOfWords(Embedding):
     """An embedding that draws."""
 
-    own_sites = 3
+    own_streams = 3
 
-    def forward(self, x, *, key=None, row=0):
-        self.call = key, row
+    def forward(self, x, *, key=None, row_offset=0):
+        self.call = key, row_offset
         y, inner = super().forward(x)
 
         def backward(dy, **how):
@@ -482,11 +490,11 @@ def test_containers_number_the_sites_depth_first_and_hand_everything_on():
         ]
     )
     model.build((3,), key=1)
-    assert model.sites == 28
+    assert model.n_streams == 28
     key, x = KEY.at(stream=5), batches(model, (3,))
     streams = [9, 12, 15, 17, 29, 31]
-    model(x, key, row=4)
-    y, backward = model.forward(x, key=key, row=4)
+    model(x, key, row_offset=4)
+    y, backward = model.forward(x, key=key, row_offset=4)
     assert words.call == (key.at(stream=6), 4)
     backward(y, input_gradient=False, for_update=True)
     assert words.asked == {"input_gradient": False, "for_update": True}
@@ -568,7 +576,7 @@ def test_the_summary_counts_what_is_there(layer, sample):
     table = copy.deepcopy(layer).summary(sample)
     twin = built(layer, sample)
     assert table.parameters == sum(array.size for array in twin.params.values())
-    assert table.sites == layer.sites
+    assert table.n_streams == layer.n_streams
     assert str(table) == str(twin.summary())
     assert not layer.built or not layer.params  # nothing was drawn for the table
 

@@ -60,7 +60,7 @@ def test_mnist_on_a_device(mnist, host_graphs):
 
 
 def test_mnist_without_a_device(mnist, monkeypatch):
-    from dropcore.backends.cuda import launching
+    from dropcore._backends.cuda import launching
 
     launching.forget()
     monkeypatch.setitem(sys.modules, "cupy", None)

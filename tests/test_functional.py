@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, Mask, _core, dropout, dropout_backward
-from dropcore.backends import numpy as reference
+from dropcore import Key, Mask, _core, dropout, dropout_backward, reference
 
 KEY = Key(11, stream=3, step=5)
 RNG = np.random.default_rng(0)
@@ -262,7 +261,7 @@ class BesideOnGPU:
 
 @pytest.mark.parametrize("array", [OnGPU(), BesideOnGPU()])
 def test_arrays_on_a_gpu_say_what_to_install(array, monkeypatch):
-    from dropcore.backends.cuda import launching
+    from dropcore._backends.cuda import launching
 
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     launching.forget()

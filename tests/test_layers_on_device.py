@@ -10,8 +10,8 @@ import pytest
 from test_every_layer import CARRYING, EXAMPLES, KEY, batches, built, names
 
 from dropcore import Mask
+from dropcore._base.gradients import dense
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
-from dropcore.gradients import dense
 from dropcore.nn import (
     ActivityRegularization,
     BatchNorm,
@@ -42,7 +42,7 @@ def back(gpu, x):
 
 def stepped(layer, x, dy, key, put, **options):
     """Output, input gradient and parameter gradients of a step, and the output without noise."""
-    y, backward = layer.forward(put(x), key=key, row=3)
+    y, backward = layer.forward(put(x), key=key, row_offset=3)
     dx, grads = backward(put(dy[: len(x)]), **options)
     return [y, dx, layer(put(x)), *(dense(grads[name]) for name in sorted(grads))]
 
@@ -80,7 +80,7 @@ def in_two_pieces(layer, x, lengths, dy, put, key):
     cut, found, state, ways = x.shape[1] // 2, [], None, []
     for piece, own in ((x[:, :cut], np.minimum(lengths, cut)), (x[:, cut:], lengths - cut)):
         y, state, backward = layer.forward_from(
-            put(piece), state, key=key, row=2, lengths=np.maximum(own, 0)
+            put(piece), state, key=key, row_offset=2, lengths=np.maximum(own, 0)
         )
         found += [y, *leaves_of(state)]
         ways.append(backward)
@@ -138,7 +138,7 @@ def test_a_step_waits_for_nothing_and_sends_nothing(host, layer, sample):
     counts = []
     for step in range(2):
         before = host_cupy.waits, host_cupy.sent
-        y, backward = layer.forward(x, key=KEY.at(step=step), row=3)
+        y, backward = layer.forward(x, key=KEY.at(step=step), row_offset=3)
         backward(y, for_update=True)
         layer(x)
         counts.append((host_cupy.waits - before[0], host_cupy.sent - before[1]))
@@ -328,8 +328,10 @@ def test_inference_of_dropconnect(gpu, inference, activation):
     x = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
     other = copy.deepcopy(layer).to("cuda")
     for key in (None, KEY):
-        found = other(gpu.asarray(x), key, row=2)
-        np.testing.assert_allclose(back(gpu, found), layer(x, key, row=2), rtol=2e-5, atol=2e-5)
+        found = other(gpu.asarray(x), key, row_offset=2)
+        np.testing.assert_allclose(
+            back(gpu, found), layer(x, key, row_offset=2), rtol=2e-5, atol=2e-5
+        )
 
 
 RATES = [0.4, [0.2, 0.7, 0.0, 1.0], np.linspace(0, 1, 20)[:, None]]
@@ -353,8 +355,8 @@ def test_rates(gpu, kind, rate, scaling):
         )
     x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     for key, row in ((KEY, 5), (None, 5), (KEY, 0)):
-        wanted, backward = layer.forward(x, key=key, row=row)
-        found, other = layer.forward(gpu.asarray(x), key=key, row=row)
+        wanted, backward = layer.forward(x, key=key, row_offset=row)
+        found, other = layer.forward(gpu.asarray(x), key=key, row_offset=row)
         np.testing.assert_allclose(back(gpu, found), wanted, rtol=1e-6)
         dx, _ = other(gpu.asarray(x))
         np.testing.assert_allclose(back(gpu, dx), backward(x)[0], rtol=1e-6)
@@ -367,8 +369,8 @@ def test_given_masks(gpu, as_mask):
     x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     for rows in (x, np.concatenate((x, x[:5]))):
         row = 12 - len(rows)
-        found = layer(gpu.asarray(rows), KEY, row=row)
-        np.testing.assert_array_equal(back(gpu, found), layer(rows, KEY, row=row))
+        found = layer(gpu.asarray(rows), KEY, row_offset=row)
+        np.testing.assert_array_equal(back(gpu, found), layer(rows, KEY, row_offset=row))
 
 
 def test_set_scaling(gpu):

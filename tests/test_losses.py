@@ -186,10 +186,10 @@ def test_labels_are_one_hot_rows(loss):
         np.testing.assert_allclose(found, gradient, rtol=1e-12, atol=1e-15)
         checked = loss.check(rows, z.shape)
         assert loss.weight(checked) == pytest.approx(loss.weight(y))
-        assert loss.hits(z, checked) == loss.hits(z, y)
+        assert loss.n_correct(z, checked) == loss.n_correct(z, y)
     assert loss(z, y[:, None])[0] == value
     assert loss(z, y.astype(np.uint8))[0] == value
-    right, count = loss.hits(z, y)
+    right, count = loss.n_correct(z, y)
     assert accuracy(z, y) == right / count
     assert count == 9
 
@@ -201,7 +201,7 @@ def test_a_batch_of_nothing_but_padding():
     assert value == 0
     assert (gradient == 0).all()
     assert loss.weight(y) == 0
-    assert loss.hits(normal(3, 4), y) == (0, 0)
+    assert loss.n_correct(normal(3, 4), y) == (0, 0)
 
 
 def test_extreme_logits():
@@ -219,9 +219,9 @@ def test_extreme_logits():
 
 def test_hits():
     z, t = np.array([1.0, -1, 1, -1, 2]), np.array([1, 0, 0, 1, 1])
-    assert BinaryCrossEntropy().hits(z, t) == (3, 5)
-    assert SoftmaxCrossEntropy().hits(np.eye(3), np.array([0, 1, 1])) == (2, 3)
-    assert SoftmaxCrossEntropy(ignore_label=0).hits(np.eye(3), np.array([0, 1, 1])) == (1, 2)
+    assert BinaryCrossEntropy().n_correct(z, t) == (3, 5)
+    assert SoftmaxCrossEntropy().n_correct(np.eye(3), np.array([0, 1, 1])) == (2, 3)
+    assert SoftmaxCrossEntropy(ignore_label=0).n_correct(np.eye(3), np.array([0, 1, 1])) == (1, 2)
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import max_norm_
-from dropcore.backends import numpy as reference
+from dropcore import max_norm_, reference
 
 RNG = np.random.default_rng(0)
 

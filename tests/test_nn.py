@@ -149,7 +149,7 @@ def test_inference_has_no_noise():
     assert y is x
     assert backward(x)[0] is x
     model = double(network(), 7)
-    clean = Sequential([layer for _, layer in model.leaves() if not layer.sites])
+    clean = Sequential([layer for _, layer in model.leaves() if not layer.n_streams])
     np.testing.assert_array_equal(model(x), clean(x))
     assert not np.array_equal(model(x, 3), clean(x))
 
@@ -161,10 +161,10 @@ def test_every_site_has_its_own_stream_numbered_depth_first():
     sizes = 64, 32
     inner = Sequential([ReLU(), Dropout(0.5), Dropout(0.5)])
     model = Sequential([Dropout(0.5), ReLU(), inner, Dropout(0.5)])
-    assert model.sites == 4
+    assert model.n_streams == 4
     keys = []
-    for _, layer, key in model.keyed(KEY):
-        keys += [k for _, _, k in layer.keyed(key)] if layer is inner else [key]
+    for _, layer, key in model.children_with_keys(KEY):
+        keys += [k for _, _, k in layer.children_with_keys(key)] if layer is inner else [key]
     assert [key and key.stream for key in keys] == [5, None, None, 6, 7, 8]
     x = np.ones(sizes, np.float32)
     expected = x
@@ -187,13 +187,13 @@ def test_last_stream_can_be_used():
 def test_pieces_of_a_batch_draw_the_masks_of_the_whole(shared_axes):
     model = Sequential([Dropout(0.3, shared_axes=shared_axes), Dropout(0.6)])
     x, dy = normal(37, 5, 3), normal(37, 5, 3, seed=1)
-    whole, backward = model.forward(x, key=KEY, row=100)
+    whole, backward = model.forward(x, key=KEY, row_offset=100)
     dx = backward(dy)[0]
     for first, last in [(0, 10), (10, 11), (11, 37)]:
-        piece, back = model.forward(x[first:last], key=KEY, row=100 + first)
+        piece, back = model.forward(x[first:last], key=KEY, row_offset=100 + first)
         np.testing.assert_array_equal(piece, whole[first:last])
         np.testing.assert_array_equal(back(dy[first:last])[0], dx[first:last])
-        np.testing.assert_array_equal(model(x[first:last], KEY, row=100 + first), piece)
+        np.testing.assert_array_equal(model(x[first:last], KEY, row_offset=100 + first), piece)
     if shared_axes != (0,):
         assert not np.array_equal(model(x, KEY) == 0, whole == 0)
 
@@ -314,7 +314,7 @@ WRONG = [
     (lambda: Dropout(0.5, shared_axes=3)(ZEROS, 0), ValueError, "axis 3.* 2 axes"),
     (lambda: Dropout(0.5)(ZEROS, -1), ValueError, "-1"),
     (lambda: Dropout(0.5)(ZEROS, 0.5), TypeError, "0.5"),
-    (lambda: Dropout(0.5)(ZEROS, 0, row=-1), ValueError, "offset|row"),
+    (lambda: Dropout(0.5)(ZEROS, 0, row_offset=-1), ValueError, "offset|row"),
     (lambda: Dense(0), ValueError, "positive integer, got 0"),
     (lambda: Dense(2.5), TypeError, "positive integer, got 2.5"),
     (lambda: Dense(2, activation="tan"), ValueError, "None, 'relu', .*'softmax', got 'tan'"),

@@ -9,8 +9,7 @@ import pytest
 from scipy.special import kolmogorov
 from scipy.stats import norm
 
-from dropcore import Key, Mask, _core
-from dropcore.backends import numpy as reference
+from dropcore import Key, Mask, _core, reference
 from dropcore.noise import decision_uniform, normal, uniform
 
 DATA = Path(__file__).parent / "data"

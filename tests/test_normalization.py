@@ -13,14 +13,14 @@ from test_cuda import back
 
 import dropcore
 from dropcore import Key, _core
-from dropcore.nn import BatchNorm, Dense, Dropout, LayerNorm, Sequential
-from dropcore.normalization import (
+from dropcore._ops.normalization import (
     batch_moments,
     batch_normalize,
     batch_normalize_backward,
     layer_normalize,
     layer_normalize_backward,
 )
+from dropcore.nn import BatchNorm, Dense, Dropout, LayerNorm, Sequential
 from dropcore.optim import SGD
 
 KEY = Key(5, stream=1, step=2)
@@ -335,7 +335,7 @@ def test_inference_under_noise_keeps_the_running_moments():
     model = Sequential([Dense(6), Dropout(0.5), BatchNorm(), Dense(2)])
     model.build((4,), key=1)
     x = arrays(5, 4, dtype=np.float32)[0]
-    alone = np.concatenate([model(x[i : i + 1], KEY, row=i) for i in range(5)])
+    alone = np.concatenate([model(x[i : i + 1], KEY, row_offset=i) for i in range(5)])
     np.testing.assert_allclose(model(x, KEY), alone, rtol=1e-5, atol=1e-6)
 
 

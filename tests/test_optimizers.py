@@ -10,8 +10,8 @@ import pytest
 
 import dropcore
 from dropcore import _core
+from dropcore._base.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
-from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.schedules import Constant, Cosine, Linear
@@ -178,7 +178,7 @@ def test_a_learning_rate_may_end_at_zero():
 
 def gradients(dtype=np.float64):
     values = normal(3, 4, dtype=dtype, seed=1)
-    block = LiveBlock(values, np.array([0, 2, 7]), np.array([1, 2, 3, 5]), (9, 6))
+    block = BlockGradient(values, np.array([0, 2, 7]), np.array([1, 2, 3, 5]), (9, 6))
     product = ProductGradient(normal(8, 5, dtype=dtype, seed=2), normal(8, 6, dtype=dtype, seed=3))
     return {"a": normal(4, 6, dtype=dtype), "b": block, "c": product,
             "d": np.asfortranarray(normal(7, 3, dtype=dtype, seed=4))}  # fmt: skip
@@ -224,7 +224,7 @@ def test_clip_by_norm(dtype):
         np.testing.assert_allclose(as_one(clipped), wanted, rtol=1e-5 if dtype is np.float32
                                    else 1e-12)  # fmt: skip
         assert all(np.asarray(g).dtype == dtype for g in clipped.values())
-        assert isinstance(clipped["b"], LiveBlock)
+        assert isinstance(clipped["b"], BlockGradient)
     np.testing.assert_array_equal(as_one(grads), whole)
 
 
@@ -248,7 +248,7 @@ def test_clip_by_value_and_by_both():
     limited = np.clip(whole, -0.3, 0.3)
     found = Clip(SGD(0.1), value=0.3).clipped(grads)
     np.testing.assert_array_equal(as_one(found), limited)
-    assert isinstance(found["b"], LiveBlock)
+    assert isinstance(found["b"], BlockGradient)
     both = as_one(Clip(SGD(0.1), value=0.3, norm=0.5).clipped(grads))
     np.testing.assert_allclose(both, limited * 0.5 / np.linalg.norm(limited), rtol=1e-12)
     np.testing.assert_array_equal(as_one(grads), whole)

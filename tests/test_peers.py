@@ -996,7 +996,7 @@ def test_a_network_trains_under_the_same_masks_as_in_keras(keras):
     }
 
     def run(t, key):
-        for name, layer, own in ours.keyed(key):
+        for name, layer, own in ours.children_with_keys(key):
             if own is None:
                 t = theirs[name](t)
             else:

@@ -9,9 +9,9 @@ import pytest
 from differences import check_gradients
 
 import dropcore
-from dropcore import Key
-from dropcore.backends import numpy as reference
-from dropcore.geometry import Geometry, one_or_each, padding_of
+from dropcore import Key, reference
+from dropcore._ops.geometry import Geometry, padding_of, per_axis
+from dropcore._ops.pooling import Pooling
 from dropcore.nn import (
     AveragePool1D,
     AveragePool2D,
@@ -24,7 +24,6 @@ from dropcore.nn import (
     MaxPool2D,
     Sequential,
 )
-from dropcore.pooling import Pooling
 
 
 def normal(*shape, dtype=np.float32, seed=0):
@@ -60,10 +59,10 @@ def test_pooling_is_its_loops(isa, case, channels):
         x[0] = np.round(x[0])  # ties
         x[0, ::3, 1::2, 0] = np.nan
         x[0, :, :, channels // 2] = -np.inf
-        window = one_or_each("", size, 2)
-        step = window if stride is None else one_or_each("", stride, 2)
+        window = per_axis("", size, 2)
+        step = window if stride is None else per_axis("", stride, 2)
         where = Geometry.of(image, window, step, (1, 1), padding_of("", padding, 2))
-        shared = {"kernel": window, "stride": step, "before": where.before}
+        shared = {"kernel": window, "stride": step, "before": where.pad_before}
         for options in (
             {},
             {"average": True},

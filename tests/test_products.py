@@ -9,8 +9,7 @@ import pytest
 import scipy.sparse
 
 import dropcore
-from dropcore import Key, Mask, masked_matmul, masked_matmul_backward
-from dropcore.backends import numpy as reference
+from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, reference
 
 KEY = Key(5, step=3)
 B, K, N = 37, 70, 53

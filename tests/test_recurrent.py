@@ -68,7 +68,7 @@ def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
 
-def masks_of(layer, shape, key, row=0):
+def masks_of(layer, shape, key, row_offset=0):
     """What multiplies x, h and the recurrent kernel, and where h and c take the new value."""
     batch, steps, features = shape
     units = layer.units
@@ -83,20 +83,20 @@ def masks_of(layer, shape, key, row=0):
         if key is None:
             found.append(1 - rate if zoned else 1.0)
             continue
-        offset = 0 if name == "weight_dropout" else row * int(np.prod(own[1:]))
+        offset = 0 if name == "weight_dropout" else row_offset * int(np.prod(own[1:]))
         here = key.at(stream=key.stream + site)
         mask = Mask(own, rate, key=here, offset=offset)
         found.append(mask.to_bool() * (1.0 if zoned else mask.scale))
     return found
 
 
-def reference(layer, x, state=None, key=None, row=0, lengths=None):
+def reference(layer, x, state=None, key=None, row_offset=0, lengths=None):
     """Outputs of all steps and the last state, a sequence and a step at a time."""
     p = layer.params
     kernel, recurrent = p["kernel"], p["recurrent_kernel"]
     batch, steps, _ = x.shape
     units, gates = layer.units, layer.gates
-    of_x, of_h, of_w, zone_h, zone_c = masks_of(layer, x.shape, key, row)
+    of_x, of_h, of_w, zone_h, zone_c = masks_of(layer, x.shape, key, row_offset)
     of_h = np.broadcast_to(of_h, (batch, units))
     zone_h, zone_c = (np.broadcast_to(zone, (batch, steps, units)) for zone in (zone_h, zone_c))
     bias = p.get("bias", np.zeros((2, gates * units) if layer.cell == "gru" else gates * units))
@@ -165,14 +165,14 @@ def test_forward_is_the_reference(cell, name, key, ragged):
     layer = built(layer_of(cell, 37, return_sequences=True, **options_of(cell, name)), 5)
     x, state = normal(9, 6, 5, seed=2), some_state(layer, 9)
     lengths = np.array([6, 0, 3, 1, 6, 2, 5, 4, 1]) if ragged else None
-    y, last, _ = layer.forward_from(x, state, key=key, row=2, lengths=lengths)
+    y, last, _ = layer.forward_from(x, state, key=key, row_offset=2, lengths=lengths)
     want, want_last = reference(layer, x, state, key, 2, lengths)
     np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-13)
     assert len(flat(last)) == len(want_last)
     for part, want_part in zip(flat(last), want_last, strict=True):
         np.testing.assert_allclose(part, want_part, rtol=1e-12, atol=1e-13)
     layer.return_sequences = False
-    final = layer.forward_from(x, state, key=key, row=2, lengths=lengths)[0]
+    final = layer.forward_from(x, state, key=key, row_offset=2, lengths=lengths)[0]
     assert np.array_equal(final, flat(last)[0])
 
 
@@ -435,9 +435,9 @@ def test_both_directions_equal_pytorch_without_lengths():
 ALL = {"dropout": 0.2, "recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.2}
 
 
-def run(layer, x, row=0, lengths=None):
-    y, last, backward = layer.forward_from(x, key=KEY, row=row, lengths=lengths)
-    dy = normal(row + len(x), *y.shape[1:], dtype=x.dtype, seed=3)[row:]
+def run(layer, x, row_offset=0, lengths=None):
+    y, last, backward = layer.forward_from(x, key=KEY, row_offset=row_offset, lengths=lengths)
+    dy = normal(row_offset + len(x), *y.shape[1:], dtype=x.dtype, seed=3)[row_offset:]
     dx, grads, dfirst = backward(dy)
     return [y, *flat(last), dx, *flat(dfirst)], [grads[name] for name in sorted(grads)]
 
@@ -465,7 +465,7 @@ def test_a_cut_batch_is_the_whole(cell, cut):
     x, lengths = normal(20, 5, 7, dtype=np.float32, seed=2), np.arange(20) % 6
     arrays, grads = run(layer, x, lengths=lengths)
     first, first_grads = run(layer, x[:cut], lengths=lengths[:cut])
-    second, second_grads = run(layer, x[cut:], row=cut, lengths=lengths[cut:])
+    second, second_grads = run(layer, x[cut:], row_offset=cut, lengths=lengths[cut:])
     for whole, a, b in zip(arrays, first, second, strict=True):
         assert np.array_equal(whole, np.concatenate((a, b)))
     for whole, a, b in zip(grads, first_grads, second_grads, strict=True):
@@ -478,7 +478,7 @@ def test_a_batch_larger_than_a_thread_takes_at_once():
     dropcore.set_num_threads(1)
     try:
         arrays, _ = run(layer, x)
-        pieces = [run(layer, x[row : row + 50], row=row)[0] for row in range(0, 700, 50)]
+        pieces = [run(layer, x[row : row + 50], row_offset=row)[0] for row in range(0, 700, 50)]
     finally:
         dropcore.set_num_threads(threads)
     for i, whole in enumerate(arrays):
@@ -573,13 +573,13 @@ def test_rates_may_follow_the_step():
 def test_each_kind_of_noise_has_its_own_site():
     model = Sequential([LSTM(6, return_sequences=True, dropout=0.3), GRU(5, zoneout=0.3), Dense(2)])
     built(model, 4)
-    assert [layer.sites for layer in model.layers] == [5, 4, 0]
+    assert [layer.n_streams for layer in model.layers] == [5, 4, 0]
     x = normal(3, 4, 4, seed=2)
     inner = model[0](x, KEY)
     want = model[2](model[1](inner, KEY.at(stream=KEY.stream + 5)))
     assert np.array_equal(model(x, KEY), want)
     both = Bidirectional(LSTM(6, dropout=0.3))
-    assert both.sites == 10
+    assert both.n_streams == 10
 
 
 def test_the_gates_of_zoneout_take_the_new_c_that_was_not_kept():

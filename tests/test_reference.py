@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dropcore.backends import numpy as reference
+from dropcore import reference
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from differences import differences
 
+from dropcore._base.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
-from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.nn import ActivityRegularization, Dense, Embedding, Layer, ReLU, Sequential
 from dropcore.optim import SGD
 from dropcore.regularizers import L1, L1L2, L2, KLSparsity
@@ -55,7 +55,7 @@ def test_gradient_equals_finite_differences(regularizer):
 @pytest.mark.parametrize("regularizer", OF_WEIGHTS, ids=repr)
 def test_gradients_in_the_forms_for_optimisers(regularizer, dtype):
     w = normal(40, 30, dtype=dtype)
-    block = LiveBlock(normal(2, 3, dtype=dtype), np.array([1, 7]), np.array([0, 2, 9]), w.shape)
+    block = BlockGradient(normal(2, 3, dtype=dtype), np.array([1, 7]), np.array([0, 2, 9]), w.shape)
     product = ProductGradient(normal(6, 40, dtype=dtype), normal(6, 30, dtype=dtype, seed=1))
     for gradient in (block, product, np.asfortranarray(normal(40, 30, dtype=dtype, seed=2))):
         found = regularizer.add_gradient(w, gradient)
@@ -179,7 +179,7 @@ class Sigmoid(Layer):
     def output_shape(self, input_shape):
         return input_shape
 
-    def forward(self, x, *, key=None, row=0):
+    def forward(self, x, *, key=None, row_offset=0):
         y = 1 / (1 + np.exp(-x))
         return y, lambda dy, **_: (dy * y * (1 - y), {})
 

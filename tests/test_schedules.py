@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from dropcore.nn.config import decode, encode
+from dropcore.nn._config import decode, encode
 from dropcore.schedules import (
     Constant,
     Cosine,

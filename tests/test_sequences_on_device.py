@@ -12,12 +12,12 @@ from test_layers_on_device import CLOSE, back
 from test_training_on_device import products_in_graphs  # noqa: F401
 
 from dropcore import Mask
-from dropcore.backends.cuda.products import positions
-from dropcore.gradients import LiveBlock, dense
+from dropcore._backends.cuda.products import positions
+from dropcore._base.gradients import BlockGradient, dense
+from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.nn import GRU, LSTM, Bidirectional, Embedding, EmbeddingDropout, Maxout, Sequential
 from dropcore.nn.embedding_dropout import word_mask
 from dropcore.optim import Adam
-from dropcore.recurrent import GATES, RecurrentStep
 from dropcore.updates import adam_, global_norm, sgd_
 
 DTYPES = [np.float32, np.float64]
@@ -64,7 +64,7 @@ def recurrent_step(put, cell, arrays, noise, sequences, **how):
     """y, the last state, and all gradients of a step."""
     x, kernel, recurrent, bias, state, dy, dstate = arrays
     state, dstate = (tuple(map(put, parts)) for parts in (state, dstate))
-    step = RecurrentStep(
+    step = RecurrentOp(
         cell, put(x), put(kernel), put(recurrent), None if bias is None else put(bias), state,
         sequences=sequences, **noise, **how,
     )  # fmt: skip
@@ -245,7 +245,7 @@ def test_gradients_of_embeddings(gpu, kind, dtype, n):
             assert dx is None
             close(gpu, dense(grads["weight"]), wanted, dtype)
         block = grads["weight"]
-        assert isinstance(block, LiveBlock)
+        assert isinstance(block, BlockGradient)
         assert global_norm([block]) == pytest.approx(global_norm([wanted]), rel=1e-6)
 
 
@@ -276,11 +276,11 @@ def test_indices_of_any_integers_from_host_and_device(gpu, kind):
     layer = built(EmbeddingDropout(Embedding(11, 4), 0.4), (3,), np.float32)
     words = batches(layer, (3,)).astype(kind)
     other = copy.deepcopy(layer).to("cuda")
-    wanted, backward = layer.forward(words, key=KEY, row=2)
+    wanted, backward = layer.forward(words, key=KEY, row_offset=2)
     gradient = dense(backward(wanted)[1]["embedding.weight"])
     strided = np.repeat(words, 2, axis=1)[:, ::2]
     for x in (words, gpu.asarray(words), gpu.asarray(np.repeat(words, 2, axis=1))[:, ::2], strided):
-        y, way_back = other.forward(x, key=KEY, row=2)
+        y, way_back = other.forward(x, key=KEY, row_offset=2)
         close(gpu, y, wanted, np.float32)
         close(gpu, way_back(y)[1]["embedding.weight"], gradient, np.float32)
 
@@ -318,7 +318,7 @@ def test_places_of_units(gpu):
 def test_masks_of_words(gpu, mode, n):
     words = np.random.default_rng(3).integers(0, 5000, (n, 3))
     for keep in (0.0, 0.3, 1.0):
-        how = {"keep": keep, "key": KEY, "row": 1 << 30, "mode": mode}
+        how = {"keep": keep, "key": KEY, "row_offset": 1 << 30, "mode": mode}
         wanted = word_mask(words, 5000, **how)
         found = word_mask(gpu.asarray(words), 5000, **how)
         assert found.scale == wanted.scale

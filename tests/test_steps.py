@@ -12,14 +12,14 @@ from differences import differences
 
 import dropcore
 from dropcore import Key, Mask, _core, masked_matmul, masked_matmul_backward
+from dropcore._base.gradients import BlockGradient, ProductGradient
+from dropcore._ops.dense import CompactActivation, DenseOp, is_unit_mask
 from dropcore.constraints import MaxNorm
-from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.nn import Dense, Dropout, ReLU, Sequential
 from dropcore.optim import SGD, Adam
-from dropcore.steps import DenseStep, LiveUnits, drops_units
 
 KEY = Key(11, stream=5, step=3)
-A, L, P = np.ndarray, LiveBlock, ProductGradient
+A, L, P = np.ndarray, BlockGradient, ProductGradient
 FEATURES = 20
 
 
@@ -37,13 +37,13 @@ def built(layers, *sample, dtype=np.float32):
     return model
 
 
-def alone(layer, x, key=None, row=0):
+def alone(layer, x, key=None, row_offset=0):
     """Forward through the layers of every Sequential one by one, and the way back."""
     if not isinstance(layer, Sequential):
-        return layer.forward(x, key=key, row=row)
+        return layer.forward(x, key=key, row_offset=row_offset)
     steps = []
-    for name, child, own in layer.keyed(key):
-        x, step = alone(child, x, own, row)
+    for name, child, own in layer.children_with_keys(key):
+        x, step = alone(child, x, own, row_offset)
         steps.append((name, step))
 
     def backward(dy, **options):
@@ -87,9 +87,9 @@ def compare(found, expected, exact):
             np.testing.assert_array_equal(found[name] == 0, array == 0)
 
 
-def check(model, x, *, exact, key=KEY, row=0):
-    found = arrays_of(partial(model.forward, key=key, row=row), x)
-    compare(found, arrays_of(partial(alone, model, key=key, row=row), x), exact)
+def check(model, x, *, exact, key=KEY, row_offset=0):
+    found = arrays_of(partial(model.forward, key=key, row_offset=row_offset), x)
+    compare(found, arrays_of(partial(alone, model, key=key, row_offset=row_offset), x), exact)
     return found
 
 
@@ -167,14 +167,14 @@ def test_layers_of_one_unit():
 def test_without_a_key_there_is_no_dropout(network, kind):
     model, x = built(NETWORKS[network](DROPS[kind])), normal(37, FEATURES)
     found = check(model, x, exact=True, key=None)
-    clean = Sequential([layer for _, layer in model.leaves() if not layer.sites])
+    clean = Sequential([layer for _, layer in model.leaves() if not layer.n_streams])
     compare(
         dict(zip("ab", (found["y"], found["dx"]))),
         dict(zip("ab", list(arrays_of(clean.forward, x).values())[:2])),
         exact=True,
     )
     _, grads = model.forward(x)[1](found["y"], for_update=True)
-    assert not any(isinstance(g, LiveBlock) for g in grads.values())
+    assert not any(isinstance(g, BlockGradient) for g in grads.values())
 
 
 @pytest.mark.parametrize("layout", ["F", "strided", "read-only"])
@@ -307,12 +307,12 @@ def test_gradients_equal_finite_differences_with_the_units_held(network):
 @pytest.mark.parametrize("shape", [(37, FEATURES), (37, 5, FEATURES)])
 def test_pieces_of_a_batch_are_pieces_of_the_whole(shape, kind):
     model, x = built(NETWORKS["everywhere"](DROPS[kind])), normal(*shape)
-    y, backward = model.forward(x, key=KEY, row=100)
+    y, backward = model.forward(x, key=KEY, row_offset=100)
     dy = normal(*y.shape, seed=9)
     dx, grads = backward(dy)
     total = dict.fromkeys(grads, 0)
     for first, last in [(0, 10), (10, 11), (11, 37)]:
-        piece, back = model.forward(x[first:last], key=KEY, row=100 + first)
+        piece, back = model.forward(x[first:last], key=KEY, row_offset=100 + first)
         piece_dx, piece_grads = back(dy[first:last])
         assert piece.tobytes() == y[first:last].tobytes()
         assert piece_dx.tobytes() == dx[first:last].tobytes()
@@ -330,8 +330,8 @@ def test_pieces_of_a_batch_are_pieces_of_the_whole(shape, kind):
 class Doubled(Dense):
     """A Dense of twice its input."""
 
-    def forward(self, x, *, key=None, row=0):
-        y, back = super().forward(2 * x, key=key, row=row)
+    def forward(self, x, *, key=None, row_offset=0):
+        y, back = super().forward(2 * x, key=key, row_offset=row_offset)
 
         def backward(dy, *, input_gradient=True, **options):
             dx, grads = back(dy, **options)
@@ -343,8 +343,8 @@ class Doubled(Dense):
 class Negated(Dropout):
     """A Dropout that turns the sign."""
 
-    def forward(self, x, *, key=None, row=0):
-        y, back = super().forward(x, key=key, row=row)
+    def forward(self, x, *, key=None, row_offset=0):
+        y, back = super().forward(x, key=key, row_offset=row_offset)
         return -y, lambda dy, **options: back(-dy, **options)
 
 
@@ -401,12 +401,14 @@ def test_step_is_the_masked_product(isa, name, dtype, relu):
     for live in (False, True):
         for given, wanted, gradients in [
             (x, y, expected),
-            (LiveUnits.of(x, x_mask), live_y, live_expected),
+            (CompactActivation.of(x, x_mask), live_y, live_expected),
         ]:
-            step = DenseStep(given, w, bias, relu=relu, mask=mask, live=live)
+            step = DenseOp(given, w, bias, relu=relu, mask=mask, live=live)
             found, back = step.y, dy
-            assert isinstance(found, LiveUnits) == (live and mask is not None and drops_units(mask))
-            if isinstance(found, LiveUnits):
+            assert isinstance(found, CompactActivation) == (
+                live and mask is not None and is_unit_mask(mask)
+            )
+            if isinstance(found, CompactActivation):
                 assert found.shape == (B, N)
                 assert (found.ndim, found.dtype) == (2, dtype)
                 back = dy[:, found.units]
@@ -417,7 +419,7 @@ def test_step_is_the_masked_product(isa, name, dtype, relu):
                 assert type(array) is np.ndarray
                 assert np.asarray(form).tobytes() == array.tobytes()
             if given is not x:
-                dx = whole(LiveUnits(dx, given.units, K)) * dtype(x_mask.scale)
+                dx = whole(CompactActivation(dx, given.units, K)) * dtype(x_mask.scale)
             names = ("y", "dx", "dw", "dbias")
             compare(
                 dict(zip(names, (found, dx, dw, dbias))),
@@ -427,7 +429,7 @@ def test_step_is_the_masked_product(isa, name, dtype, relu):
 
 
 def whole(live):
-    """LiveUnits with the zeros."""
+    """CompactActivation with the zeros."""
     array = np.zeros(live.shape, live.dtype)
     array[..., live.units] = live.values
     return array
@@ -437,17 +439,17 @@ def test_live_units_are_what_dropout_leaves():
     for mask in (Mask((1, K), 0.3, key=1), Mask((K,), keep=0.0, key=1), Mask((K,), 0.0, key=1)):
         x = normal(B, 2, K)
         before = x.tobytes()
-        live = LiveUnits.of(x, mask)
+        live = CompactActivation.of(x, mask)
         assert (live.shape, live.ndim, live.dtype) == (x.shape, 3, x.dtype)
         assert whole(live).tobytes() == dropcore.dropout(x, mask=mask).tobytes()
         assert x.tobytes() == before
 
 
 def test_which_masks_drop_units():
-    found = {name for name, mask in MASKS.items() if mask is not None and drops_units(mask)}
+    found = {name for name, mask in MASKS.items() if mask is not None and is_unit_mask(mask)}
     assert found == {"unit", "unit 1-D", "unit runs", "given unit"}
-    assert drops_units(Mask((1, 1, 4), 0.5, key=1))
-    assert not drops_units(Mask((1, 3, 4), 0.5, key=1))
+    assert is_unit_mask(Mask((1, 1, 4), 0.5, key=1))
+    assert not is_unit_mask(Mask((1, 3, 4), 0.5, key=1))
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -455,12 +457,12 @@ def test_which_masks_drop_units():
 
 def test_gradient_that_does_not_fit():
     x, w = normal(B, K), normal(K, N)
-    step = DenseStep(x, w, None)
+    step = DenseOp(x, w, None)
     with pytest.raises(ValueError, match=r"\(37, 53\) of float32, got \(37, 52\) of float32"):
         step.backward(normal(B, N - 1))
     with pytest.raises(ValueError, match=r"of float32, got .* of float64"):
         step.backward(normal(B, N, dtype=np.float64))
-    live = DenseStep(x, w, None, mask=MASKS["unit"], live=True)
+    live = DenseOp(x, w, None, mask=MASKS["unit"], live=True)
     with pytest.raises(ValueError, match=rf"\(37, {len(live.y.units)}\) of float32, got"):
         live.backward(normal(B, N))
 

@@ -124,7 +124,7 @@ def test_another_learning_rate_keeps_the_velocity_and_another_momentum_starts_on
 class Witness(Layer):
     """Draws nothing, remembers the addresses it was given."""
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(self):
         super().__init__()
@@ -133,8 +133,8 @@ class Witness(Layer):
     def output_shape(self, input_shape):
         return input_shape
 
-    def forward(self, x, *, key=None, row=0):
-        self.seen.append((key, row, len(x)))
+    def forward(self, x, *, key=None, row_offset=0):
+        self.seen.append((key, row_offset, len(x)))
         return x, lambda dy: (dy, {})
 
 

@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dropcore.backends.cuda import blas
+from dropcore._backends.cuda import blas
+from dropcore._base.device import array_namespace
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
-from dropcore.device import namespace_of
 from dropcore.losses import (
     BinaryCrossEntropy,
     GaussianNLL,
@@ -88,9 +88,11 @@ def test_losses(gpu, loss, outputs, targets, dtype):
     if loss.classifies:
         before = host_cupy.waits
         on = loss.fitted(gpu.asarray(targets), outputs.shape)
-        hits = loss.hits(gpu.asarray(outputs), on)
+        hits = loss.n_correct(gpu.asarray(outputs), on)
         assert host_cupy.waits == before
-        assert tuple(map(float, hits)) == loss.hits(outputs, loss.check(targets, outputs.shape))
+        assert tuple(map(float, hits)) == loss.n_correct(
+            outputs, loss.check(targets, outputs.shape)
+        )
 
 
 def classifier():
@@ -222,8 +224,8 @@ def test_graphs_of_everything(gpu, clip):
 class FromTheHost(ReLU):
     """A layer that multiplies by numbers in NumPy's memory."""
 
-    def forward(self, x, *, key=None, row=0):
-        return super().forward(x * namespace_of(x).asarray(np.ones(x.shape[-1], x.dtype)))
+    def forward(self, x, *, key=None, row_offset=0):
+        return super().forward(x * array_namespace(x).asarray(np.ones(x.shape[-1], x.dtype)))
 
 
 @pytest.mark.usefixtures("products_in_graphs")
@@ -234,9 +236,9 @@ def test_graphs_launch_no_python(host):
     calls = []
 
     class Spy(Dropout):
-        def forward(self, x, *, key=None, row=0):
+        def forward(self, x, *, key=None, row_offset=0):
             calls.append(key.step)
-            return super().forward(x, key=key, row=row)
+            return super().forward(x, key=key, row_offset=row_offset)
 
     model = Sequential([Spy(0.3), *model.layers]).to("cuda")
     model.fit(x, y, optimizer=SGD(0.1), cuda_graph=True, **OPTIONS)

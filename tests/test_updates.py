@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import _core, max_norm_
-from dropcore.backends import cpu
-from dropcore.backends import numpy as reference
+from dropcore import _core, max_norm_, reference
+from dropcore._backends import cpu
+from dropcore._base.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
-from dropcore.gradients import LiveBlock, ProductGradient
 from dropcore.optim import SGD, Adam
 from dropcore.updates import adadelta_, adagrad_, adam_, rmsprop_, sgd_
 
@@ -268,7 +267,9 @@ BLOCKS = {
 
 def block(name, dtype=np.float32, seed=5):
     shape, rows, columns = BLOCKS[name]
-    return LiveBlock(normal(len(rows), len(columns), dtype=dtype, seed=seed), rows, columns, shape)
+    return BlockGradient(
+        normal(len(rows), len(columns), dtype=dtype, seed=seed), rows, columns, shape
+    )
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -308,7 +309,7 @@ def test_a_block_is_the_whole_gradient(isa, name, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_block_on_any_layout(layout):
     lay, g = LAYOUTS[layout], block("half of both")
-    values = LiveBlock(lay(g.values), g.rows, g.columns, g.shape)
+    values = BlockGradient(lay(g.values), g.rows, g.columns, g.shape)
     for form in FORMS:
         for axis in axes_of(g.shape):
             own, other = Step(form, g.shape, lay=lay), Step(form, g.shape)
@@ -324,7 +325,7 @@ def test_a_block_on_any_layout(layout):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_lazy_leaves_what_is_outside_alone(isa, name, dtype, layout):
     g, lay = block(name, dtype), LAYOUTS[layout]
-    inside = np.asarray(LiveBlock(np.ones(g.values.shape, bool), g.rows, g.columns, g.shape))
+    inside = np.asarray(BlockGradient(np.ones(g.values.shape, bool), g.rows, g.columns, g.shape))
     for form in SGD_FORMS:
         own, dense = Step(form, g.shape, dtype, lay=lay), Step(form, g.shape, dtype)
         before = own.copy()
@@ -460,7 +461,7 @@ def test_columns_that_are_not_finite_are_not_projected_behind_a_product(isa, bad
 @pytest.mark.parametrize("form", ["momentum", "adam", "rmsprop all"])
 def test_same_bits_for_any_number_of_threads(isa, threads, assert_team, form, axis):
     shape = (700, 470)
-    live = LiveBlock(normal(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
+    live = BlockGradient(normal(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
     cases = [(normal(*shape, seed=9), {}), (live, {}), (product(300, *shape), {})]
     cases += [(live, {"lazy": True})] if form in SGD_FORMS else []
     for g, extra in cases:
@@ -494,7 +495,11 @@ def flat(shape):
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 def test_what_decays_below_the_normal_numbers_is_zero(isa, threads, kind):
     shape = (400, 300)
-    g = LiveBlock(flat((1, 1)), numbers(3), numbers(4), shape) if kind == "block" else flat(shape)
+    g = (
+        BlockGradient(flat((1, 1)), numbers(3), numbers(4), shape)
+        if kind == "block"
+        else flat(shape)
+    )
     options = {"max_norm": 1.0, "axis": int(kind[-1])} if kind.startswith("axis") else {}
     lay = strided if kind == "strided" else np.copy
     velocity = lay(np.where(np.arange(300) % 2, 1.5, -1.5).astype(np.float32) + flat(shape))
@@ -537,15 +542,15 @@ BAD = {
     "g shape": (ValueError, r"g must have the shape of w, \(3, 4\), got \(4, 3\)",
                 {"g": np.ones((4, 3), F4)}),
     "g block shape": (ValueError, r"g must have the shape of w, \(3, 4\), got \(3, 5\)",
-                      {"g": LiveBlock(np.ones((1, 1), F4), numbers(0), numbers(0), (3, 5))}),
+                      {"g": BlockGradient(np.ones((1, 1), F4), numbers(0), numbers(0), (3, 5))}),
     "g block dtype": (TypeError, "g must be float32, as w is, got float64",
-                      {"g": LiveBlock(np.ones((1, 1)), numbers(0), numbers(0), SHAPE)}),
-    "g block row": (IndexError, "3", {"g": LiveBlock(np.ones((1, 1), F4), numbers(3), numbers(0),
-                                                     SHAPE)}),
+                      {"g": BlockGradient(np.ones((1, 1)), numbers(0), numbers(0), SHAPE)}),
+    "g block row": (IndexError, "3",
+                    {"g": BlockGradient(np.ones((1, 1), F4), numbers(3), numbers(0), SHAPE)}),
     "g block column": (IndexError, r"index 4 is outside \[0, 4\)",
-                       {"g": LiveBlock(np.ones((1, 1), F4), numbers(0), numbers(4), SHAPE)}),
+                       {"g": BlockGradient(np.ones((1, 1), F4), numbers(0), numbers(4), SHAPE)}),
     "g block values": (IndexError, "row 1 is outside the block",
-                       {"g": LiveBlock(np.ones((1, 1), F4), numbers(0, 1), numbers(0), SHAPE)}),
+                       {"g": BlockGradient(np.ones((1, 1), F4), numbers(0, 1), numbers(0), SHAPE)}),
     "g product": (ValueError, r"g must have the shape of w, .* got \(3, 5\)",
                   {"g": product(7, 3, 5)}),
     "g product dtype": (TypeError, "g must be float32, as w is, got float64",
@@ -567,8 +572,9 @@ BAD = {
 }  # fmt: skip
 BAD_SGD = BAD | {
     "velocity list": (TypeError, "velocity must be an array, got list", {"velocity": [1.0]}),
-    "velocity block": (TypeError, "velocity .* must be a numpy.ndarray, got LiveBlock",
-                       {"velocity": LiveBlock(np.ones((1, 1), F4), numbers(0), numbers(0), SHAPE)}),
+    "velocity block": (TypeError, "velocity .* must be a numpy.ndarray, got BlockGradient",
+                       {"velocity": BlockGradient(np.ones((1, 1), F4), numbers(0), numbers(0),
+                                                  SHAPE)}),
     "velocity dtype": (TypeError, "velocity must be float32, as w is, got float64",
                        {"velocity": np.ones(SHAPE)}),
     "velocity shape": (ValueError, r"velocity must have the shape of w, .* got \(3,\)",
@@ -690,7 +696,7 @@ def gradients(step, dtype=np.float32):
     return {
         "0.weight": block("half of both", dtype, step),
         "0.bias": block("bias", dtype, step),
-        "1.weight": LiveBlock(
+        "1.weight": BlockGradient(
             normal(len(some(33, 2)), 1, dtype=dtype, seed=step), some(33, 2), numbers(0), (33, 1)
         ),
     }

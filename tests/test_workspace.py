@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dropcore import Key, _core
+from dropcore._backends.memory import SMALL, empty
 from dropcore.constraints import MaxNorm
 from dropcore.losses import softmax_cross_entropy
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adam
-from dropcore.workspace import SMALL, empty
 
 SIZE = 40_000  # bytes, well above SMALL
 

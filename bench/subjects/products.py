@@ -135,8 +135,8 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
 
     As Sequential and fit go about it. The mask of x is drawn and applied by what comes before.
     """
+    from dropcore._ops.dense import CompactActivation, DenseOp
     from dropcore.optim import SGD
-    from dropcore.steps import DenseStep, LiveUnits
 
     x, w, y = operands(shape)
     dy = normal(*y.shape, seed=2)
@@ -151,12 +151,12 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
         step = next(steps)
         masks = masks_of(kind, shape, step)
         if kind == "unit":
-            came = LiveUnits.of(x, masks["x_mask"])
+            came = CompactActivation.of(x, masks["x_mask"])
         elif kind == "element":
             came = dropcore.dropout(x, mask=masks["x_mask"])
         else:
             came = x
-        dense = DenseStep(
+        dense = DenseOp(
             came, w, params["bias"], relu=True, mask=masks.get("y_mask"), live=kind == "unit"
         )
         back = dy if dense.y_units is None else dy[:, dense.y_units]

@@ -1,8 +1,8 @@
 """dropcore: dropout at memory speed, with the same mask everywhere.
 
-The functions take NumPy arrays; a mask is addressed by a `Key` and is the same on any machine, for
-any number of threads. `dropcore.nn`, `dropcore.optim`, `dropcore.constraints` and
-`dropcore.losses` make networks of them and are imported when first used.
+The functions take NumPy and CuPy arrays. A mask is addressed by a `Key` and is the same on every
+machine, for any number of threads. The public modules, such as `dropcore.nn` and `dropcore.optim`,
+are imported on first use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dropcore.functional import dropout, dropout_backward, max_norm_  # noqa: E4
 from dropcore.key import Key  # noqa: E402
 from dropcore.mask import Mask  # noqa: E402
 from dropcore.products import masked_matmul, masked_matmul_backward  # noqa: E402
-from dropcore.rates import width_for  # noqa: E402
 from dropcore.runtime import (  # noqa: E402
     build_info,
     get_include,
@@ -40,17 +39,27 @@ __all__ = [
     "masked_matmul_backward",
     "max_norm_",
     "set_num_threads",
-    "width_for",
 ]
 
-_LAZY = ("constraints", "losses", "nn", "noise", "optim", "training")
+_MODULES = (
+    "constraints",
+    "losses",
+    "nn",
+    "noise",
+    "optim",
+    "reference",
+    "regularizers",
+    "schedules",
+    "training",
+    "updates",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _MODULES:
         return importlib.import_module(f"dropcore.{name}")
     raise AttributeError(f"module 'dropcore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*__all__, *_MODULES})

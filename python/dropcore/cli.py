@@ -82,7 +82,7 @@ def _demo(output: Path, epochs: int, seeds: int) -> int:
 
 def _gpu() -> str:
     """The device that CuPy works on, or what is missing."""
-    from dropcore.backends.cuda.launching import require_device
+    from dropcore._backends.cuda.launching import require_device
 
     try:
         xp = require_device()

@@ -1,10 +1,10 @@
 """Constraints: what must hold for a parameter after every update.
 
 A constraint is called with the array and changes it in place. Those that bound the lengths of
-vectors take `axis`, the axes that a vector runs over. Without it the layer says which they are
-(`along`): the incoming weights of a unit, all axes but the last, in Dense (in, out), convolutions
-(height, width, in, out) and recurrent layers (in, gates * units); the vector of a word, the last
-axis, in Embedding (words, features).
+vectors take `axis`, the axes that a vector runs over. Without `axis` the layer supplies it
+(`with_default_axis`): the incoming weights of a unit, all axes but the last, in Dense (in, out),
+convolutions (height, width, in, out) and recurrent layers (in, gates * units); the vector of a
+word, the last axis, in Embedding (words, features).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.checks import check_number
-from dropcore.device import namespace_of
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace
 from dropcore.functional import expect_weights, max_norm_, normal_axes
 from dropcore.mask import resolve_keep
 
-__all__ = ["Constraint", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "along"]
+__all__ = ["Constraint", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "with_default_axis"]
 
 Constraint = Callable[[NDArray[Any]], object]
 
@@ -47,7 +47,7 @@ class _OfVectors:
         return f"{type(self).__name__}({', '.join(sorted(shown, key=lambda text: '=' in text))})"
 
 
-def along(constraint: Constraint, axis: int | tuple[int, ...]) -> Constraint:
+def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Constraint:
     """The constraint with `axis` where it has none: how a layer gives its own default.
 
     With ``self._constraints["weight"] = along(constraint, -1)`` in Embedding ``MaxNorm(1.0)``
@@ -151,7 +151,7 @@ class UnitNorm(_OfVectors):
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Rescale `weight` in place."""
-        _rescale("UnitNorm", weight, self.axes(weight), namespace_of(weight).ones_like)
+        _rescale("UnitNorm", weight, self.axes(weight), array_namespace(weight).ones_like)
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,7 +204,7 @@ class MinMaxNorm(_OfVectors):
         """Rescale `weight` in place."""
 
         def wanted(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-            inside = namespace_of(norms).clip(norms, self.min_norm, self.max_norm)
+            inside = array_namespace(norms).clip(norms, self.min_norm, self.max_norm)
             return norms + self.rate * (inside - norms)
 
         _rescale("MinMaxNorm", weight, self.axes(weight), wanted)
@@ -217,7 +217,7 @@ class NonNeg:
     def __call__(self, weight: NDArray[Any]) -> None:
         """Change `weight` in place."""
         expect_weights("NonNeg", "weight", weight)
-        namespace_of(weight).maximum(weight, 0, out=weight)
+        array_namespace(weight).maximum(weight, 0, out=weight)
 
 
 def _rescale(
@@ -233,7 +233,7 @@ def _rescale(
         raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
     if not weight.size:
         return
-    xp, wide = namespace_of(weight), weight.astype(np.float64)
+    xp, wide = array_namespace(weight), weight.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         # In units of the largest entry no square leaves float64's range.
         largest = abs(wide).max(axis=axes, keepdims=True)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dropcore._base.generators import DATA, generator
 from dropcore.constraints import MaxNorm
-from dropcore.generators import DATA, generator
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD
 

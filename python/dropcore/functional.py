@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from dropcore.backends import backend_of
-from dropcore.backends.cpu import quick_dropout
+from dropcore._backends import backend_of
+from dropcore._backends.cpu import dropout_fast
 from dropcore.key import Key
 from dropcore.mask import Mask, resolve_keep
 
@@ -89,7 +89,7 @@ def dropout(
     True
     """
     if mask is None and shared_axes == () and type(x) is np.ndarray:
-        y = quick_dropout(x, rate, keep, key, offset, out)
+        y = dropout_fast(x, rate, keep, key, offset, out)
         if y is not None:
             return y
     backend = backend_of("x", x)
@@ -125,7 +125,7 @@ def dropout_backward(
         dx, of the shape and dtype of dy.
     """
     if mask is None and shared_axes == () and type(dy) is np.ndarray:
-        dx = quick_dropout(dy, rate, keep, key, offset, out)
+        dx = dropout_fast(dy, rate, keep, key, offset, out)
         if dx is not None:
             return dx
     backend = backend_of("dy", dy)

@@ -26,8 +26,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dropcore.checks import check_number
-from dropcore.device import namespace_of, on_device
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace, on_device
 
 __all__ = [
     "LOSSES",
@@ -61,7 +61,7 @@ class CheckedLoss:
     """A loss that knows its targets."""
 
     classifies: bool = False
-    """Whether `hits` says how many outputs are right."""
+    """Whether `n_correct` says how many outputs are right."""
 
     def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
         """The mean over the batch, and its gradient like outputs."""
@@ -97,7 +97,7 @@ class CheckedLoss:
         """What counts in a mean over these targets, to join means of several batches."""
         return float(len(targets))
 
-    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
         """How many outputs hit their target, and how many count."""
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class CheckedLoss:
         """The targets of a call, where the outputs are."""
         if not on_device(outputs):
             return self.check(targets, outputs.shape)
-        return self.fitted(namespace_of(outputs).asarray(targets), outputs.shape)
+        return self.fitted(array_namespace(outputs).asarray(targets), outputs.shape)
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class SoftmaxCrossEntropy(CheckedLoss):
         check_number("SoftmaxCrossEntropy: label_smoothing", self.label_smoothing, "[0, 1]")
 
     def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, found = namespace_of(outputs), self._of(outputs, targets)
+        xp, found = array_namespace(outputs), self._of(outputs, targets)
         outputs = xp.ascontiguousarray(outputs)
         z = outputs - outputs.max(axis=-1, keepdims=True)
         gradient = xp.exp(z)
@@ -186,8 +186,8 @@ class SoftmaxCrossEntropy(CheckedLoss):
         share = _inverse(count)
         mass = shares.sum(axis=-1, keepdims=True)
         # A logit of -inf may have a share of 0.
-        hits = xp.where(shares != 0, shares * xp.where(shares != 0, z, 0), 0)
-        losses = mass * xp.log(total) - hits.sum(axis=-1, keepdims=True)
+        n_correct = xp.where(shares != 0, shares * xp.where(shares != 0, z, 0), 0)
+        losses = mass * xp.log(total) - n_correct.sum(axis=-1, keepdims=True)
         gradient *= mass
         gradient -= shares
         gradient *= outputs.dtype.type(share) if isinstance(share, float) else share.astype(z.dtype)
@@ -226,7 +226,7 @@ class SoftmaxCrossEntropy(CheckedLoss):
     def weight(self, targets: Array) -> Number:
         if self.class_weights is None and self.ignore_label is None and targets.dtype.kind in "iu":
             return float(targets.size)
-        xp = namespace_of(targets)
+        xp = array_namespace(targets)
         if targets.dtype.kind in "iu":
             counted = self._counted(targets)
             if self.class_weights is None:
@@ -236,7 +236,7 @@ class SoftmaxCrossEntropy(CheckedLoss):
         weights = 1.0 if self.class_weights is None else xp.asarray(self.class_weights, np.float64)
         return _number((targets * weights).sum(dtype=np.float64))
 
-    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
         best = outputs.argmax(axis=-1)
         if targets.dtype.kind == "f":
             targets = targets.argmax(axis=-1)
@@ -254,7 +254,7 @@ class SoftmaxCrossEntropy(CheckedLoss):
 
     def _shares(self, targets: Array, outputs: Array) -> Array:
         """r of the docstring."""
-        xp = namespace_of(outputs)
+        xp = array_namespace(outputs)
         if targets.dtype.kind == "f":
             shares = targets.astype(outputs.dtype)
         else:
@@ -287,7 +287,10 @@ class BinaryCrossEntropy(CheckedLoss):
     classifies = True
 
     def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, t = namespace_of(outputs), self._of(outputs, targets).astype(outputs.dtype, copy=False)
+        xp, t = (
+            array_namespace(outputs),
+            self._of(outputs, targets).astype(outputs.dtype, copy=False),
+        )
         small = xp.exp(-abs(outputs))
         losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
         sigmoid = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
@@ -300,7 +303,7 @@ class BinaryCrossEntropy(CheckedLoss):
         if not 0 <= low <= high <= 1:
             raise ValueError(f"targets must be in [0, 1], got {low if low < 0 else high}")
 
-    def hits(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
         right = (outputs > 0) == (targets > 0.5)
         return _number(right.sum()), float(right.size)
 
@@ -335,7 +338,7 @@ class MeanAbsoluteError(_OfDifferences):
     """loss = mean of abs(y - t) over all n numbers, dy = sign(y - t) / n, which is 0 at 0."""
 
     def each(self, d: Array) -> tuple[Array, Array]:
-        return abs(d), namespace_of(d).sign(d)
+        return abs(d), array_namespace(d).sign(d)
 
 
 @dataclass(frozen=True)
@@ -388,7 +391,10 @@ class GaussianNLL(CheckedLoss):
     """
 
     def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, t = namespace_of(outputs), self._of(outputs, targets).astype(outputs.dtype, copy=False)
+        xp, t = (
+            array_namespace(outputs),
+            self._of(outputs, targets).astype(outputs.dtype, copy=False),
+        )
         d, precision = outputs[..., 0] - t, xp.exp(-outputs[..., 1])
         excess = d * d * precision
         losses = (outputs[..., 1] + excess + outputs.dtype.type(math.log(2 * math.pi))) / 2
@@ -506,9 +512,9 @@ def _check_finite(targets: Array) -> None:
     """ValueError unless all targets are finite."""
     if targets.dtype.kind != "f":
         return
-    finite = namespace_of(targets).isfinite(targets)
+    finite = array_namespace(targets).isfinite(targets)
     if not finite.all():
-        at = tuple(map(int, namespace_of(targets).argwhere(~finite)[0]))
+        at = tuple(map(int, array_namespace(targets).argwhere(~finite)[0]))
         raise ValueError(f"targets must be finite, got {targets[at]} at {at}")
 
 
@@ -520,7 +526,7 @@ def _inverse(count: Number) -> Number:
     """1 / count, and 0 where nothing counts."""
     if isinstance(count, float):
         return 1.0 / count if count else 0.0
-    xp = namespace_of(count)
+    xp = array_namespace(count)
     return xp.where(count > 0, 1.0 / xp.maximum(count, 1e-300), 0.0)
 
 

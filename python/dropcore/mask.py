@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
-from dropcore.device import cuda_backend, on_device
+from dropcore._base.device import cuda_backend, on_device
 from dropcore.key import Key, as_key
 
 __all__ = ["Mask"]
@@ -238,7 +238,7 @@ class Mask:
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
         if self._on_device(like):
-            return cuda_backend().live_units(self)[0]
+            return cuda_backend().kept_units(self)[0]
         return np.flatnonzero(self.to_bool()).astype(np.int64, copy=False)
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:

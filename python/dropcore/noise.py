@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore.backends import backend_of
-from dropcore.checks import check_integer
+from dropcore._backends import backend_of
+from dropcore._base.checks import check_integer
 from dropcore.key import Key, as_key
 from dropcore.mask import INDEX_LIMIT, TRAINING
 

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.checks import check_number
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace
+from dropcore._base.gradients import BlockGradient, Gradient, dense
 from dropcore.constraints import Constraint, MaxNorm
-from dropcore.device import namespace_of
-from dropcore.gradients import Gradient, LiveBlock, dense
 from dropcore.schedules import Schedule, value_at
 from dropcore.updates import adadelta_, adagrad_, adam_, clipping_factor, rmsprop_, sgd_
 
@@ -375,7 +375,7 @@ class Adagrad(_EachParameter):
 
     def init(self, params: Arrays) -> State:
         """Sums of `initial`."""
-        full = {p: namespace_of(w).full_like(w, self.initial) for p, w in params.items()}
+        full = {p: array_namespace(w).full_like(w, self.initial) for p, w in params.items()}
         return {"square": full}
 
     def _rule(self, step: int) -> Callable[..., object]:
@@ -502,12 +502,12 @@ class Clip:
         """The gradients within the bounds; those given do not change."""
         # Worked out once: a product would be multiplied for its norm and again for the update.
         found: dict[str, Gradient] = {
-            path: g if isinstance(g, LiveBlock) else dense(g) for path, g in grads.items()
+            path: g if isinstance(g, BlockGradient) else dense(g) for path, g in grads.items()
         }
         if self.value is not None:
             low, high = -self.value, self.value
             found = {
-                path: _each(g, lambda a: namespace_of(a).clip(a, low, high))
+                path: _each(g, lambda a: array_namespace(a).clip(a, low, high))
                 for path, g in found.items()
             }
         if self.norm is not None:
@@ -522,9 +522,9 @@ class Clip:
 
 def _each(
     gradient: Gradient, function: Callable[[NDArray[Any]], NDArray[Any]]
-) -> NDArray[Any] | LiveBlock:
+) -> NDArray[Any] | BlockGradient:
     """A function that leaves zeros alone, of every number of a gradient that is not a product."""
-    if isinstance(gradient, LiveBlock):
+    if isinstance(gradient, BlockGradient):
         return replace(gradient, values=function(gradient.values))
     return function(dense(gradient))
 
@@ -536,7 +536,7 @@ def kind_of(optimizer: Optimizer) -> str:
 
 def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
     """An array of zeros for each parameter."""
-    return {path: namespace_of(array).zeros_like(array) for path, array in params.items()}
+    return {path: array_namespace(array).zeros_like(array) for path, array in params.items()}
 
 
 def check_learning_rate(what: str, rate: Any) -> None:

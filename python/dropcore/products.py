@@ -11,8 +11,8 @@ import numpy.typing as npt
 import scipy.sparse
 
 from dropcore import _core
-from dropcore.backends import backend_of
-from dropcore.backends.cpu import expect_broadcast
+from dropcore._backends import backend_of
+from dropcore._backends.cpu import expect_broadcast
 from dropcore.key import Key
 from dropcore.mask import Mask
 
@@ -270,9 +270,9 @@ class _Product:
         if not isinstance(mask.scale, float):
             return None
         if shape[-1] != 1 and mask.shape[-1:] == shape[-1:] and math.prod(mask.shape[:-1]) == 1:
-            return [_Side(live=self.backend.live_units(mask)[0], scale=mask.scale)] * groups
+            return [_Side(live=self.backend.kept_units(mask)[0], scale=mask.scale)] * groups
         if _is_grouped(mask, shape):
-            live = self.backend.live_units(mask, groups)
+            live = self.backend.kept_units(mask, groups)
             return [_Side(live=units, scale=mask.scale) for units in live]
         if groups == 1 and mask.shape == shape:
             return [_Side(bits=self.backend.element_bits(mask), scale=mask.scale)]

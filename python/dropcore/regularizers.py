@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.backends import backend_of
-from dropcore.checks import check_number
-from dropcore.device import moved, namespace_of, on_device
-from dropcore.gradients import Gradient, dense
+from dropcore._backends import backend_of
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace, on_device, to_device
+from dropcore._base.gradients import Gradient, dense
 
 __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]
 
@@ -99,7 +99,7 @@ class L1(_SumOverElements):
         return self.strength * float(abs(weight).sum(dtype=np.float64))
 
     def gradient(self, weight: Array) -> Array:
-        signs = namespace_of(weight).sign(weight, out=_empty_like(weight))
+        signs = array_namespace(weight).sign(weight, out=_empty_like(weight))
         signs *= weight.dtype.type(self.strength)
         return signs
 
@@ -136,7 +136,7 @@ class L2(_SumOverElements):
 
     def gradient(self, weight: Array) -> Array:
         factor = weight.dtype.type(2 * self.strength)
-        return namespace_of(weight).multiply(weight, factor, out=_empty_like(weight))
+        return array_namespace(weight).multiply(weight, factor, out=_empty_like(weight))
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class KLSparsity:
         check_number("KLSparsity: target", self.target, "(0, 1)")
 
     def activity_penalty(self, y: Array) -> float:
-        t, m = self.target, moved(self._means(y), "cpu")
+        t, m = self.target, to_device(self._means(y), "cpu")
         divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
         return self.strength * float(divergence.sum())
 
@@ -227,7 +227,7 @@ class KLSparsity:
         return gradient
 
     def _means(self, y: Array) -> NDArray[np.float64]:
-        xp = namespace_of(y)
+        xp = array_namespace(y)
         if not y.size:  # without activity there is no divergence
             return xp.full(y.shape[-1:], self.target)
         means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)

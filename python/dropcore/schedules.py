@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dropcore.checks import check_integer, check_number
+from dropcore._base.checks import check_integer, check_number
 
 __all__ = [
     "Constant",

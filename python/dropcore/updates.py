@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dropcore.backends import backend_of
-from dropcore.device import namespace_of, on_device
+from dropcore._backends import backend_of
+from dropcore._base.device import array_namespace, on_device
+from dropcore._base.gradients import Array, BlockGradient, Gradient, ProductGradient
 from dropcore.functional import axes_of, expect_weights
-from dropcore.gradients import Array, Gradient, LiveBlock, ProductGradient
 
 __all__ = [
     "adadelta_",
@@ -55,7 +55,7 @@ def sgd_(
     ----------
     w : numpy.ndarray of float32 or float64
         Changed in place.
-    g : numpy.ndarray, LiveBlock or ProductGradient
+    g : numpy.ndarray, BlockGradient or ProductGradient
         Of the shape and dtype of w.
     velocity : numpy.ndarray, optional
         Of the shape and dtype of w, changed in place.
@@ -64,7 +64,7 @@ def sgd_(
         Needs `velocity`.
     nesterov : bool, default False
     lazy : bool, default False
-        Leave weights and velocities alone where g is a LiveBlock and they are outside of it.
+        Leave weights and velocities alone where g is a BlockGradient and they are outside of it.
         Without it their velocity goes on to decay and to move them.
     weight_decay : float, default 0.0
         How much of w is added to g: the gradient of ``weight_decay / 2 * ||w||^2``.
@@ -359,7 +359,7 @@ def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
     if not there:
         norm = global_norm(arrays)
         return np.float64(bound / norm) if bound < norm < math.inf else None
-    xp, unit = namespace_of(there[0]), None
+    xp, unit = array_namespace(there[0]), None
     if any(array.dtype == np.float64 for array in there):  # whose squares may leave the range
         unit = abs(there[0]).max().astype(np.float64)
         for array in there[1:]:
@@ -373,7 +373,7 @@ def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
 
 def _numbers_of(g: Gradient) -> Array:
     """An array of all that is not zero."""
-    if isinstance(g, LiveBlock):
+    if isinstance(g, BlockGradient):
         return g.values
     if isinstance(g, ProductGradient):
         return g.dense()
@@ -395,7 +395,7 @@ def _checked(
         if array is None:
             continue
         whole = backend.is_array(array)
-        if not whole and not isinstance(array, LiveBlock | ProductGradient):
+        if not whole and not isinstance(array, BlockGradient | ProductGradient):
             where = ", and w is on the GPU" if on_device(w) else ""
             raise TypeError(f"{what}: {name} must be an array, got {type(array).__name__}{where}")
         if array.dtype != w.dtype:

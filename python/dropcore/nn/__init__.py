@@ -72,12 +72,12 @@ from dropcore.nn.pooling import (
     MaxPool1D,
     MaxPool2D,
 )
+from dropcore.nn.rates import rates_over_depth, width_for
 from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.ridge import linear_dropout_ridge
 from dropcore.nn.scaling import set_scaling_
 from dropcore.nn.sequential import Sequential
-from dropcore.rates import rates_over_depth
 
 __all__ = [
     "ELU",
@@ -134,5 +134,6 @@ __all__ = [
     "linear_dropout_ridge",
     "rates_over_depth",
     "set_scaling_",
+    "width_for",
     "word_mask",
 ]

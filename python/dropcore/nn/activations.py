@@ -7,8 +7,8 @@ import numbers
 from collections.abc import Callable
 from typing import Any, Final
 
-from dropcore.activation import Activation
-from dropcore.gradients import Gradient
+from dropcore._base.gradients import Gradient
+from dropcore._ops.activation import Activation
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class ActivationLayer(Layer):
-    """A layer that is one `dropcore.activation.Activation` of its input, of any shape.
+    """A layer that is one `dropcore._ops.activation.Activation` of its input, of any shape.
 
     Nothing is kept for the way back but an array that is there already: y, or x where the
     derivative is no function of y.
@@ -48,14 +48,14 @@ class ActivationLayer(Layer):
         return input_shape
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
-        y, held = self.function.forward(x)
+        y, saved = self.function.forward(x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            return self.function.backward(dy, held) if input_gradient else None, {}
+            return self.function.backward(dy, saved) if input_gradient else None, {}
 
         return y, backward
 

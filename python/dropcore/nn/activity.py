@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dropcore.gradients import Gradient
+from dropcore._base.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array
+from dropcore.nn._expectations import check_array
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import ActivityRegularizer
 
@@ -53,7 +53,7 @@ class ActivityRegularization(Layer):
         return self.regularizer.activity_penalty(y)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dropcore.checks import check_integer
-from dropcore.device import namespace_of
+from dropcore._base.checks import check_integer
+from dropcore._base.device import array_namespace
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.dropout import MaskLayer, first_element
 from dropcore.nn.layer import Array
-from dropcore.rates import Given
+from dropcore.nn.rates import Given
 
 __all__ = ["BlockDropout"]
 
@@ -59,15 +59,17 @@ class BlockDropout(MaskLayer):
             )
         return set()
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
+    def mask(
+        self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
+    ) -> Mask:
         self.shared(len(shape))
         address = as_key(key)
         blocks = [min(self.block_size, n) for n in shape[1:-1]]
         fits = [n - block + 1 if n else 0 for n, block in zip(shape[1:-1], blocks, strict=True)]
         own = (shape[0], *fits, shape[-1])
-        keep = self._rate.of_rows(address.step, len(shape), shape[0], row, like)
+        keep = self._rate.keep_for_rows(address.step, len(shape), shape[0], row_offset, like)
         cover = math.prod(shape[1:-1]) / max(math.prod(blocks) * math.prod(fits), 1)
-        begins = Mask(own, (1.0 - keep) * cover, key=address, offset=first_element(own, row))
+        begins = Mask(own, (1.0 - keep) * cover, key=address, offset=first_element(own, row_offset))
         kept = ~_spread(~begins.to_bool(like), blocks)
         lives = kept.sum(axis=tuple(range(1, len(shape))), keepdims=True)
         return Mask.given(kept, keep=lives / max(math.prod(shape[1:]), 1))
@@ -75,7 +77,7 @@ class BlockDropout(MaskLayer):
 
 def _spread(begins: Array, blocks: list[int]) -> Array:
     """All places of the blocks that begin where `begins` says, axis by axis."""
-    xp, places = namespace_of(begins), begins
+    xp, places = array_namespace(begins), begins
     for axis, block in enumerate(blocks, 1):
         n = places.shape[axis]
         shape = list(places.shape)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from dropcore.device import namespace_of
-from dropcore.gradients import Gradient
+from dropcore._base.device import array_namespace
+from dropcore._base.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array, check_gradient
-from dropcore.nn.layer import Array, BackwardFrom, Layer, Shape, Stateful, named, prefixed
+from dropcore.nn._expectations import check_array, check_gradient
+from dropcore.nn.layer import Array, BackwardFrom, Layer, Shape, Stateful, error_context, prefixed
 from dropcore.nn.sequential import Sequential
 
 __all__ = ["Parallel", "Residual"]
@@ -73,7 +73,7 @@ class Parallel(Stateful):
     def output_shape(self, input_shape: Shape) -> Shape:
         shapes = []
         for name, branch in self.children.items():
-            with named(name):
+            with error_context(name):
                 shapes.append(branch.output_shape(input_shape))
         apart = len({shape[:-1] if self.merge == "concat" else shape for shape in shapes}) > 1
         if apart or (self.merge == "concat" and () in shapes):
@@ -93,15 +93,17 @@ class Parallel(Stateful):
         x: Array,
         key: Key | int | None = None,
         *,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> Array:
         outputs = []
         check_array(self, x)
         valid = self.checked_lengths(x, lengths)
-        for name, branch, own in self.keyed(key):
-            with named(name):
-                outputs.append(branch(x, own, row=row, **branch.extras(valid)))
+        for name, branch, own in self.children_with_keys(key):
+            with error_context(name):
+                outputs.append(
+                    branch(x, own, row_offset=row_offset, **branch.lengths_kwargs(valid))
+                )
         return self._merged(outputs)
 
     def forward_from(
@@ -110,7 +112,7 @@ class Parallel(Stateful):
         state: Mapping[str, Any] | None = None,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the branches that carry one, by name."""
@@ -120,15 +122,17 @@ class Parallel(Stateful):
         outputs: list[Array] = []
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
-        for name, branch, own in self.keyed(key):
+        for name, branch, own in self.children_with_keys(key):
             step: Any
-            with named(name):
+            with error_context(name):
                 if branch.carries_state:
                     part, left[name], step = branch.forward_from(
-                        x, states.get(name), key=own, row=row, lengths=valid
+                        x, states.get(name), key=own, row_offset=row_offset, lengths=valid
                     )
                 else:
-                    part, step = branch.forward(x, key=own, row=row, **branch.extras(valid))
+                    part, step = branch.forward(
+                        x, key=own, row_offset=row_offset, **branch.lengths_kwargs(valid)
+                    )
             outputs.append(part)
             steps.append((name, step))
         widths = [part.shape[-1] for part in outputs]
@@ -149,7 +153,7 @@ class Parallel(Stateful):
             grads: dict[str, Gradient] = {}
             came: dict[str, Any] = {}
             for (name, step), part in zip(steps, self._parts(dy, widths)):
-                with named(name):
+                with error_context(name):
                     if name in left:
                         own, inner, came[name] = step(part, dstates.get(name), **how)
                     else:
@@ -163,7 +167,7 @@ class Parallel(Stateful):
 
     def _merged(self, outputs: list[Array]) -> Array:
         if self.merge == "concat":
-            return namespace_of(outputs[0]).concatenate(outputs, axis=-1)
+            return array_namespace(outputs[0]).concatenate(outputs, axis=-1)
         total = outputs[0]
         for y in outputs[1:]:
             total = total + y

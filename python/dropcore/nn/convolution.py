@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.checks import check_integer
-from dropcore.constraints import Constraint
-from dropcore.convolution import ConvolutionStep
-from dropcore.geometry import (
+from dropcore._base.checks import check_integer
+from dropcore._base.gradients import Gradient
+from dropcore._ops.convolution import ConvolutionOp
+from dropcore._ops.geometry import (
     Geometry,
     Padding,
     Pair,
-    one_or_each,
     padding_of,
-    plain,
-    plain_sides,
+    per_axis,
+    simplest,
+    simplest_padding,
     valid_steps,
 )
-from dropcore.gradients import Gradient
+from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.activations import activation_of
-from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -55,10 +55,10 @@ class _Convolution(Layer):
         super().__init__()
         name = type(self).__name__
         self.filters = check_integer(f"{name}: filters", filters, 1)
-        self.kernel_size = plain(one_or_each(f"{name}: kernel_size", kernel_size, self.axes))
-        self.stride = plain(one_or_each(f"{name}: stride", stride, self.axes))
-        self.padding = plain_sides(padding_of(f"{name}: padding", padding, self.axes))
-        self.dilation = plain(one_or_each(f"{name}: dilation", dilation, self.axes))
+        self.kernel_size = simplest(per_axis(f"{name}: kernel_size", kernel_size, self.axes))
+        self.stride = simplest(per_axis(f"{name}: stride", stride, self.axes))
+        self.padding = simplest_padding(padding_of(f"{name}: padding", padding, self.axes))
+        self.dilation = simplest(per_axis(f"{name}: dilation", dilation, self.axes))
         self.groups = check_integer(f"{name}: groups", groups, 1)
         if self.filters % self.groups:
             raise ValueError(f"{name}: filters must divide into {groups} groups, got {filters}")
@@ -70,7 +70,7 @@ class _Convolution(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        self.hold("weight", constraint, regularizer)
+        self._register("weight", constraint, regularizer)
 
     @property
     def built(self) -> bool:
@@ -95,7 +95,7 @@ class _Convolution(Layer):
                 f"{input_shape}"
             )
         kernel, stride, dilation = (
-            one_or_each("", numbers, self.axes)
+            per_axis("", numbers, self.axes)
             for numbers in (self.kernel_size, self.stride, self.dilation)
         )
         padding = padding_of("", self.padding, self.axes)
@@ -115,7 +115,7 @@ class _Convolution(Layer):
             return
         channels = input_shape[-1]
         assert channels is not None  # output_shape has seen to it
-        kernel = one_or_each("", self.kernel_size, self.axes)
+        kernel = per_axis("", self.kernel_size, self.axes)
         shape = (*kernel, channels // self.groups, self.filters)
         # An input feeds the maps of its own group only.
         fans = math.prod(kernel) * shape[-2], math.prod(kernel) * self.filters // self.groups
@@ -124,7 +124,7 @@ class _Convolution(Layer):
             self._params["bias"] = np.zeros(self.filters, dtype)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         self.check(x)
         return self.forward_masked(x)
@@ -143,7 +143,7 @@ class _Convolution(Layer):
         live : bool
             Nothing here: all maps are worked out.
         """
-        step = ConvolutionStep(
+        step = ConvolutionOp(
             x, self._params["weight"], self._params.get("bias"), stride=self.stride,
             padding=self.padding, dilation=self.dilation, groups=self.groups,
             relu=self.activation == "relu", activation=self._function, mask=mask,
@@ -218,7 +218,7 @@ class Conv1D(_Convolution):
 class Conv2D(_Convolution):
     """Convolution of images: (batch, height, width, channels) -> (batch, height, width, filters).
 
-    As `Conv1D`, along two axes; the formula is in `dropcore.convolution.ConvolutionStep`.
+    As `Conv1D`, along two axes; the formula is in `dropcore._ops.convolution.ConvolutionOp`.
 
     Parameters
     ----------

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from dropcore.checks import check_integer
+from dropcore._base.checks import check_integer
+from dropcore._base.gradients import Gradient
+from dropcore._ops.dense import CompactActivation, DenseOp
 from dropcore.constraints import Constraint
-from dropcore.gradients import Gradient
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.activations import activation_of
-from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
-from dropcore.steps import DenseStep, LiveUnits
 
 __all__ = ["Dense"]
 
@@ -74,7 +74,7 @@ class Dense(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        self.hold("weight", constraint, regularizer)
+        self._register("weight", constraint, regularizer)
 
     @property
     def built(self) -> bool:
@@ -100,26 +100,26 @@ class Dense(Layer):
             self._params["bias"] = np.zeros(self.units, dtype)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         self.check(x)
         return self.forward_masked(x)
 
     def forward_masked(
-        self, x: Array | LiveUnits, mask: Mask | None = None, *, live: bool = False
+        self, x: Array | CompactActivation, mask: Mask | None = None, *, live: bool = False
     ) -> tuple[Any, Backward]:
         """`forward` and the dropout behind it in one: what Sequential calls for the two.
 
         Parameters
         ----------
-        x : ndarray or LiveUnits
+        x : ndarray or CompactActivation
             That `check` has seen.
         mask : Mask, optional
             Of the output.
         live : bool, default False
-            Whether the output may come as LiveUnits, and its gradient likewise.
+            Whether the output may come as CompactActivation, and its gradient likewise.
         """
-        step = DenseStep(
+        step = DenseOp(
             x, self._params["weight"], self._params.get("bias"),
             relu=self.activation == "relu", activation=self._function, mask=mask, live=live,
         )  # fmt: skip
@@ -134,7 +134,7 @@ class Dense(Layer):
 
         return step.y, backward
 
-    def check(self, x: Array | LiveUnits) -> None:
+    def check(self, x: Array | CompactActivation) -> None:
         """TypeError or ValueError for what the layer cannot take."""
         check_built(self)
         weight = self._params["weight"]

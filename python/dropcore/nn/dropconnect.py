@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dropcore.backends import backend_of
+from dropcore._backends import backend_of
+from dropcore._base.device import array_namespace, special_of
+from dropcore._base.gradients import Gradient
 from dropcore.constraints import Constraint
-from dropcore.device import namespace_of, special_of
-from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.dense import Dense
@@ -17,8 +17,8 @@ from dropcore.nn.dropout import RatedLayer, first_element, mode_of
 from dropcore.nn.initializers import Initializer
 from dropcore.nn.layer import Array, Backward
 from dropcore.nn.noise import noise_like
+from dropcore.nn.rates import Rate, Schedule
 from dropcore.products import masked_matmul, masked_matmul_backward
-from dropcore.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
 
 __all__ = ["DropConnect"]
@@ -70,7 +70,7 @@ class DropConnect(RatedLayer, Dense):
     DropConnect".
     """
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(
         self,
@@ -107,40 +107,40 @@ class DropConnect(RatedLayer, Dense):
             )
         self.inference = inference
 
-    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+    def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         if self.inference == "mean":
-            return super().__call__(x, key, row=row)
+            return super().__call__(x, key, row_offset=row_offset)
         self.check(x)
         weight = self._params["weight"]
         mean = masked_matmul(x, weight, self._params.get("bias"))
         variance = masked_matmul(x * x, weight * weight)
         variance *= weight.dtype.type((1.0 - self.keep) / self.keep)
-        deviation = namespace_of(x).sqrt(variance, out=variance)
+        deviation = array_namespace(x).sqrt(variance, out=variance)
         if key is not None:
-            deviation *= noise_like(mean, key, row)
+            deviation *= noise_like(mean, key, row_offset)
             mean += deviation
         elif self.activation == "relu":
             return _rectified_mean(mean, deviation)
         return self._activated(mean)[0]
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         self.check(x)
         weight, bias = self._params["weight"], self._params.get("bias")
-        mask = None if key is None else self.mask(x.shape, key, row)
+        mask = None if key is None else self.mask(x.shape, key, row_offset)
         relu = "relu" if self.activation == "relu" else None
         product = masked_matmul(
             x, weight, bias, w_mask=mask, activation=relu,
             out=backend_of("x", x).empty((*x.shape[:-1], self.units), x.dtype),
         )  # fmt: skip
-        y, held = self._activated(product)
+        y, saved = self._activated(product)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             if self._function is not None:
-                dy = self._function.backward(dy, held)
+                dy = self._function.backward(dy, saved)
             dx, dweight, dbias = masked_matmul_backward(
                 dy, x, weight, y, w_mask=mask, activation=relu
             )
@@ -152,27 +152,27 @@ class DropConnect(RatedLayer, Dense):
     def noise_notes(self) -> list[str]:
         return [f"{self.rate_note()} of the weights"]
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0) -> Mask:
-        """The mask of the weights for an input of `shape`; `row` is its first in the batch."""
+    def mask(self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0) -> Mask:
+        """The weight mask for an input of `shape`, whose first row is `row_offset` in the batch."""
         address = as_key(key)
         own = (shape[0], shape[-1], self.units)
         if self.mode == "batch":
             return Mask(own[1:], keep=self._rate(address.step), key=address)
-        offset = first_element(own, row)
+        offset = first_element(own, row_offset)
         return Mask(own, keep=self._rate(address.step), key=address, offset=offset)
 
     def _activated(self, values: Array) -> tuple[Array, Array]:
         """The activation of values that nobody else needs, and what its gradient needs."""
         if self.activation == "relu":  # the product has applied it, or it comes here once more
-            return namespace_of(values).maximum(values, 0, out=values), values
+            return array_namespace(values).maximum(values, 0, out=values), values
         if self._function is None:
             return values, values
-        return self._function.forward(values, spare=True)
+        return self._function.forward(values, may_overwrite=True)
 
 
 def _rectified_mean(mean: Array, deviation: Array) -> Array:
     """The mean of max(v, 0) for normal v: mean * Phi(t) + deviation * phi(t), t their ratio."""
-    xp, real = namespace_of(mean), mean.dtype.type
+    xp, real = array_namespace(mean), mean.dtype.type
     some = deviation > 0
     t = xp.where(some, mean, real(0)) / xp.where(some, deviation, real(1))
     density = xp.exp(-0.5 * t * t) * real((2.0 * np.pi) ** -0.5)

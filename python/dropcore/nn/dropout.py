@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore.checks import check_integer
-from dropcore.device import namespace_of
+from dropcore._base.checks import check_integer
+from dropcore._base.device import array_namespace
+from dropcore._base.gradients import Gradient
+from dropcore._ops.dense import CompactActivation
 from dropcore.functional import dropout, dropout_backward
-from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn.expectations import check_array
+from dropcore.nn._expectations import check_array
 from dropcore.nn.layer import Array, Backward, Layer, Shape
-from dropcore.rates import Given, Rate
-from dropcore.steps import LiveUnits
+from dropcore.nn.rates import Given, Rate
 
 __all__ = [
     "DropPath",
@@ -32,14 +32,14 @@ __all__ = [
     "SpatialDropout3D",
     "UnitDropout",
     "first_element",
+    "identity_backward",
     "mode_of",
-    "pass_on",
-    "times",
+    "multiply_backward",
 ]
 
 
 class RatedLayer(Layer):
-    """A layer with a `dropcore.rates.Rate`, under the names that the constructors give it."""
+    """A layer with a `dropcore.nn.rates.Rate`, under the names that the constructors give it."""
 
     _rate: Rate
 
@@ -83,10 +83,10 @@ class MaskLayer(RatedLayer):
     Parameters
     ----------
     rate, keep
-        As `dropcore.rates.Rate` takes them.
+        As `dropcore.nn.rates.Rate` takes them.
     """
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(self, rate: Given = None, keep: Given = None) -> None:
         super().__init__()
@@ -100,24 +100,26 @@ class MaskLayer(RatedLayer):
         """The axes of an input with `ndim` axes along which one decision holds."""
         raise NotImplementedError
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
-        """The mask of an input of `shape` whose first row is `row` of the global batch.
+    def mask(
+        self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
+    ) -> Mask:
+        """The mask of an input of `shape` whose first row is `row_offset` of the global batch.
 
         What arrays it has, such as those of rates, are where `like` is.
         """
         address, shared = as_key(key), self.shared(len(shape))
         own = tuple(1 if axis in shared else n for axis, n in enumerate(shape))
-        keep = self._rate.of_rows(address.step, len(shape), shape[0], row, like)
-        offset = 0 if 0 in shared else first_element(own, row)
+        keep = self._rate.keep_for_rows(address.step, len(shape), shape[0], row_offset, like)
+        offset = 0 if 0 in shared else first_element(own, row_offset)
         return Mask(own, keep=keep, key=address, offset=offset)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return self._expected(x, row)
-        mask = self.mask(x.shape, key, row, x)
+            return self._expected(x, row_offset)
+        mask = self.mask(x.shape, key, row_offset, x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
@@ -126,9 +128,9 @@ class MaskLayer(RatedLayer):
 
         return dropout(x, mask=mask), backward
 
-    def _expected(self, x: Array, row: int) -> tuple[Array, Backward]:
+    def _expected(self, x: Array, row_offset: int) -> tuple[Array, Backward]:
         """What stands for the layer where nothing is dropped."""
-        return x, pass_on
+        return x, identity_backward
 
 
 class Dropout(MaskLayer):
@@ -228,17 +230,19 @@ class Dropout(MaskLayer):
     def shared(self, ndim: int) -> set[int]:
         return shared_axes_of(self, self.shared_axes, ndim)
 
-    def mask(self, shape: tuple[int, ...], key: Key | int, row: int = 0, like: Any = None) -> Mask:
+    def mask(
+        self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
+    ) -> Mask:
         if self._held is None:
-            mask = self._drawn(shape, key, row, like)
+            mask = self._drawn(shape, key, row_offset, like)
         else:
-            mask = self._rows(shape, row, like)
+            mask = self._rows(shape, row_offset, like)
         return mask if self.scaling == "inverted" else mask.rescaled(1.0)
 
-    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int, like: Any) -> Mask:
-        return super().mask(shape, key, row, like)
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row_offset: int, like: Any) -> Mask:
+        return super().mask(shape, key, row_offset, like)
 
-    def _rows(self, shape: tuple[int, ...], row: int, like: Any) -> Mask:
+    def _rows(self, shape: tuple[int, ...], row_offset: int, like: Any) -> Mask:
         """The mask that is held, for some rows of the global batch."""
         mask = self._held
         assert mask is not None
@@ -250,32 +254,34 @@ class Dropout(MaskLayer):
                 f"{type(self).__name__}: mask= of shape {mask.shape} does not broadcast to an "
                 f"input of shape {shape}"
             )
-        if len(mask.shape) < len(shape) or mask.shape[0] in (1, shape[0] if row == 0 else 1):
+        if len(mask.shape) < len(shape) or mask.shape[0] in (1, shape[0] if row_offset == 0 else 1):
             return mask
-        if row + shape[0] > mask.shape[0]:
+        if row_offset + shape[0] > mask.shape[0]:
             raise ValueError(
                 f"{type(self).__name__}: mask= has {mask.shape[0]} rows, and the batch has the "
-                f"rows {row} ... {row + shape[0] - 1}"
+                f"rows {row_offset} ... {row_offset + shape[0] - 1}"
             )
-        keep = self._rate.of_rows(0, len(shape), shape[0], row, like)
-        return Mask.given(mask.to_bool(like)[row : row + shape[0]], keep=keep)
+        keep = self._rate.keep_for_rows(0, len(shape), shape[0], row_offset, like)
+        return Mask.given(mask.to_bool(like)[row_offset : row_offset + shape[0]], keep=keep)
 
-    def _expected(self, x: Array, row: int) -> tuple[Array, Backward]:
+    def _expected(self, x: Array, row_offset: int) -> tuple[Array, Backward]:
         if self.scaling == "inverted":
-            return x, pass_on
-        keep = self._rate.of_rows(0, x.ndim, len(x), row, x)
-        return times(x, x.dtype.type(keep) if isinstance(keep, float) else keep.astype(x.dtype))
+            return x, identity_backward
+        keep = self._rate.keep_for_rows(0, x.ndim, len(x), row_offset, x)
+        return multiply_backward(
+            x, x.dtype.type(keep) if isinstance(keep, float) else keep.astype(x.dtype)
+        )
 
-    def forward_live(self, x: Array, mask: Mask) -> tuple[LiveUnits, Backward]:
-        """`forward` with a mask that drops units, for a layer behind it that takes LiveUnits."""
-        y = LiveUnits.of(x, mask)
+    def forward_live(self, x: Array, mask: Mask) -> tuple[CompactActivation, Backward]:
+        """`forward` with a unit mask, for a next layer that takes a CompactActivation."""
+        y = CompactActivation.of(x, mask)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             if not input_gradient:
                 return None, {}
-            dx = namespace_of(x).zeros(x.shape, x.dtype)
+            dx = array_namespace(x).zeros(x.shape, x.dtype)
             dx[..., y.units] = dy * x.dtype.type(mask.scale)
             return dx, {}
 
@@ -369,12 +375,14 @@ class UnitDropout(Dropout):
             raise ValueError(f"{self!r} expects an input (batch, ..., units), got {ndim} axes")
         return set(range(ndim - 1)) if self.group is None else maps_shared(ndim)
 
-    def _drawn(self, shape: tuple[int, ...], key: Key | int, row: int, like: Any) -> Mask:
+    def _drawn(self, shape: tuple[int, ...], key: Key | int, row_offset: int, like: Any) -> Mask:
         if self.group is None:
-            return super()._drawn(shape, key, row, like)
-        first, last = row // self.group, -(-(row + shape[0]) // self.group)
+            return super()._drawn(shape, key, row_offset, like)
+        first, last = row_offset // self.group, -(-(row_offset + shape[0]) // self.group)
         groups = super()._drawn((last - first, *shape[1:]), key, first, like)
-        in_group = namespace_of(like).arange(row, row + shape[0]) // self.group - first
+        in_group = (
+            array_namespace(like).arange(row_offset, row_offset + shape[0]) // self.group - first
+        )
         scale = groups.scale
         if not isinstance(scale, float) and scale.ndim == len(shape):
             scale = scale[in_group]
@@ -447,19 +455,19 @@ def mode_of(what: str, mode: str) -> str:
     return mode
 
 
-def first_element(shape: tuple[int, ...], row: int) -> int:
-    """Index of the first element of an array whose first row is `row` of the global batch."""
-    return row * math.prod(shape[1:])
+def first_element(shape: tuple[int, ...], row_offset: int) -> int:
+    """Index of the first element of an array that starts at `row_offset` of the global batch."""
+    return row_offset * math.prod(shape[1:])
 
 
-def pass_on(
+def identity_backward(
     dy: Array, *, input_gradient: bool = True, for_update: bool = False
 ) -> tuple[Any, dict[str, Gradient]]:
     """The way back of a layer that does nothing."""
     return dy, {}
 
 
-def times(x: Array, factor: Array) -> tuple[Array, Backward]:
+def multiply_backward(x: Array, factor: Array) -> tuple[Array, Backward]:
     """x * factor, and its way back."""
 
     def backward(

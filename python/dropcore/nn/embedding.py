@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore.backends import backend_of
-from dropcore.checks import check_integer
-from dropcore.constraints import Constraint, along
-from dropcore.device import moved, on_device
-from dropcore.gradients import Gradient, dense
+from dropcore._backends import backend_of
+from dropcore._base.checks import check_integer
+from dropcore._base.device import on_device, to_device
+from dropcore._base.gradients import Gradient, dense
+from dropcore.constraints import Constraint, with_default_axis
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array, check_built, check_gradient
+from dropcore.nn._expectations import check_array, check_built, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
@@ -26,7 +26,7 @@ class Embedding(Layer):
 
     The gradient of `weight` is the sum of dy over the places of each index, and zero for indices
     that the batch does not hold. An optimiser takes it as the rows that are there
-    (`dropcore.gradients.LiveBlock`); indices have no gradient, so dx is None.
+    (`dropcore._base.gradients.BlockGradient`); indices have no gradient, so dx is None.
 
     On a GPU the indices may be NumPy's or CuPy's. CuPy's are not looked at, which would be to wait
     for the device: where one is out of range, y is NaN and the gradient has nothing.
@@ -75,8 +75,8 @@ class Embedding(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        own = None if constraint is None else along(constraint, -1)
-        self.hold("weight", own, regularizer)
+        own = None if constraint is None else with_default_axis(constraint, -1)
+        self._register("weight", own, regularizer)
 
     @property
     def built(self) -> bool:
@@ -94,7 +94,7 @@ class Embedding(Layer):
             weight[self.padding_index] = 0
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_built(self)
         weight = self._params["weight"]
@@ -120,4 +120,4 @@ class Embedding(Layer):
         if x.size and not 0 <= x.min() <= x.max() < self.input_dim:
             bad = x.min() if x.min() < 0 else x.max()
             raise ValueError(f"{self!r} takes indices in [0, {self.input_dim}), got {bad}")
-        return moved(x, "cuda" if on_device(self._params["weight"]) else "cpu")
+        return to_device(x, "cuda" if on_device(self._params["weight"]) else "cpu")

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
-from dropcore.backends import backend_of
-from dropcore.device import namespace_of, on_device
+from dropcore._backends import backend_of
+from dropcore._base.device import array_namespace, on_device
+from dropcore._base.gradients import Gradient
 from dropcore.functional import dropout, dropout_backward
-from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import TRAINING, Mask
+from dropcore.nn._expectations import check_array
 from dropcore.nn.dropout import RatedLayer, mode_of
-from dropcore.nn.expectations import check_array
-from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
-from dropcore.rates import Given, Rate
+from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
+from dropcore.nn.rates import Given, Rate
 
 __all__ = ["EmbeddingDropout", "word_mask"]
 
@@ -29,7 +29,7 @@ def word_mask(
     *,
     keep: float | None = None,
     key: Key | int,
-    row: int = 0,
+    row_offset: int = 0,
     mode: str = "row",
 ) -> Mask:
     """The mask of the vectors of some words, where a word is kept or dropped wherever it stands.
@@ -47,7 +47,7 @@ def word_mask(
     rate, keep : float, optional
         Fraction of the words dropped, or kept.
     key : Key or int
-    row : int, default 0
+    row_offset : int, default 0
         Position of the first sequence in the global batch.
     mode : "row" or "batch", default "row"
         Whether each sequence drops other words.
@@ -69,14 +69,14 @@ def word_mask(
     """
     kept_fraction = Rate("word_mask", rate, keep, arrays=False, schedules=False)(0)
     address = as_key(key)
-    xp = namespace_of(words)
+    xp = array_namespace(words)
     index = xp.array(words, dtype=np.int64, order="C")
     if not on_device(words) and index.size and not 0 <= index.min() <= index.max() < vocabulary:
         raise ValueError(
             f"word_mask: words must be in [0, {vocabulary}), got {index.min()} ... {index.max()}"
         )
     if mode_of("word_mask", mode) == "row":
-        sequence = xp.arange(row, row + len(index), dtype=np.int64) * vocabulary
+        sequence = xp.arange(row_offset, row_offset + len(index), dtype=np.int64) * vocabulary
         index += sequence.reshape(-1, *(1,) * (index.ndim - 1))
     kept = xp.empty(index.shape, np.uint8)
     backend_of("words", index).kept_at(
@@ -118,7 +118,7 @@ class EmbeddingDropout(RatedLayer):
     networks".
     """
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(
         self, embedding: Layer, rate: Given = None, *, keep: Given = None, mode: str = "row"
@@ -141,21 +141,26 @@ class EmbeddingDropout(RatedLayer):
         return [f"{self.rate_note()} of the words"]
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        with named("embedding"):
+        with error_context("embedding"):
             return self.embedding.output_shape(input_shape)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
-        ((_, _, child_key),) = self.keyed(key)
-        with named("embedding"):
-            y, inner = self.embedding.forward(x, key=child_key, row=row)
+        ((_, _, child_key),) = self.children_with_keys(key)
+        with error_context("embedding"):
+            y, inner = self.embedding.forward(x, key=child_key, row_offset=row_offset)
         mask = None
         if key is not None:
             address, vocabulary = as_key(key), len(self.embedding.params["weight"])
             mask = word_mask(
-                x, vocabulary, keep=self._rate(address.step), key=address, row=row, mode=self.mode
+                x,
+                vocabulary,
+                keep=self._rate(address.step),
+                key=address,
+                row_offset=row_offset,
+                mode=self.mode,
             )
             y = dropout(y, mask=mask)
 

@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.checks import check_number
+from dropcore._base.checks import check_number
 
 __all__ = [
     "INITIALIZERS",

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from dropcore.device import checked_device, moved, on_device
-from dropcore.generators import WEIGHTS, generator
-from dropcore.gradients import Gradient
+from dropcore._base.device import checked_device, on_device, to_device
+from dropcore._base.generators import WEIGHTS, generator
+from dropcore._base.gradients import Gradient
 from dropcore.key import Key, as_key
-from dropcore.nn.expectations import checked_shape, short
+from dropcore.nn._expectations import checked_shape, short
 
 if TYPE_CHECKING:
     from dropcore.constraints import Constraint
     from dropcore.losses import Loss
-    from dropcore.nn.summary import Summary
+    from dropcore.nn._summary import Summary
     from dropcore.optim import Optimizer
     from dropcore.regularizers import Regularizer
+    from dropcore.training._state import TrainingState
     from dropcore.training.history import History
-    from dropcore.training.state import TrainingState
 
 __all__ = [
     "Array",
@@ -34,7 +34,7 @@ __all__ = [
     "Layer",
     "Shape",
     "Stateful",
-    "named",
+    "error_context",
     "prefixed",
 ]
 
@@ -48,10 +48,10 @@ Shape = tuple[int | None, ...]
 class Backward(Protocol):
     """dy -> (dx, grads): grads has the names and the shapes of the layer's `params`.
 
-    With ``input_gradient=False`` nobody wants dx: it may be None. With ``for_update=True`` the
-    gradients go to an optimiser and nowhere else: they may come in the forms of
-    `dropcore.gradients`, which it takes faster than arrays. Such a gradient may refer to dy and to
-    the layer's input: leave both alone until the update is made.
+    With ``input_gradient=False`` dx is not needed and may be None. With ``for_update=True`` the
+    gradients go to an optimiser only: they may be a `BlockGradient` or a `ProductGradient`, which
+    an optimiser applies faster than arrays. Such a gradient may refer to dy and to the layer's
+    input, which must not change before the update.
     """
 
     def __call__(
@@ -98,7 +98,7 @@ class Layer:
     buffers : dict of str to ndarray
         Numbers that belong to the model and are not trained, such as running means. They move
         only inside ``backward(dy, for_update=True)``.
-    sites : int
+    n_streams : int
         How many streams of masks the layer draws from.
     takes_lengths : bool
         Whether `forward` and a call take ``lengths=``, the valid steps of each padded sequence.
@@ -121,7 +121,7 @@ class Layer:
         Where `fit` stopped, so that the next call of `fit` goes on.
     """
 
-    own_sites: int = 0
+    own_streams: int = 0
     homogeneous: bool = False
     input_weights: tuple[str, ...] = ()
 
@@ -142,7 +142,7 @@ class Layer:
         raise NotImplementedError
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         """Output of a training step, and the function that takes its gradient back.
 
@@ -150,9 +150,9 @@ class Layer:
         ----------
         x : ndarray, shape (batch, ...)
         key : Key or int, optional
-            Address of the noise: the layer's sites draw from ``key.stream`` onwards.
+            Address of the noise: the layer's streams are numbered from ``key.stream``.
             Without it there is none.
-        row : int, default 0
+        row_offset : int, default 0
             Position of the first row of `x` in the global batch. A batch that is cut into pieces
             draws the masks of the whole.
 
@@ -165,9 +165,9 @@ class Layer:
         """
         raise NotImplementedError
 
-    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+    def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         """Inference, with noise if a key is given; parameters as in `forward`."""
-        return self.forward(x, key=key, row=row)[0]
+        return self.forward(x, key=key, row_offset=row_offset)[0]
 
     def forward_from(
         self,
@@ -175,14 +175,14 @@ class Layer:
         state: Any = None,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, Any, BackwardFrom]:
         """`forward` of a piece of a sequence, from the state that the piece before it left.
 
         Parameters
         ----------
-        x, key, row, lengths
+        x, key, row_offset, lengths
             As in `forward`.
         state : optional
             What the call for the piece before returned; None is where sequences begin.
@@ -203,7 +203,7 @@ class Layer:
         """
         if state is not None:
             raise ValueError(f"{self!r} carries no state, got one")
-        y, inner = self.forward(x, key=key, row=row, **self.extras(lengths))
+        y, inner = self.forward(x, key=key, row_offset=row_offset, **self.lengths_kwargs(lengths))
 
         def backward(
             dy: Array,
@@ -221,7 +221,7 @@ class Layer:
         for _, child, own in self.child_shapes(input_shape):
             child._build(own, rng, dtype)
 
-    def hold(
+    def _register(
         self, name: str, constraint: Constraint | None, regularizer: Regularizer | None
     ) -> None:
         """Note what a constructor was given for a parameter; TypeError if it is something else."""
@@ -310,11 +310,11 @@ class Layer:
             layer.device = place
             for arrays in (layer._params, layer._buffers):
                 for name, array in arrays.items():
-                    arrays[name] = moved(array, place)
+                    arrays[name] = to_device(array, place)
             if layer.training_state is not None:
                 for slot in layer.training_state.slots.values():
                     for path, array in slot.items():
-                        slot[path] = moved(array, place)
+                        slot[path] = to_device(array, place)
         return self
 
     def _check_distinct(self) -> None:
@@ -352,8 +352,8 @@ class Layer:
         return found
 
     @property
-    def sites(self) -> int:
-        return self.own_sites + sum(child.sites for child in self.children.values())
+    def n_streams(self) -> int:
+        return self.own_streams + sum(child.n_streams for child in self.children.values())
 
     @property
     def built(self) -> bool:
@@ -371,7 +371,7 @@ class Layer:
     def integer_input(self) -> bool:
         return False
 
-    def extras(self, lengths: Array | None) -> dict[str, Any]:
+    def lengths_kwargs(self, lengths: Array | None) -> dict[str, Any]:
         """The keyword `lengths` for a call of this layer, if there are any and it takes them."""
         return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
 
@@ -420,18 +420,18 @@ class Layer:
             )
         return state
 
-    def keyed(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
-        """The children with their names and the keys of their own sites, depth-first."""
+    def children_with_keys(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
+        """The children with their names and the keys of their own streams, depth-first."""
         key = None if key is None else as_key(key)
-        site = self.own_sites
+        site = self.own_streams
         for name, child in self.children.items():
-            yield name, child, key.at(stream=key.stream + site) if key and child.sites else None
-            site += child.sites
+            yield name, child, key.at(stream=key.stream + site) if key and child.n_streams else None
+            site += child.n_streams
 
     @property
     def draws(self) -> bool:
         """Whether the layer itself draws noise where there is a key."""
-        return self.own_sites > 0
+        return self.own_streams > 0
 
     def tree(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """The layer and all that it holds, depth-first, with their paths."""
@@ -481,7 +481,7 @@ class Layer:
         TypeError
             For an argument that cannot be written down, such as a function of your own.
         """
-        from dropcore.nn.config import encode
+        from dropcore.nn._config import encode
 
         return encode(self)
 
@@ -504,7 +504,7 @@ class Layer:
         TypeError
             If the config is of something else than this class.
         """
-        from dropcore.nn.config import decode
+        from dropcore.nn._config import decode
 
         layer = decode(config, custom or {})
         if not isinstance(layer, cls):
@@ -524,7 +524,7 @@ class Layer:
         ValueError
             If the model has not been built and no shape is given.
         """
-        from dropcore.nn.summary import summarize
+        from dropcore.nn._summary import summarize
 
         return summarize(self, input_shape)
 
@@ -594,20 +594,20 @@ class Stateful(Layer):
         x: Array,
         key: Key | int | None = None,
         *,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> Array:
-        return self.forward_from(x, key=key, row=row, lengths=lengths)[0]
+        return self.forward_from(x, key=key, row_offset=row_offset, lengths=lengths)[0]
 
     def forward(
         self,
         x: Array,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, Backward]:
-        y, _, inner = self.forward_from(x, key=key, row=row, lengths=lengths)
+        y, _, inner = self.forward_from(x, key=key, row_offset=row_offset, lengths=lengths)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
@@ -623,7 +623,7 @@ def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
+def error_context(name: str) -> Iterator[None]:
     """Put the place in the network before the message of an error that a layer raises."""
     try:
         yield

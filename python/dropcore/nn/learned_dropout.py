@@ -10,22 +10,31 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from dropcore.backends import backend_of
-from dropcore.checks import check_number
-from dropcore.device import moved, namespace_of, special_of
-from dropcore.gradients import Gradient, dense
+from dropcore._backends import backend_of
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace, special_of, to_device
+from dropcore._base.gradients import Gradient, dense
 from dropcore.key import Key
+from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.dropout import (
     RatedLayer,
     first_element,
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.expectations import check_array, check_built
-from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    error_context,
+    prefixed,
+)
 from dropcore.nn.noise import noise_like
+from dropcore.nn.rates import Rate
 from dropcore.noise import decision_uniform
-from dropcore.rates import Rate
 
 __all__ = ["ConcreteDropout", "VariationalDropout"]
 
@@ -71,7 +80,7 @@ class ConcreteDropout(RatedLayer, Stateful):
     Gal, Hron and Kendall 2017, "Concrete dropout".
     """
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(
         self,
@@ -105,7 +114,7 @@ class ConcreteDropout(RatedLayer, Stateful):
 
     def _logit_here(self) -> np.float64:
         """The logit as a number, which waits for the device that it is on."""
-        return np.float64(moved(self._params["logit"], "cpu")[0])
+        return np.float64(to_device(self._params["logit"], "cpu")[0])
 
     def noise_notes(self) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
@@ -116,7 +125,7 @@ class ConcreteDropout(RatedLayer, Stateful):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         shared_axes_of(self, self.shared_axes, 1 + len(input_shape))
-        with named("layer"):
+        with error_context("layer"):
             return self.layer.output_shape(input_shape)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
@@ -130,23 +139,23 @@ class ConcreteDropout(RatedLayer, Stateful):
         state: Mapping[str, Any] | None = None,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is that of `layer`, under its name."""
         check_built(self)
         check_array(self, x)
-        ((name, layer, child_key),) = self.keyed(key)
+        ((name, layer, child_key),) = self.children_with_keys(key)
         factor = slope = None
         inside = x
         if key is not None:
-            factor, slope = self._relaxed(x, key, row)
+            factor, slope = self._relaxed(x, key, row_offset)
             inside = x * factor
         valid = self.checked_lengths(x, lengths)
         first = self.states_by_name("state", state).get(name)
-        with named(name):
+        with error_context(name):
             y, last, inner = layer.forward_from(
-                inside, first, key=child_key, row=row, lengths=valid
+                inside, first, key=child_key, row_offset=row_offset, lengths=valid
             )
 
         def backward(
@@ -159,7 +168,7 @@ class ConcreteDropout(RatedLayer, Stateful):
             wanted = input_gradient or factor is not None
             dlast = self.states_by_name("dstate", dstate).get(name)
             dx, grads, dfirst = inner(dy, dlast, input_gradient=wanted, for_update=for_update)
-            xp = namespace_of(dy)
+            xp = array_namespace(dy)
             dlogit = xp.zeros_like(self._params["logit"])
             if factor is not None:
                 dlogit[...] = xp.sum(dx * x * slope, dtype=np.float64)
@@ -170,11 +179,11 @@ class ConcreteDropout(RatedLayer, Stateful):
 
         return y, {} if last is None else {name: last}, backward
 
-    def _relaxed(self, x: Array, key: Key | int, row: int) -> tuple[Array, Array]:
+    def _relaxed(self, x: Array, key: Key | int, row_offset: int) -> tuple[Array, Array]:
         """(1 - s) / (1 - p) for each element, and its derivative by the logit."""
         shared = shared_axes_of(self, self.shared_axes, x.ndim)
         own = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
-        u = decision_uniform(own, key, 0 if 0 in shared else first_element(own, row), like=x)
+        u = decision_uniform(own, key, 0 if 0 in shared else first_element(own, row_offset), like=x)
         special, at = special_of(x), self._params["logit"].astype(np.float64)
         p, keep = special.expit(at), special.expit(-at)
         lives = special.expit(-(at + special.logit(u)) / self.temperature)
@@ -246,7 +255,7 @@ class VariationalDropout(RatedLayer):
     Kingma, Salimans and Welling 2015, "Variational dropout and the local reparameterization trick".
     """
 
-    own_sites = 1
+    own_streams = 1
     coefficients = (1.16145124, -1.50204118, 0.58629921)
 
     def __init__(
@@ -274,7 +283,7 @@ class VariationalDropout(RatedLayer):
 
     def _log_alpha_here(self) -> Array:
         """log_alpha in float64 as NumPy's, which waits for the device that it is on."""
-        return moved(self._params["log_alpha"], "cpu").astype(np.float64)
+        return to_device(self._params["log_alpha"], "cpu").astype(np.float64)
 
     def noise_notes(self) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
@@ -300,15 +309,15 @@ class VariationalDropout(RatedLayer):
             self._params["log_alpha"] = np.full(shape, logit(self.rate), dtype)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_built(self)
         check_array(self, x)
         self.output_shape(x.shape[1:])
         noise = factor = None
         if key is not None:
-            noise = noise_like(x, key, row)
-            noise *= namespace_of(x).exp(self._params["log_alpha"] / 2)
+            noise = noise_like(x, key, row_offset)
+            noise *= array_namespace(x).exp(self._params["log_alpha"] / 2)
             factor = noise + 1
 
         def backward(
@@ -334,7 +343,7 @@ class VariationalDropout(RatedLayer):
 
     def _penalty_gradient(self) -> Array:
         log_alpha = self._params["log_alpha"].astype(np.float64)
-        alpha, (c1, c2, c3) = namespace_of(log_alpha).exp(log_alpha), self.coefficients
+        alpha, (c1, c2, c3) = array_namespace(log_alpha).exp(log_alpha), self.coefficients
         each = 0.5 + alpha * (c1 + alpha * (2 * c2 + alpha * 3 * c3))
         return -each * (self._units / log_alpha.size / self.data_points)
 
@@ -347,7 +356,7 @@ class AtMost:
 
     def __call__(self, weight: Array) -> None:
         """Bring down what is above, in place."""
-        namespace_of(weight).minimum(weight, weight.dtype.type(self.bound), out=weight)
+        array_namespace(weight).minimum(weight, weight.dtype.type(self.bound), out=weight)
 
 
 def _starting_rate(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dropcore.checks import check_integer
+from dropcore._base.checks import check_integer
+from dropcore._base.device import array_namespace
+from dropcore._base.gradients import Gradient
 from dropcore.constraints import Constraint
-from dropcore.device import namespace_of
-from dropcore.gradients import Gradient
 from dropcore.key import Key
+from dropcore.nn._expectations import check_gradient
 from dropcore.nn.dense import Dense
-from dropcore.nn.expectations import check_gradient
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, named, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]
@@ -72,16 +72,16 @@ class Maxout(Layer):
         )
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        with named("linear"):
+        with error_context("linear"):
             return (*self.children["linear"].output_shape(input_shape)[:-1], self.units)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
-        with named("linear"):
+        with error_context("linear"):
             z, inner = self.children["linear"].forward(x)
         z = z.reshape(*z.shape[:-1], self.pieces, self.units)
-        xp = namespace_of(z)
+        xp = array_namespace(z)
         largest = z.argmax(axis=-2)[..., None, :]
 
         def backward(

@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from dropcore.checks import check_number
-from dropcore.device import namespace_of, on_device, recording
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace, on_device, recording
+from dropcore._base.gradients import Gradient
 from dropcore.functional import dropout, dropout_backward
-from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
+from dropcore.nn._expectations import check_array
 from dropcore.nn.dropout import (
     MaskLayer,
     RatedLayer,
     first_element,
+    identity_backward,
     maps_shared,
-    pass_on,
+    multiply_backward,
     shared_axes_of,
-    times,
     tuple_of_axes,
 )
-from dropcore.nn.expectations import check_array
 from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.rates import Given, Rate
 from dropcore.noise import normal
-from dropcore.rates import Given, Rate
 
 __all__ = ["AlphaDropout", "FeatureAlphaDropout", "GaussianDropout", "GaussianNoise", "noise_like"]
 
@@ -33,9 +33,11 @@ SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
 """What SELU gives for x to minus infinity: - scale * alpha."""
 
 
-def noise_like(x: Array, key: Key | int, row: int) -> Array:
-    """A standard normal for each element of x, whose first row is `row` of the global batch."""
-    return normal(x.shape, key=key, offset=first_element(x.shape, row), dtype=x.dtype, like=x)
+def noise_like(x: Array, key: Key | int, row_offset: int) -> Array:
+    """A standard normal for each element of x, which starts at `row_offset` of the global batch."""
+    return normal(
+        x.shape, key=key, offset=first_element(x.shape, row_offset), dtype=x.dtype, like=x
+    )
 
 
 class GaussianNoise(Layer):
@@ -56,7 +58,7 @@ class GaussianNoise(Layer):
     Sietsma and Dow 1991, "Creating artificial neural networks that generalize".
     """
 
-    own_sites = 1
+    own_streams = 1
 
     def __init__(self, stddev: float | Callable[[int], float]) -> None:
         super().__init__()
@@ -71,11 +73,11 @@ class GaussianNoise(Layer):
         return [f"stddev {self.stddev!r}"]
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, pass_on
+            return x, identity_backward
         step = as_key(key).step
         if callable(self.stddev) and recording():
             raise ValueError(
@@ -83,10 +85,10 @@ class GaussianNoise(Layer):
                 "graph: use cuda_graph=False, or a number"
             )
         given = self.stddev(step) if callable(self.stddev) else self.stddev
-        y = noise_like(x, key, row)
+        y = noise_like(x, key, row_offset)
         y *= x.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))
         y += x
-        return y, pass_on
+        return y, identity_backward
 
 
 class GaussianDropout(RatedLayer):
@@ -109,7 +111,7 @@ class GaussianDropout(RatedLayer):
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, section 10.
     """
 
-    own_sites = 1
+    own_streams = 1
     homogeneous = True
 
     def __init__(self, rate: Given = None, *, keep: Given = None) -> None:
@@ -125,22 +127,22 @@ class GaussianDropout(RatedLayer):
         return [self.rate_note()]
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, pass_on
-        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row, x)
-        factor = noise_like(x, key, row)
+            return x, identity_backward
+        keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
+        factor = noise_like(x, key, row_offset)
         factor *= self._stddev(keep).astype(x.dtype)
         factor += 1
-        return times(x, factor)
+        return multiply_backward(x, factor)
 
     def _stddev(self, keep: Any) -> Array:
         if not on_device(keep) and not np.all(keep):
             raise ValueError(f"{self!r}: rate must be below 1 (keep above 0): the noise has a "
                              "variance of rate / keep")  # fmt: skip
-        return namespace_of(keep).sqrt((1.0 - keep) / keep)
+        return array_namespace(keep).sqrt((1.0 - keep) / keep)
 
 
 class AlphaDropout(MaskLayer):
@@ -181,14 +183,14 @@ class AlphaDropout(MaskLayer):
         return shared_axes_of(self, self.shared_axes, ndim)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, pass_on
-        mask = self.mask(x.shape, key, row, x)
-        keep = self._rate.of_rows(as_key(key).step, x.ndim, len(x), row, x)
-        xp = namespace_of(keep)
+            return x, identity_backward
+        mask = self.mask(x.shape, key, row_offset, x)
+        keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
+        xp = array_namespace(keep)
         some = xp.asarray(mask.scale) > 0  # 0 where nothing can be kept
         c = SELU_SATURATION
         spread = xp.where(some, keep * (1.0 + (1.0 - keep) * c**2), 1.0)
@@ -196,7 +198,7 @@ class AlphaDropout(MaskLayer):
         mask = mask.rescaled(float(a) if isinstance(keep, float) else a)
         kept_at, dropped_at = -a * (1.0 - keep) * c, a * keep * c  # b, and a * c + b
         y = dropout(x, mask=mask)
-        y += namespace_of(x).where(
+        y += array_namespace(x).where(
             mask.to_bool(like=x), kept_at.astype(x.dtype), dropped_at.astype(x.dtype)
         )
 

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from dropcore.checks import check_number
-from dropcore.device import namespace_of
-from dropcore.gradients import Gradient
-from dropcore.key import Key
-from dropcore.nn.expectations import check_array, check_built
-from dropcore.nn.layer import Array, Backward, Layer, Shape
-from dropcore.normalization import (
+from dropcore._base.checks import check_number
+from dropcore._base.device import array_namespace
+from dropcore._base.gradients import Gradient
+from dropcore._ops.normalization import (
     batch_moments,
     batch_normalize,
     batch_normalize_backward,
     layer_normalize,
     layer_normalize_backward,
 )
+from dropcore.key import Key
+from dropcore.nn._expectations import check_array, check_built
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
@@ -74,7 +74,7 @@ class _Normalization(Layer):
             allowed = " or ".join(sorted(map(str, kinds)))
             raise TypeError(f"{self!r} expects x of {allowed}, as its weights, got {x.dtype}")
         gamma, beta = self._params.get("gamma"), self._params.get("beta")
-        xp = namespace_of(x)
+        xp = array_namespace(x)
         return (
             xp.ones(self.features, x.dtype) if gamma is None else gamma,
             xp.zeros(self.features, x.dtype) if beta is None else beta,
@@ -143,13 +143,13 @@ class BatchNorm(_Normalization):
             self._buffers["mean"] = np.zeros(self.features or 0)
             self._buffers["variance"] = np.ones(self.features or 0)
 
-    def __call__(self, x: Array, key: Key | int | None = None, *, row: int = 0) -> Array:
+    def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         gamma, beta = self._check(x)
         mean, variance = self._buffers["mean"], self._buffers["variance"]
         return batch_normalize(x, mean, variance, gamma, beta, epsilon=self.epsilon)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         gamma, beta = self._check(x)
         if x.size:
@@ -204,7 +204,7 @@ class LayerNorm(_Normalization):
         super().__init__(epsilon, scale, center)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         gamma, beta = self._check(x)
         y, mean, scale = layer_normalize(x, gamma, beta, epsilon=self.epsilon)

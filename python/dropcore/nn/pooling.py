@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.geometry import (
+from dropcore._base.gradients import Gradient
+from dropcore._ops.geometry import (
     Geometry,
     Padding,
     Pair,
-    one_or_each,
     padding_of,
-    plain,
-    plain_sides,
+    per_axis,
+    simplest,
+    simplest_padding,
     valid_steps,
 )
-from dropcore.gradients import Gradient
+from dropcore._ops.pooling import Pooling, padding_inside
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array
+from dropcore.nn._expectations import check_array
 from dropcore.nn.layer import Array, Backward, Layer, Shape
-from dropcore.pooling import Pooling, padding_inside
 
 __all__ = [
     "AveragePool1D",
@@ -55,12 +55,12 @@ class _Pool(Layer):
         self._check(x.shape[1:], x.shape[1:])
         lengths = self.checked_lengths(x, lengths)
         pooling = self._pooling(x, lengths)
-        y, places = pooling.forward(x)
+        y, argmax = pooling.forward(x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            return pooling.backward(dy, places) if input_gradient else None, {}
+            return pooling.backward(dy, argmax) if input_gradient else None, {}
 
         return y, backward
 
@@ -77,17 +77,17 @@ class _WindowPool(_Pool):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        window = one_or_each(f"{name}: pool_size", pool_size, self.axes)
-        self.pool_size = plain(window)
+        window = per_axis(f"{name}: pool_size", pool_size, self.axes)
+        self.pool_size = simplest(window)
         self.stride = (
-            None if stride is None else plain(one_or_each(f"{name}: stride", stride, self.axes))
+            None if stride is None else simplest(per_axis(f"{name}: stride", stride, self.axes))
         )
-        self.padding = plain_sides(padding_inside(f"{name}: padding", padding, window))
+        self.padding = simplest_padding(padding_inside(f"{name}: padding", padding, window))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         self._check(input_shape, input_shape)
-        size = one_or_each("pool_size", self.pool_size, self.axes)
-        step = size if self.stride is None else one_or_each("stride", self.stride, self.axes)
+        size = per_axis("pool_size", self.pool_size, self.axes)
+        step = size if self.stride is None else per_axis("stride", self.stride, self.axes)
         try:
             out = Geometry.out_of(
                 input_shape[:-1], size, step, (1,) * self.axes,
@@ -111,7 +111,7 @@ class _WindowPool(_Pool):
             raise ValueError(f"{self!r}: {error}, got x of shape {x.shape}") from None
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         return self._pooled(x)
 
@@ -254,7 +254,7 @@ class _GlobalPool1D(_GlobalPool):
         x: Array,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, Backward]:
         return self._pooled(x, lengths)
@@ -264,7 +264,7 @@ class _GlobalPool1D(_GlobalPool):
         x: Array,
         key: Key | int | None = None,
         *,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> Array:
         return self._pooled(x, lengths)[0]
@@ -274,7 +274,7 @@ class _GlobalPool2D(_GlobalPool):
     axes = 2
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         return self._pooled(x)
 

@@ -10,18 +10,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.checks import check_integer
+from dropcore._base.checks import check_integer
+from dropcore._base.device import array_namespace, on_device
+from dropcore._base.gradients import Gradient
+from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.constraints import Constraint
-from dropcore.device import namespace_of, on_device
-from dropcore.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.branches import Parallel
-from dropcore.nn.expectations import check_array, check_built
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
 from dropcore.nn.layer import Array, BackwardFrom, Shape, Stateful
-from dropcore.rates import Rate, Schedule
-from dropcore.recurrent import GATES, RecurrentStep
+from dropcore.nn.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
 
 __all__ = ["GRU", "LSTM", "Bidirectional", "Recurrent", "SimpleRNN"]
@@ -33,7 +33,7 @@ NOISE: Final = {
     "zoneout": "zoneout",
     "zoneout_cell": "zoneout_cell",
 }
-"""The kinds of noise in the order of their sites, and what `RecurrentStep` calls them."""
+"""The kinds of noise in the order of their sites, and what `RecurrentOp` calls them."""
 
 Lengths = NDArray[np.int64]
 
@@ -100,7 +100,7 @@ class Recurrent(Stateful):
     takes_lengths = True
     carries_state = True
     input_weights = ("kernel",)
-    own_sites = 4  # of NOISE, from the first on
+    own_streams = 4  # of NOISE, from the first on
     cell: str
 
     def __init__(
@@ -137,8 +137,8 @@ class Recurrent(Stateful):
         initializer_of(f"{what}: recurrent_initializer", recurrent_initializer)
         self.constraint, self.recurrent_constraint = constraint, recurrent_constraint
         self.regularizer, self.recurrent_regularizer = regularizer, recurrent_regularizer
-        self.hold("kernel", constraint, regularizer)
-        self.hold("recurrent_kernel", recurrent_constraint, recurrent_regularizer)
+        self._register("kernel", constraint, regularizer)
+        self._register("recurrent_kernel", recurrent_constraint, recurrent_regularizer)
 
     def __init_subclass__(cls) -> None:
         """A subclass names its own arguments and ``**options``: here is the signature of all."""
@@ -157,7 +157,7 @@ class Recurrent(Stateful):
 
     @property
     def _noises(self) -> list[tuple[str, str]]:
-        return list(NOISE.items())[: self.own_sites]
+        return list(NOISE.items())[: self.own_streams]
 
     def noise_notes(self) -> list[str]:
         rates = {name: getattr(self, name) for name, _ in self._noises}
@@ -207,7 +207,7 @@ class Recurrent(Stateful):
         state: Any = None,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Lengths | None = None,
     ) -> tuple[Array, Any, BackwardFrom]:
         """`forward` from a given state, which also gives the last one.
@@ -217,7 +217,7 @@ class Recurrent(Stateful):
         x : ndarray (batch, time, in)
         state : ndarray h (batch, H), or the tuple (h, c) of LSTM, optional
             Zeros by default. Pass on the state of the piece before, for truncated backpropagation.
-        key, row
+        key, row_offset
             As in `forward`.
         lengths : int array (batch,), optional
             Valid steps of each sequence.
@@ -233,10 +233,10 @@ class Recurrent(Stateful):
         self._check(x)
         lengths = self.checked_lengths(x, lengths)
         kernel = self._params["kernel"]
-        step = RecurrentStep(
+        step = RecurrentOp(
             self.cell, x, kernel, self._params["recurrent_kernel"], self._params.get("bias"),
             self._state(state, len(x), kernel.dtype), lengths=lengths, reverse=self.reverse,
-            sequences=self.return_sequences, **self._noise(x.shape, key, row),
+            sequences=self.return_sequences, **self._noise(x.shape, key, row_offset),
         )  # fmt: skip
 
         def backward(
@@ -257,7 +257,9 @@ class Recurrent(Stateful):
 
         return step.y, self._unpacked(step.state), backward
 
-    def _noise(self, shape: tuple[int, ...], key: Key | int | None, row: int) -> dict[str, Any]:
+    def _noise(
+        self, shape: tuple[int, ...], key: Key | int | None, row_offset: int
+    ) -> dict[str, Any]:
         """The masks of a call: each kind of noise has its own stream, in the order of the sites."""
         batch, steps, features = shape
         shapes = {
@@ -279,7 +281,7 @@ class Recurrent(Stateful):
             if key is None:
                 found[argument] = keep  # the share of the new state in the expectation
                 continue
-            offset = 0 if name == "weight_dropout" else row * math.prod(own[1:])
+            offset = 0 if name == "weight_dropout" else row_offset * math.prod(own[1:])
             here = key.at(stream=key.stream + site)
             found[argument] = Mask(own, keep=keep, key=here, offset=offset)
         return found
@@ -301,7 +303,7 @@ class Recurrent(Stateful):
         """The parts of a state, checked."""
         own, kernel = (batch, self.units), self._params["kernel"]
         if state is None:
-            zeros = namespace_of(kernel).zeros
+            zeros = array_namespace(kernel).zeros
             return tuple(zeros(own, dtype) for _ in self._parts)
         parts = tuple(state) if len(self._parts) > 1 else (state,)
         if len(parts) != len(self._parts) or any(
@@ -403,7 +405,7 @@ class LSTM(Recurrent):
     """
 
     cell = "lstm"
-    own_sites = 5
+    own_streams = 5
 
     def __init__(
         self,

@@ -7,9 +7,9 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-from dropcore.gradients import Gradient
+from dropcore._base.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.expectations import check_array, check_gradient
+from dropcore.nn._expectations import check_array, check_gradient
 from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = ["Flatten", "Reshape"]
@@ -66,7 +66,7 @@ class Reshape(Layer):
         return tuple(size // max(known, 1) if n < 0 else n for n in self.target_shape)
 
     def forward(
-        self, x: Array, *, key: Key | int | None = None, row: int = 0
+        self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         shape = x.shape

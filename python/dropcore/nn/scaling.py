@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dropcore.device import namespace_of
+from dropcore._base.device import array_namespace
 from dropcore.nn.branches import Parallel
 from dropcore.nn.dropout import Dropout
 from dropcore.nn.layer import Layer
@@ -113,7 +113,7 @@ def _walk(
             "front of it"
         )
     changes += [
-        (weight, namespace_of(weight).asarray(along.astype(weight.dtype))) for weight in weights
+        (weight, array_namespace(weight).asarray(along.astype(weight.dtype))) for weight in weights
     ]
     return None
 

@@ -9,15 +9,24 @@ from typing import Any, Protocol, TypeGuard, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore.gradients import Gradient
+from dropcore._base.gradients import Gradient
+from dropcore._ops.dense import CompactActivation, is_unit_mask
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn._expectations import check_array
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
-from dropcore.nn.expectations import check_array
-from dropcore.nn.layer import Array, Backward, BackwardFrom, Layer, Shape, Stateful, named, prefixed
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    error_context,
+    prefixed,
+)
 from dropcore.nn.reshape import Reshape
-from dropcore.steps import LiveUnits, drops_units
 
 __all__ = ["Sequential"]
 
@@ -67,7 +76,7 @@ class Sequential(Stateful):
     def output_shape(self, input_shape: Shape) -> Shape:
         behind = self._behind_reshapes()[1:]
         for name, layer in self.children.items():
-            with named(name):
+            with error_context(name):
                 if layer.integer_input and any(layer is other for other in behind):
                     raise ValueError(
                         f"{layer!r} takes indices, and the layer before it gives none: put it first"
@@ -93,14 +102,14 @@ class Sequential(Stateful):
         x: Array,
         key: Key | int | None = None,
         *,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> Array:
         check_array(self, x)
         valid = self.checked_lengths(x, lengths)
-        for name, layer, own in self.keyed(key):
-            with named(name):
-                x = layer(x, own, row=row, **layer.extras(valid))
+        for name, layer, own in self.children_with_keys(key):
+            with error_context(name):
+                x = layer(x, own, row_offset=row_offset, **layer.lengths_kwargs(valid))
             valid = None if valid is None else layer.output_lengths(valid)
         return x
 
@@ -115,7 +124,7 @@ class Sequential(Stateful):
         state: Mapping[str, Any] | None = None,
         *,
         key: Key | int | None = None,
-        row: int = 0,
+        row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
         """As of any layer; the state is those of the layers that carry one, by name."""
@@ -124,32 +133,34 @@ class Sequential(Stateful):
         valid = self.checked_lengths(x, lengths)
         steps: list[tuple[str, Any]] = []
         left: dict[str, Any] = {}
-        y: Any = x  # an array, or LiveUnits between two layers that know them
-        children = list(self.keyed(key))
+        y: Any = x  # an array, or CompactActivation between two layers that know them
+        children = list(self.children_with_keys(key))
         while children:
             (name, layer, own), *children = children
             following = children[0] if children else None
             step: Any
-            with named(name):
+            with error_context(name):
                 maskable = masks_output(layer)
                 if maskable is not None:
                     maskable.check(y)
                 elif layer.carries_state:
                     y, left[name], step = layer.forward_from(
-                        y, states.get(name), key=own, row=row, lengths=valid
+                        y, states.get(name), key=own, row_offset=row_offset, lengths=valid
                     )
                 elif (
                     _joins(layer)
                     and own is not None
                     and following is not None
                     and type(following[1]) is Dense
-                    and drops_units(mask := layer.mask(y.shape, own, row))
+                    and is_unit_mask(mask := layer.mask(y.shape, own, row_offset))
                 ):
                     y, step = layer.forward_live(y, mask)
                 else:
-                    y, step = layer.forward(y, key=own, row=row, **layer.extras(valid))
+                    y, step = layer.forward(
+                        y, key=own, row_offset=row_offset, **layer.lengths_kwargs(valid)
+                    )
             if maskable is not None:
-                y, step = self._masked(maskable, y, children, row)
+                y, step = self._masked(maskable, y, children, row_offset)
             valid = None if valid is None else layer.output_lengths(valid)
             steps.append((name, step))
         first = next((i for i, (name, _) in enumerate(steps) if _learns(self.children[name])), 0)
@@ -166,7 +177,7 @@ class Sequential(Stateful):
             came: dict[str, Any] = {}
             for i, (name, step) in reversed(list(enumerate(steps))):
                 wanted = {"input_gradient": input_gradient or i > first, "for_update": for_update}
-                with named(name):
+                with error_context(name):
                     if name in left:
                         dy, inner, came[name] = step(dy, dstates.get(name), **wanted)
                     else:
@@ -179,7 +190,11 @@ class Sequential(Stateful):
         return y, left, backward
 
     def _masked(
-        self, layer: MasksOutput, x: Any, behind: list[tuple[str, Layer, Key | None]], row: int
+        self,
+        layer: MasksOutput,
+        x: Any,
+        behind: list[tuple[str, Layer, Key | None]],
+        row_offset: int,
     ) -> tuple[Any, Backward]:
         """`layer` with the dropout behind it, if there is one, which is taken from the list.
 
@@ -190,9 +205,11 @@ class Sequential(Stateful):
         name, dropout, key = behind.pop(0)
         assert isinstance(dropout, Dropout)
         assert key is not None
-        with named(name):
+        with error_context(name):
             shape = (x.shape[0], *layer.output_shape(x.shape[1:]))
-            mask = dropout.mask(shape, key, row, x.values if isinstance(x, LiveUnits) else x)
+            mask = dropout.mask(
+                shape, key, row_offset, x.values if isinstance(x, CompactActivation) else x
+            )
         live = any(type(next_layer) is Dense for _, next_layer, _ in behind[:1])
         return layer.forward_masked(x, mask, live=live)
 

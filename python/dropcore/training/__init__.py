@@ -9,8 +9,8 @@
 ==========  ============================================================
 """
 
+from dropcore.training._state import TrainingState
 from dropcore.training.history import History
 from dropcore.training.loop import evaluate, fit, predict
-from dropcore.training.state import TrainingState
 
 __all__ = ["History", "TrainingState", "evaluate", "fit", "predict"]

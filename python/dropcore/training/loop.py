@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from dropcore.device import moved, namespace_of, on_device
-from dropcore.generators import SHUFFLE, generator
+from dropcore._base.device import array_namespace, on_device, to_device
+from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key, as_key
 from dropcore.losses import LOSSES, CheckedLoss, Loss, Number
 from dropcore.nn.layer import Array, Layer
 from dropcore.optim import Optimizer
-from dropcore.training.data import Data, checked_count, checked_data, model_dtype
-from dropcore.training.diverged import first_not_finite, weights_not_finite
+from dropcore.training._data import Data, checked_count, checked_data, model_dtype
+from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
+from dropcore.training._state import Snapshot, TrainingState
 from dropcore.training.history import History
-from dropcore.training.state import Snapshot, TrainingState
 
 if TYPE_CHECKING:
-    from dropcore.training.replay import ReplayedUpdate
+    from dropcore.training._graphed_step import GraphedStep
 
 __all__ = ["evaluate", "fit", "predict"]
 
@@ -135,10 +135,12 @@ def fit(
     if cuda_graph and lengths is not None:
         raise ValueError("cuda_graph takes no lengths of sequences, which change with the batch")
 
-    def update(x_batch: Array, y_batch: Array, here: Key, **extras: Any) -> tuple[Number, Array]:
-        return _update(model, optimizer, criterion, state, x_batch, y_batch, here, extras)
+    def update(
+        x_batch: Array, y_batch: Array, here: Key, **lengths_kwargs: Any
+    ) -> tuple[Number, Array]:
+        return _update(model, optimizer, criterion, state, x_batch, y_batch, here, lengths_kwargs)
 
-    replayed: ReplayedUpdate | None = None
+    replayed: GraphedStep | None = None
     history = History()
     updates = math.ceil(len(data) / batch_size)
     # tqdm takes None as "only on a terminal".
@@ -150,22 +152,22 @@ def fit(
             means = _Means(criterion)
             order = generator(address, SHUFFLE, state.epoch).permutation(len(data))
             for start in range(0, len(order), batch_size):
-                x_batch, y_batch, extras = data.take(order[start : start + batch_size])
+                x_batch, y_batch, lengths_kwargs = data.take(order[start : start + batch_size])
                 here = address.at(step=address.step + state.step)
                 if cuda_graph and replayed is None and len(x_batch) == batch_size:
-                    from dropcore.training.replay import ReplayedUpdate
+                    from dropcore.training._graphed_step import GraphedStep
 
-                    replayed = ReplayedUpdate(update, optimizer, state, x_batch, y_batch)
+                    replayed = GraphedStep(update, optimizer, state, x_batch, y_batch)
                 if replayed is not None and replayed.fits(x_batch, y_batch):
                     value, out = replayed(x_batch, y_batch, here)
                 else:
-                    value, out = update(x_batch, y_batch, here, **extras)
+                    value, out = update(x_batch, y_batch, here, **lengths_kwargs)
                 if not on_device(value) and not math.isfinite(value):
-                    culprit = first_not_finite(model, x_batch, here, **extras)
+                    culprit = first_nonfinite(model, x_batch, here, **lengths_kwargs)
                     raise _diverged(f"the loss is {value}", culprit, state, good)
                 means.add(value, out, y_batch)
                 bar.update()
-            bad = weights_not_finite(model)
+            bad = nonfinite_weights(model)
             if bad:
                 raise _diverged("the weights are not finite", bad, state, good)
             metrics = means.result()
@@ -211,9 +213,11 @@ def predict(
     data = checked_data(model, x, lengths=lengths)
     outputs = []
     for start in range(0, len(data), batch_size):
-        x_batch, _, extras = data.take(slice(start, start + batch_size))
-        outputs.append(moved(model(x_batch, **extras), "cuda" if on_device(data.x) else "cpu"))
-    return namespace_of(outputs[0]).concatenate(outputs)
+        x_batch, _, lengths_kwargs = data.take(slice(start, start + batch_size))
+        outputs.append(
+            to_device(model(x_batch, **lengths_kwargs), "cuda" if on_device(data.x) else "cpu")
+        )
+    return array_namespace(outputs[0]).concatenate(outputs)
 
 
 def evaluate(
@@ -262,7 +266,7 @@ def _update(
     x: Array,
     y: NDArray,
     key: Key,
-    extras: dict[str, Any],
+    lengths_kwargs: dict[str, Any],
 ) -> tuple[Number, Array]:
     """Make one update, or none if the loss is not finite. Returns the loss and the outputs.
 
@@ -271,10 +275,10 @@ def _update(
     """
     # Numbers that are not finite are reported with their layer, which a warning cannot name.
     with np.errstate(over="ignore", invalid="ignore"):
-        out, backward = model.forward(x, key=key, **extras)
+        out, backward = model.forward(x, key=key, **lengths_kwargs)
         value, dout = _of_loss(criterion, out, y)
         if on_device(value) or math.isfinite(value):
-            dout = namespace_of(out).asarray(dout, out.dtype)
+            dout = array_namespace(out).asarray(dout, out.dtype)
             _, grads = backward(dout, input_gradient=False, for_update=True)
             params, constraints = model.params, model.constraints
             for path, regularizer in model.regularizers.items():
@@ -301,7 +305,7 @@ def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[Number, Array]:
             f"outputs, got {found!r}"
         )
     value = found[0] if on_device(found[0]) else float(found[0])
-    gradient = namespace_of(out).asarray(found[1], out.dtype)
+    gradient = array_namespace(out).asarray(found[1], out.dtype)
     if gradient.shape != out.shape:
         raise ValueError(
             "loss(outputs, targets) must return the gradient of outputs in their shape, "
@@ -313,8 +317,8 @@ def _of_loss(criterion: Loss, out: Array, y: NDArray) -> tuple[Number, Array]:
 def _evaluate(model: Layer, data: Data, criterion: Loss, batch_size: int) -> dict[str, float]:
     means = _Means(criterion)
     for start in range(0, len(data), batch_size):
-        x, y, extras = data.take(slice(start, start + batch_size))
-        out = model(x, **extras)
+        x, y, lengths_kwargs = data.take(slice(start, start + batch_size))
+        out = model(x, **lengths_kwargs)
         means.add(_of_loss(criterion, out, y)[0], out, y)
     return means.result()
 
@@ -332,7 +336,7 @@ class _Means:
         weight = loss.weight(y) if isinstance(loss, CheckedLoss) else float(len(y))
         self._note("loss", value * weight, weight)
         if isinstance(loss, CheckedLoss) and loss.classifies:
-            self._note("accuracy", *loss.hits(out, y))
+            self._note("accuracy", *loss.n_correct(out, y))
 
     def result(self) -> dict[str, float]:
         """The means; 0 where nothing counts."""

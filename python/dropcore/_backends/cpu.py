@@ -1,0 +1,472 @@
+"""NumPy arrays through the compiled core."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dropcore import _core
+from dropcore._backends.memory import empty as empty
+from dropcore._base.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._core import Factor as Factor
+from dropcore._core import Patches as Patches
+from dropcore._core import Recurrence as Recurrence
+from dropcore._core import Windows as Windows
+from dropcore._core import activate as activate
+from dropcore._core import batch_moments as batch_moments
+from dropcore._core import batch_normalize as batch_normalize
+from dropcore._core import batch_normalize_back as batch_normalize_back
+from dropcore._core import convolution as convolution
+from dropcore._core import kernel_gradient as kernel_gradient
+from dropcore._core import layer_normalize as layer_normalize
+from dropcore._core import layer_normalize_back as layer_normalize_back
+from dropcore._core import pool as pool
+from dropcore._core import pool_back as pool_back
+from dropcore._core import product as product
+from dropcore._core import softmax as softmax
+from dropcore._core import sum_columns as sum_columns
+from dropcore._core import unfinish as unfinish
+from dropcore.key import Key
+from dropcore.mask import Mask
+
+Array = npt.NDArray[Any]
+Vectors = tuple[int, int, int]
+Block = tuple[Any, Any]
+
+xp: Any = np
+PRODUCTS = ("float32", "float64")  # of factors
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+# The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
+# another package, and the name of a dtype is slow to ask for.
+CODES = {np.dtype(name): code for code, name in enumerate(DTYPES[:3])}
+BFLOAT16 = 3
+
+PACKED_AT_MOST = 1 << 22  # elements of x that a product with an update packs as a whole
+
+
+def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
+    """x as an array of a dtype that is taken, not copied."""
+    array = x if type(x) is np.ndarray else np.asarray(x)
+    code = CODES.get(array.dtype)
+    if code is not None and DTYPES[code] in allowed:
+        return array
+    if array.dtype.name not in allowed:
+        raise TypeError(
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
+            + ("; use .astype(np.float32)" if array.dtype.kind in "biu" else "")
+        )
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.name == "bfloat16":
+        CODES[array.dtype] = BFLOAT16
+    return array
+
+
+def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
+    """`out` if it can take a result of that shape and dtype, those of the array called name."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out must have the shape and dtype of {name}, {shape} {dtype}, got "
+            f"{out.shape} {out.dtype}"
+        )
+    if not out.flags.writeable:
+        raise ValueError("out is read-only: give an array that can be written")
+    if 0 in out.strides and any(
+        s == 0 and n > 1 for s, n in zip(out.strides, shape, strict=True) if out.size
+    ):
+        raise ValueError("out has elements that share memory (a stride of 0)")
+    return out
+
+
+def is_array(x: object) -> bool:
+    """Whether x is what this backend works on."""
+    return isinstance(x, np.ndarray)
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """Whether the ranges of two arrays' addresses meet."""
+    return np.may_share_memory(a, b)
+
+
+def overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays share an element; also said where finding out would take too long."""
+    if not np.may_share_memory(a, b):  # bounds only: cheap
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=cast(Any, 100_000))  # the stubs know only -1 and 0
+    except np.exceptions.TooHardError:
+        return True
+
+
+def contiguous(x: Array) -> Array:
+    """x in C order."""
+    return np.asarray(x, order="C")
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape and dtype are the same elements in the same order."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+
+
+def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
+    """``where(mask, x * scale, 0)``, into out or a new array."""
+    if out is None:
+        out = np.empty(x.shape, x.dtype)
+    else:
+        out = expect_out(out, x.shape, x.dtype, name)
+        if out is not x and overlap(out, x) and not same_memory(out, x):
+            raise ValueError(
+                f"out overlaps {name} without being the same array: give {name} itself or "
+                "memory of its own"
+            )
+    code = CODES[x.dtype]
+    source, target = x, out
+    if code == BFLOAT16:  # which exports no buffer
+        source, target = x.view(np.uint16), out.view(np.uint16)
+    if (
+        mask.shape == x.shape
+        and mask._bits is None
+        and mask.run == 1
+        and isinstance(mask._threshold, int)
+        and _is_contiguous_aligned(x)
+        and (out is x or _is_contiguous_aligned(out))
+    ):
+        key = cast(Key, mask.key)
+        _core.dropout(
+            target, source, code, key.seed, key.stream, key.step, mask.domain,
+            mask._threshold, cast(float, mask.scale), mask.offset,
+        )  # fmt: skip
+        return out
+    expect_broadcast(mask, x.shape, name)
+    scale = mask._element_scale()
+    _core.apply(
+        target, source, code, mask._element_bits(), bit_strides(mask.shape, x.ndim),
+        scale if isinstance(scale, float) else 1.0,
+        None if isinstance(scale, float) else np.broadcast_to(scale, x.shape),
+    )  # fmt: skip
+    return out
+
+
+def dropout_fast(
+    x: Array, rate: object, keep: object, key: object, offset: object, out: object
+) -> Array | None:
+    """dropout for the commonest call, without its detours, which cost more than 1000 elements.
+
+    None, and nothing done, where anything is not as plain as it is most of the time: then the long
+    way knows what to do or what to say.
+    """
+    if type(key) is Key:
+        seed, stream, step = key.seed, key.stream, key.step
+    elif type(key) is int:
+        seed, stream, step = key, 0, 0
+    else:
+        return None
+    if rate is None:
+        kept = 0.5 if keep is None else keep
+    elif keep is None and type(rate) is float and 0.0 <= rate <= 1.0:
+        kept = 1.0 - rate
+    else:
+        return None
+    if type(kept) is not float or type(offset) is not int:
+        return None
+    if out is None:
+        out = np.empty_like(x, order="C")
+    elif type(out) is not np.ndarray:
+        return None
+    try:
+        done = _core.dropout_quick(x, out, kept, seed, stream, step, offset)
+    except (BufferError, OverflowError, ValueError):
+        return None
+    return out if done else None
+
+
+def _is_contiguous_aligned(x: Array) -> bool:
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def expect_broadcast(mask: Mask, shape: tuple[int, ...], name: str) -> None:
+    """ValueError unless the mask broadcasts to shape."""
+    if len(mask.shape) <= len(shape):
+        own = (1,) * (len(shape) - len(mask.shape)) + mask.shape
+        if all(m in (1, n) for m, n in zip(own, shape, strict=True)):
+            return
+    raise ValueError(
+        f"a mask of shape {mask.shape} does not broadcast to {name} of shape {shape}: every axis, "
+        "counted from the last, must be 1 or that of the array"
+    )
+
+
+def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """How far each axis of an array steps through the mask's bits; 0 along shared axes."""
+    own = [0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)]
+    return (0,) * (ndim - len(own)) + tuple(own)
+
+
+def element_bits(mask: Mask) -> npt.NDArray[np.uint8]:
+    """One bit an element of the mask's shape, also with runs."""
+    return mask._element_bits()
+
+
+def kept_at(
+    kept: Array, indices: Array, key: Key, domain: int, threshold: int, offset: int = 0
+) -> None:
+    """Fill contiguous `kept` (uint8, 0 or 1) for scattered indices, contiguous int64."""
+    _core.kept_at(kept, indices, key.seed, key.stream, key.step, domain, threshold, offset)
+
+
+def kept_units(mask: Mask, groups: int = 1) -> list[npt.NDArray[np.int64]]:
+    """For each group of units their sorted indices of what is kept."""
+    if groups == 1:
+        return [mask.indices()]
+    return [np.flatnonzero(row) for row in mask.to_bool().reshape(groups, -1)]
+
+
+def take_rows(weight: Array, indices: Array, padding: int | None) -> Array:
+    """weight[indices], with zeros for the padding."""
+    y = weight[indices]
+    if padding is not None:
+        y[indices == padding] = 0
+    return y
+
+
+def add_rows(
+    dy: Array, indices: Array, padding: int | None, shape: tuple[int, int]
+) -> BlockGradient:
+    """The sum of the rows of dy (indices.size, N) for each index, in the order of the batch."""
+    flat = indices.reshape(-1)
+    if padding is not None:
+        valid = flat != padding
+        flat, dy = flat[valid], dy[valid]
+    order = np.argsort(flat, kind="stable")
+    rows, starts = np.unique(flat[order], return_index=True)
+    values = np.add.reduceat(dy[order], starts, axis=0) if rows.size else dy[:0]
+    columns = np.arange(shape[1], dtype=np.int64)
+    return BlockGradient(np.ascontiguousarray(values), rows.astype(np.int64), columns, shape)
+
+
+def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> None:
+    """One of the three products with a (B, K, N) weight mask; adds to contiguous out."""
+    key = mask.key or Key(0)
+    _core.connect_product(
+        which, out, a, b, mask._bits, key.seed, key.stream, key.step, mask.domain,
+        cast(int, mask._threshold), mask.offset,
+    )  # fmt: skip
+
+
+def normal(z: Array, key: Key, offset: int) -> None:
+    """Fill contiguous z with standard normals."""
+    _core.normal(z, key.seed, key.stream, key.step, offset)
+
+
+def noise_words(words: Array, key: Key, offset: int) -> None:
+    """Fill contiguous uint32 words with those of the noise domain."""
+    _core.noise_words(words, key.seed, key.stream, key.step, offset)
+
+
+def uniforms(words: Array, key: Key, domain: int, offset: int) -> None:
+    """Fill contiguous uint32 words with the uniforms that decide."""
+    _core.uniforms(words, key.seed, key.stream, key.step, domain, offset)
+
+
+def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> None:
+    """Project in place the vectors that run over `axes`."""
+    vectors = _vectors(w, axes)
+    if vectors:
+        _core.max_norm(w, vectors, max_norm)
+    elif w.size:
+        # Any other layout: a copy with the vectors in rows, and back if one was clipped.
+        end = tuple(range(w.ndim - len(axes), w.ndim))
+        rows = np.moveaxis(w, axes, end)
+        copy = np.array(rows, order="C")
+        length = math.prod(copy.shape[end[0] :])
+        if _core.max_norm(copy, (w.size // length, length, 1), max_norm):
+            rows[...] = copy
+
+
+def sgd_(
+    w: Array,
+    g: Gradient,
+    velocity: Array | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    lazy: bool,
+    weight_decay: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+
+    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Block, velocity: Any) -> None:
+        _core.sgd(
+            w, g, velocity, learning_rate, momentum, nesterov, vectors, bound, *block, lazy,
+            weight_decay,
+        )  # fmt: skip
+
+    if lazy and isinstance(g, BlockGradient) and not g.values.size:  # nothing lives, nothing moves
+        if max_norm:
+            max_norm_(w, max_norm, axes)
+        return
+    _update(step, w, g, (velocity,), max_norm, axes)
+
+
+def adam_(
+    w: Array,
+    g: Gradient,
+    mean: Array,
+    square: Array,
+    step: int,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    weight_decay: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """Step number `step`, from 1, projected if max_norm is not 0."""
+    keep = 1.0 - learning_rate * weight_decay
+    numbers = step, learning_rate, beta_1, beta_2, epsilon
+
+    def adam(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, mean: Any, square: Any
+    ) -> None:
+        _core.adam(w, g, mean, square, *numbers, vectors, bound, *block, keep)
+
+    _update(adam, w, g, (mean, square), max_norm, axes)
+
+
+def rmsprop_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    mean: Array | None,
+    velocity: Array | None,
+    learning_rate: float,
+    beta: float,
+    momentum: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+    numbers = learning_rate, beta, momentum, epsilon
+
+    def step(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, a: Any, b: Any, c: Any
+    ) -> None:
+        _core.rmsprop(w, g, a, b, c, *numbers, vectors, bound, *block)
+
+    _update(step, w, g, (square, mean, velocity), max_norm, axes)
+
+
+def adagrad_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    learning_rate: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+
+    def step(w: Array, vectors: Vectors, bound: float, g: Any, block: Block, square: Any) -> None:
+        _core.adagrad(w, g, square, learning_rate, epsilon, vectors, bound, *block)
+
+    _update(step, w, g, (square,), max_norm, axes)
+
+
+def adadelta_(
+    w: Array,
+    g: Gradient,
+    square: Array,
+    change: Array,
+    learning_rate: float,
+    rho: float,
+    epsilon: float,
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """A step, projected if max_norm is not 0."""
+    numbers = learning_rate, rho, epsilon
+
+    def step(
+        w: Array, vectors: Vectors, bound: float, g: Any, block: Block, square: Any, change: Any
+    ) -> None:
+        _core.adadelta(w, g, square, change, *numbers, vectors, bound, *block)
+
+    _update(step, w, g, (square, change), max_norm, axes)
+
+
+def sum_squares(array: Array) -> float:
+    """The sum of the squares in float64, of the same bits for any number of threads."""
+    return _core.sum_squares(np.require(array, requirements=["C", "A"]))
+
+
+def square_sum(array: Array) -> np.float64:
+    """`sum_squares`, as NumPy's arrays give it."""
+    return np.float64(sum_squares(array))
+
+
+def _update(
+    step: Callable[..., None],
+    w: Array,
+    g: Gradient,
+    states: tuple[Array | None, ...],
+    max_norm: float,
+    axes: tuple[int, ...],
+) -> None:
+    """Call step(w, vectors, bound, g, block, *states) with contiguous arrays."""
+    if w.size == 0:
+        return
+    contiguous = all(a is None or _is_contiguous_aligned(a) for a in (w, *states))
+    lines: Vectors = (math.prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1, 1)
+    vectors = _vectors(w, axes) if axes else lines
+    fused = contiguous and vectors is not None
+    block: Block = (None, None)
+    if isinstance(g, BlockGradient) and g.values.size:
+        block = (g.row_positions(), g.columns)
+        if vectors is not None and axes:
+            # The rows of a block are lines of w: a vector must not run over several of them.
+            fused = fused and w.shape[-1] == (vectors[2] if vectors[2] > 1 else vectors[1])
+        g = g.values
+    if (
+        isinstance(g, ProductGradient)
+        and fused
+        and (w.ndim == 2 and axes in ((), (0,)))
+        and 0 < g.x.size <= PACKED_AT_MOST
+    ):
+        gradient: Any = (g.x, g.dz)
+    else:
+        gradient = np.require(np.asarray(g), requirements=["C", "A"])
+    if fused:
+        step(w, cast(Vectors, vectors), max_norm, gradient, block, *states)
+        return
+    own = (w, *states)
+    if not contiguous:
+        own = tuple(None if a is None else np.array(a, order="C") for a in own)
+    step(own[0], lines, 0.0, gradient, block, *own[1:])
+    for array, changed in zip((w, *states), own, strict=True):
+        if array is not None and changed is not array:
+            array[...] = changed
+    if max_norm:
+        max_norm_(w, max_norm, axes)
+
+
+def _vectors(w: Array, axes: tuple[int, ...]) -> Vectors | None:
+    """w as (outer, n, inner) with the vectors over n; None where its layout does not allow it."""
+    first, last = axes[0], axes[-1]
+    if w.size == 0 or not _is_contiguous_aligned(w) or last - first + 1 != len(axes):
+        return None
+    n = math.prod(w.shape[first : last + 1])
+    outer = math.prod(w.shape[:first])
+    return outer, n, w.size // (outer * n)

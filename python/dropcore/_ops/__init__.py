@@ -1,0 +1,1 @@
+"""Forward and backward passes of the layers, as operations on arrays of either backend."""

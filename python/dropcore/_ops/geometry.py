@@ -1,0 +1,220 @@
+"""Where windows lie: strides, padding and dilation of convolutions and pooling."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Geometry",
+    "Padding",
+    "Pair",
+    "Sides",
+    "padding_of",
+    "per_axis",
+    "simplest",
+    "simplest_padding",
+    "valid_steps",
+]
+
+Pair = tuple[int, ...]
+"""A number for each axis of the images: (height, width), or (time,) of sequences."""
+
+Sides = tuple[tuple[int, int], ...]
+"""Numbers of zeros before and after, for each axis."""
+
+Padding = str | int | Iterable[int] | Iterable[Iterable[int]]
+"""What a user may give: "valid", "same", or numbers of zeros."""
+
+
+def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
+    """A number for each axis, from one number for all or a number for each.
+
+    Raises
+    ------
+    TypeError
+        For anything else than integers.
+    ValueError
+        For another count of them, or one below `least`.
+    """
+    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    kind = "a positive integer" if least == 1 else f"an integer >= {least}"
+    allowed = kind if axes == 1 else f"{kind} or {axes} of them"
+    try:
+        numbers = tuple(operator.index(number) for number in given)
+    except TypeError:
+        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    if len(numbers) != axes or min(numbers) < least:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    return numbers
+
+
+def padding_of(what: str, value: Any, axes: int) -> str | Sides:
+    """The word "valid" or "same", or numbers before and after for each axis.
+
+    Taken are one number for all, one for each axis, a pair (before, after) for each axis, and of
+    sequences also (before, after).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    pairs = "((top, bottom), (left, right))" if axes == 2 else "(before, after)"
+    allowed = f"'valid', 'same', an integer >= 0{', 2 of them' * (axes == 2)} or {pairs}"
+    if isinstance(value, str):
+        if value not in ("valid", "same"):
+            raise ValueError(f"{what} must be {allowed}, got {value!r}")
+        return value
+    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    if axes == 1 and len(given) == 2:
+        given = (given,)
+    try:
+        sides = tuple(
+            (operator.index(pad_before), operator.index(after))
+            for pad_before, after in (
+                tuple(side) if isinstance(side, Iterable) else (side, side) for side in given
+            )
+        )
+    except TypeError:
+        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    except ValueError:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}") from None
+    if len(sides) != axes or min(map(min, sides)) < 0:
+        raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    return sides
+
+
+def simplest(numbers: Pair) -> int | Pair:
+    """What `per_axis` was given, in its shortest form."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def simplest_padding(padding: str | Sides) -> str | int | Pair | Sides:
+    """What `padding_of` was given, in its shortest form."""
+    if isinstance(padding, str):
+        return padding
+    if len({n for side in padding for n in side}) == 1:
+        return padding[0][0]
+    return padding[0] if len(padding) == 1 else padding
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the windows of a convolution or of pooling lie over an image.
+
+    Attributes
+    ----------
+    image, out : pair
+        Sizes of the image and of the output.
+    kernel, stride, dilation : pair
+    before : pair
+        Zeros before the image; may be negative, where a window begins inside.
+    """
+
+    image: Pair
+    out: Pair
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    pad_before: Pair
+
+    @classmethod
+    def of(
+        cls, image: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: str | Sides
+    ) -> Self:
+        """As many windows as there is room for.
+
+        With reach = dilation * (kernel - 1) + 1 and padding on both sides of the image::
+
+            out = floor((image + before + after - reach) / stride) + 1
+
+        "same" makes out = ceil(image / stride); where the zeros are odd in number, one more comes
+        after.
+
+        Raises
+        ------
+        ValueError
+            Where a window is larger than the padded image.
+        """
+        reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+        sides: Sides
+        if padding == "valid":
+            sides = ((0, 0),) * len(image)
+        elif padding == "same":
+            total = (
+                max((math.ceil(n / s) - 1) * s + r - n, 0)
+                for n, s, r in zip(image, stride, reach, strict=True)
+            )
+            sides = tuple((n // 2, n - n // 2) for n in total)
+        else:
+            assert not isinstance(padding, str)
+            sides = padding
+        out = tuple(
+            (n + pad_before + after - r) // s + 1
+            for n, (pad_before, after), r, s in zip(image, sides, reach, stride, strict=True)
+        )
+        if min(out) < 1:
+            raise ValueError(
+                f"a window of {_times(reach)} is larger than the image of {_times(image)} with "
+                f"padding {sides}"
+            )
+        return cls(
+            image, out, kernel, stride, dilation, tuple(pad_before for pad_before, _ in sides)
+        )
+
+    @classmethod
+    def out_of(
+        cls,
+        image: tuple[int | None, ...],
+        kernel: Pair,
+        stride: Pair,
+        dilation: Pair,
+        padding: str | Sides,
+    ) -> tuple[int | None, ...]:
+        """`out` of `of`, None along the axes whose size is not known."""
+        # Along them anything that is large enough does.
+        known = tuple(
+            d * k + 1 if n is None else n for n, k, d in zip(image, kernel, dilation, strict=True)
+        )
+        out = cls.of(known, kernel, stride, dilation, padding).out
+        return tuple(None if n is None else o for n, o in zip(image, out, strict=True))
+
+    def as_images(self) -> Geometry:
+        """Of images in any case: a sequence is one of height 1."""
+        if len(self.image) == 2:
+            return self
+        return Geometry(
+            (1, *self.image), (1, *self.out), (1, *self.kernel), (1, *self.stride),
+            (1, *self.dilation), (0, *self.pad_before),
+        )  # fmt: skip
+
+
+def valid_steps(
+    lengths: npt.NDArray[np.int64],
+    kernel: int | Pair,
+    stride: int | Pair,
+    dilation: int | Pair,
+    padding: Padding,
+    axes: int,
+) -> npt.NDArray[np.int64]:
+    """As many windows, along the first axis, as sequences of these lengths have by themselves."""
+    (size, *_), (step, *_), (apart, *_) = (
+        per_axis("", numbers, axes) for numbers in (kernel, stride, dilation)
+    )
+    sides = padding_of("", padding, axes)
+    if sides == "same":
+        return -(-lengths // step)
+    around = 0 if isinstance(sides, str) else sum(sides[0])
+    out = (lengths + around - (apart * (size - 1) + 1)) // step + 1
+    return np.where(lengths > 0, np.maximum(out, 0), 0)
+
+
+def _times(numbers: Pair) -> str:
+    return " x ".join(map(str, numbers))
