@@ -37,9 +37,9 @@ from dropcore._backends import cuda
 from dropcore._backends.cuda import launching
 from dropcore._backends.cuda.endings import ACTIVATIONS
 from dropcore._backends.cuda.masks import collapsed
-from dropcore._base.gradients import BlockGradient, ProductGradient
+from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.noise import decision_uniform, normal, uniform
-from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
+from dropcore.updates import adadelta_, adagrad_, adam_, dense, global_norm, rmsprop_, sgd_
 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -190,9 +190,8 @@ def test_frozen_masks(xp):
         if line.startswith("#"):
             continue
         seed, stream, step, domain, offset, size, _, keep, bits = line.split(" ")
-        key = Key(int(seed, 16), int(stream), int(step))
+        key = Key(int(seed, 16), int(stream), int(step), domain=int(domain))
         mask = Mask(int(size), keep=float.fromhex(keep), key=key, offset=int(offset))
-        mask.domain = int(domain)
         assert back(mask.packed(like)).tobytes().hex() == bits
 
 
@@ -271,7 +270,7 @@ def test_any_launch_gives_the_same(gpu, n, offset, blocks):
     source, out = gpu.asarray(x), gpu.asarray(np.zeros(n, np.float32))
     launching.launch(
         source, "dropout", "dropout_drawn", blocks, launching.at(source), launching.at(out),
-        np.int64(n), np.float32(1), *launching.draw(KEY, mask.domain, mask._threshold, offset),
+        np.int64(n), np.float32(1), *launching.draw(KEY, mask.domain, mask.threshold, offset),
     )  # fmt: skip
     same_bits(out, mask.to_bool().astype(np.float32))
 
@@ -592,7 +591,7 @@ def test_updates_of_live_blocks(xp, lazy, axis, live):
     sgd_(own, block, own_velocity, **options, **bound)
     same_bits(own_velocity, velocity)
     np.testing.assert_allclose(back(own), want, rtol=0 if axis is None else 1e-6)
-    same_bits(block.dense(), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
+    same_bits(dense(block), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
 
 
 def test_updates_of_products_and_views(xp):

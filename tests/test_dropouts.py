@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr
 
 import dropcore
 from dropcore import Key, Mask
-from dropcore._base.gradients import BlockGradient
+from dropcore._backends.gradients import BlockGradient
 from dropcore.nn import (
     AlphaDropout,
     BlockDropout,

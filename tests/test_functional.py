@@ -127,7 +127,7 @@ def test_thresholds_round_half_to_even():
              1 - 0.75 * unit, np.nextafter(1, 0), 1.0]  # fmt: skip
     for keep in keeps:
         assert _core.threshold(keep) == reference.threshold(keep), keep
-    assert (Mask((len(keeps),), keep=keeps, key=1)._threshold == reference.threshold(keeps)).all()
+    assert (Mask((len(keeps),), keep=keeps, key=1).threshold == reference.threshold(keeps)).all()
 
 
 def test_runs_on_an_array():

@@ -10,7 +10,6 @@ import pytest
 from test_every_layer import CARRYING, EXAMPLES, KEY, batches, built, names
 
 from dropcore import Mask
-from dropcore._base.gradients import dense
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
 from dropcore.nn import (
     ActivityRegularization,
@@ -32,6 +31,7 @@ from dropcore.nn.dropout import RatedLayer
 from dropcore.nn.noise import GaussianNoise
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.regularizers import L1, L1L2, L2, KLSparsity
+from dropcore.updates import dense
 
 CLOSE = {np.float32: {"rtol": 2e-5, "atol": 2e-5}, np.float64: {"rtol": 1e-10, "atol": 1e-11}}
 

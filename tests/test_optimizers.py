@@ -10,7 +10,7 @@ import pytest
 
 import dropcore
 from dropcore import _core
-from dropcore._base.gradients import BlockGradient, ProductGradient
+from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop

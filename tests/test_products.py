@@ -33,7 +33,7 @@ def given(mask, seed=0):
 def pair(mask, shape=None):
     if mask is None:
         return None
-    scale = mask._element_scale()
+    scale = mask.element_scale()
     if shape is not None and len(mask.shape) != 3:
         return np.broadcast_to(mask.to_bool(), shape), np.broadcast_to(scale, shape)
     return mask.to_bool(), scale

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from differences import differences
 
-from dropcore._base.gradients import BlockGradient, ProductGradient
+from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
 from dropcore.nn import ActivityRegularization, Dense, Embedding, Layer, ReLU, Sequential
 from dropcore.optim import SGD

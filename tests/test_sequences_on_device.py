@@ -13,7 +13,7 @@ from test_training_on_device import products_in_graphs  # noqa: F401
 
 from dropcore import Mask
 from dropcore._backends.cuda.products import positions
-from dropcore._base.gradients import BlockGradient, dense
+from dropcore._backends.gradients import BlockGradient, dense
 from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.nn import GRU, LSTM, Bidirectional, Embedding, EmbeddingDropout, Maxout, Sequential
 from dropcore.nn.embedding_dropout import word_mask

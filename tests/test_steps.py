@@ -12,7 +12,7 @@ from differences import differences
 
 import dropcore
 from dropcore import Key, Mask, _core, masked_matmul, masked_matmul_backward
-from dropcore._base.gradients import BlockGradient, ProductGradient
+from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore._ops.dense import CompactActivation, DenseOp, is_unit_mask
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, ReLU, Sequential

@@ -352,7 +352,7 @@ def test_bad_input_is_refused_before_anything_changes(options, error, message):
 
 
 def test_the_place_of_a_bad_number_is_right_in_any_block(monkeypatch):
-    from dropcore.training import data
+    from dropcore.training import _data as data
 
     monkeypatch.setattr(data, "_BLOCK", 60)
     with pytest.raises(ValueError, match=r"got nan at \(149, 4\)"):

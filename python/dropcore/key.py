@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-__all__ = ["Key"]
+__all__ = ["MONTE_CARLO", "TRAINING", "Key"]
+
+TRAINING: Final = 0
+"""The domain of decisions while training."""
+
+MONTE_CARLO: Final = 2
+"""The domain of decisions in Monte Carlo prediction."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Key:
-    """The address of a mask: which seed, which dropout site, which update.
+    """The address of a mask: which seed, which dropout of a network, which update.
 
     A mask is a pure function of its key, its shape and its rate. Nothing is consumed by drawing:
     the same key gives the same mask on any machine, for any number of threads, at any time.
@@ -20,9 +27,12 @@ class Key:
     seed : int
         In [0, 2**64). Two seeds give unrelated masks.
     stream : int, default 0
-        Which dropout site of a network, in [0, 2**28).
+        Which dropout of a network, in [0, 2**28).
     step : int, default 0
         Which update, in [0, 2**32).
+    domain : int, default 0
+        What the mask is for, in [0, 16): 0 for training, 2 for Monte Carlo prediction, where `step`
+        is the number of the sample. The mask contract reserves the others.
 
     Raises
     ------
@@ -41,26 +51,34 @@ class Key:
     seed: int
     stream: int = 0
     step: int = 0
+    domain: int = field(default=TRAINING, kw_only=True)
 
     def __post_init__(self) -> None:
         if (
-            type(self.seed) is type(self.stream) is type(self.step) is int
+            type(self.seed) is type(self.stream) is type(self.step) is type(self.domain) is int
             and 0 <= self.seed < 1 << 64
             and 0 <= self.stream < 1 << 28
             and 0 <= self.step < 1 << 32
+            and 0 <= self.domain < 16
         ):
             return
         object.__setattr__(self, "seed", _field("seed", self.seed, 64))
         object.__setattr__(self, "stream", _field("stream", self.stream, 28))
         object.__setattr__(self, "step", _field("step", self.step, 32))
+        object.__setattr__(self, "domain", _field("domain", self.domain, 4))
 
     def at(self, *, stream: int | None = None, step: int | None = None) -> Key:
-        """The same seed at another stream, another step, or both."""
+        """The same seed and domain at another stream, another step, or both."""
         return Key(
             self.seed,
             self.stream if stream is None else stream,
             self.step if step is None else step,
+            domain=self.domain,
         )
+
+    def __repr__(self) -> str:
+        domain = f", domain={self.domain}" if self.domain else ""
+        return f"Key(seed={self.seed}, stream={self.stream}, step={self.step}{domain})"
 
 
 def _field(name: str, value: object, bits: int) -> int:

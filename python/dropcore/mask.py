@@ -1,8 +1,7 @@
-"""Masks: which elements live."""
+"""Masks: the elements that dropout keeps."""
 
 from __future__ import annotations
 
-import copy
 import math
 import numbers
 import operator
@@ -11,20 +10,16 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
-from dropcore._base.device import cuda_backend, on_device
-from dropcore.key import Key, as_key
+from dropcore._backends import backend_of, cpu
+from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
+from dropcore._base.device import on_device
+from dropcore.key import TRAINING, Key, as_key
 
 __all__ = ["Mask"]
 
-Keep = float | npt.NDArray[np.float64]
 
-TRAINING, NOISE, MONTE_CARLO = 0, 1, 2  # domains of the mask contract
-INDEX_LIMIT = 1 << 63
-
-
-class Mask:
-    """Which elements live, drawn from a `Key`; `Mask.given` takes one that you have.
+class Mask(Decisions):
+    """The elements that dropout keeps, drawn from a `Key`; `Mask.given` takes a boolean array.
 
     Element i of the mask, counted in C order over the mask's own `shape` from `offset` on, is kept
     iff u32(i) < round(keep * 2**32), where u32 is a function of the key and i alone: the mask does
@@ -53,8 +48,21 @@ class Mask:
     Attributes
     ----------
     shape : tuple of int
+    size : int
+        Number of elements of `shape`.
     scale : float or numpy.ndarray
-        What kept elements are multiplied by: ``1 / keep`` in float64, 0 where nothing is kept.
+        Factor of the kept elements: ``1 / keep`` in float64, 0 where nothing is kept.
+    key : Key or None
+        None for a mask that was given.
+    offset, run : int
+    domain : int
+        Of the mask contract: 0 while training.
+    drawn_shape : tuple of int
+        The shape of the decisions: `shape`, with the last axis divided by `run`.
+    threshold : int or uint64 array
+        round(keep * 2**32).
+    bits : uint8 array or None
+        The packed decisions of a mask that was given.
 
     Raises
     ------
@@ -74,18 +82,7 @@ class Mask:
     (2, 4)
     """
 
-    __slots__ = ("__weakref__", "_bits", "_drawn_shape", "_threshold", "domain", "key", "offset",
-                 "run", "scale", "shape")  # fmt: skip
-
-    shape: tuple[int, ...]
-    scale: Keep
-    key: Key | None
-    offset: int
-    run: int
-    domain: int
-    _drawn_shape: tuple[int, ...]
-    _threshold: int | npt.NDArray[np.uint64]
-    _bits: npt.NDArray[np.uint8] | None
+    __slots__ = ()
 
     def __init__(
         self,
@@ -100,15 +97,16 @@ class Mask:
         if rate is None and keep is None:
             raise TypeError("Mask: give rate (fraction dropped) or keep (fraction kept)")
         kept = resolve_keep(rate, keep, what="Mask")
-        self._set_shape(shape, run)
-        self.key = as_key(key)
-        self.domain = TRAINING
-        self._bits = None
-        self.offset = _whole("offset", offset, 0)
-        size = math.prod(self._drawn_shape)
-        if self.offset + size > INDEX_LIMIT:
-            raise ValueError(f"Mask: offset + size must be <= 2**63, got {self.offset} + {size}")
-        self._set_keep(kept)
+        own, drawn_shape, run = _shapes(shape, run)
+        offset = _whole("offset", offset, 0)
+        size = math.prod(drawn_shape)
+        if offset + size > INDEX_LIMIT:
+            raise ValueError(f"Mask: offset + size must be <= 2**63, got {offset} + {size}")
+        threshold, scale = _threshold_and_scale(kept, drawn_shape, run)
+        address = as_key(key)
+        self._set(
+            own, drawn_shape, run, address, address.domain, offset, threshold, None, scale
+        )  # fmt: skip
 
     @classmethod
     def given(cls, kept: npt.ArrayLike, *, keep: npt.ArrayLike = 1.0) -> Mask:
@@ -134,12 +132,8 @@ class Mask:
                 f"Mask.given: kept must be a boolean array (True = kept), got {array.dtype}; "
                 "compare or use .astype(bool)"
             )
-        bits = (
-            cuda_backend().pack(array)
-            if on_device(array)
-            else np.packbits(array, axis=None, bitorder="little")
-        )
-        return cls.from_packed(bits, array.shape, keep=keep)
+        bits = backend_of("kept", array).pack(array)
+        return cls._of_bits(bits, array.shape, keep)
 
     @classmethod
     def from_packed(
@@ -150,65 +144,33 @@ class Mask:
         Parameters
         ----------
         bits : uint8 (ceil(size / 8),)
-            Flat over `shape`, little-endian; a 1 is kept.
+            Flat over `shape`, little-endian; 1 = kept. They are copied; padding bits do not count.
         shape : int or tuple of int
         keep : float or array_like, default 1.0
             The scale is ``1 / keep``.
         """
-        mask = cls.__new__(cls)
-        mask._set_shape(shape, 1)
-        packed: Any = (cuda_backend().xp if on_device(bits) else np).ascontiguousarray(bits)
-        size = math.prod(mask.shape)
+        backend = backend_of("bits", bits)
+        packed: Any = backend.xp.asarray(bits)
+        own, _, _ = _shapes(shape, 1)
+        size = math.prod(own)
         if packed.dtype != np.uint8 or packed.size != -(-size // 8):
             raise ValueError(
-                f"Mask.from_packed: shape {mask.shape} needs {-(-size // 8)} bytes of uint8, got "
+                f"Mask.from_packed: shape {own} needs {-(-size // 8)} bytes of uint8, got "
                 f"{packed.size} of {packed.dtype}"
             )
-        mask.key = None
-        mask.domain = mask.offset = 0
-        mask._bits = packed.reshape(-1)
-        mask._set_keep(resolve_keep(None, keep, what="Mask"))
+        packed = packed.reshape(-1).copy()
+        if size % 8:
+            packed[-1:] &= np.uint8((1 << size % 8) - 1)
+        return cls._of_bits(packed, own, keep)
+
+    @classmethod
+    def _of_bits(cls, bits: Any, shape: tuple[int, ...], keep: npt.ArrayLike) -> Mask:
+        """A mask from packed bits of its own, with zeros for the padding."""
+        kept = resolve_keep(None, keep, what="Mask")
+        threshold, scale = _threshold_and_scale(kept, shape, 1)
+        mask = cls.__new__(cls)
+        mask._set(shape, shape, 1, None, TRAINING, 0, threshold, bits, scale)
         return mask
-
-    def _set_shape(self, shape: int | tuple[int, ...], run: int) -> None:
-        axes = shape if isinstance(shape, tuple) else _as_tuple(shape)
-        for n in axes:
-            if type(n) is not int or n < 0:
-                axes = tuple(_whole("every axis of shape", n, 0) for n in axes)
-                break
-        self.shape = axes
-        self.run = run if type(run) is int and run > 0 else _whole("run", run, 1)
-        if self.run > 1 and not self.shape:
-            raise ValueError("Mask: run needs a last axis, got shape ()")
-        self._drawn_shape = (
-            self.shape if self.run == 1 else (*self.shape[:-1], -(-self.shape[-1] // self.run))
-        )
-
-    def _set_keep(self, keep: Keep) -> None:
-        if isinstance(keep, float):
-            self._threshold = _core.threshold(keep)
-            self.scale = 1.0 / keep if self._threshold else 0.0
-            return
-        try:
-            fits = np.broadcast_shapes(keep.shape, self._drawn_shape) == self._drawn_shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"Mask: an array of rates must broadcast to the mask's shape {self._drawn_shape}"
-                f"{' of runs' if self.run > 1 else ''}, got {keep.shape}"
-            )
-        if on_device(keep):
-            self._threshold, self.scale = cuda_backend().thresholds(keep)
-            return
-        # Exact: keep * 2**32 is a scaling, and rint rounds half to even.
-        self._threshold = np.rint(keep * 4294967296.0).astype(np.uint64)
-        self.scale = np.divide(1.0, keep, out=np.zeros_like(keep), where=self._threshold > 0)
-
-    @property
-    def size(self) -> int:
-        """Number of elements of `shape`."""
-        return math.prod(self.shape)
 
     def packed(self, like: Any = None) -> npt.NDArray[np.uint8]:
         """The mask as bits: uint8 (ceil(n / 8),), little-endian, 1 = kept, padded with 0.
@@ -217,69 +179,38 @@ class Mask:
         ``np.unpackbits(bits, bitorder="little")`` undoes it. The result of this, `to_bool` and
         `indices` is on the device where `like` is an array there, or the mask's own arrays are.
         """
-        if self._on_device(like):
-            bits = cuda_backend().drawn_bits(self)
-            return bits if self._bits is None else bits.copy()
-        if self._bits is not None:
-            return self._bits.copy()
-        return self._draw()
+        bits: npt.NDArray[np.uint8] = self._backend(like).drawn_bits(self)
+        return bits if self.bits is None else bits.copy()
 
     def to_bool(self, like: Any = None) -> npt.NDArray[np.bool_]:
         """The mask as a boolean array of `shape`: True = kept."""
-        if self._on_device(like):
-            return cuda_backend().to_bool(self)
-        size = math.prod(self._drawn_shape)
-        bits = np.unpackbits(self._held(), count=size, bitorder="little")
-        kept = bits.view(np.bool_).reshape(self._drawn_shape)
-        if self.run > 1:
-            kept = np.repeat(kept, self.run, axis=-1)[..., : self.shape[-1]]
-        return np.ascontiguousarray(kept).reshape(self.shape)
+        kept: npt.NDArray[np.bool_] = self._backend(like).to_bool(self)
+        return kept
 
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
-        if self._on_device(like):
-            return cuda_backend().kept_units(self)[0]
-        return np.flatnonzero(self.to_bool()).astype(np.int64, copy=False)
+        indices: npt.NDArray[np.int64] = self._backend(like).kept_units(self)[0]
+        return indices
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
         """The same decisions with another scale for what is kept."""
-        twin = copy.copy(self)
-        twin.scale = scale
+        own: Any
+        if isinstance(scale, numbers.Real):
+            own = float(scale)
+        else:
+            own = backend_of("scale", scale).xp.asarray(scale, dtype=np.float64).copy()
+            _expect_rates(own.shape, self.drawn_shape, self.run, "scales")
+        twin = type(self).__new__(type(self))
+        fields = (*self._fields()[:-1], own)
+        twin._set(*fields)
         return twin
 
-    def _on_device(self, like: Any) -> bool:
-        return on_device(like) or on_device(self._bits) or on_device(self._threshold)
-
-    def _draw(self) -> npt.NDArray[np.uint8]:
-        key = cast(Key, self.key)
-        size = math.prod(self._drawn_shape)
-        bits = np.empty(-(-size // 8), dtype=np.uint8)
-        where = (key.seed, key.stream, key.step, self.domain)
-        if isinstance(self._threshold, int):
-            _core.draw(bits, size, *where, self._threshold, self.offset)
-        else:
-            _core.draw_each(
-                bits, np.broadcast_to(self._threshold, self._drawn_shape), *where, self.offset
-            )
-        return bits
-
-    def _held(self) -> npt.NDArray[np.uint8]:
-        """The bits without a copy where they are there already."""
-        return self._draw() if self._bits is None else self._bits
-
-    def _element_bits(self) -> npt.NDArray[np.uint8]:
-        """One bit an element of `shape`, also with runs."""
-        if self.run == 1:
-            return self._held()
-        return np.packbits(self.to_bool(), axis=None, bitorder="little")
-
-    def _element_scale(self) -> Keep:
-        """The scale, broadcastable to `shape`, also with runs."""
-        if self.run == 1 or isinstance(self.scale, float):
-            return self.scale
-        xp = cuda_backend().xp if on_device(self.scale) else np
-        over_runs = xp.broadcast_to(self.scale, self._drawn_shape)
-        return xp.repeat(over_runs, self.run, axis=-1)[..., : self.shape[-1]]
+    def _backend(self, like: Any) -> Any:
+        """The backend of `like`, or of the mask's own arrays if one is on a device."""
+        for array in (like, self.bits, self.threshold):
+            if on_device(array):
+                return backend_of("mask", array)
+        return cpu
 
     def __repr__(self) -> str:
         if self.key is None:
@@ -299,7 +230,7 @@ def resolve_keep(
         return 1.0 - default
     name, given = ("rate", rate) if keep is None else ("keep", keep)
     if on_device(given):
-        return cuda_backend().resolve_keep(rate, keep)
+        return backend_of(name, given).resolve_keep(rate, keep)
     if type(given) is float:  # what a training step gives
         if not 0.0 <= given <= 1.0:
             raise ValueError(_outside(what, name, given))
@@ -316,6 +247,46 @@ def resolve_keep(
         raise ValueError(_outside(what, name, exact[~inside].flat[0] if exact.ndim else given))
     kept = 1.0 - exact if name == "rate" else exact
     return float(kept) if kept.ndim == 0 else kept
+
+
+def _shapes(shape: Any, run: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The shape of a mask and of its decisions, and the run, all checked."""
+    axes = shape if type(shape) is tuple else _as_tuple(shape)
+    for n in axes:
+        if type(n) is not int or n < 0:
+            axes = tuple(_whole("every axis of shape", n, 0) for n in axes)
+            break
+    run = run if type(run) is int and run > 0 else _whole("run", run, 1)
+    if run == 1:
+        return axes, axes, 1
+    if not axes:
+        raise ValueError("Mask: run needs a last axis, got shape ()")
+    return axes, (*axes[:-1], -(-axes[-1] // run)), run
+
+
+def _threshold_and_scale(keep: Keep, drawn_shape: tuple[int, ...], run: int) -> tuple[Any, Keep]:
+    """T = round(keep * 2^32), half to even, and the scale."""
+    if isinstance(keep, float):
+        threshold = cpu.threshold(keep)
+        return threshold, 1.0 / keep if threshold else 0.0
+    _expect_rates(keep.shape, drawn_shape, run, "rates")
+    thresholds: tuple[Any, Keep] = backend_of("keep", keep).thresholds(keep)
+    return thresholds
+
+
+def _expect_rates(
+    shape: tuple[int, ...], drawn_shape: tuple[int, ...], run: int, name: str
+) -> None:
+    """ValueError unless an array of that shape broadcasts to the mask's."""
+    try:
+        if np.broadcast_shapes(shape, drawn_shape) == drawn_shape:
+            return
+    except ValueError:
+        pass
+    raise ValueError(
+        f"Mask: an array of {name} must broadcast to the mask's shape {drawn_shape}"
+        f"{' of runs' if run > 1 else ''}, got {shape}"
+    )
 
 
 def _outside(what: str, name: str, found: object) -> str:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dropcore._backends import backend_of
 from dropcore._base.checks import check_integer
+from dropcore._base.decisions import INDEX_LIMIT
 from dropcore.key import Key, as_key
-from dropcore.mask import INDEX_LIMIT, TRAINING
 
 __all__ = ["normal", "uniform"]
 
@@ -112,7 +112,8 @@ def decision_uniform(
     """
     backend = backend_of("like", like)
     u32 = backend.empty(shape, np.uint32)
-    backend.uniforms(u32, as_key(key), TRAINING, offset)
+    address = as_key(key)
+    backend.uniforms(u32, address, address.domain, offset)
     u = backend.xp.add(u32, 0.5, out=backend.empty(shape, np.float64))
     u *= 2.0**-32
     return u

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._backends import dense
+from dropcore._backends.gradients import BlockGradient, Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace
-from dropcore._base.gradients import BlockGradient, Gradient, dense
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.schedules import Schedule, value_at
 from dropcore.updates import adadelta_, adagrad_, adam_, clipping_factor, rmsprop_, sgd_

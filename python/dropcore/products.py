@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from dropcore import _core
-from dropcore._backends import backend_of
-from dropcore._backends.cpu import expect_broadcast
+from dropcore._backends import backend_of, cpu
 from dropcore.key import Key
 from dropcore.mask import Mask
 
@@ -205,13 +203,13 @@ class _Product:
                     "Mask.given(kept) takes a boolean array"
                 )
         if x_mask is not None:
-            expect_broadcast(x_mask, self.x.shape, "x")
+            cpu.expect_broadcast(x_mask, self.x.shape, "x")
         if y_mask is not None:
-            expect_broadcast(y_mask, self.y_shape, "y")
+            cpu.expect_broadcast(y_mask, self.y_shape, "y")
         self.per_sample = w_mask is not None and len(w_mask.shape) == 3
         if w_mask is not None:
             if not self.per_sample:
-                expect_broadcast(w_mask, self.w.shape, "w")
+                cpu.expect_broadcast(w_mask, self.w.shape, "w")
             elif len(self.x.shape) < 2 or w_mask.shape != (self.x.shape[0], self.k, self.n):
                 raise ValueError(
                     f"{what}: a weight mask for every sample must be (B, K, N) = "
@@ -355,7 +353,7 @@ class _Product:
     # ---- a weight mask for every sample ----
 
     def _connect(self, which: str, out: Array, a: Array, b: Array) -> None:
-        self.backend.connect_product(which, out, a, b, cast(Mask, self.w_mask))
+        self.backend.dropconnect_matmul(which, out, a, b, cast(Mask, self.w_mask))
 
     def _dense_x(self) -> Array:
         """x with its mask applied, (B, R, K): sample b is masked by entry b of the weight mask."""
@@ -403,14 +401,14 @@ class _Product:
     def _forward_sparse(self, y: Array, bias: Array | None) -> None:
         x, _ = self._masked_csr()
         w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
-        _sparse_product(y, x, w)
+        cpu.sparse_product(y, x, w)
         self._finish(y, bias)
 
     def _backward_sparse(self, dz: Array) -> tuple[Any, Array]:
         x, factor = self._masked_csr()
         w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
         dw = np.empty(self.w.shape, self.w.dtype)
-        _sparse_product(dw, x.T.tocsr(), dz)
+        cpu.sparse_product(dw, x.T.tocsr(), dz)
         if self.w_mask is not None:
             self.backend.dropout(dw, self.w_mask, dw)
         data = np.empty_like(x.data)
@@ -501,26 +499,10 @@ def _at(
     row = rows if own[0] != 1 else np.zeros_like(rows)
     column = columns.astype(np.int64) if own[1] != 1 else np.zeros_like(rows)
     flat = row * own[1] + column
-    if mask._bits is None and mask.run == 1 and isinstance(mask._threshold, int):
-        key = cast(Key, mask.key)
+    if mask.bits is None and mask.run == 1 and isinstance(mask.threshold, int):
         kept = np.empty(len(flat), np.uint8)
-        _core.kept_at(
-            kept, flat, key.seed, key.stream, key.step, mask.domain, mask._threshold, mask.offset
-        )
+        cpu.kept_at(kept, flat, cast(Key, mask.key), mask.domain, mask.threshold, mask.offset)
     else:
-        kept = mask._element_bits()[flat // 8] >> (flat % 8) & 1
-    scale = np.broadcast_to(np.asarray(mask._element_scale()), own)[row, column]
+        kept = cpu.element_bits(mask)[flat // 8] >> (flat % 8) & 1
+    scale = np.broadcast_to(np.asarray(mask.element_scale()), own)[row, column]
     return (kept * scale).astype(dtype)
-
-
-def _sparse_product(out: Array, x: Any, b: Array) -> None:
-    """out = x @ b for CSR x."""
-    total = np.zeros(out.shape, out.dtype)
-    _core.sparse_product(
-        total,
-        np.ascontiguousarray(x.data),
-        x.indptr.astype(np.int64),
-        x.indices.astype(np.int64),
-        np.ascontiguousarray(b),
-    )
-    out[...] = total

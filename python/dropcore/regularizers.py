@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, dense, to_device
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
-from dropcore._base.device import array_namespace, on_device, to_device
-from dropcore._base.gradients import Gradient, dense
+from dropcore._base.device import array_namespace, on_device
 
 __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]
 

@@ -6,7 +6,7 @@ import operator
 from pathlib import Path
 from typing import Any
 
-from dropcore import _core
+from dropcore._backends import cpu
 from dropcore._version import __version__
 
 __all__ = ["build_info", "get_include", "get_num_threads", "set_num_threads"]
@@ -33,7 +33,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"set_num_threads: n must be an integer >= 1, got {n!r}") from None
     if not 1 <= number <= 4096:
         raise ValueError(f"set_num_threads: n must be in 1 ... 4096, got {number}")
-    _core.set_threads(number)
+    cpu.set_threads(number)
 
 
 def get_num_threads() -> int:
@@ -43,7 +43,7 @@ def get_num_threads() -> int:
     OMP_NUM_THREADS. In a child made by fork() it is 1, because OpenMP's threads stay behind in the
     parent; 1 also where the library was built without OpenMP.
     """
-    return _core.max_threads()
+    return cpu.max_threads()
 
 
 def build_info() -> dict[str, Any]:
@@ -62,10 +62,10 @@ def build_info() -> dict[str, Any]:
     return {
         "version": __version__,
         "contract": 2,
-        "isa": _core.isa(),
-        "isas": _core.isas(),
-        "openmp": _core.has_openmp(),
-        "threads": _core.max_threads(),
+        "isa": cpu.isa(),
+        "isas": cpu.isas(),
+        "openmp": cpu.has_openmp(),
+        "threads": cpu.max_threads(),
     }
 
 

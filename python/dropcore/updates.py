@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, dense
+from dropcore._backends.gradients import Array, BlockGradient, Gradient, ProductGradient
 from dropcore._base.device import array_namespace, on_device
-from dropcore._base.gradients import Array, BlockGradient, Gradient, ProductGradient
 from dropcore.functional import axes_of, expect_weights
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "adagrad_",
     "adam_",
     "clipping_factor",
+    "dense",
     "global_norm",
     "rmsprop_",
     "sgd_",
@@ -376,7 +377,7 @@ def _numbers_of(g: Gradient) -> Array:
     if isinstance(g, BlockGradient):
         return g.values
     if isinstance(g, ProductGradient):
-        return g.dense()
+        return dense(g)
     return g if on_device(g) else np.asarray(g)
 
 

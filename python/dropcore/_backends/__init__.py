@@ -1,20 +1,29 @@
-"""Where arrays are worked on: `cpu` (the compiled core), `cuda` (CuPy arrays, kernels of its own)
-and `numpy` (the slow, obvious reference).
+"""The two backends: `cpu` for NumPy arrays (the compiled core) and `cuda` for CuPy arrays.
 
-A backend has one function for each of the array functions; `backend_of` picks it by the array.
+Both have the same functions and classes; `backend_of` picks one by the array.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends import cpu
-from dropcore._base.device import cuda_backend, lies_on_device, on_device
+from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._base.device import DEVICES, lies_on_device, on_device
 
-__all__ = ["backend_of", "real_array"]
+__all__ = [
+    "backend_of",
+    "cached_on",
+    "checked_device",
+    "cuda_backend",
+    "dense",
+    "real_array",
+    "to_device",
+]
 
 REAL = ("float32", "float64")
 
@@ -44,3 +53,54 @@ def real_array(backend: Any, name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
     """x as an array of the backend, float32 or float64, in C order; TypeError for other dtypes."""
     array: npt.NDArray[Any] = backend.contiguous(backend.as_array(name, x, REAL))
     return array
+
+
+def cuda_backend() -> Any:
+    """The backend of CuPy arrays, imported on first use."""
+    return import_module("dropcore._backends.cuda")
+
+
+def checked_device(what: str, device: object) -> str:
+    """`device`, if there is such a place; ValueError, ImportError or RuntimeError if not."""
+    if device not in DEVICES:
+        raise ValueError(
+            f"{what}: device must be 'cpu' or 'cuda', CuPy's current device, got {device!r}"
+        )
+    if device == "cuda":
+        cuda_backend().require_device()
+    return str(device)
+
+
+def to_device(array: Any, device: str) -> Any:
+    """The array in the memory of a device; itself if it is there already."""
+    if on_device(array) == (device == "cuda"):
+        return array
+    xp = cuda_backend().library()
+    return xp.asarray(array) if device == "cuda" else xp.asnumpy(array)
+
+
+def cached_on(like: Any, owner: Any, name: str) -> Any:
+    """An array that its owner never changes, where `like` is: a GPU gets it once.
+
+    Parameters
+    ----------
+    like : array
+    owner : object
+    name : str
+        Of the attribute that holds the array.
+    """
+    array = getattr(owner, name)
+    if on_device(array) or not on_device(like):
+        return array
+    return cuda_backend().resident(owner, name)
+
+
+def dense(gradient: Gradient) -> npt.NDArray[Any]:
+    """A gradient as an array of the shape of its weight, on the device where it is."""
+    if not isinstance(gradient, BlockGradient | ProductGradient):
+        return gradient
+    place = gradient.values if isinstance(gradient, BlockGradient) else gradient.x
+    whole: npt.NDArray[Any] = (
+        cuda_backend().dense(gradient) if on_device(place) else gradient.dense()
+    )
+    return whole

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore import _core
+from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 from dropcore._backends.memory import empty as empty
-from dropcore._base.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._base.decisions import Decisions
 from dropcore._core import Factor as Factor
 from dropcore._core import Patches as Patches
 from dropcore._core import Recurrence as Recurrence
@@ -21,17 +22,21 @@ from dropcore._core import batch_moments as batch_moments
 from dropcore._core import batch_normalize as batch_normalize
 from dropcore._core import batch_normalize_back as batch_normalize_back
 from dropcore._core import convolution as convolution
+from dropcore._core import has_openmp as has_openmp
+from dropcore._core import isa as isa
+from dropcore._core import isas as isas
 from dropcore._core import kernel_gradient as kernel_gradient
 from dropcore._core import layer_normalize as layer_normalize
 from dropcore._core import layer_normalize_back as layer_normalize_back
+from dropcore._core import max_threads as max_threads
 from dropcore._core import pool as pool
 from dropcore._core import pool_back as pool_back
 from dropcore._core import product as product
+from dropcore._core import set_threads as set_threads
 from dropcore._core import softmax as softmax
 from dropcore._core import sum_columns as sum_columns
 from dropcore._core import unfinish as unfinish
 from dropcore.key import Key
-from dropcore.mask import Mask
 
 Array = npt.NDArray[Any]
 Vectors = tuple[int, int, int]
@@ -115,7 +120,7 @@ def same_memory(a: Array, b: Array) -> bool:
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
-def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
+def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Array:
     """``where(mask, x * scale, 0)``, into out or a new array."""
     if out is None:
         out = np.empty(x.shape, x.dtype)
@@ -132,22 +137,22 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
         source, target = x.view(np.uint16), out.view(np.uint16)
     if (
         mask.shape == x.shape
-        and mask._bits is None
+        and mask.bits is None
         and mask.run == 1
-        and isinstance(mask._threshold, int)
+        and isinstance(mask.threshold, int)
         and _is_contiguous_aligned(x)
         and (out is x or _is_contiguous_aligned(out))
     ):
         key = cast(Key, mask.key)
         _core.dropout(
             target, source, code, key.seed, key.stream, key.step, mask.domain,
-            mask._threshold, cast(float, mask.scale), mask.offset,
+            mask.threshold, cast(float, mask.scale), mask.offset,
         )  # fmt: skip
         return out
     expect_broadcast(mask, x.shape, name)
-    scale = mask._element_scale()
+    scale = mask.element_scale()
     _core.apply(
-        target, source, code, mask._element_bits(), bit_strides(mask.shape, x.ndim),
+        target, source, code, element_bits(mask), bit_strides(mask.shape, x.ndim),
         scale if isinstance(scale, float) else 1.0,
         None if isinstance(scale, float) else np.broadcast_to(scale, x.shape),
     )  # fmt: skip
@@ -162,7 +167,7 @@ def dropout_fast(
     None, and nothing done, where anything is not as plain as it is most of the time: then the long
     way knows what to do or what to say.
     """
-    if type(key) is Key:
+    if type(key) is Key and not key.domain:
         seed, stream, step = key.seed, key.stream, key.step
     elif type(key) is int:
         seed, stream, step = key, 0, 0
@@ -192,7 +197,7 @@ def _is_contiguous_aligned(x: Array) -> bool:
     return flags.c_contiguous and flags.aligned
 
 
-def expect_broadcast(mask: Mask, shape: tuple[int, ...], name: str) -> None:
+def expect_broadcast(mask: Decisions, shape: tuple[int, ...], name: str) -> None:
     """ValueError unless the mask broadcasts to shape."""
     if len(mask.shape) <= len(shape):
         own = (1,) * (len(shape) - len(mask.shape)) + mask.shape
@@ -210,9 +215,52 @@ def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return (0,) * (ndim - len(own)) + tuple(own)
 
 
-def element_bits(mask: Mask) -> npt.NDArray[np.uint8]:
+def threshold(keep: float) -> int:
+    """round(keep * 2^32), half to even."""
+    return _core.threshold(keep)
+
+
+def thresholds(keep: Array) -> tuple[Array, Array]:
+    """Of an array of fractions kept: round(keep * 2^32), half to even, and the scale."""
+    # Exact: keep * 2**32 is a scaling, and rint rounds half to even.
+    found = np.rint(keep * 4294967296.0).astype(np.uint64)
+    return found, np.divide(1.0, keep, out=np.zeros_like(keep), where=found > 0)
+
+
+def drawn_bits(mask: Decisions) -> npt.NDArray[np.uint8]:
+    """The bits of a mask, one for each decision; those that were given are not copied."""
+    if mask.bits is not None:
+        return mask.bits
+    key = cast(Key, mask.key)
+    size = math.prod(mask.drawn_shape)
+    bits = np.empty(-(-size // 8), dtype=np.uint8)
+    where = (key.seed, key.stream, key.step, mask.domain)
+    if isinstance(mask.threshold, int):
+        _core.draw(bits, size, *where, mask.threshold, mask.offset)
+    else:
+        each = np.broadcast_to(mask.threshold, mask.drawn_shape)
+        _core.draw_each(bits, each, *where, mask.offset)
+    return bits
+
+
+def to_bool(mask: Decisions) -> npt.NDArray[np.bool_]:
+    """A mask as a boolean array of its shape."""
+    size = math.prod(mask.drawn_shape)
+    bits = np.unpackbits(drawn_bits(mask), count=size, bitorder="little")
+    kept = bits.view(np.bool_).reshape(mask.drawn_shape)
+    if mask.run > 1:
+        kept = np.repeat(kept, mask.run, axis=-1)[..., : mask.shape[-1]]
+    return np.ascontiguousarray(kept).reshape(mask.shape)
+
+
+def pack(kept: Array) -> npt.NDArray[np.uint8]:
+    """A boolean array as bits, flat in C order."""
+    return np.packbits(kept, axis=None, bitorder="little")
+
+
+def element_bits(mask: Decisions) -> npt.NDArray[np.uint8]:
     """One bit an element of the mask's shape, also with runs."""
-    return mask._element_bits()
+    return drawn_bits(mask) if mask.run == 1 else pack(to_bool(mask))
 
 
 def kept_at(
@@ -222,11 +270,11 @@ def kept_at(
     _core.kept_at(kept, indices, key.seed, key.stream, key.step, domain, threshold, offset)
 
 
-def kept_units(mask: Mask, groups: int = 1) -> list[npt.NDArray[np.int64]]:
+def kept_units(mask: Decisions, groups: int = 1) -> list[npt.NDArray[np.int64]]:
     """For each group of units their sorted indices of what is kept."""
     if groups == 1:
-        return [mask.indices()]
-    return [np.flatnonzero(row) for row in mask.to_bool().reshape(groups, -1)]
+        return [np.flatnonzero(to_bool(mask)).astype(np.int64, copy=False)]
+    return [np.flatnonzero(row) for row in to_bool(mask).reshape(groups, -1)]
 
 
 def take_rows(weight: Array, indices: Array, padding: int | None) -> Array:
@@ -252,12 +300,22 @@ def add_rows(
     return BlockGradient(np.ascontiguousarray(values), rows.astype(np.int64), columns, shape)
 
 
-def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> None:
+def sparse_product(out: Array, x: Any, b: Array) -> None:
+    """out = x @ b for CSR x."""
+    total = np.zeros(out.shape, out.dtype)
+    _core.sparse_product(
+        total, np.ascontiguousarray(x.data), x.indptr.astype(np.int64),
+        x.indices.astype(np.int64), np.ascontiguousarray(b),
+    )  # fmt: skip
+    out[...] = total
+
+
+def dropconnect_matmul(which: str, out: Array, a: Array, b: Array, mask: Decisions) -> None:
     """One of the three products with a (B, K, N) weight mask; adds to contiguous out."""
     key = mask.key or Key(0)
     _core.connect_product(
-        which, out, a, b, mask._bits, key.seed, key.stream, key.step, mask.domain,
-        cast(int, mask._threshold), mask.offset,
+        which, out, a, b, mask.bits, key.seed, key.stream, key.step, mask.domain,
+        cast(int, mask.threshold), mask.offset,
     )  # fmt: skip
 
 
@@ -433,7 +491,9 @@ def _update(
     vectors = _vectors(w, axes) if axes else lines
     fused = contiguous and vectors is not None
     block: Block = (None, None)
-    if isinstance(g, BlockGradient) and g.values.size:
+    if isinstance(g, BlockGradient) and not g.values.size:
+        g = g.dense()
+    if isinstance(g, BlockGradient):
         block = (g.row_positions(), g.columns)
         if vectors is not None and axes:
             # The rows of a block are lines of w: a vector must not run over several of them.

@@ -1,4 +1,4 @@
-"""Where arrays are, without importing anything for it, and how they get there."""
+"""Find the device of an array without importing CuPy."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ import numpy as np
 __all__ = [
     "DEVICES",
     "array_namespace",
-    "cached_on",
-    "checked_device",
-    "cuda_backend",
     "lies_on_device",
     "on_device",
     "recorded",
     "recording",
     "special_of",
-    "to_device",
 ]
 
 DEVICES = ("cpu", "cuda")
@@ -56,30 +52,6 @@ def special_of(x: Any) -> Any:
     return import_module("cupyx.scipy.special" if on_device(x) else "scipy.special")
 
 
-def cuda_backend() -> Any:
-    """The backend of CuPy arrays, which is imported when the first one comes."""
-    return import_module("dropcore._backends.cuda")
-
-
-def checked_device(what: str, device: object) -> str:
-    """`device`, if there is such a place; ValueError, ImportError or RuntimeError if not."""
-    if device not in DEVICES:
-        raise ValueError(
-            f"{what}: device must be 'cpu' or 'cuda', CuPy's current device, got {device!r}"
-        )
-    if device == "cuda":
-        cuda_backend().require_device()
-    return str(device)
-
-
-def to_device(array: Any, device: str) -> Any:
-    """The array in the memory of a device; itself if it is there already."""
-    if on_device(array) == (device == "cuda"):
-        return array
-    xp = cuda_backend().library()
-    return xp.asarray(array) if device == "cuda" else xp.asnumpy(array)
-
-
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
@@ -96,19 +68,3 @@ def recorded() -> Iterator[None]:
 def recording() -> bool:
     """Whether work is recorded to be done again."""
     return _recording.get()
-
-
-def cached_on(like: Any, owner: Any, name: str) -> Any:
-    """An array that its owner never changes, where `like` is: a GPU gets it once.
-
-    Parameters
-    ----------
-    like : array
-    owner : object
-    name : str
-        Of the attribute that holds the array.
-    """
-    array = getattr(owner, name)
-    if on_device(array) or not on_device(like):
-        return array
-    return cuda_backend().resident(owner, name)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, dense
+from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 from dropcore._base.device import recording
-from dropcore._base.gradients import BlockGradient, Gradient, ProductGradient, dense
 from dropcore._ops.activation import Activation
 from dropcore.mask import Mask
 
@@ -245,7 +245,7 @@ class DenseOp:
             xp.arange(n, dtype=np.int64) if units is None else units
             for n, units in zip(self.w.shape, (self.x_units, self.y_units), strict=True)
         )
-        return BlockGradient(gradient.dense(), rows, columns, self.w.shape)
+        return BlockGradient(dense(gradient), rows, columns, self.w.shape)
 
     def _bias_gradient(self, dbias: Array) -> Gradient | None:
         if self.bias is None:

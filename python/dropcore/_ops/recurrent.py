@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import backend_of
-from dropcore._base.gradients import Gradient, ProductGradient, dense
+from dropcore._backends import backend_of, dense
+from dropcore._backends.gradients import Gradient, ProductGradient
 from dropcore.mask import Mask
 
 __all__ = ["GATES", "RecurrentOp"]

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, Final
 
-from dropcore._base.gradients import Gradient
+from dropcore._backends.gradients import Gradient
 from dropcore._ops.activation import Activation
 from dropcore.key import Key
 from dropcore.nn.layer import Array, Backward, Layer, Shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dropcore._base.gradients import Gradient
+from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn._expectations import check_array
 from dropcore.nn.layer import Array, Backward, Layer, Shape

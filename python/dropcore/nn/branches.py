@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace
-from dropcore._base.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn._expectations import check_array, check_gradient
 from dropcore.nn.layer import Array, BackwardFrom, Layer, Shape, Stateful, error_context, prefixed

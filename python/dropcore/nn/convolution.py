@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
-from dropcore._base.gradients import Gradient
 from dropcore._ops.convolution import ConvolutionOp
 from dropcore._ops.geometry import (
     Geometry,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
-from dropcore._base.gradients import Gradient
 from dropcore._ops.dense import CompactActivation, DenseOp
 from dropcore.constraints import Constraint
 from dropcore.key import Key

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dropcore._backends import backend_of
+from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace, special_of
-from dropcore._base.gradients import Gradient
 from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace
-from dropcore._base.gradients import Gradient
 from dropcore._ops.dense import CompactActivation
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key

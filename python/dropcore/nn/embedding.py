@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, dense, to_device
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
-from dropcore._base.device import on_device, to_device
-from dropcore._base.gradients import Gradient, dense
+from dropcore._base.device import on_device
 from dropcore.constraints import Constraint, with_default_axis
 from dropcore.key import Key
 from dropcore.nn._expectations import check_array, check_built, check_gradient
@@ -26,7 +26,7 @@ class Embedding(Layer):
 
     The gradient of `weight` is the sum of dy over the places of each index, and zero for indices
     that the batch does not hold. An optimiser takes it as the rows that are there
-    (`dropcore._base.gradients.BlockGradient`); indices have no gradient, so dx is None.
+    (`dropcore._backends.gradients.BlockGradient`); indices have no gradient, so dx is None.
 
     On a GPU the indices may be NumPy's or CuPy's. CuPy's are not looked at, which would be to wait
     for the device: where one is out of range, y is NaN and the gradient has nothing.

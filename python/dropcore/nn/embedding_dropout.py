@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore import _core
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, cpu
+from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace, on_device
-from dropcore._base.gradients import Gradient
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
-from dropcore.mask import TRAINING, Mask
+from dropcore.mask import Mask
 from dropcore.nn._expectations import check_array
 from dropcore.nn.dropout import RatedLayer, mode_of
 from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
@@ -80,7 +79,7 @@ def word_mask(
         index += sequence.reshape(-1, *(1,) * (index.ndim - 1))
     kept = xp.empty(index.shape, np.uint8)
     backend_of("words", index).kept_at(
-        kept.reshape(-1), index.reshape(-1), address, TRAINING, _core.threshold(kept_fraction)
+        kept.reshape(-1), index.reshape(-1), address, address.domain, cpu.threshold(kept_fraction)
     )
     return Mask.given(kept.view(np.bool_)[..., np.newaxis], keep=kept_fraction)
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from dropcore._base.device import checked_device, on_device, to_device
+from dropcore._backends import checked_device, to_device
+from dropcore._backends.gradients import Gradient
+from dropcore._base.device import on_device
 from dropcore._base.generators import WEIGHTS, generator
-from dropcore._base.gradients import Gradient
 from dropcore.key import Key, as_key
 from dropcore.nn._expectations import checked_shape, short
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from dropcore._backends import backend_of
+from dropcore._backends import backend_of, dense, to_device
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
-from dropcore._base.device import array_namespace, special_of, to_device
-from dropcore._base.gradients import Gradient, dense
+from dropcore._base.device import array_namespace, special_of
 from dropcore.key import Key
 from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.dropout import (

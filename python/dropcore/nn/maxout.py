@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace
-from dropcore._base.gradients import Gradient
 from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.nn._expectations import check_gradient

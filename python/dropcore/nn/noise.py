@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device, recording
-from dropcore._base.gradients import Gradient
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
 from dropcore.nn._expectations import check_array

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace
-from dropcore._base.gradients import Gradient
 from dropcore._ops.normalization import (
     batch_moments,
     batch_normalize,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.gradients import Gradient
+from dropcore._backends.gradients import Gradient
 from dropcore._ops.geometry import (
     Geometry,
     Padding,

@@ -11,9 +11,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from dropcore._backends import cached_on
 from dropcore._base.checks import check_integer, check_number
-from dropcore._base.device import cached_on, recording
-from dropcore.mask import Keep, resolve_keep
+from dropcore._base.decisions import Keep
+from dropcore._base.device import recording
+from dropcore.mask import resolve_keep
 
 __all__ = ["Rate", "rates_over_depth", "width_for"]
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace, on_device
-from dropcore._base.gradients import Gradient
 from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key

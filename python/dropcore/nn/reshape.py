@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-from dropcore._base.gradients import Gradient
+from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
 from dropcore.nn._expectations import check_array, check_gradient
 from dropcore.nn.layer import Array, Backward, Layer, Shape

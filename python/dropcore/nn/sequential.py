@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeGuard, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.gradients import Gradient
+from dropcore._backends.gradients import Gradient
 from dropcore._ops.dense import CompactActivation, is_unit_mask
 from dropcore.key import Key
 from dropcore.mask import Mask

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dropcore._base.device import array_namespace, on_device, to_device
+from dropcore._backends import to_device
+from dropcore._base.device import array_namespace, on_device
 from dropcore.losses import CheckedLoss
 from dropcore.nn.layer import Array, Layer
 

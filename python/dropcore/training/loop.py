@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from dropcore._base.device import array_namespace, on_device, to_device
+from dropcore._backends import to_device
+from dropcore._base.device import array_namespace, on_device
 from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key, as_key
 from dropcore.losses import LOSSES, CheckedLoss, Loss, Number

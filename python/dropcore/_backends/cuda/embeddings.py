@@ -14,7 +14,7 @@ from dropcore._backends.cuda.launching import (
     library,
     numbers,
 )
-from dropcore._base.gradients import BlockGradient
+from dropcore._backends.gradients import BlockGradient
 
 
 def take_rows(weight: Array, indices: Array, padding: int | None) -> Array:

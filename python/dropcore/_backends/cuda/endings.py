@@ -22,8 +22,8 @@ from dropcore._backends.cuda.launching import (
     threads_a_row,
 )
 from dropcore._backends.cuda.masks import element_bits
+from dropcore._base.decisions import Decisions
 from dropcore.key import Key
-from dropcore.mask import Mask
 
 ACTIVATIONS = {
     None: 0, "relu": 1, "leaky_relu": 2, "elu": 3, "selu": 4, "gelu": 5, "gelu_tanh": 6,
@@ -38,7 +38,7 @@ def finished(
     *,
     kind: str | None = None,
     parameter: float = 0.0,
-    mask: Mask | None = None,
+    mask: Decisions | None = None,
     bits: Array | None = None,
     scale: float = 1.0,
     residual: Array | None = None,
@@ -70,7 +70,7 @@ def unfinished(
     *,
     kind: str | None = None,
     parameter: float = 0.0,
-    mask: Mask | None = None,
+    mask: Decisions | None = None,
     scale: float = 1.0,
     out: Array | None = None,
 ) -> Array:
@@ -82,7 +82,7 @@ def unfinished(
 
 def _ended(
     name: str, z: Array, y: Array, arrays: tuple[Any, ...], kind: str | None, parameter: float,
-    mask: Mask | None, bits: Array | None, scale: float,
+    mask: Decisions | None, bits: Array | None, scale: float,
 ) -> None:  # fmt: skip
     if z.size == 0:
         return
@@ -94,9 +94,9 @@ def _ended(
         if not isinstance(mask.scale, float) or not (whole or units):
             raise ValueError("a pass over a layer's end takes a mask of elements or of units")
         scale *= mask.scale
-        if whole and mask._bits is None and mask.run == 1 and isinstance(mask._threshold, int):
+        if whole and mask.bits is None and mask.run == 1 and isinstance(mask.threshold, int):
             where = DRAWN
-            place = draw(cast(Key, mask.key), mask.domain, mask._threshold, mask.offset)
+            place = draw(cast(Key, mask.key), mask.domain, mask.threshold, mask.offset)
         else:
             where, bits = GIVEN if whole else UNITS, element_bits(mask)
     launch(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from dropcore._backends.cpu import bit_strides, expect_broadcast
+from dropcore._backends.cpu import to_bool as cpu_to_bool
 from dropcore._backends.cuda.arrays import expect_out, is_array, overlap, resident, same_memory
 from dropcore._backends.cuda.launching import (
     Array,
@@ -24,8 +25,8 @@ from dropcore._backends.cuda.launching import (
     numbers,
     real_of,
 )
+from dropcore._base.decisions import Decisions
 from dropcore.key import Key
-from dropcore.mask import Mask
 
 AXES = 4  # of broadcasting
 
@@ -87,25 +88,25 @@ def thresholds(keep: Array) -> tuple[Array, Array]:
     return threshold, xp.where(threshold > 0, 1.0 / xp.where(threshold > 0, keep, 1.0), 0.0)
 
 
-def drawn_bits(mask: Mask) -> Array:
+def drawn_bits(mask: Decisions) -> Array:
     """The bits of a mask on the device, one for each decision."""
     xp = library()
-    if mask._bits is not None:
-        return resident(mask, "_bits")
-    key, n = cast(Key, mask.key), math.prod(mask._drawn_shape)
+    if mask.bits is not None:
+        return resident(mask, "bits")
+    key, n = cast(Key, mask.key), math.prod(mask.drawn_shape)
     bits = empty((-(-n // 8),), np.uint8)
     if n == 0:
         return bits
-    if isinstance(mask._threshold, int):
+    if isinstance(mask.threshold, int):
         launch(
             bits, "mask", "draw_bits", blocks_for(-(-n // 128)), at(bits), np.int64(n),
-            *draw(key, mask.domain, mask._threshold, mask.offset),
+            *draw(key, mask.domain, mask.threshold, mask.offset),
         )  # fmt: skip
         return bits
-    each = resident(mask, "_threshold")
-    axes = collapsed(mask._drawn_shape, _broadcast_strides(each, mask._drawn_shape))
+    each = resident(mask, "threshold")
+    axes = collapsed(mask.drawn_shape, _broadcast_strides(each, mask.drawn_shape))
     if axes is None:
-        each = contiguous(xp.broadcast_to(each, mask._drawn_shape))
+        each = contiguous(xp.broadcast_to(each, mask.drawn_shape))
         axes = [1] * (AXES - 1) + [n], [[0] * (AXES - 1) + [1]]
     extent, (stride,) = axes
     launch(
@@ -115,10 +116,10 @@ def drawn_bits(mask: Mask) -> Array:
     return bits
 
 
-def to_bool(mask: Mask) -> Array:
+def to_bool(mask: Decisions) -> Array:
     """A mask as a boolean array of its shape."""
     xp = library()
-    kept = empty(mask._drawn_shape, np.bool_)
+    kept = empty(mask.drawn_shape, np.bool_)
     if kept.size:
         bits = drawn_bits(mask)
         launch(bits, "mask", "unpack_bits", blocks_for(kept.size), at(bits), at(kept),
@@ -147,27 +148,27 @@ def kept_at(
                np.int64(kept.size), *draw(key, domain, threshold, offset))  # fmt: skip
 
 
-def element_bits(mask: Mask) -> Array:
+def element_bits(mask: Decisions) -> Array:
     """One bit an element of the mask's shape, also with runs."""
     return drawn_bits(mask) if mask.run == 1 else pack(to_bool(mask))
 
 
-def kept_units(mask: Mask, groups: int = 1) -> list[Array]:
+def kept_units(mask: Decisions, groups: int = 1) -> list[Array]:
     """For each group of units their sorted indices of what is kept.
 
     A mask that the host can draw is drawn there: units are few, and nothing has to wait for the
     device to learn their number.
     """
     xp = library()
-    on_host = not is_array(mask._bits) and not is_array(mask._threshold)
-    kept = (mask.to_bool() if on_host else xp.asnumpy(to_bool(mask))).reshape(groups, -1)
+    on_host = not is_array(mask.bits) and not is_array(mask.threshold)
+    kept = (cpu_to_bool(mask) if on_host else xp.asnumpy(to_bool(mask))).reshape(groups, -1)
     return [xp.asarray(np.flatnonzero(row).astype(np.int64, copy=False)) for row in kept]
 
 
 # ---- dropout ----
 
 
-def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
+def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Array:
     """``where(mask, x * scale, 0)``, into out or a new array."""
     xp = library()
     if out is None:
@@ -184,13 +185,13 @@ def dropout(x: Array, mask: Mask, out: Array | None, name: str = "x") -> Array:
         return out
     source, real = contiguous(x), real_of(x.dtype)
     target = out if out.flags.c_contiguous else empty(x.shape, x.dtype)
-    scale = mask._element_scale()
+    scale = mask.element_scale()
     arrays = at(source), at(target), np.int64(x.size)
     whole = mask.shape == x.shape and isinstance(scale, float)
-    if whole and mask._bits is None and mask.run == 1 and isinstance(mask._threshold, int):
+    if whole and mask.bits is None and mask.run == 1 and isinstance(mask.threshold, int):
         launch(
             x, "dropout", "dropout_drawn", blocks_for_groups(x.size), *arrays,
-            real(scale), *draw(cast(Key, mask.key), mask.domain, mask._threshold, mask.offset),
+            real(scale), *draw(cast(Key, mask.key), mask.domain, mask.threshold, mask.offset),
         )  # fmt: skip
     elif whole:
         bits = element_bits(mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import numpy as np
@@ -22,8 +23,9 @@ from dropcore._backends.cuda.launching import (
     numbers,
     real_of,
 )
+from dropcore._backends.gradients import BlockGradient, ProductGradient
+from dropcore._base.decisions import Decisions
 from dropcore.key import Key
-from dropcore.mask import Mask
 
 CHUNKS = 64  # of rows whose columns are summed up on their own, at most
 
@@ -131,7 +133,19 @@ def scatter(x: Array, rows: Array | None, columns: Array | None, shape: tuple[in
     return out
 
 
-def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> None:
+def dense(gradient: BlockGradient | ProductGradient) -> Array:
+    """A gradient as an array of the shape of its weight."""
+    if isinstance(gradient, BlockGradient):
+        flat = math.prod(gradient.shape[:-1]), gradient.shape[-1]
+        return scatter(gradient.values, gradient.rows, gradient.columns, flat).reshape(
+            gradient.shape
+        )
+    whole = empty(gradient.shape, gradient.dtype)
+    product(whole, Factor(gradient.x), Factor(gradient.dz), transpose_a=True)
+    return whole
+
+
+def dropconnect_matmul(which: str, out: Array, a: Array, b: Array, mask: Decisions) -> None:
     """One of the three products with a (B, K, N) weight mask; adds to contiguous out.
 
     "y": a = x (B, K), b = w (K, N).  "dw": a = x, b = dz (B, N).  "dx": a = dz, b = w.
@@ -139,10 +153,10 @@ def connect_product(which: str, out: Array, a: Array, b: Array, mask: Mask) -> N
     samples, k, n = mask.shape
     if samples * k * n == 0:
         return
-    bits = None if mask._bits is None else resident(mask, "_bits")
+    bits = None if mask.bits is None else resident(mask, "bits")
     warps = {"y": samples * -(-n // WARP), "dw": -(-k * n // WARP), "dx": samples * k}[which]
     launch(
         out, "connect", f"product_{which}", blocks_for(warps * WARP), at(out), at(a),
         at(b), *numbers((samples, k, n)), at(bits),
-        *draw(mask.key or Key(0), mask.domain, cast(int, mask._threshold), mask.offset),
+        *draw(mask.key or Key(0), mask.domain, cast(int, mask.threshold), mask.offset),
     )  # fmt: skip

@@ -21,8 +21,8 @@ from dropcore._backends.cuda.launching import (
     library,
     numbers,
 )
-from dropcore._backends.cuda.products import positions
-from dropcore._base.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._backends.cuda.products import dense, positions
+from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 
 CHUNKS = 64  # of rows whose columns are summed up on their own, at most
 PIECE = 1 << 16  # of a sum of squares
@@ -147,7 +147,7 @@ def _update(
         live = (positions(g.rows, rows), positions(g.columns, width), np.int64(width),
                 np.int64(gradient.shape[-1]))  # fmt: skip
     elif isinstance(g, ProductGradient):
-        gradient = contiguous(g.dense())
+        gradient = dense(g)
     elif g is not None:
         gradient = contiguous(g)
 

@@ -11,20 +11,18 @@ import numpy.typing as npt
 
 from dropcore import _core
 from dropcore._backends.memory import empty
-from dropcore._base.device import cuda_backend
 
-__all__ = ["BlockGradient", "Gradient", "ProductGradient", "dense"]
+__all__ = ["BlockGradient", "Gradient", "ProductGradient"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class BlockGradient:
-    """The gradient of a weight between units that a mask dropped: a block, and zero elsewhere.
+    """Gradient of a weight when whole units are dropped: a block of the kept rows and columns.
 
-    A unit that is dropped for the whole batch has weights whose gradient is exactly zero. The
-    product of what lives is small, and the optimiser takes it as it is: nothing of the size of the
-    weight is made. ``np.asarray(gradient)`` gives the whole array.
+    Outside the block the gradient is exactly zero. An optimiser applies the block directly, so
+    that no array of the shape of the weight is needed. ``np.asarray(gradient)`` returns one.
 
     Attributes
     ----------
@@ -51,33 +49,25 @@ class BlockGradient:
         return at
 
     def dense(self) -> Array:
-        """The whole array, where `values` is."""
-        if not isinstance(self.values, np.ndarray):
-            flat = (math.prod(self.shape[:-1]), self.shape[-1])
-            return (
-                cuda_backend()
-                .scatter(self.values, self.rows, self.columns, flat)
-                .reshape(self.shape)
-            )
+        """The whole gradient as a NumPy array."""
         whole = np.zeros(self.shape, self.dtype)
-        whole.reshape(-1, self.shape[-1])[np.ix_(self.rows, self.columns)] = self.values
+        rows = whole.reshape(-1, self.shape[-1])
+        rows[np.ix_(self.rows, self.columns)] = self.values
         return whole
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
-            raise ValueError(
-                "a BlockGradient has no array of the weight's shape: one has to be made"
-            )
+            raise ValueError("a BlockGradient has no array of its own: one has to be computed")
         whole = self.dense()
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
 class ProductGradient:
-    """The gradient x.T @ dz of a weight, before it is worked out.
+    """Gradient x.T @ dz of a weight, not yet computed.
 
-    An optimiser multiplies it a block at a time and updates the weights while the block is in the
-    cache: the gradient as a whole is never stored. ``np.asarray(gradient)`` works it out.
+    An optimiser computes it block by block and updates the weights while a block is in the cache,
+    so that the whole gradient is never stored. ``np.asarray(gradient)`` computes it.
 
     Attributes
     ----------
@@ -97,27 +87,17 @@ class ProductGradient:
         return self.x.dtype
 
     def dense(self) -> Array:
-        """The whole array, where x and dz are."""
-        if not isinstance(self.x, np.ndarray):
-            cuda = cuda_backend()
-            there: Array = cuda.empty(self.shape, self.dtype)
-            cuda.product(there, cuda.Factor(self.x), cuda.Factor(self.dz), transpose_a=True)
-            return there
+        """The whole gradient as a NumPy array."""
         whole = empty(self.shape, self.dtype)
         _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
         return whole
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
-            raise ValueError("a ProductGradient has no array yet: one has to be made")
+            raise ValueError("a ProductGradient has no array of its own: one has to be computed")
         whole = self.dense()
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
 Gradient = Array | BlockGradient | ProductGradient
-"""What a layer gives for a parameter, and an optimiser takes."""
-
-
-def dense(gradient: Gradient) -> Array:
-    """A gradient as an array, where it is."""
-    return gradient.dense() if isinstance(gradient, BlockGradient | ProductGradient) else gradient
+"""Gradient of a parameter, in the forms that an optimiser accepts."""
