@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD_VARIABLES := CC CFLAGS LDFLAGS $(addprefix DROPCORE_,DEBUG SANITIZE COVERAGE WERROR NO_OPENMP)
 BUILT_WITH := $(foreach name,$(BUILD_VARIABLES),$(name)=$($(name)))
 
-SOURCES := pyproject.toml setup.py python/dropcore/_version.py \
+SOURCES := pyproject.toml setup.cfg setup.py python/dropcore/_version.py \
 	$(shell find src python/dropcore/include -type f ! -name _core.c)
 
 define FIND_PYTHON

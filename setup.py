@@ -1,4 +1,4 @@
-"""Builds the one extension module; everything else about the package is in pyproject.toml.
+"""Builds the one extension module. Metadata is in pyproject.toml, command options in setup.cfg.
 
 Variables, each 0 when unset:
 DROPCORE_DEBUG=1      no optimisation, assertions, debug symbols
@@ -17,6 +17,7 @@ from glob import glob
 from Cython.Build import cythonize
 from extension_helpers import add_openmp_flags_if_available
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 
@@ -80,6 +81,15 @@ class BuildExt(build_ext):
         super().build_extensions()
 
 
+class BdistWheel(bdist_wheel):
+    """Ignores the stable ABI of setup.cfg on free-threaded Python, which has none."""
+
+    def finalize_options(self):
+        if FREE_THREADED:
+            self.py_limited_api = False
+        super().finalize_options()
+
+
 core = Extension(
     "dropcore._core",
     sources=[
@@ -106,6 +116,5 @@ setup(
         include_path=["src/cdrop"],
         compiler_directives={"language_level": 3},
     ),
-    cmdclass={"build_ext": BuildExt},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
 )
