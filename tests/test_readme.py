@@ -29,6 +29,12 @@ def test_python_blocks_about_networks_run():
     assert found["grads"].keys() == found["language_model"].params.keys()
 
 
+def test_the_builder_in_the_document_about_performance_runs(monkeypatch):
+    monkeypatch.syspath_prepend(README.with_name("bench"))
+    found = run_blocks(README.parent / "docs" / "performance.md", 1)
+    assert found["forward_mine"](8, 0.5, "float64")().shape == (8,)
+
+
 @pytest.mark.parametrize("target", ["demo", "test", "check", "lint", "bench"])
 def test_make_has_the_targets_that_are_named(target):
     makefile = README.with_name("Makefile").read_text(encoding="utf-8")
