@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -16,19 +17,11 @@ import dropcore
 
 __all__ = ["main"]
 
+# The extras of pyproject.toml that users install, and the modules that they bring.
 EXTRAS: Final = {
     "demo": ("sklearn", "matplotlib"),
     "gpu": ("cupy",),
-    "sklearn": ("sklearn",),
-    "torch": ("torch",),
-    "keras": ("keras",),
-    "thinc": ("thinc",),
-    "jax": ("jax",),
-    "onnx": ("onnx",),
     "plot": ("matplotlib",),
-    "tune": ("optuna",),
-    "data": ("pandas",),
-    "checkpoint": ("safetensors",),
     "bf16": ("ml_dtypes",),
 }
 
@@ -39,9 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        Those of the process by default.
+        The arguments of the process by default.
+
+    Returns
+    -------
+    int
+        0 for success, 1 if a package is missing, 2 for a wrong argument, 130 after Ctrl-C.
     """
     chosen = _parser().parse_args(arguments)
+    try:
+        status = _run(chosen)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _run(chosen: argparse.Namespace) -> int:
     if chosen.command == "info":
         print(info())
         return 0
@@ -49,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info() -> str:
-    """What this build can do, the GPU and the packages that it finds, one line each."""
+    """The version, the build, the GPU and the installed extras, one line each."""
     build = dropcore.build_info()
     openmp = "yes" if build["openmp"] else "no: this build runs on a single thread"
     lines = {
@@ -67,21 +78,22 @@ def info() -> str:
 
 
 def _demo(output: Path, epochs: int, seeds: int) -> int:
-    if not output.resolve().parent.is_dir():
-        print(f"dropcore demo: no such directory: {output.resolve().parent}", file=sys.stderr)
-        return 2
-    from dropcore.demo import run_demo
+    from dropcore.demo import check_output, run_demo
 
     try:
+        check_output(output)
         run_demo(output, epochs=epochs, seeds=seeds)
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1
+    except (OSError, ValueError) as error:
+        print(f"dropcore demo: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
 def _gpu() -> str:
-    """The device that CuPy works on, or what is missing."""
+    """The device that CuPy uses, or why there is none."""
     from dropcore._backends.cuda.launching import require_device
 
     try:
@@ -112,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("dropcore-demo.png"),
         metavar="PATH",
-        help="the PNG to write (default: %(default)s)",
+        help="the picture to write: .png, .svg, .pdf or another format of matplotlib "
+        "(default: %(default)s)",
     )
     demo.add_argument(
         "--epochs", type=_positive, default=100, metavar="N", help="default: %(default)s"

@@ -7,6 +7,7 @@ enough to learn the wrong labels by heart, which is what it does without them.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +22,16 @@ from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD
 
-__all__ = ["Curves", "draw", "noisy_digits", "plain", "regularised", "run_demo", "train"]
+__all__ = [
+    "Curves",
+    "check_output",
+    "draw",
+    "noisy_digits",
+    "plain",
+    "regularised",
+    "run_demo",
+    "train",
+]
 
 TRAIN: Final = 800
 WRONG: Final = 0.2
@@ -58,6 +68,8 @@ def regularised() -> Sequential:
         ]
     )
 
+
+NAME: Final = "dropcore-demo.png"
 
 NETWORKS: Final = {WITHOUT: plain, WITH: regularised}
 
@@ -122,13 +134,51 @@ def train(model: Sequential, seed: int, epochs: int, bar: Any) -> Curves:
     return curves
 
 
+def check_output(output: Path) -> None:
+    """Raise if `output` cannot be written or matplotlib has no such format.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn or matplotlib is missing.
+    OSError
+        If it is a directory, or its directory does not exist or is not writable.
+    ValueError
+        If matplotlib does not write files with that ending.
+    """
+    _expect_packages()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    folder = output.resolve().parent
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a directory: name a file, such as {output / NAME}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such directory: {folder}")
+    if not os.access(output if output.exists() else folder, os.W_OK):
+        raise PermissionError(f"{output} cannot be written")
+    if output.suffix.lower().removeprefix(".") not in formats:
+        endings = ", ".join(f".{name}" for name in sorted(formats))
+        raise ValueError(f"the file must end in one of {endings}, got {output.name!r}")
+
+
+def _expect_packages() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+        import sklearn.datasets  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "dropcore demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'"
+        ) from error
+
+
 def run_demo(output: Path, *, epochs: int = 100, seeds: int = 3) -> dict[str, list[Curves]]:
     """Train both networks for every seed, print a table and draw the learning curves.
 
     Parameters
     ----------
     output : Path
-        Of the PNG to write.
+        Of the picture to write, in the format of its ending.
     epochs, seeds : int
 
     Returns
@@ -141,17 +191,12 @@ def run_demo(output: Path, *, epochs: int = 100, seeds: int = 3) -> dict[str, li
     ImportError
         If scikit-learn or matplotlib is missing.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-        import sklearn.datasets  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "dropcore demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'"
-        ) from error
+    _expect_packages()
     started = perf_counter()
     print(
         f"{TRAIN} images of digits, {100 * WRONG:.0f} % of their labels wrong. "
-        f"Two networks, {seeds} seed{'s' * (seeds > 1)}, {epochs} epochs.\n"
+        f"Two networks, {seeds} seed{'s' * (seeds > 1)}, "
+        f"{epochs} epoch{'s' * (epochs > 1)}.\n"
     )
     runs: dict[str, list[Curves]] = {name: [] for name in NETWORKS}
     with tqdm(total=seeds * len(NETWORKS) * epochs, unit="epoch", disable=None, leave=False) as bar:
@@ -184,20 +229,23 @@ def table(runs: dict[str, list[Curves]]) -> str:
             f"  {np.mean([c.seconds for c in curves]):>7.1f}"
         )
     without, regular = (sum(c.test[-1] for c in runs[name]) for name in (WITHOUT, WITH))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Mean +- standard error over the seeds; norms of the hidden units' incoming weights.",
-            f"A train error near 0 % means that the wrong labels were learnt by heart, near "
-            f"{100 * WRONG:.0f} % that they were not.",
-            f"Dropout + max-norm: {without / max(regular, 1e-9):.1f} times fewer test errors.",
-        ]
-    )
+    several = len(runs[WITH]) > 1
+    notes = [
+        ("Mean +- standard error over the seeds; n" if several else "N")
+        + "orms of the hidden units' incoming weights.",
+        f"A train error near 0 % means that the wrong labels were learnt by heart, near "
+        f"{100 * WRONG:.0f} % that they were not.",
+    ]
+    ratio = without / max(regular, 1e-9)
+    if ratio >= 1.05:
+        notes.append(f"Test errors are {ratio:.1f} times as frequent without dropout + max-norm.")
+    else:
+        notes.append("Dropout + max-norm has not lowered the test error: train for more epochs.")
+    return "\n".join([*lines, "", *notes])
 
 
 def draw(runs: dict[str, list[Curves]], output: Path) -> None:
-    """Write a PNG of train and test errors against the epochs: means and standard errors."""
+    """Write a picture of train and test errors against the epochs: means and standard errors."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -279,7 +327,7 @@ def draw(runs: dict[str, list[Curves]], output: Path) -> None:
         fontsize=11,
         color=FAINT,
     )
-    figure.savefig(output, format="png")
+    figure.savefig(output)
 
 
 def _percent(fractions: list[float]) -> str:
