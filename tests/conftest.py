@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytest.register_assert_rewrite("support")
+
 ISAS = ("scalar", "avx2", "avx512", "neon")
 
 
@@ -66,7 +68,7 @@ def assert_team(threads):
 @pytest.fixture(scope="session")
 def host_module(request, tmp_path_factory):
     """A stand-in for CuPy that compiles the kernels for the host, once for all runs of tests."""
-    import host_cupy
+    from support import host_cupy
 
     if host_cupy.COMPILER is None or platform.system() != "Linux":
         pytest.skip("the kernels run on the host where g++ and Linux are")
@@ -78,9 +80,8 @@ def host_module(request, tmp_path_factory):
 @pytest.fixture
 def host(monkeypatch, host_module):
     """The stand-in, in CuPy's place."""
-    import host_cupy
-
     from dropcore._backends.cuda import launching
+    from support import host_cupy
 
     monkeypatch.setitem(sys.modules, "cupy", host_module)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", host_cupy.special())
@@ -121,3 +122,14 @@ def xp(request):
 def gpu(request):
     """The stand-in for CuPy, and CuPy itself where there is a device."""
     return request.getfixturevalue("host") if request.param == "host" else device()
+
+
+@pytest.fixture
+def products_in_graphs(monkeypatch, gpu):
+    """What cuBLAS does while a stream is captured; the stand-in takes its own product."""
+    from dropcore._backends.cuda import blas
+
+    if gpu.__name__ == "cupy" and hasattr(gpu, "_core"):
+        return  # the real one
+    monkeypatch.setattr(blas, "prepare", lambda device: None)
+    monkeypatch.setattr(blas, "direct", lambda a, b, out: gpu.matmul(a, b, out=out))

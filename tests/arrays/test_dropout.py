@@ -1,4 +1,4 @@
-"""dropout and dropout_backward as a user calls them; the bits themselves are in test_contract."""
+"""dropout and dropout_backward as a user calls them; the bits themselves: tests/contract."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import pytest
 
 import dropcore
 from dropcore import Key, Mask, _core, dropout, dropout_backward, reference
+from support.arrays import assert_same_bits
 
 KEY = Key(11, stream=3, step=5)
 RNG = np.random.default_rng(0)
-
-
-def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def expected(x, mask):
@@ -48,15 +45,15 @@ def test_strides_and_read_only(name, dtype):
     for keep in (0.3, 0.5):
         mask = Mask(x.shape, keep=keep, key=KEY, offset=77)
         y = dropout(x, keep=keep, key=KEY, offset=77)
-        assert same_bits(y, expected(x, mask))
-        assert same_bits(dropout(x, mask=mask), y)
+        assert_same_bits(y, expected(x, mask))
+        assert_same_bits(dropout(x, mask=mask), y)
         given = Mask.given(mask.to_bool(), keep=keep)
-        assert same_bits(dropout(x, mask=given), y)
+        assert_same_bits(dropout(x, mask=given), y)
         packed = Mask.from_packed(mask.packed(), mask.shape, keep=keep)
-        assert same_bits(dropout_backward(x, mask=packed), y)
+        assert_same_bits(dropout_backward(x, mask=packed), y)
         out = np.full((*x.shape, 2), 7, x.dtype)[..., 0]
         assert dropout(x, mask=mask, out=out) is out
-        assert same_bits(np.ascontiguousarray(out), y)
+        assert_same_bits(np.ascontiguousarray(out), y)
     assert x.tobytes() == before
 
 
@@ -66,7 +63,7 @@ def test_small_shapes(shape):
     y = dropout(x, 0.5, key=1)
     assert y.shape == shape
     assert y.dtype == np.float32
-    assert same_bits(y, expected(x, Mask(shape, 0.5, key=1)))
+    assert_same_bits(y, expected(x, Mask(shape, 0.5, key=1)))
     assert dropout(x, 0.0, key=1).tobytes() == x.tobytes()
     assert not dropout(x, 1.0, key=1).any()
 
@@ -78,7 +75,7 @@ def test_in_place_equals_out_of_place():
         assert not np.shares_memory(x, y)
         z = x.copy()
         assert dropout(z, 0.3, key=9, out=z) is z
-        assert same_bits(z, y)
+        assert_same_bits(z, y)
 
 
 def test_dropped_is_selected_away_and_kept_is_not_flushed():
@@ -100,8 +97,8 @@ def test_shared_axes_are_one_decision():
                         ((0, 1, 2), (1, 1, 1))]:  # fmt: skip
         y = dropout(x, 0.5, key=KEY, shared_axes=axes)
         mask = Mask(shape, 0.5, key=KEY)
-        assert same_bits(y, np.broadcast_to(np.float32(2) * mask.to_bool(), x.shape).copy())
-        assert same_bits(dropout(x, mask=mask), y)
+        assert_same_bits(y, np.broadcast_to(np.float32(2) * mask.to_bool(), x.shape).copy())
+        assert_same_bits(dropout(x, mask=mask), y)
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 1), (4, 7), (1, 7), (1, 1)])
@@ -114,9 +111,9 @@ def test_arrays_of_rates(shape, dtype):
     assert (mask.to_bool() == kept).all()
     y = dropout(x, keep=keep, key=KEY)
     scale = reference.scale(keep)
-    assert same_bits(y, reference.dropout(x, kept, np.broadcast_to(scale, (4, 7))))
-    assert same_bits(dropout(x, mask=mask), y)
-    assert same_bits(np.ascontiguousarray(dropout(x.T, mask=Mask.given(kept.T, keep=np.broadcast_to(
+    assert_same_bits(y, reference.dropout(x, kept, np.broadcast_to(scale, (4, 7))))
+    assert_same_bits(dropout(x, mask=mask), y)
+    assert_same_bits(np.ascontiguousarray(dropout(x.T, mask=Mask.given(kept.T, keep=np.broadcast_to(
         keep, (4, 7)).T)).T), y)  # fmt: skip
 
 
@@ -147,7 +144,7 @@ def test_mask_of_fewer_axes():
     x = RNG.normal(size=(3, 4, 5)).astype(np.float32)
     for shape in [(5,), (4, 1), (4, 5), (1,), ()]:
         mask = Mask(shape, 0.5, key=8)
-        assert same_bits(dropout(x, mask=mask), expected(x, mask))
+        assert_same_bits(dropout(x, mask=mask), expected(x, mask))
 
 
 def test_given_mask_scale_is_never_inferred():
@@ -163,8 +160,8 @@ def test_backward_is_the_same_selection():
     dy = RNG.normal(size=(64, 65)).astype(np.float32)
     mask = Mask(dy.shape, 0.2, key=KEY)
     dx = dropout_backward(dy, 0.2, key=KEY)
-    assert same_bits(dx, expected(dy, mask))
-    assert same_bits(dropout_backward(dy, mask=mask), dx)
+    assert_same_bits(dx, expected(dy, mask))
+    assert_same_bits(dropout_backward(dy, mask=mask), dx)
 
 
 def test_other_byte_order_is_taken():
@@ -275,9 +272,9 @@ def test_threads_do_not_change_bits(threads, assert_team):
     assert_team()
     strided = dropout(x.T, mask=Mask.given(Mask(x.shape, 0.3, key=KEY).to_bool().T, keep=1 - 0.3))
     assert_team()
-    assert same_bits(np.ascontiguousarray(strided.T), y)
+    assert_same_bits(np.ascontiguousarray(strided.T), y)
     dropcore.set_num_threads(1)
-    assert same_bits(dropout(x, 0.3, key=KEY), y)
+    assert_same_bits(dropout(x, 0.3, key=KEY), y)
 
 
 @pytest.mark.slow

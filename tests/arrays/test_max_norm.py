@@ -7,13 +7,9 @@ import pytest
 
 import dropcore
 from dropcore import max_norm_, reference
+from support.arrays import norms
 
 RNG = np.random.default_rng(0)
-
-
-def norms(w, axis):
-    w = w.astype(np.float64)
-    return np.sqrt((w * w).sum(axis=axis))
 
 
 SHAPES = [

@@ -10,6 +10,7 @@ import scipy.sparse
 
 import dropcore
 from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, reference
+from support.arrays import close
 
 KEY = Key(5, step=3)
 B, K, N = 37, 70, 53
@@ -39,12 +40,6 @@ def pair(mask, shape=None):
     return mask.to_bool(), scale
 
 
-def close(a, b, dtype):
-    tolerance = 2e-5 if dtype == np.float32 else 1e-12
-    assert a.shape == b.shape
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * 20)
-
-
 def check(x, w, bias, dy, activation, x_mask=None, w_mask=None, y_mask=None):
     dtype = w.dtype
     dense = x.toarray() if scipy.sparse.issparse(x) else x
@@ -57,7 +52,7 @@ def check(x, w, bias, dy, activation, x_mask=None, w_mask=None, y_mask=None):
     y = masked_matmul(x, w, bias, activation=activation, **masks)
     expected = reference.masked_matmul(dense, w, bias, activation=activation, **pairs)
     assert y.dtype == dtype
-    close(y, expected, dtype)
+    close(y, expected)
     out = np.full((*y.shape, 2), np.nan, dtype)[..., 0]
     assert masked_matmul(x, w, bias, activation=activation, out=out, **masks) is out
     assert out.tobytes() == y.tobytes()
@@ -67,12 +62,12 @@ def check(x, w, bias, dy, activation, x_mask=None, w_mask=None, y_mask=None):
         assert (dx.indptr == x.indptr).all()
         assert (dx.indices == x.indices).all()
         rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-        close(dx.data, rx[rows, x.indices], dtype)
+        close(dx.data, rx[rows, x.indices])
     else:
         assert dx.dtype == dtype
-        close(dx, rx, dtype)
-    close(dw, rw, dtype)
-    close(dbias, rb, dtype)
+        close(dx, rx)
+    close(dw, rw)
+    close(dbias, rb)
     return y, dx, dw
 
 
@@ -212,7 +207,7 @@ def test_sparse_x(dtype):
               Y_MASKS[y_kind](0.5))  # fmt: skip
     per_sample = Mask((B, K, N), 0.5, key=1)
     y = masked_matmul(x, w, bias, w_mask=per_sample)
-    close(y, masked_matmul(x.toarray(), w, bias, w_mask=per_sample), dtype)
+    close(y, masked_matmul(x.toarray(), w, bias, w_mask=per_sample))
     old = scipy.sparse.csr_matrix(x)
     assert (masked_matmul(old, w, bias) == masked_matmul(x, w, bias)).all()
 

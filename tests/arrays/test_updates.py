@@ -15,6 +15,7 @@ from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
 from dropcore.optim import SGD, Adam
 from dropcore.updates import adadelta_, adagrad_, adam_, rmsprop_, sgd_
+from support.arrays import LAYOUTS, assert_same_bits, normal, normal32, norms, strided, unaligned
 
 DTYPES = [np.float32, np.float64]
 SHAPES = [
@@ -47,17 +48,6 @@ ADAPTIVE = {
     "adadelta": (adadelta_, reference.adadelta, {"rho": 0.8}, {"square": True, "change": True}),
 }  # fmt: skip
 FORMS = [*SGD_FORMS, *ADAPTIVE]
-
-
-def normal(*shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def equal_bits(a, b):
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    same = np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-    assert same, f"{np.count_nonzero(a != b)} of {a.size} numbers differ"
 
 
 def equal_numbers(a, b):
@@ -109,25 +99,6 @@ class Step:
         return [self.w, *self.states.values()]
 
 
-def strided(array):
-    return np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array.copy()
-
-
-def unaligned(array):
-    at = np.empty(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
-    at[...] = array
-    return at
-
-
-LAYOUTS = {
-    "C": np.copy,
-    "F": np.asfortranarray,
-    "strided": strided,
-    "backwards": lambda array: array[..., ::-1].copy()[..., ::-1] if array.ndim else array.copy(),
-    "unaligned": unaligned,
-}
-
-
 # --- the reference's bits ------------------------------------------------------------------------
 
 
@@ -143,7 +114,7 @@ def test_steps_are_the_references(isa, form, dtype):
             assert g.tobytes() == before
             other.expect(g, step)
             for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
-                equal_bits(found, np.asarray(wanted))
+                assert_same_bits(found, np.asarray(wanted))
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
@@ -153,7 +124,7 @@ def test_any_layout(layout, of, axis):
     lay = LAYOUTS[layout]
     for form in FORMS:
         straight, other = Step(form, (20, 30)), Step(form, (20, 30))
-        g = normal(20, 30, seed=9)
+        g = normal32(20, 30, seed=9)
         if of in ("w", "all"):
             other.w = lay(other.w)
         if of in ("states", "all"):
@@ -162,7 +133,7 @@ def test_any_layout(layout, of, axis):
         straight.make(g, **options)
         assert other.make(lay(g) if of in ("g", "all") else g, **options) is other.w
         for found, wanted in zip(other.arrays(), straight.arrays(), strict=True):
-            equal_bits(found, wanted)
+            assert_same_bits(found, wanted)
 
 
 def test_gradient_may_be_one_number_everywhere_and_read_only():
@@ -171,7 +142,7 @@ def test_gradient_may_be_one_number_everywhere_and_read_only():
         own.make(np.broadcast_to(np.float32(0.25), (20, 30)))
         other.make(np.full((20, 30), 0.25, np.float32))
         for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
-            equal_bits(found, wanted)
+            assert_same_bits(found, wanted)
 
 
 # --- the projection in the same pass -------------------------------------------------------------
@@ -184,11 +155,6 @@ PROJECTIONS = [
 ]  # fmt: skip
 
 
-def norms(w, axis):
-    w = w.astype(np.float64)
-    return np.sqrt((w * w).sum(axis=axis, keepdims=True))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_projection_is_that_of_max_norm(isa, form, dtype):
@@ -196,7 +162,7 @@ def test_projection_is_that_of_max_norm(isa, form, dtype):
         own, other = Step(form, shape, dtype), Step(form, shape, dtype)
         g = normal(*shape, dtype=dtype, seed=9)
         other.make(g)
-        before = norms(other.w, axis)
+        before = norms(other.w, axis, keepdims=True)
         bound = float(np.median(before)) * (1 - 1e-6) if own.w.size else 1.0
         if own.w.size and before.size > 2:
             assert (before > bound).any()
@@ -204,18 +170,18 @@ def test_projection_is_that_of_max_norm(isa, form, dtype):
         max_norm_(other.w, bound, axis=axis)
         own.make(g, max_norm=bound, axis=axis)
         for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
-            equal_bits(found, wanted)
-        assert (norms(own.w, axis) <= bound).all()
-        equal_bits(max_norm_(own.w.copy(), bound, axis=axis), own.w)
+            assert_same_bits(found, wanted)
+        assert (norms(own.w, axis, keepdims=True) <= bound).all()
+        assert_same_bits(max_norm_(own.w.copy(), bound, axis=axis), own.w)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_infinite_bound_is_none(form):
     for axis in (0, 1):
         own, other = Step(form, (40, 30)), Step(form, (40, 30))
-        own.make(normal(40, 30, seed=9), max_norm=math.inf, axis=axis)
-        other.make(normal(40, 30, seed=9))
-        equal_bits(own.w, other.w)
+        own.make(normal32(40, 30, seed=9), max_norm=math.inf, axis=axis)
+        other.make(normal32(40, 30, seed=9))
+        assert_same_bits(own.w, other.w)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -224,13 +190,13 @@ def test_an_infinite_bound_is_none(form):
 def test_vectors_that_are_not_finite_are_not_projected(isa, form, axis, bad):
     own, other = Step(form, (40, 30)), Step(form, (40, 30))
     own.w[7, 8] = other.w[7, 8] = bad
-    g = normal(40, 30, seed=9)
+    g = normal32(40, 30, seed=9)
     own.make(g, max_norm=0.5, axis=axis)
     other.make(g)
     vector = (slice(None), 8) if axis == 0 else 7
     np.testing.assert_array_equal(own.w[vector], other.w[vector])  # NaN where NaN is
     assert not np.isfinite(own.w[7, 8])
-    rest = np.delete(norms(own.w, axis).ravel(), 8 if axis == 0 else 7)
+    rest = np.delete(norms(own.w, axis, keepdims=True).ravel(), 8 if axis == 0 else 7)
     assert (rest <= 0.5).all()
     assert (rest > 0.499).all()
 
@@ -279,9 +245,9 @@ def test_a_block_is_an_array_with_zeros_around(name):
     expected = np.zeros(g.shape, np.float32)
     for (i, j), value in np.ndenumerate(g.values):
         expected.reshape(-1, g.shape[-1])[g.rows[i], g.columns[j]] = value
-    equal_bits(whole, expected)
-    equal_bits(np.asarray(g, np.float64), expected.astype(np.float64))
-    equal_bits(np.array(g, copy=True), expected)
+    assert_same_bits(whole, expected)
+    assert_same_bits(np.asarray(g, np.float64), expected.astype(np.float64))
+    assert_same_bits(np.array(g, copy=True), expected)
     with pytest.raises(ValueError, match="one has to be computed"):
         g.__array__(copy=False)
 
@@ -297,7 +263,7 @@ def test_a_block_is_the_whole_gradient(isa, name, dtype):
     for form in FORMS:
         for axis in axes_of(g.shape):
             own, other = Step(form, g.shape, dtype), Step(form, g.shape, dtype)
-            bound = float(np.median(norms(own.w, 0 if axis is None else axis)))
+            bound = float(np.median(norms(own.w, 0 if axis is None else axis, keepdims=True)))
             options = {} if axis is None else {"max_norm": bound, "axis": axis}
             for step in (1, 2):
                 own.make(g, step, **options)
@@ -332,26 +298,26 @@ def test_lazy_leaves_what_is_outside_alone(isa, name, dtype, layout):
         own.make(g, lazy=True)
         dense.make(np.asarray(g))
         for found, moved, still in zip(own.arrays(), dense.arrays(), before.arrays(), strict=True):
-            equal_bits(found[inside], moved[inside])
-            equal_bits(found[~inside], still[~inside])
+            assert_same_bits(found[inside], moved[inside])
+            assert_same_bits(found[~inside], still[~inside])
         for axis in axes_of(g.shape)[1:]:
-            bound = float(np.median(norms(own.w, axis)))
+            bound = float(np.median(norms(own.w, axis, keepdims=True)))
             fused, after = before.copy(), own.copy()
             fused.make(g, lazy=True, max_norm=bound, axis=axis)
             max_norm_(after.w, bound, axis=axis)
             for found, wanted in zip(fused.arrays(), after.arrays(), strict=True):
-                equal_bits(found, wanted)
+                assert_same_bits(found, wanted)
 
 
 def test_lazy_is_about_blocks_only():
-    g = normal(40, 33, seed=5)
+    g = normal32(40, 33, seed=5)
     g[::2] = 0
     for form in SGD_FORMS:
         own, other = Step(form, (40, 33)), Step(form, (40, 33))
         own.make(g, lazy=True)
         other.make(g)
         for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
-            equal_bits(found, wanted)
+            assert_same_bits(found, wanted)
 
 
 # --- gradients that are a product not yet worked out ----------------------------------------------
@@ -379,7 +345,7 @@ def test_a_product_as_an_array(isa, dtype):
         wanted = g.x.astype(np.float64).T @ g.dz
         tolerance = 1e-4 if dtype == np.float32 else 1e-12
         np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance)
-        equal_bits(np.asarray(g, np.float64), array.astype(np.float64))
+        assert_same_bits(np.asarray(g, np.float64), array.astype(np.float64))
         with pytest.raises(ValueError, match="one has to be computed"):
             g.__array__(copy=False)
 
@@ -394,22 +360,24 @@ def test_a_product_is_the_whole_gradient(isa, form, dtype):
             other.make(np.asarray(g))
             bound = 1.0
             if axis is not None and own.w.size:
-                bound = float(np.median(norms(other.w, axis))) * (1 - 1e-6)
+                bound = float(np.median(norms(other.w, axis, keepdims=True))) * (1 - 1e-6)
             options = {} if axis is None else {"max_norm": bound, "axis": axis}
             own.make(g, **options)
             if axis is not None:
                 max_norm_(other.w, bound, axis=axis)
-                assert (norms(own.w, axis) <= bound).all()
-                equal_bits(max_norm_(own.w.copy(), bound, axis=axis), own.w)
+                assert (norms(own.w, axis, keepdims=True) <= bound).all()
+                assert_same_bits(max_norm_(own.w.copy(), bound, axis=axis), own.w)
             if axis == 0:  # the squares of a column are summed in another order
                 rounding = 50 * np.finfo(dtype).eps
                 np.testing.assert_allclose(own.w, other.w, rtol=rounding, atol=0)
-                clipped = (own.w != other.w).any(axis=0) | (norms(own.w, 0) > 0.999 * bound)[0]
-                equal_bits(own.w[:, ~clipped], other.w[:, ~clipped])
+                clipped = (own.w != other.w).any(axis=0) | (
+                    norms(own.w, 0, keepdims=True) > 0.999 * bound
+                )[0]
+                assert_same_bits(own.w[:, ~clipped], other.w[:, ~clipped])
             else:
-                equal_bits(own.w, other.w)
+                assert_same_bits(own.w, other.w)
             for found, wanted in zip(own.arrays()[1:], other.arrays()[1:], strict=True):
-                equal_bits(found, wanted)
+                assert_same_bits(found, wanted)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
@@ -437,7 +405,7 @@ def test_a_product_of_any_layout(layout, limit, monkeypatch):
             own.make(ProductGradient(factors(g.x), factors(g.dz)))
             other.make(np.asarray(g))
             for found, wanted in zip(own.arrays(), other.arrays(), strict=True):
-                equal_bits(found, wanted)
+                assert_same_bits(found, wanted)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -450,7 +418,7 @@ def test_columns_that_are_not_finite_are_not_projected_behind_a_product(isa, bad
         other.make(np.asarray(g))
     assert not np.isfinite(own.w[:, 8]).any()
     np.testing.assert_array_equal(own.w[:, 8], other.w[:, 8])
-    rest = np.delete(norms(own.w, 0), 8)
+    rest = np.delete(norms(own.w, 0, keepdims=True), 8)
     assert ((rest <= 0.5) & (rest > 0.499)).all()
 
 
@@ -461,13 +429,13 @@ def test_columns_that_are_not_finite_are_not_projected_behind_a_product(isa, bad
 @pytest.mark.parametrize("form", ["momentum", "adam", "rmsprop all"])
 def test_same_bits_for_any_number_of_threads(isa, threads, assert_team, form, axis):
     shape = (700, 470)
-    live = BlockGradient(normal(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
-    cases = [(normal(*shape, seed=9), {}), (live, {}), (product(300, *shape), {})]
+    live = BlockGradient(normal32(350, 235), np.arange(0, 700, 2), np.arange(1, 470, 2), shape)
+    cases = [(normal32(*shape, seed=9), {}), (live, {}), (product(300, *shape), {})]
     cases += [(live, {"lazy": True})] if form in SGD_FORMS else []
     for g, extra in cases:
         many, one, free = Step(form, shape), Step(form, shape), Step(form, shape)
         free.make(g, **extra)
-        bound = float(np.median(norms(free.w, 0 if axis is None else axis)))
+        bound = float(np.median(norms(free.w, 0 if axis is None else axis, keepdims=True)))
         options = extra if axis is None else extra | {"max_norm": bound, "axis": axis}
         many.make(g, **options)
         assert_team()
@@ -475,7 +443,7 @@ def test_same_bits_for_any_number_of_threads(isa, threads, assert_team, form, ax
         one.make(g, **options)
         dropcore.set_num_threads(threads)
         for found, wanted in zip(many.arrays(), one.arrays(), strict=True):
-            equal_bits(found, wanted)
+            assert_same_bits(found, wanted)
         if axis is not None:
             assert 0.4 < (one.w != free.w).any(axis).mean() < 0.6  # vectors that were clipped
 
@@ -631,7 +599,7 @@ def test_bad_input_says_what_is_allowed_and_changes_nothing(call, case):
     with pytest.raises(error, match=text if error is IndexError else f"{call.__name__}: .*{text}"):
         call(**arguments)
     for name, array in before.items():
-        equal_bits(arguments[name], array)
+        assert_same_bits(arguments[name], array)
 
 
 W, V = np.zeros(SHAPE, F4), (1, 3, 4)
@@ -734,14 +702,14 @@ def test_an_optimiser_is_its_steps(optimizer, dtype):
             if path in constraints:
                 max_norm_(w, constraints[path].max_norm, axis=0)
         for path, w in params.items():
-            equal_bits(w, expected[path])
+            assert_same_bits(w, expected[path])
             for kind, wanted in zip(state.values(), kinds[path], strict=True):
-                equal_bits(kind[path], wanted)
+                assert_same_bits(kind[path], wanted)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.1)], ids=["SGD", "Adam"])
 def test_constraints_hold_for_each_parameter_when_its_update_is_done(optimizer):
-    params = {"a": normal(20, 30), "b": normal(20, 30, seed=1), "c": normal(20, 30, seed=2)}
+    params = {"a": normal32(20, 30), "b": normal32(20, 30, seed=1), "c": normal32(20, 30, seed=2)}
     before, called = params["c"].copy(), []
 
     def clip(weight):
@@ -754,16 +722,16 @@ def test_constraints_hold_for_each_parameter_when_its_update_is_done(optimizer):
                 raise KeyboardInterrupt
             return super().__getitem__(path)
 
-    grads = Interrupted({path: normal(20, 30, seed=5) for path in params})
+    grads = Interrupted({path: normal32(20, 30, seed=5) for path in params})
     constraints = {"a": MaxNorm(1.0, axis=1), "b": clip, "c": MaxNorm(1.0)}
     with pytest.raises(KeyboardInterrupt):
         optimizer.apply(params, grads, optimizer.init(params), 0, constraints)
-    assert (norms(params["a"], 1) <= 1).all()
-    assert (norms(params["a"], 1) > 0.999).all()
+    assert (norms(params["a"], 1, keepdims=True) <= 1).all()
+    assert (norms(params["a"], 1, keepdims=True) > 0.999).all()
     assert np.abs(params["b"]).max() == 0.5
     assert len(called) == 1
     assert called[0] is params["b"]
-    equal_bits(params["c"], before)
+    assert_same_bits(params["c"], before)
 
 
 def test_a_constraint_made_from_max_norm_is_called():
@@ -773,11 +741,11 @@ def test_a_constraint_made_from_max_norm_is_called():
             np.maximum(weight, 0, out=weight)
 
     for optimizer in (SGD(0.1), Adam()):
-        params = {"w": normal(20, 30)}
+        params = {"w": normal32(20, 30)}
         state = optimizer.init(params)
-        optimizer.apply(params, {"w": normal(20, 30)}, state, 0, {"w": WithoutNegatives(1.0)})
+        optimizer.apply(params, {"w": normal32(20, 30)}, state, 0, {"w": WithoutNegatives(1.0)})
         assert (params["w"] >= 0).all()
-        assert (norms(params["w"], 0) <= 1).all()
+        assert (norms(params["w"], 0, keepdims=True) <= 1).all()
 
 
 def test_adam_checks_its_numbers():

@@ -23,8 +23,9 @@ import pytest
 
 import dropcore
 from dropcore import Key, Mask, _core, reference
+from support.arrays import FLOATS, assert_same_bits, bits_of
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 # With one plane, two, three, eight, nine and ten of them, and with all.
 KEEPS = (
@@ -50,31 +51,6 @@ LARGE_OFFSETS = (12345, 2**36 - 1000003)  # the second one crosses a multiple of
 
 def address(key):
     return {"seed": key.seed, "stream": key.stream, "step": key.step}
-
-
-def float_dtypes():
-    dtypes = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)]
-    try:
-        import ml_dtypes
-    except ImportError:
-        return dtypes
-    return [*dtypes, np.dtype(ml_dtypes.bfloat16)]
-
-
-def bits_of(x):
-    return x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
-
-
-def assert_same_bits(got, expected):
-    """Equal bit for bit; of a NaN only that it is one."""
-    assert got.dtype == expected.dtype
-    assert got.shape == expected.shape
-    # As raw integers first: it is quick, and right unless there are NaNs.
-    got, expected = np.ascontiguousarray(got), np.ascontiguousarray(expected)
-    if not np.array_equal(bits_of(got), bits_of(expected)):
-        nan = np.isnan(expected)
-        np.testing.assert_array_equal(np.isnan(got), nan)
-        np.testing.assert_array_equal(bits_of(got)[~nan], bits_of(expected)[~nan])
 
 
 @cache
@@ -220,7 +196,7 @@ def test_small_masks(isa, threads):
 def test_small_dropout(isa, threads):
     """Into the middle of a larger buffer, from every alignment, and nothing beside it written."""
     case = 0
-    for dtype in float_dtypes():
+    for dtype in FLOATS:
         for offset in OFFSETS:
             for shape in SHAPES:
                 case += 1
@@ -236,20 +212,20 @@ def test_small_dropout(isa, threads):
                 assert y.dtype == dtype, what
                 assert y.shape == shape, what
                 assert not np.shares_memory(x, y)
-                assert_same_bits(np.asarray(y), expected)
+                assert_same_bits(np.asarray(y), expected, any_nan=True)
 
                 buffer = np.full(room, 7, dtype=dtype)
                 first = 1 + case % 17
                 out = buffer[first : first + size].reshape(shape)
                 assert dropcore.dropout(x, keep=keep, key=KEY, offset=offset, out=out) is out
-                assert_same_bits(out, expected)
+                assert_same_bits(out, expected, any_nan=True)
                 assert (buffer[:first] == 7).all(), what
                 assert (buffer[first + size :] == 7).all(), what
 
                 # The same buffer in and out.
                 buffer[first : first + size] = x.ravel()
                 dropcore.dropout(out, keep=keep, key=KEY, offset=offset, out=out)
-                assert_same_bits(out, expected)
+                assert_same_bits(out, expected, any_nan=True)
 
 
 @cache
@@ -291,23 +267,23 @@ def test_large_masks_of_few_planes(isa, threads, assert_team):
 
 
 def test_large_dropout(isa, threads, assert_team):
-    float32, *others = float_dtypes()
+    float32, *others = FLOATS
     cases = [(float32, LARGE_OFFSETS[0], keep) for keep in KEEPS]
     cases += [(float32, LARGE_OFFSETS[1], keep) for keep in (1 / 3, 0.9)]
     cases += [(dtype, LARGE_OFFSETS[1], 1 / 3) for dtype in others]
-    y = {dtype: np.empty(LARGE, dtype=dtype) for dtype in float_dtypes()}
+    y = {dtype: np.empty(LARGE, dtype=dtype) for dtype in FLOATS}
     for dtype, offset, keep in cases:
         dropcore.dropout(values(dtype, LARGE), keep=keep, key=KEY, offset=offset, out=y[dtype])
         assert_team()
         expected = large_expected(dtype, offset, keep)
         if not np.array_equal(bits_of(y[dtype]), bits_of(expected)):
-            assert_same_bits(y[dtype], expected)
+            assert_same_bits(y[dtype], expected, any_nan=True)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_dropout_of_every_16_bit_number(isa, name):
     """Widened to float32, multiplied there, rounded to 16 bits: all 65536 of them."""
-    dtype = next((dtype for dtype in float_dtypes() if dtype.name == name), None)
+    dtype = next((dtype for dtype in FLOATS if dtype.name == name), None)
     if dtype is None:
         pytest.skip("ml_dtypes is not installed")
     x = np.arange(2**16, dtype=np.uint16).view(dtype)
@@ -386,10 +362,10 @@ def test_rate_is_one_minus_keep(isa):
         assert mask.scale == reference.scale(1.0 - rate)
         x = values(np.dtype(np.float64), 1000)
         expected = reference.dropout(x, kept, reference.scale(1.0 - rate))
-        assert_same_bits(dropcore.dropout(x, rate, key=KEY), expected)
-        assert_same_bits(dropcore.dropout(x, key=KEY, rate=rate), expected)
+        assert_same_bits(dropcore.dropout(x, rate, key=KEY), expected, any_nan=True)
+        assert_same_bits(dropcore.dropout(x, key=KEY, rate=rate), expected, any_nan=True)
     half = reference.dropout(x, reference.decisions((1000,), 0.5, **address(KEY)), 2.0)
-    assert_same_bits(dropcore.dropout(x, key=KEY), half)
+    assert_same_bits(dropcore.dropout(x, key=KEY), half, any_nan=True)
 
 
 def keep_arrays(shape):
@@ -418,13 +394,13 @@ def test_keep_by_unit_sample_and_element(isa, threads, shape):
             np.testing.assert_array_equal(
                 np.broadcast_to(mask.scale, shape), scale + np.zeros(shape)
             )
-            for dtype in float_dtypes():
+            for dtype in FLOATS:
                 x = values(dtype, math.prod(shape)).reshape(shape)
                 expected = reference.dropout(x, kept, scale)
                 got = dropcore.dropout(x, keep=keep, key=KEY, offset=offset)
-                assert_same_bits(got, expected)
-                assert_same_bits(dropcore.dropout(x, mask=mask), expected)
-                assert_same_bits(dropcore.dropout_backward(x, mask=mask), expected)
+                assert_same_bits(got, expected, any_nan=True)
+                assert_same_bits(dropcore.dropout(x, mask=mask), expected, any_nan=True)
+                assert_same_bits(dropcore.dropout_backward(x, mask=mask), expected, any_nan=True)
 
 
 def test_keep_by_unit_and_sample_large(isa, threads):
@@ -436,7 +412,7 @@ def test_keep_by_unit_and_sample_large(isa, threads):
         kept = u < reference.threshold(keep)
         expected = reference.dropout(x, kept, reference.scale(keep))
         got = dropcore.dropout(x, keep=keep, key=KEY, offset=LARGE_OFFSETS[0])
-        assert_same_bits(got, expected)
+        assert_same_bits(got, expected, any_nan=True)
         mask = Mask(shape, keep=keep, key=KEY, offset=LARGE_OFFSETS[0])
         np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
 
@@ -473,7 +449,9 @@ def test_runs(isa, threads, shape):
                 scale = reference.scale(keep)
                 if scale.ndim:
                     scale = np.repeat(scale, run)[: shape[-1]]
-                assert_same_bits(dropcore.dropout(x, mask=mask), reference.dropout(x, kept, scale))
+                assert_same_bits(
+                    dropcore.dropout(x, mask=mask), reference.dropout(x, kept, scale), any_nan=True
+                )
 
 
 def test_shared_axes_are_axes_of_length_one(isa, threads):
@@ -491,11 +469,11 @@ def test_shared_axes_are_axes_of_length_one(isa, threads):
             kept = reference.decisions(shape, 0.8, **address(KEY), offset=offset)
             expected = reference.dropout(x, kept, 1 / 0.8)
             got = dropcore.dropout(x, keep=0.8, key=KEY, shared_axes=axes, offset=offset)
-            assert_same_bits(got, expected)
+            assert_same_bits(got, expected, any_nan=True)
             mask = Mask(shape, keep=0.8, key=KEY, offset=offset)
-            assert_same_bits(dropcore.dropout(x, mask=mask), expected)
+            assert_same_bits(dropcore.dropout(x, mask=mask), expected, any_nan=True)
             back = dropcore.dropout_backward(x, keep=0.8, key=KEY, shared_axes=axes, offset=offset)
-            assert_same_bits(back, expected)
+            assert_same_bits(back, expected, any_nan=True)
 
 
 def test_memory_layout_does_not_matter(isa, threads):
@@ -510,14 +488,16 @@ def test_memory_layout_does_not_matter(isa, threads):
         lambda x: x[::-1, ::-2, ::-1].swapaxes(0, 2),
     ]
     for view in views:
-        for dtype in float_dtypes():
+        for dtype in FLOATS:
             x = view(values(dtype, 4 * 60 * 50).reshape(4, 60, 50))
             kept = expected_kept(7, x.shape, 0.9)
             expected = reference.dropout(x, kept, 1 / 0.9)
-            assert_same_bits(dropcore.dropout(x, keep=0.9, key=KEY, offset=7), expected)
+            assert_same_bits(
+                dropcore.dropout(x, keep=0.9, key=KEY, offset=7), expected, any_nan=True
+            )
             out = np.full((*x.shape, 2), 7, dtype=dtype)[..., 0]
             dropcore.dropout(x, keep=0.9, key=KEY, offset=7, out=out)
-            assert_same_bits(out, expected)
+            assert_same_bits(out, expected, any_nan=True)
             assert (out.base[..., 1] == 7).all()
 
 
@@ -530,11 +510,13 @@ def test_given_masks(isa, threads):
         np.testing.assert_array_equal(mask.to_bool(), kept)
         np.testing.assert_array_equal(mask.packed(), reference.pack(kept))
         np.testing.assert_array_equal(mask.indices(), np.flatnonzero(kept))
-        for dtype in float_dtypes():
+        for dtype in FLOATS:
             x = values(dtype, 1500).reshape(5, 300)
             if shape == (257,):
                 x = x[:, :257]
-            assert_same_bits(dropcore.dropout(x, mask=mask), reference.dropout(x, kept, 1 / 0.6))
+            assert_same_bits(
+                dropcore.dropout(x, mask=mask), reference.dropout(x, kept, 1 / 0.6), any_nan=True
+            )
             assert_same_bits(
                 dropcore.dropout(x, mask=Mask.given(kept)), reference.dropout(x, kept, 1.0)
             )
@@ -558,7 +540,7 @@ def test_shards_are_the_whole(isa, threads):
                         dropcore.dropout(x[first:last], keep=1 / 3, key=KEY, offset=offset)
                     )
                 np.testing.assert_array_equal(np.concatenate([m.to_bool() for m in masks]), whole)
-                assert_same_bits(np.concatenate(parts), y)
+                assert_same_bits(np.concatenate(parts), y, any_nan=True)
 
 
 def test_nothing_is_consumed():

@@ -11,8 +11,9 @@ from scipy.stats import norm
 
 from dropcore import Key, Mask, _core, reference
 from dropcore.noise import decision_uniform, normal, uniform
+from support.arrays import ulps
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 KEY = Key(0x0123456789ABCDEF, stream=5, step=1000)
 PLACE = KEY.seed, KEY.stream, KEY.step
 OFFSETS = (0, 1, 3, 63, 64, 65, 4095, 2**34 - 77, 2**34, 2**40 + 13, 2**62 + 5)
@@ -28,11 +29,6 @@ def words(offset, n):
     out = np.empty(n, np.uint32)
     _core.noise_words(out, *PLACE, offset)
     return out
-
-
-def ulps(found, exact):
-    """Errors of float32 numbers in units in the last place of the exact ones."""
-    return np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32))
 
 
 # --- equal to the reference ----------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import runpy
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import numpy as np
 import pytest
 
 from dropcore import reference
+from support import freeze_masks
+from support.arrays import FLOATS, bits_of, norms
 
-HERE = Path(__file__).parent
-DATA = HERE / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 MASK32 = 0xFFFFFFFF
 
@@ -212,7 +212,7 @@ def test_indices_outside_their_range():
 
 
 def test_example_of_the_document():
-    document = (HERE.parent / "docs" / "mask-contract.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[2] / "docs" / "mask-contract.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", document, re.M | re.S)
     found = {}
     exec(compile(example, "mask-contract.md", "exec"), found)
@@ -377,7 +377,7 @@ def test_pack():
 
 
 def test_frozen_files_are_what_the_reference_writes():
-    frozen = runpy.run_path(str(HERE / "freeze_masks.py"))["frozen"]()
+    frozen = freeze_masks.frozen()
     assert sorted(frozen) == ["frozen_masks.txt", "frozen_normals.txt", "frozen_words.txt"]
     for name, text in frozen.items():
         assert (DATA / name).read_bytes() == text.encode("ascii"), name
@@ -466,20 +466,7 @@ def test_frozen_words_read_from_their_header_alone():
 # Dropout ------------------------------------------------------------------------------------------
 
 
-def bits_of(x):
-    return x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
-
-
-def float_dtypes():
-    dtypes = [np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)]
-    try:
-        import ml_dtypes
-    except ImportError:
-        return dtypes
-    return [*dtypes, np.dtype(ml_dtypes.bfloat16)]
-
-
-@pytest.mark.parametrize("dtype", float_dtypes(), ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_dropout_selects(dtype):
     x = np.array([1, -1, -0.0, np.nan, np.inf, -np.inf, np.nan, np.inf, -2], dtype=dtype)
     kept = np.array([1, 1, 1, 0, 0, 0, 1, 1, 0], dtype=bool)
@@ -644,10 +631,6 @@ def test_masked_matmul_backward_by_selection():
 # Max-norm -----------------------------------------------------------------------------------------
 
 
-def norms(w, axis):
-    return np.sqrt(np.sum(w.astype(np.float64) ** 2, axis=axis, keepdims=True))
-
-
 def test_max_norm_by_hand():
     w = np.array([[3.0, 0.0, 0.6], [4.0, 0.0, 0.8]], dtype=np.float32)
     got = reference.max_norm(w, 2.5, axis=0)
@@ -657,24 +640,24 @@ def test_max_norm_by_hand():
     assert got.dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", float_dtypes(), ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, (0, 1), (2, 0), (0, 1, 2)])
 def test_max_norm_holds_and_is_idempotent(dtype, axis):
     rng = np.random.default_rng(2)
     w = (rng.normal(size=(7, 5, 6)) * rng.uniform(0, 1, (7, 1, 1))).astype(dtype)
     # Some vectors are inside, unless there is only one.
-    bound = 0.9 * float(np.median(norms(w, axis)))
+    bound = 0.9 * float(np.median(norms(w, axis, keepdims=True)))
     got = reference.max_norm(w, bound, axis)
     assert got.dtype == dtype
     assert got.shape == w.shape
-    assert (norms(got, axis) <= bound * (1 + 1e-15)).all()
-    inside = np.broadcast_to(norms(w, axis) <= bound, w.shape)
+    assert (norms(got, axis, keepdims=True) <= bound * (1 + 1e-15)).all()
+    inside = np.broadcast_to(norms(w, axis, keepdims=True) <= bound, w.shape)
     assert not inside.all()
     np.testing.assert_array_equal(bits_of(got)[inside], bits_of(w)[inside])
     # What was outside comes to rest next to the bound, in its own direction.
     eps = 2.0 ** {"bfloat16": -7, "float16": -10, "float32": -23, "float64": -52}[dtype.name]
     wide = w.astype(np.float64)
-    nearest = wide * np.minimum(1, bound / norms(w, axis))
+    nearest = wide * np.minimum(1, bound / norms(w, axis, keepdims=True))
     np.testing.assert_allclose(got.astype(np.float64), nearest, rtol=4 * eps, atol=1e-6)
     again = reference.max_norm(got, bound, axis)
     np.testing.assert_array_equal(bits_of(again), bits_of(got))

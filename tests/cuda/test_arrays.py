@@ -2,7 +2,7 @@
 
 The same tests run for three kinds of arrays: NumPy's; CuPy's where there is a device; and "host",
 the texts of the kernels compiled by g++ and run on the host behind a stand-in for CuPy
-(host_cupy.py). What they cannot tell without a device is whether CUDA's own arithmetic and memory
+(support/host_cupy.py). What they cannot tell without a device is whether CUDA's own arithmetic and memory
 do what the stand-ins do.
 """
 
@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import host_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -39,7 +38,9 @@ from dropcore._backends.cuda.endings import ACTIVATIONS
 from dropcore._backends.cuda.masks import collapsed
 from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.noise import decision_uniform, normal, uniform
-from dropcore.updates import adadelta_, adagrad_, adam_, dense, global_norm, rmsprop_, sgd_
+from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
+from support import host_cupy
+from support.arrays import assert_same_bits, norms, on_host
 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -47,7 +48,7 @@ REAL = [np.float32, np.float64]
 KEEPS = [0.0, 2.0**-32, 0.1, 0.5, 0.75, 0.9, 1 - 2.0**-32, 1.0]
 SIZES = [0, 1, 5, 64, 127, 128, 129, 513, 4099, 9000]
 OFFSETS = [0, 1, 4, 31, 64, 100, 127, 300, (1 << 34) - 300, (1 << 36) - 5, (1 << 63) - 9000]
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 CAPABILITIES = ("75", "80", "90", "100")
 
 # ---- every kernel compiles ----
@@ -140,21 +141,6 @@ def test_the_texts_are_whole():
 # ---- the kinds of arrays ----
 
 
-def back(x):
-    """As a NumPy array."""
-    return x if isinstance(x, np.ndarray) else sys.modules["cupy"].asnumpy(x)
-
-
-def same_bits(a, b):
-    a = back(a)
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    kind = np.dtype(f"u{a.itemsize}")
-    np.testing.assert_array_equal(
-        np.ascontiguousarray(a).view(kind), np.ascontiguousarray(b).view(kind)
-    )
-
-
 def numbers(shape, dtype=np.float32, seed=0):
     """Normal ones of many sizes, with what is special at the front."""
     rng = np.random.default_rng(seed)
@@ -178,10 +164,10 @@ def test_masks_bit_for_bit(xp, keep):
         )
         bits = mask.packed(like)
         assert type(bits) is type(like)
-        same_bits(bits, reference.pack(kept))
+        assert_same_bits(bits, reference.pack(kept))
         if offset in (0, 31):
-            same_bits(mask.to_bool(like), kept)
-            same_bits(mask.indices(like), np.flatnonzero(kept))
+            assert_same_bits(mask.to_bool(like), kept)
+            assert_same_bits(mask.indices(like), np.flatnonzero(kept))
 
 
 def test_frozen_masks(xp):
@@ -192,7 +178,7 @@ def test_frozen_masks(xp):
         seed, stream, step, domain, offset, size, _, keep, bits = line.split(" ")
         key = Key(int(seed, 16), int(stream), int(step), domain=int(domain))
         mask = Mask(int(size), keep=float.fromhex(keep), key=key, offset=int(offset))
-        assert back(mask.packed(like)).tobytes().hex() == bits
+        assert on_host(mask.packed(like)).tobytes().hex() == bits
 
 
 @pytest.mark.parametrize("shape", [(7, 300), (3, 5, 7), (2, 3, 4, 5, 6, 2)])
@@ -209,13 +195,13 @@ def test_arrays_of_rates(xp, shape):
     rates.append(rng.uniform(size=[n if a % 2 else 1 for a, n in enumerate(shape)]))
     for rate in rates:
         mask = Mask(shape, rate, key=KEY, offset=11)
-        same_bits(
+        assert_same_bits(
             dropout(xp.asarray(x), rate, key=KEY, offset=11), dropout(x, rate, key=KEY, offset=11)
         )
-        same_bits(mask.packed(xp.zeros(1)), mask.packed())
+        assert_same_bits(mask.packed(xp.zeros(1)), mask.packed())
         on_device = Mask(shape, xp.asarray(rate), key=KEY, offset=11)
-        same_bits(on_device.packed(), mask.packed())
-        same_bits(dropout(xp.asarray(x), mask=on_device), dropout(x, mask=mask))
+        assert_same_bits(on_device.packed(), mask.packed())
+        assert_same_bits(dropout(xp.asarray(x), mask=on_device), dropout(x, mask=mask))
 
 
 @pytest.mark.parametrize("offset", [0, 11, 127])
@@ -227,25 +213,25 @@ def test_rates_next_to_what_decides(xp, offset):
     for keep in ((u + above) / 2.0**32, short):
         mask = Mask(3000, keep=xp.asarray(keep), key=KEY, offset=offset)
         want = above == 1 if keep is not short else u < short * 2.0**32
-        same_bits(mask.packed(xp.zeros(1)), reference.pack(want))
+        assert_same_bits(mask.packed(xp.zeros(1)), reference.pack(want))
 
 
 def test_rates_on_the_device_are_clamped(gpu):
     keep = np.array([-1.0, 0.0, 0.5, 1.0, 7.0, np.nan, np.inf])
     mask = Mask((100, 7), keep=gpu.asarray(keep), key=KEY)
     clamped = Mask((100, 7), keep=np.array([0.0, 0.0, 0.5, 1.0, 1.0, 0.0, 1.0]), key=KEY)
-    same_bits(mask.packed(), clamped.packed())
-    same_bits(mask.scale, clamped.scale)
+    assert_same_bits(mask.packed(), clamped.packed())
+    assert_same_bits(mask.scale, clamped.scale)
 
 
 @pytest.mark.parametrize("run", [2, 3, 64])
 def test_runs(xp, run):
     mask = Mask((5, 130), 0.4, key=KEY, run=run, offset=9)
     x = numbers((5, 130))
-    same_bits(mask.to_bool(xp.zeros(1)), mask.to_bool())
-    same_bits(dropout(xp.asarray(x), mask=mask), dropout(x, mask=mask))
+    assert_same_bits(mask.to_bool(xp.zeros(1)), mask.to_bool())
+    assert_same_bits(dropout(xp.asarray(x), mask=mask), dropout(x, mask=mask))
     each = Mask((5, 130), np.linspace(0, 1, 5)[:, None], key=KEY, run=run)
-    same_bits(dropout(xp.asarray(x), mask=each), dropout(x, mask=each))
+    assert_same_bits(dropout(xp.asarray(x), mask=each), dropout(x, mask=each))
 
 
 # ---- dropout ----
@@ -258,8 +244,8 @@ def test_dropout_by_key(xp, dtype, keep):
         x = numbers(size, dtype, seed=size)
         mask = Mask(size, keep=keep, key=KEY, offset=offset)
         want = reference.dropout(x, mask.to_bool(), mask.scale)
-        same_bits(dropout(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
-        same_bits(dropout_backward(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
+        assert_same_bits(dropout(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
+        assert_same_bits(dropout_backward(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 40])
@@ -272,7 +258,7 @@ def test_any_launch_gives_the_same(gpu, n, offset, blocks):
         source, "dropout", "dropout_drawn", blocks, launching.at(source), launching.at(out),
         np.int64(n), np.float32(1), *launching.draw(KEY, mask.domain, mask.threshold, offset),
     )  # fmt: skip
-    same_bits(out, mask.to_bool().astype(np.float32))
+    assert_same_bits(out, mask.to_bool().astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -284,19 +270,19 @@ def test_dropout_of_every_part_of_an_array(xp, dtype):
         want = reference.dropout(x[start:end], mask.to_bool(), mask.scale)
         own, out = xp.asarray(x.copy()), xp.zeros(700, dtype)
         assert dropout(own[start:end], mask=mask, out=out[start:end]) is not None
-        same_bits(out[start:end], want)
-        assert not back(out[:start]).any()
-        assert not back(out[end:]).any()
+        assert_same_bits(out[start:end], want)
+        assert not on_host(out[:start]).any()
+        assert not on_host(out[end:]).any()
         given = Mask.given(xp.asarray(mask.to_bool()), keep=0.7)
         dropout(own[start:end], mask=given, out=own[start:end])  # in place
-        same_bits(own[start:end], reference.dropout(x[start:end], mask.to_bool(), 1 / 0.7))
-        same_bits(own[:start], x[:start])
-        same_bits(own[end:], x[end:])
+        assert_same_bits(own[start:end], reference.dropout(x[start:end], mask.to_bool(), 1 / 0.7))
+        assert_same_bits(own[:start], x[:start])
+        assert_same_bits(own[end:], x[end:])
 
 
 def test_dropped_nan_is_gone(xp):
     x = np.full(1000, np.nan, np.float32)
-    y = back(dropout(xp.asarray(x), 0.5, key=KEY))
+    y = on_host(dropout(xp.asarray(x), 0.5, key=KEY))
     kept = Mask(1000, 0.5, key=KEY).to_bool()
     assert np.isnan(y[kept]).all()
     assert (y[~kept].view(np.uint32) == 0).all()
@@ -316,9 +302,9 @@ def test_strides(xp, view):
     x = numbers((6, 40, 33))
     part = view(xp.asarray(x.copy()))
     want = dropout(np.ascontiguousarray(view(x)), 0.4, key=KEY)
-    same_bits(dropout(part, 0.4, key=KEY), want)
+    assert_same_bits(dropout(part, 0.4, key=KEY), want)
     assert dropout(part, 0.4, key=KEY, out=part) is part
-    same_bits(part, want)
+    assert_same_bits(part, want)
 
 
 SHARED = [
@@ -334,19 +320,19 @@ def test_masks_that_are_shared(xp, dtype, shape, own):
     x = numbers(shape, dtype)
     mask = Mask(own, 0.3, key=KEY, offset=3)
     want = reference.dropout(x, np.broadcast_to(mask.to_bool(), shape), mask.scale)
-    same_bits(dropout(xp.asarray(x), mask=mask), want)
+    assert_same_bits(dropout(xp.asarray(x), mask=mask), want)
     packed = Mask.from_packed(xp.asarray(mask.packed()), own, keep=0.7)
-    same_bits(dropout(xp.asarray(x), mask=packed), dropout(x, mask=mask.rescaled(1 / 0.7)))
+    assert_same_bits(dropout(xp.asarray(x), mask=packed), dropout(x, mask=mask.rescaled(1 / 0.7)))
 
 
 def test_given_masks_move_to_the_device(gpu):
     x, kept = numbers((10, 30)), np.random.default_rng(1).uniform(size=(10, 30)) < 0.5
     mask = Mask.given(kept, keep=0.5)
-    same_bits(dropout(gpu.asarray(x), mask=mask), dropout(x, mask=mask))
+    assert_same_bits(dropout(gpu.asarray(x), mask=mask), dropout(x, mask=mask))
     on_device = Mask.given(gpu.asarray(kept), keep=0.5)
-    same_bits(on_device.to_bool(), kept)
-    same_bits(on_device.packed(), mask.packed())
-    same_bits(on_device.indices(), mask.indices())
+    assert_same_bits(on_device.to_bool(), kept)
+    assert_same_bits(on_device.packed(), mask.packed())
+    assert_same_bits(on_device.indices(), mask.indices())
 
 
 class Foreign:
@@ -366,9 +352,9 @@ def test_arrays_of_other_libraries(host):
     x, w = numbers((8, 30))[2:], np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     y = dropout(Foreign(x), 0.5, key=KEY)
     assert type(y) is host.ndarray
-    same_bits(y, dropout(x, 0.5, key=KEY))
+    assert_same_bits(y, dropout(x, 0.5, key=KEY))
     found = masked_matmul(Foreign(x), Foreign(w), activation="relu")
-    np.testing.assert_allclose(back(found), masked_matmul(x, w, activation="relu"), rtol=1e-5)
+    np.testing.assert_allclose(on_host(found), masked_matmul(x, w, activation="relu"), rtol=1e-5)
     assert cuda.as_array("x", Foreign(x)).data.ptr == x.ctypes.data  # the same memory
 
 
@@ -422,15 +408,15 @@ def test_without_cupy_one_sentence(monkeypatch):
 def test_noise(xp, dtype):
     like = xp.zeros(1)
     for size, offset in itertools.product([0, 1, 5, 64, 4099], OFFSETS):
-        z = back(normal(size, key=KEY, offset=offset, dtype=dtype, like=like))
+        z = on_host(normal(size, key=KEY, offset=offset, dtype=dtype, like=like))
         index = np.uint64(offset) + np.arange(size, dtype=np.uint64)
         want = reference.normal(KEY.seed, KEY.stream, KEY.step, index)
         assert z.dtype == dtype
         ulps = np.abs(z - want) / np.spacing(np.abs(want).astype(dtype)).astype(np.float64)
         assert ulps.max(initial=0) <= (4 if dtype == np.float32 else 24)
-        same_bits(uniform(size, key=KEY, offset=offset, dtype=dtype, like=like),
+        assert_same_bits(uniform(size, key=KEY, offset=offset, dtype=dtype, like=like),
                   uniform(size, key=KEY, offset=offset, dtype=dtype))  # fmt: skip
-        same_bits(
+        assert_same_bits(
             decision_uniform((size,), KEY, offset, like), decision_uniform((size,), KEY, offset)
         )
 
@@ -439,7 +425,7 @@ def test_noise(xp, dtype):
 def test_noise_is_that_of_the_core(xp, dtype):
     """The same operations in the same order, also far out in the tails."""
     z = normal((300, 1001), key=KEY, dtype=dtype, like=xp.zeros(1))
-    same_bits(z, normal((300, 1001), key=KEY, dtype=dtype))
+    assert_same_bits(z, normal((300, 1001), key=KEY, dtype=dtype))
 
 
 def test_frozen_normals(xp):
@@ -448,7 +434,7 @@ def test_frozen_normals(xp):
             continue
         seed, stream, step, index, _, want = line.split(" ")
         key = Key(int(seed, 16), int(stream), int(step))
-        z = back(normal(1, key=key, offset=int(index), like=xp.zeros(1)))[0]
+        z = on_host(normal(1, key=key, offset=int(index), like=xp.zeros(1)))[0]
         assert abs(z - float.fromhex(want)) <= 4 * np.spacing(np.float32(abs(float.fromhex(want))))
 
 
@@ -461,10 +447,6 @@ LAYOUTS = [
 ]  # fmt: skip
 
 
-def norms(w, axis):
-    return np.sqrt(np.sum(w.astype(np.float64) ** 2, axis=axis))
-
-
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
 def test_max_norm(xp, dtype, shape, axis):
@@ -472,15 +454,15 @@ def test_max_norm(xp, dtype, shape, axis):
     bound = float(np.median(norms(w, axis))) if w.size else 1.0
     own = xp.asarray(w.copy())
     assert project_(own, bound, axis=axis) is own
-    found, want = back(own), reference.max_norm(w, bound, axis)
+    found, want = on_host(own), reference.max_norm(w, bound, axis)
     assert (norms(found, axis) <= bound).all()
     np.testing.assert_allclose(found, want, rtol=1e-6 if dtype == np.float32 else 1e-13)
     inside = np.broadcast_to(norms(w, axis).reshape(np.sum(w, axis=axis, keepdims=True).shape)
                              <= bound * (1 - 1e-12), shape)  # fmt: skip
-    same_bits(found[inside], w[inside])
+    assert_same_bits(found[inside], w[inside])
     again = xp.asarray(found.copy())
     project_(again, bound, axis=axis)
-    same_bits(again, found)
+    assert_same_bits(again, found)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -497,14 +479,14 @@ def test_max_norm_of_odd_numbers(xp, dtype, axis):
     for bound in (1e-3, 1e-30, 1e-44 if dtype == np.float32 else 1e-210):
         own = xp.asarray(w.copy())
         project_(own, bound, axis=axis)
-        found = back(own).T if axis == 0 else back(own)
-        same_bits(found[:3], np.ascontiguousarray(lines[:3]))
+        found = on_host(own).T if axis == 0 else on_host(own)
+        assert_same_bits(found[:3], np.ascontiguousarray(lines[:3]))
         for line, before in zip(found[3:].astype(np.float64), lines[3:], strict=True):
             unit = np.abs(line).max()
             with np.errstate(over="ignore"):
                 assert unit == 0 or np.sqrt(np.sum((line / unit) ** 2)) <= bound / unit
                 if np.abs(before.astype(np.float64)).max() < bound / np.sqrt(8):
-                    same_bits(line.astype(dtype), before)
+                    assert_same_bits(line.astype(dtype), before)
 
 
 def test_max_norm_of_views(xp):
@@ -514,7 +496,7 @@ def test_max_norm_of_views(xp):
         project_(view(own), 1.5, axis=0)
         want = w.copy()
         view(want)[...] = reference.max_norm(np.ascontiguousarray(view(w)), 1.5, 0)
-        np.testing.assert_allclose(back(own), want, rtol=1e-6)
+        np.testing.assert_allclose(on_host(own), want, rtol=1e-6)
 
 
 # ---- updates ----
@@ -565,13 +547,15 @@ def test_updates(xp, dtype, form, shape, axis):
     assert step(own, xp.asarray(g), **own_states, learning_rate=0.1, **options, **bound) is own
     for (name, state), wanted in zip(own_states.items(), [c for c in changed if c is not None]):
         assert name in made
-        same_bits(state, np.asarray(wanted))
+        assert_same_bits(state, np.asarray(wanted))
     if axis is None:
-        same_bits(own, np.asarray(want))
+        assert_same_bits(own, np.asarray(want))
     else:
         inside = reference.max_norm(np.asarray(want), 2.0, axis)
-        assert (norms(back(own), axis) <= 2.0).all()
-        np.testing.assert_allclose(back(own), inside, rtol=1e-6 if dtype == np.float32 else 1e-13)
+        assert (norms(on_host(own), axis) <= 2.0).all()
+        np.testing.assert_allclose(
+            on_host(own), inside, rtol=1e-6 if dtype == np.float32 else 1e-13
+        )
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -589,9 +573,9 @@ def test_updates_of_live_blocks(xp, lazy, axis, live):
     own, own_velocity = xp.asarray(w), xp.asarray(made["velocity"])
     block = BlockGradient(xp.asarray(values), xp.asarray(rows), xp.asarray(columns), (30, 20))
     sgd_(own, block, own_velocity, **options, **bound)
-    same_bits(own_velocity, velocity)
-    np.testing.assert_allclose(back(own), want, rtol=0 if axis is None else 1e-6)
-    same_bits(dense(block), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
+    assert_same_bits(own_velocity, velocity)
+    np.testing.assert_allclose(on_host(own), want, rtol=0 if axis is None else 1e-6)
+    assert_same_bits(block.dense(), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
 
 
 def test_updates_of_products_and_views(xp):
@@ -600,10 +584,10 @@ def test_updates_of_products_and_views(xp):
     x[~np.isfinite(x)], dz[~np.isfinite(dz)], w[~np.isfinite(w)] = 0, 0, 0
     own = xp.asarray(w.copy())
     sgd_(own, ProductGradient(xp.asarray(x), xp.asarray(dz)), learning_rate=0.1)
-    np.testing.assert_allclose(back(own), w - 0.1 * (x.T @ dz), rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(on_host(own), w - 0.1 * (x.T @ dz), rtol=1e-9, atol=1e-6)
     own = xp.asarray(w.copy())
     sgd_(own.T, xp.asarray(w.T.copy()), learning_rate=0.1, max_norm=1e9, axis=1)
-    np.testing.assert_allclose(back(own), w - 0.1 * w, rtol=1e-12)
+    np.testing.assert_allclose(on_host(own), w - 0.1 * w, rtol=1e-12)
 
 
 def test_global_norm(xp):
@@ -655,11 +639,11 @@ def test_products(xp, dtype, x_mask, w_mask, y_mask):
         {"rtol": 2e-5, "atol": 4e-4} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-11}
     )
     want = reference.masked_matmul(x, w, bias, activation="relu", **pairs)
-    np.testing.assert_allclose(back(y), want, **tolerance)
+    np.testing.assert_allclose(on_host(y), want, **tolerance)
     found = masked_matmul_backward(on[3], *on[:2], y, activation="relu", **masks)
-    wanted = reference.masked_matmul_backward(dy, x, w, back(y), activation="relu", **pairs)
+    wanted = reference.masked_matmul_backward(dy, x, w, on_host(y), activation="relu", **pairs)
     for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(back(a), b, **tolerance)
+        np.testing.assert_allclose(on_host(a), b, **tolerance)
 
 
 def test_products_of_groups_and_given_masks(xp):
@@ -667,19 +651,19 @@ def test_products_of_groups_and_given_masks(xp):
     masks = {"x_mask": Mask((4, 1, 30), 0.5, key=1), "y_mask": Mask((4, 1, 20), 0.5, key=2)}
     on = [xp.asarray(a) for a in (x, w, bias, dy)]
     y = masked_matmul(x, w, bias, **masks)
-    np.testing.assert_allclose(back(masked_matmul(*on[:3], **masks)), y, rtol=2e-5, atol=1e-4)
+    np.testing.assert_allclose(on_host(masked_matmul(*on[:3], **masks)), y, rtol=2e-5, atol=1e-4)
     wanted = masked_matmul_backward(dy, x, w, y, **masks)
     for a, b in zip(masked_matmul_backward(on[3], *on[:2], None, **masks), wanted, strict=True):
-        np.testing.assert_allclose(back(a), b, rtol=2e-5, atol=2e-4)
+        np.testing.assert_allclose(on_host(a), b, rtol=2e-5, atol=2e-4)
     given = Mask.given(xp.asarray(masks["x_mask"].to_bool()), keep=0.5)
     y2 = masked_matmul(*on[:2], x_mask=given)
     np.testing.assert_allclose(
-        back(y2), masked_matmul(x, w, x_mask=masks["x_mask"]), rtol=2e-5, atol=1e-4
+        on_host(y2), masked_matmul(x, w, x_mask=masks["x_mask"]), rtol=2e-5, atol=1e-4
     )
     sample = Mask((4, 30, 20), 0.5, key=3)
     bits = Mask.from_packed(xp.asarray(sample.packed()), sample.shape, keep=0.5)
     np.testing.assert_allclose(
-        back(masked_matmul(*on[:2], w_mask=bits)), masked_matmul(x, w, w_mask=sample),
+        on_host(masked_matmul(*on[:2], w_mask=bits)), masked_matmul(x, w, w_mask=sample),
         rtol=2e-5, atol=1e-4,
     )  # fmt: skip
 
@@ -718,21 +702,23 @@ def test_bias_relu_dropout_residual(gpu, dtype, own, columns):
     want = (value + residual.astype(real)).astype(dtype)
     on = [gpu.asarray(a) for a in (z, bias, residual, dy)]
     y = cuda.finished(on[0], on[1], kind="relu", mask=mask, residual=on[2], out=None)
-    same_bits(y, want)
+    assert_same_bits(y, want)
     held = gpu.asarray(np.where(value > 0, 1, 0).astype(dtype))
     back_value = dy.astype(real) * real(scale)
     if own is not None:
         back_value = np.where(kept, back_value, 0)
     dz = cuda.unfinished(on[3], held, kind="relu", mask=mask)
-    same_bits(dz, np.where(value > 0, back_value, 0).astype(dtype))
+    assert_same_bits(dz, np.where(value > 0, back_value, 0).astype(dtype))
     sums = gpu.zeros(columns, dtype)
     cuda.sum_columns(dz, sums)
-    sums = back(sums).astype(np.float64)
-    exact = back(dz).astype(np.float64).sum(axis=0)
+    sums = on_host(sums).astype(np.float64)
+    exact = on_host(dz).astype(np.float64).sum(axis=0)
     eps = float(ml_dtypes.finfo(dtype).eps)
     close = {np.float64: 1e-13, np.float32: 1e-5}[real]
     np.testing.assert_allclose(sums, exact, rtol=eps, atol=close)
-    same_bits(cuda.finished(on[0], on[1], kind="relu", mask=mask, residual=on[2], out=on[0]), want)
+    assert_same_bits(
+        cuda.finished(on[0], on[1], kind="relu", mask=mask, residual=on[2], out=on[0]), want
+    )
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -752,10 +738,10 @@ def test_activations(gpu, dtype, kind):
         {"rtol": 4e-6, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-15}
     )
     y = cuda.finished(gpu.asarray(x), None, kind=kind, parameter=parameter, out=None)
-    np.testing.assert_allclose(back(y), want, **tolerance)
+    np.testing.assert_allclose(on_host(y), want, **tolerance)
     held = gpu.asarray(x) if kind in HOLD_INPUT else gpu.asarray(want)
     dx = cuda.unfinished(gpu.asarray(dy), held, kind=kind, parameter=parameter)
-    np.testing.assert_allclose(back(dx), core.backward(dy, back(held)), **tolerance)
+    np.testing.assert_allclose(on_host(dx), core.backward(dy, on_host(held)), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -768,10 +754,10 @@ def test_compact_and_scatter(gpu, dtype):
         part = cuda.compact(
             gpu.asarray(x), *(None if u is None else gpu.asarray(u) for u in (r, c))
         )
-        same_bits(part, x[place])
+        assert_same_bits(part, x[place])
         whole = np.zeros_like(x)
         whole[place] = x[place]
-        same_bits(cuda.scatter(part, r, c, (20, 30)), whole)
+        assert_same_bits(cuda.scatter(part, r, c, (20, 30)), whole)
 
 
 def test_long_shared_axes_are_not_cut_to_32_bits(gpu):
@@ -784,7 +770,7 @@ def test_long_shared_axes_are_not_cut_to_32_bits(gpu):
         np.float32(2), launching.at(bits), launching.at(None),
         *launching.numbers(extent, stride, [0] * 4),
     )  # fmt: skip
-    same_bits(out, np.arange(2, 18, 2, dtype=np.float32))
+    assert_same_bits(out, np.arange(2, 18, 2, dtype=np.float32))
 
 
 def test_axes_that_go_together():

@@ -1,19 +1,13 @@
-"""Convolutions and pooling of CuPy arrays give what the compiled core gives: see test_cuda.py."""
+"""Convolutions and pooling of CuPy arrays give what the compiled core gives."""
 
 from __future__ import annotations
 
 import itertools
 
-import host_cupy
 import numpy as np
 import pytest
-from test_convolution import CASES as CONVOLUTIONS
-from test_convolution import close, example, normal
-from test_cuda import KEY, REAL, back, same_bits
-from test_pooling import CASES as WINDOWS
-from test_training_on_device import FakeBlas
 
-from dropcore import Mask, _core
+from dropcore import Key, Mask, _core
 from dropcore._backends import cuda
 from dropcore._backends.cuda import blas, patches
 from dropcore._ops.convolution import ConvolutionOp
@@ -30,7 +24,13 @@ from dropcore.nn import (
     Sequential,
 )
 from dropcore.optim import SGD
+from support import host_cupy
+from support.arrays import assert_same_bits, close, normal, normal32, on_host
+from support.cublas import FakeBlas
+from support.images import CONVOLUTIONS, WINDOWS, example_of
 
+KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
+REAL = [np.float32, np.float64]
 PIECES = [1, 3000, patches.PIECE_BYTES]
 
 
@@ -85,7 +85,7 @@ def test_patches(gpu, monkeypatch, place, piece, dtype):
         for positions, found in a.pieces():
             assert positions.start == reached
             reached = positions.stop
-            same_bits(found, wanted[:, positions])
+            assert_same_bits(found, wanted[:, positions])
             if place != "a pixel" or groups > 1:
                 assert found.size * found.itemsize <= piece or len(found[0]) == 1
         assert reached == a.positions
@@ -99,7 +99,7 @@ def test_patches(gpu, monkeypatch, place, piece, dtype):
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_convolutions(gpu, monkeypatch, case, piece, dtype):
     monkeypatch.setattr(patches, "PIECE_BYTES", piece)
-    x, w, bias, options = example(case, dtype)
+    x, w, bias, options = example_of(case, dtype)
     on = [gpu.asarray(a) for a in (x, w, bias)]
     plain = ConvolutionOp(x, w, **options)
     mask = Mask(plain.y.shape, 0.4, key=KEY)
@@ -109,58 +109,58 @@ def test_convolutions(gpu, monkeypatch, case, piece, dtype):
         wanted = ConvolutionOp(x, w, *(bias,)[: len(more)], **options, **more)
         found = ConvolutionOp(*on[biased], **options, **more)
         assert isinstance(found.y, gpu.ndarray)
-        close(back(found.y), wanted.y)
+        close(on_host(found.y), wanted.y)
         results = found.backward(gpu.asarray(dy))
         for name, a, b in zip(("dx", "dw", "dbias"), results, wanted.backward(dy), strict=True):
             assert isinstance(a, gpu.ndarray)
-            close(back(a), b, name)
+            close(on_host(a), b, name)
         dx, *others = found.backward(gpu.asarray(dy), input_gradient=False)
         assert dx is None
         for a, b in zip(others, results[1:], strict=True):
-            same_bits(a, back(b))
+            assert_same_bits(a, on_host(b))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("piece", PIECES)
 def test_what_was_in_memory_is_gone(gpu, monkeypatch, piece, groups):
     monkeypatch.setattr(patches, "PIECE_BYTES", piece)
-    x, dz, w = normal(3, 4, 5, 6), normal(60, 8, seed=1), normal(3, 3, 6 // groups, 8, seed=2)
+    x, dz, w = normal32(3, 4, 5, 6), normal32(60, 8, seed=1), normal32(3, 3, 6 // groups, 8, seed=2)
     layout = (4, 5), (3, 3), (1, 1), (1, 1), (1, 1), groups
     core, own = _core.Patches(x, *layout), cuda.Patches(gpu.asarray(x), *layout)
     for shape, function, factor in ((w.shape, "kernel_gradient", dz), (dz.shape, "convolution", w)):
         wanted, found = np.empty(shape, np.float32), gpu.full(shape, np.nan, np.float32)
         getattr(_core, function)(wanted, core, factor)
         getattr(cuda, function)(found, own, gpu.asarray(factor))
-        close(back(found), wanted)
+        close(on_host(found), wanted)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_no_images(gpu, case):
-    x, w, bias, options = example(case, batch=0)
+    x, w, bias, options = example_of(case, batch=0)
     step = ConvolutionOp(*(gpu.asarray(a) for a in (x, w, bias)), **options, relu=True)
     assert len(step.y) == 0
     dx, dw, dbias = step.backward(step.y.copy())
     assert dx.shape == x.shape
     assert dw.shape == w.shape
-    assert not back(dw).any()
-    assert not back(dbias).any()
+    assert not on_host(dw).any()
+    assert not on_host(dbias).any()
 
 
 def test_layouts_of_images(gpu):
-    x, w, bias, options = example("groups, all else")
+    x, w, bias, options = example_of("groups, all else")
     wanted = ConvolutionOp(x, w, bias, **options)
-    dy = normal(*wanted.y.shape, seed=3)
+    dy = normal32(*wanted.y.shape, seed=3)
     spread = gpu.asarray(np.repeat(x, 2, axis=2))[:, :, ::2]
     turned = gpu.asarray(np.ascontiguousarray(w.transpose(3, 0, 1, 2))).transpose(1, 2, 3, 0)
     step = ConvolutionOp(spread, turned, gpu.asarray(bias), **options)
-    close(back(step.y), wanted.y)
+    close(on_host(step.y), wanted.y)
     back_dy = gpu.asarray(np.ascontiguousarray(dy.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
     for a, b in zip(step.backward(back_dy), wanted.backward(dy), strict=True):
-        close(back(a), b)
+        close(on_host(a), b)
 
 
 def test_a_pixel_needs_no_patches(host):
-    x, w, bias, options = example("1 x 1")
+    x, w, bias, options = example_of("1 x 1")
     before = len(host_cupy.launches)
     step = ConvolutionOp(*(host.asarray(a) for a in (x, w, bias)), **options)
     step.backward(step.y)
@@ -171,9 +171,9 @@ def test_a_pixel_needs_no_patches(host):
 
 
 def test_nothing_waits_for_the_device(host):
-    x, w, bias, options = example("groups, all else")
+    x, w, bias, options = example_of("groups, all else")
     on = [host.asarray(a) for a in (x, w, bias)]
-    sequence = host.asarray(normal(4, 9, 3))
+    sequence = host.asarray(normal32(4, 9, 3))
     before = host_cupy.waits
     step = ConvolutionOp(*on, **options, relu=True, mask=Mask((3, 4, 5, 6), 0.5, key=KEY))
     step.backward(step.y)
@@ -187,7 +187,7 @@ def test_nothing_waits_for_the_device(host):
 
 
 def test_arrays_of_one_device(gpu):
-    x, w, *_ = example("plain")
+    x, w, *_ = example_of("plain")
     for pair in ((x, gpu.asarray(w)), (gpu.asarray(x), w)):
         with pytest.raises(TypeError, match=r"x and w must be on one device, got .*ndarray and "):
             ConvolutionOp(*pair)
@@ -204,7 +204,7 @@ def test_images_in_graphs(gpu, monkeypatch):
         call = blas.direct
         monkeypatch.setattr(blas, "direct", lambda *on: host_cupy._did(lambda: call(*on)))
     blas._Handle.of.cache_clear()
-    x, y = normal(48, 6, 7, 3), np.arange(48) % 4
+    x, y = normal32(48, 6, 7, 3), np.arange(48) % 4
     weights = []
     for cuda_graph in (False, True):
         model = Sequential(
@@ -216,7 +216,7 @@ def test_images_in_graphs(gpu, monkeypatch):
             gpu.asarray(x), gpu.asarray(y), optimizer=SGD(0.1, momentum=0.9), epochs=2,
             batch_size=16, key=5, progress=False, cuda_graph=cuda_graph,
         )  # fmt: skip
-        weights.append({name: back(weight) for name, weight in model.params.items()})
+        weights.append({name: on_host(weight) for name, weight in model.params.items()})
     blas._Handle.of.cache_clear()
     assert fake.calls or hasattr(gpu, "_core")
     for name, weight in weights[0].items():
@@ -250,29 +250,29 @@ def test_pooling(gpu, case, channels, dtype):
         own = Pooling(x.shape, size, stride=stride, padding=padding, **options)
         y, places = core.forward(x)
         found, found_places = own.forward(gpu.asarray(x))
-        same_bits(found, y)
+        assert_same_bits(found, y)
         assert (places is None) == (found_places is None)
         if places is not None:
-            same_bits(found_places, places)
+            assert_same_bits(found_places, places)
         dy = normal(*y.shape, dtype=dtype, seed=1)
-        same_bits(own.backward(gpu.asarray(dy), found_places), core.backward(dy, places))
+        assert_same_bits(own.backward(gpu.asarray(dy), found_places), core.backward(dy, places))
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
 def test_pooling_of_any_size(gpu, size):
     """Threads that have nothing to do, and blocks that come round again."""
-    x = normal(1, 3, size)
+    x = normal32(1, 3, size)
     for options in OPTIONS:
         core = Pooling(x.shape, 2, stride=1, padding=1, **options)
         y, places = core.forward(x)
         found, found_places = core.forward(gpu.asarray(x))
-        same_bits(found, y)
-        same_bits(core.backward(gpu.asarray(y), found_places), core.backward(y, places))
+        assert_same_bits(found, y)
+        assert_same_bits(core.backward(gpu.asarray(y), found_places), core.backward(y, places))
 
 
 def test_windows_that_begin_inside(gpu):
     """What the layers never ask for: the core and the kernels agree all the same."""
-    x = normal(2, 6, 7, 3)
+    x = normal32(2, 6, 7, 3)
     for before, out in (((-2, -3), (2, 2)), ((-9, 0), (1, 3)), ((5, 5), (5, 5))):
         shapes = x.shape, out, (2, 3), (1, 2), before
         core, own = _core.Windows(*shapes), cuda.Windows(*shapes)
@@ -283,12 +283,12 @@ def test_windows_that_begin_inside(gpu):
             held, held_own = (places, places_own) if kind == "max" else (None, None)
             _core.pool(y, x, core, held)
             cuda.pool(y_own, gpu.asarray(x), own, held_own)
-            same_bits(y_own, y)
+            assert_same_bits(y_own, y)
             dx, dx_own = np.empty(x.shape, np.float32), gpu.zeros(x.shape, np.float32)
-            dy = normal(*shape, seed=1)
+            dy = normal32(*shape, seed=1)
             _core.pool_back(dx, dy, core, held)
             cuda.pool_back(dx_own, gpu.asarray(dy), own, held_own)
-            same_bits(dx_own, dx)
+            assert_same_bits(dx_own, dx)
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -300,20 +300,22 @@ def test_pooling_of_padded_sequences(gpu, kind, dtype):
         x[row, length:] = np.nan
     y, backward = layer.forward(x, lengths=lengths)
     found, step = layer.forward(gpu.asarray(x), lengths=lengths)
-    same_bits(found, y)
-    same_bits(step(gpu.asarray(dy))[0], backward(dy)[0])
+    assert_same_bits(found, y)
+    assert_same_bits(step(gpu.asarray(dy))[0], backward(dy)[0])
 
 
 def test_windows_of_padded_sequences(gpu):
     """Windows that the end of a sequence cuts off."""
-    x, lengths = normal(4, 9, 5), np.array([9, 2, 5, 0])
+    x, lengths = normal32(4, 9, 5), np.array([9, 2, 5, 0])
     for size, stride, options in itertools.product((2, 3, 5), (1, 2, 4), OPTIONS):
         pooling = Pooling(x.shape, size, stride=stride, padding=1, lengths=lengths, **options)
         y, places = pooling.forward(x)
         found, found_places = pooling.forward(gpu.asarray(x))
-        same_bits(found, y)
-        dy = normal(*y.shape, seed=2)
-        same_bits(pooling.backward(gpu.asarray(dy), found_places), pooling.backward(dy, places))
+        assert_same_bits(found, y)
+        dy = normal32(*y.shape, seed=2)
+        assert_same_bits(
+            pooling.backward(gpu.asarray(dy), found_places), pooling.backward(dy, places)
+        )
 
 
 def test_lengths_are_inside():

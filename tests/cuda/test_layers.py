@@ -1,13 +1,11 @@
-"""Every layer on CuPy arrays gives what it gives on NumPy arrays: see host_cupy.py."""
+"""Every layer on CuPy arrays gives what it gives on NumPy arrays: see support/host_cupy.py."""
 
 from __future__ import annotations
 
 import copy
 
-import host_cupy
 import numpy as np
 import pytest
-from test_every_layer import CARRYING, EXAMPLES, KEY, batches, built, names
 
 from dropcore import Mask
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
@@ -32,12 +30,9 @@ from dropcore.nn.noise import GaussianNoise
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.regularizers import L1, L1L2, L2, KLSparsity
 from dropcore.updates import dense
-
-CLOSE = {np.float32: {"rtol": 2e-5, "atol": 2e-5}, np.float64: {"rtol": 1e-10, "atol": 1e-11}}
-
-
-def back(gpu, x):
-    return x if isinstance(x, np.ndarray | float) else gpu.asnumpy(x)
+from support import host_cupy
+from support.arrays import CLOSE, on_host
+from support.layers import CARRYING, EXAMPLES, KEY, batches, built, names
 
 
 def stepped(layer, x, dy, key, put, **options):
@@ -50,7 +45,7 @@ def stepped(layer, x, dy, key, put, **options):
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
 def test_steps(gpu, layer, sample, dtype):
-    layer = built(layer, sample, dtype)
+    layer = built(layer, *sample, dtype=dtype)
     x = batches(layer, sample, 6, dtype)
     other = copy.deepcopy(layer).to("cuda")
     assert all(
@@ -67,9 +62,9 @@ def test_steps(gpu, layer, sample, dtype):
             if b is not None:
                 assert isinstance(a, gpu.ndarray)
                 assert a.dtype == b.dtype
-                np.testing.assert_allclose(back(gpu, a), b, **CLOSE[dtype])
+                np.testing.assert_allclose(on_host(a), b, **CLOSE[dtype])
     for name, buffer in layer.buffers.items():
-        np.testing.assert_allclose(back(gpu, other.buffers[name]), buffer, **CLOSE[dtype])
+        np.testing.assert_allclose(on_host(other.buffers[name]), buffer, **CLOSE[dtype])
     home = other.to("cpu")
     for name, weight in layer.params.items():
         np.testing.assert_array_equal(home.params[name], weight)
@@ -102,7 +97,7 @@ def leaves_of(state):
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize(("layer", "sample"), CARRYING, ids=names)
 def test_pieces_of_sequences(gpu, layer, sample, dtype):
-    layer, x = built(layer, sample, dtype), batches(layer, sample, 7, dtype)
+    layer, x = built(layer, *sample, dtype=dtype), batches(layer, sample, 7, dtype)
     other = copy.deepcopy(layer).to("cuda")
     lengths = np.array([5, 0, 3, 1, 5, 2, 4])
     dy = np.random.default_rng(5).normal(size=7 * 5 * 40).astype(dtype)
@@ -115,7 +110,7 @@ def test_pieces_of_sequences(gpu, layer, sample, dtype):
             if b is not None:
                 assert isinstance(a, gpu.ndarray)
                 assert a.dtype == b.dtype
-                np.testing.assert_allclose(back(gpu, a), b, **CLOSE[dtype])
+                np.testing.assert_allclose(on_host(a), b, **CLOSE[dtype])
 
 
 SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNoise, LayerNorm,
@@ -133,7 +128,7 @@ SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNois
 )
 def test_a_step_waits_for_nothing_and_sends_nothing(host, layer, sample):
     """What a graph of a step could not do; but for what the first step leaves on the device."""
-    layer = built(layer, sample, np.float32).to("cuda")
+    layer = built(layer, *sample, dtype=np.float32).to("cuda")
     x = host.asarray(batches(layer, sample, 6, np.float32))
     counts = []
     for step in range(2):
@@ -203,7 +198,7 @@ def compared(gpu, model, optimizer, dtype):
     for a, b in zip(found, wanted, strict=True):
         assert isinstance(a, gpu.ndarray)
         assert a.dtype == b.dtype
-        np.testing.assert_allclose(back(gpu, a), b, **tolerance)
+        np.testing.assert_allclose(on_host(a), b, **tolerance)
 
 
 OPTIMIZERS = [
@@ -246,8 +241,8 @@ def test_constraints_leave_vectors_without_direction_alone(gpu, constraint):
     own, want = gpu.asarray(w), w.copy()
     constraint(own)
     constraint(want)
-    np.testing.assert_array_equal(back(gpu, own)[:, :3], w[:, :3])
-    np.testing.assert_allclose(back(gpu, own), want, rtol=1e-6)
+    np.testing.assert_array_equal(on_host(own)[:, :3], w[:, :3])
+    np.testing.assert_allclose(on_host(own), want, rtol=1e-6)
 
 
 REGULARIZERS = [L1(0.01), L2(0.02), L1L2(0.01, 0.02)]
@@ -274,7 +269,7 @@ def test_penalties_of_outputs(gpu, activity):
 def test_a_mean_outside_of_its_range_is_nan(gpu):
     y = np.random.default_rng(8).uniform(0.1, 0.9, (30, 4))
     y[:, 2] += 1
-    gradient = back(gpu, KLSparsity(0.1).activity_gradient(gpu.asarray(y)))
+    gradient = on_host(KLSparsity(0.1).activity_gradient(gpu.asarray(y)))
     assert np.isnan(gradient[:, 2]).all()
     assert np.isfinite(gradient[:, [0, 1, 3]]).all()
 
@@ -300,7 +295,7 @@ def test_clipping_never_waits(host, dtype):
             assert host_cupy.waits == before
             for path, want in wanted.items():
                 np.testing.assert_allclose(
-                    back(host, found[path]), want, rtol=1e-6 if dtype == np.float32 else 1e-13
+                    on_host(found[path]), want, rtol=1e-6 if dtype == np.float32 else 1e-13
                 )
 
 
@@ -330,7 +325,7 @@ def test_inference_of_dropconnect(gpu, inference, activation):
     for key in (None, KEY):
         found = other(gpu.asarray(x), key, row_offset=2)
         np.testing.assert_allclose(
-            back(gpu, found), layer(x, key, row_offset=2), rtol=2e-5, atol=2e-5
+            on_host(found), layer(x, key, row_offset=2), rtol=2e-5, atol=2e-5
         )
 
 
@@ -357,9 +352,9 @@ def test_rates(gpu, kind, rate, scaling):
     for key, row in ((KEY, 5), (None, 5), (KEY, 0)):
         wanted, backward = layer.forward(x, key=key, row_offset=row)
         found, other = layer.forward(gpu.asarray(x), key=key, row_offset=row)
-        np.testing.assert_allclose(back(gpu, found), wanted, rtol=1e-6)
+        np.testing.assert_allclose(on_host(found), wanted, rtol=1e-6)
         dx, _ = other(gpu.asarray(x))
-        np.testing.assert_allclose(back(gpu, dx), backward(x)[0], rtol=1e-6)
+        np.testing.assert_allclose(on_host(dx), backward(x)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("as_mask", [False, True])
@@ -370,7 +365,7 @@ def test_given_masks(gpu, as_mask):
     for rows in (x, np.concatenate((x, x[:5]))):
         row = 12 - len(rows)
         found = layer(gpu.asarray(rows), KEY, row_offset=row)
-        np.testing.assert_array_equal(back(gpu, found), layer(rows, KEY, row_offset=row))
+        np.testing.assert_array_equal(on_host(found), layer(rows, KEY, row_offset=row))
 
 
 def test_set_scaling(gpu):
@@ -380,5 +375,5 @@ def test_set_scaling(gpu):
     for scaling in ("inverted", "test"):
         set_scaling_(model, scaling)
         set_scaling_(other, scaling)
-        weight = back(gpu, other.params["1.weight"])
+        weight = on_host(other.params["1.weight"])
         np.testing.assert_allclose(weight, model.params["1.weight"], rtol=1e-6)

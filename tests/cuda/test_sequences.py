@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import copy
 
-import host_cupy
 import numpy as np
 import pytest
-from test_every_layer import KEY, batches, built, leaves, mapped
-from test_layers_on_device import CLOSE, back
-from test_training_on_device import products_in_graphs  # noqa: F401
 
 from dropcore import Mask
 from dropcore._backends.cuda.products import positions
-from dropcore._backends.gradients import BlockGradient, dense
+from dropcore._backends.gradients import BlockGradient
 from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.nn import GRU, LSTM, Bidirectional, Embedding, EmbeddingDropout, Maxout, Sequential
 from dropcore.nn.embedding_dropout import word_mask
 from dropcore.optim import Adam
-from dropcore.updates import adam_, global_norm, sgd_
+from dropcore.updates import adam_, dense, global_norm, sgd_
+from support import host_cupy
+from support.arrays import CLOSE, on_host
+from support.layers import KEY, batches, built, leaves, mapped
 
 DTYPES = [np.float32, np.float64]
 
 
-def close(gpu, found, wanted, dtype):
+def close_on(gpu, found, wanted, dtype):
     assert isinstance(found, gpu.ndarray)
     assert found.dtype == wanted.dtype
-    np.testing.assert_allclose(back(gpu, found), wanted, **CLOSE[dtype])
+    np.testing.assert_allclose(on_host(found), wanted, **CLOSE[dtype])
 
 
 # ---- the recurrence ----
@@ -100,7 +99,7 @@ def same_step(gpu, cell, batch, steps, units, dtype, noise, sequences=True, bias
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape
-        close(gpu, a, b, dtype)
+        close_on(gpu, a, b, dtype)
 
 
 @pytest.mark.parametrize("cell", GATES)
@@ -152,14 +151,14 @@ def test_what_is_behind_the_end_may_be_anything(gpu):
     found = recurrent_step(gpu.asarray, "lstm", (x, *arrays), {}, True, lengths=lengths)
     for a, b in zip(found, wanted, strict=True):
         assert np.isfinite(b).all()
-        close(gpu, a, b, np.float64)
+        close_on(gpu, a, b, np.float64)
 
 
 # ---- layers that carry a state ----
 
 
 def test_a_state_is_where_the_weights_are(gpu):
-    layer, x = built(LSTM(4), (5, 3)), batches(LSTM(4), (5, 3))
+    layer, x = built(LSTM(4), 5, 3), batches(LSTM(4), (5, 3))
     _, state, _ = layer.forward_from(x)
     other = copy.deepcopy(layer).to("cuda")
     with pytest.raises(ValueError, match=r"h and c of shape \(6, 4\) and float64 on the GPU, got"):
@@ -170,7 +169,7 @@ def test_a_state_is_where_the_weights_are(gpu):
 
 
 def test_lengths_stay_on_the_host(gpu):
-    layer, x = built(GRU(4), (5, 3)).to("cuda"), batches(GRU(4), (5, 3))
+    layer, x = built(GRU(4), 5, 3).to("cuda"), batches(GRU(4), (5, 3))
     with pytest.raises(TypeError, match=r"lengths on the host.*cupy\.asnumpy\(lengths\)"):
         layer(gpu.asarray(x), lengths=gpu.asarray(np.full(6, 2)))
     with pytest.raises(ValueError, match=r"lengths in \[0, 5\], got 2 \.\.\. 6"):
@@ -181,7 +180,7 @@ def test_a_network_of_sequences_waits_for_nothing(host):
     model = Sequential(
         [EmbeddingDropout(Embedding(11, 4), 0.3), Bidirectional(LSTM(3, dropout=0.2)), Maxout(2)]
     )
-    model = built(model, (5,), np.float32).to("cuda")
+    model = built(model, 5, dtype=np.float32).to("cuda")
     words = batches(model, (5,))
     for x in (words, host.asarray(words)):
         waits = host_cupy.waits
@@ -203,7 +202,7 @@ def test_sequences_in_a_graph(gpu):
             Maxout(4),
         ]
     )
-    plain = built(model, (5,), np.float32).to("cuda")
+    plain = built(model, 5, dtype=np.float32).to("cuda")
     replayed = copy.deepcopy(plain)
     how = {"epochs": 2, "batch_size": 16, "key": 3, "optimizer": Adam(1e-2), "progress": False}
     x, y = gpu.asarray(words), gpu.asarray(classes)
@@ -211,7 +210,7 @@ def test_sequences_in_a_graph(gpu):
     found = replayed.fit(x, y, cuda_graph=True, **how)
     np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-4)
     for name, weight in plain.params.items():
-        np.testing.assert_allclose(back(gpu, replayed.params[name]), back(gpu, weight), 1e-3, 1e-5)
+        np.testing.assert_allclose(on_host(replayed.params[name]), on_host(weight), 1e-3, 1e-5)
 
 
 # ---- embeddings ----
@@ -233,17 +232,17 @@ def runs(kind, n):
 def test_gradients_of_embeddings(gpu, kind, dtype, n):
     words = runs(kind, n)
     for width, padding in ((1, None), (5, 3), (33, 7)):
-        layer = built(Embedding(13, width, padding_index=padding), (), dtype)
+        layer = built(Embedding(13, width, padding_index=padding), dtype=dtype)
         other = copy.deepcopy(layer).to("cuda")
         dy = np.random.default_rng(1).normal(size=(n, width)).astype(dtype)
         y, backward = layer.forward(words)
         there, way_back = other.forward(gpu.asarray(words))
-        close(gpu, there, y, dtype)
+        close_on(gpu, there, y, dtype)
         wanted = backward(dy)[1]["weight"]
         for options in ({}, {"for_update": True}):
             dx, grads = way_back(gpu.asarray(dy), **options)
             assert dx is None
-            close(gpu, dense(grads["weight"]), wanted, dtype)
+            close_on(gpu, dense(grads["weight"]), wanted, dtype)
         block = grads["weight"]
         assert isinstance(block, BlockGradient)
         assert global_norm([block]) == pytest.approx(global_norm([wanted]), rel=1e-6)
@@ -251,7 +250,7 @@ def test_gradients_of_embeddings(gpu, kind, dtype, n):
 
 def test_updates_move_the_rows_that_are_there(gpu):
     words = np.array([[3, 3, 9], [0, 3, 12]])
-    layer = built(Embedding(13, 5, padding_index=9), (3,))
+    layer = built(Embedding(13, 5, padding_index=9), 3)
     dy = np.random.default_rng(1).normal(size=(2, 3, 5))
 
     def updated(layer, put):
@@ -266,14 +265,14 @@ def test_updates_move_the_rows_that_are_there(gpu):
     before = layer.params["weight"].copy()
     wanted = updated(layer, np.copy)
     for a, b in zip(updated(other, gpu.asarray), wanted, strict=True):
-        close(gpu, a, b, np.float64)
+        close_on(gpu, a, b, np.float64)
     assert (wanted[1] == 0.1).all(axis=1).sum() == 10  # lazy: nothing moved but three rows
     assert not np.array_equal(before, wanted[0])
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.int64, np.uint64])
 def test_indices_of_any_integers_from_host_and_device(gpu, kind):
-    layer = built(EmbeddingDropout(Embedding(11, 4), 0.4), (3,), np.float32)
+    layer = built(EmbeddingDropout(Embedding(11, 4), 0.4), 3, dtype=np.float32)
     words = batches(layer, (3,)).astype(kind)
     other = copy.deepcopy(layer).to("cuda")
     wanted, backward = layer.forward(words, key=KEY, row_offset=2)
@@ -281,12 +280,12 @@ def test_indices_of_any_integers_from_host_and_device(gpu, kind):
     strided = np.repeat(words, 2, axis=1)[:, ::2]
     for x in (words, gpu.asarray(words), gpu.asarray(np.repeat(words, 2, axis=1))[:, ::2], strided):
         y, way_back = other.forward(x, key=KEY, row_offset=2)
-        close(gpu, y, wanted, np.float32)
-        close(gpu, way_back(y)[1]["embedding.weight"], gradient, np.float32)
+        close_on(gpu, y, wanted, np.float32)
+        close_on(gpu, way_back(y)[1]["embedding.weight"], gradient, np.float32)
 
 
 def test_an_index_that_is_not_there(gpu):
-    layer = built(Embedding(11, 4, padding_index=2), (), np.float32)
+    layer = built(Embedding(11, 4, padding_index=2), dtype=np.float32)
     other = copy.deepcopy(layer).to("cuda")
     words = np.array([3, -1, 11, 2, 1 << 40, 3])
     with pytest.raises(ValueError, match=r"indices in \[0, 11\), got -1"):
@@ -294,12 +293,12 @@ def test_an_index_that_is_not_there(gpu):
     with pytest.raises(TypeError, match="takes integers, got float32"):
         other(gpu.asarray(words.astype(np.float32)))
     y, backward = other.forward(gpu.asarray(words))
-    found = back(gpu, y)
+    found = on_host(y)
     assert np.isnan(found).all(axis=1).tolist() == [False, True, True, False, True, False]
     np.testing.assert_array_equal(found[[0, 3]], [layer.params["weight"][3], np.zeros(4)])
     dy = gpu.asarray(np.ones((6, 4), np.float32))
     block = backward(dy, for_update=True)[1]["weight"]
-    gradient = back(gpu, dense(block))
+    gradient = on_host(dense(block))
     wanted = np.zeros((11, 4), np.float32)
     wanted[3] = 2
     np.testing.assert_array_equal(gradient, wanted)
@@ -309,7 +308,7 @@ def test_an_index_that_is_not_there(gpu):
 def test_places_of_units(gpu):
     for size in (0, 1, 5, 257):
         for units in ([], [0], [0, 0, 3, 4, 4, 4, 256], list(range(0, 300, 3))):
-            found = back(gpu, positions(np.array(units, np.int64), size))
+            found = on_host(positions(np.array(units, np.int64), size))
             assert found.tolist() == [units.index(u) if u in units else -1 for u in range(size)]
 
 
@@ -324,23 +323,23 @@ def test_masks_of_words(gpu, mode, n):
         assert found.scale == wanted.scale
         kept = found.to_bool()
         assert isinstance(kept, gpu.ndarray)
-        np.testing.assert_array_equal(back(gpu, kept), wanted.to_bool())
+        np.testing.assert_array_equal(on_host(kept), wanted.to_bool())
 
 
 # ---- maxout ----
 
 
 def test_the_first_of_equal_pieces_takes_the_gradient(gpu):
-    layer = built(Maxout(3, pieces=4), (2,), np.float32)
+    layer = built(Maxout(3, pieces=4), 2, dtype=np.float32)
     for weight in layer.params.values():
         weight[...] = 1
     other = copy.deepcopy(layer).to("cuda")
     x = np.array([[1, 2], [np.nan, 1]], np.float32)
     y, backward = layer.forward(x)
     there, way_back = other.forward(gpu.asarray(x))
-    np.testing.assert_array_equal(back(gpu, there), y)
+    np.testing.assert_array_equal(on_host(there), y)
     dy = np.ones((2, 3), np.float32)
     wanted, found = backward(dy), way_back(gpu.asarray(dy))
     assert wanted[1]["linear.bias"].tolist() == [2] * 3 + [0] * 9
     for name, gradient in wanted[1].items():
-        np.testing.assert_array_equal(back(gpu, found[1][name]), gradient)
+        np.testing.assert_array_equal(on_host(found[1][name]), gradient)

@@ -1,12 +1,10 @@
-"""Losses and the training loop on CuPy arrays: see host_cupy.py."""
+"""Losses and the training loop on CuPy arrays: see support/host_cupy.py."""
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import itertools
 
-import host_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -41,31 +39,34 @@ from dropcore.nn import (
 from dropcore.optim import SGD, AdamW, Clip, RMSprop
 from dropcore.regularizers import L1, L2
 from dropcore.schedules import Cosine, Linear
+from support import host_cupy
+from support.arrays import normal
+from support.cublas import FakeBlas
 
 
 def labels(n, classes=4):
     return np.random.default_rng(1).integers(0, classes, n)
 
 
-def numbers(*shape):
-    return np.random.default_rng(2).normal(size=shape)
-
-
 LOSSES = [
-    (SoftmaxCrossEntropy(), numbers(9, 4), labels(9)),
-    (SoftmaxCrossEntropy(), numbers(5, 3, 4), labels(15).reshape(5, 3)),
-    (SoftmaxCrossEntropy(), numbers(9, 4), np.eye(4)[labels(9)]),
-    (SoftmaxCrossEntropy(label_smoothing=0.1), numbers(9, 4), labels(9)),
-    (SoftmaxCrossEntropy(class_weights=(1, 0, 2, 0.5)), numbers(9, 4), labels(9)),
-    (SoftmaxCrossEntropy(ignore_label=1), numbers(9, 4), labels(9)),
-    (SoftmaxCrossEntropy(ignore_label=1, class_weights=(1, 3, 2, 0.5)), numbers(9, 4), labels(9)),
-    (SoftmaxCrossEntropy(ignore_label=-1), numbers(3, 4), np.full(3, -1)),
-    (BinaryCrossEntropy(), numbers(9, 4), labels(36, 2).reshape(9, 4)),
-    (BinaryCrossEntropy(), numbers(9, 1), labels(9, 2)),
-    (MeanSquaredError(), numbers(9, 4), numbers(9, 4)[::-1].copy()),
-    (MeanAbsoluteError(), numbers(9, 1), labels(9)),
-    (Huber(0.3), numbers(9, 4), numbers(9, 4)[::-1].copy()),
-    (GaussianNLL(), numbers(9, 2), numbers(9)),
+    (SoftmaxCrossEntropy(), normal(9, 4, seed=2), labels(9)),
+    (SoftmaxCrossEntropy(), normal(5, 3, 4, seed=2), labels(15).reshape(5, 3)),
+    (SoftmaxCrossEntropy(), normal(9, 4, seed=2), np.eye(4)[labels(9)]),
+    (SoftmaxCrossEntropy(label_smoothing=0.1), normal(9, 4, seed=2), labels(9)),
+    (SoftmaxCrossEntropy(class_weights=(1, 0, 2, 0.5)), normal(9, 4, seed=2), labels(9)),
+    (SoftmaxCrossEntropy(ignore_label=1), normal(9, 4, seed=2), labels(9)),
+    (
+        SoftmaxCrossEntropy(ignore_label=1, class_weights=(1, 3, 2, 0.5)),
+        normal(9, 4, seed=2),
+        labels(9),
+    ),
+    (SoftmaxCrossEntropy(ignore_label=-1), normal(3, 4, seed=2), np.full(3, -1)),
+    (BinaryCrossEntropy(), normal(9, 4, seed=2), labels(36, 2).reshape(9, 4)),
+    (BinaryCrossEntropy(), normal(9, 1, seed=2), labels(9, 2)),
+    (MeanSquaredError(), normal(9, 4, seed=2), normal(9, 4, seed=2)[::-1].copy()),
+    (MeanAbsoluteError(), normal(9, 1, seed=2), labels(9)),
+    (Huber(0.3), normal(9, 4, seed=2), normal(9, 4, seed=2)[::-1].copy()),
+    (GaussianNLL(), normal(9, 2, seed=2), normal(9, seed=2)),
 ]
 
 
@@ -158,15 +159,6 @@ def test_a_step_waits_for_nothing(host):
         model.fit(*some, optimizer=SGD(0.1), **OPTIONS)
         each.append(host_cupy.waits - before)
     assert each[0] == each[1] > 0  # however many steps an epoch has
-
-
-@pytest.fixture
-def products_in_graphs(monkeypatch, gpu):
-    """What cuBLAS does while a stream is captured; the stand-in takes its own product."""
-    if gpu.__name__ == "cupy" and hasattr(gpu, "_core"):
-        return  # the real one
-    monkeypatch.setattr(blas, "prepare", lambda device: None)
-    monkeypatch.setattr(blas, "direct", lambda a, b, out: gpu.matmul(a, b, out=out))
 
 
 GRAPHS = {
@@ -264,45 +256,6 @@ def test_what_a_graph_cannot_do(gpu):
         Sequential([Dense(4)]).fit(*data(), optimizer=SGD(0.1), **OPTIONS | {"cuda_graph": True})
 
 
-class FakeBlas:
-    """cublasGemmEx as its documentation says, by columns, on the stand-in's memory."""
-
-    def __init__(self):
-        self.calls = []
-        self.types = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
-
-    def cublasCreate_v2(self, handle):
-        return 0
-
-    def cublasSetStream_v2(self, handle, stream):
-        return 0
-
-    def cublasSetWorkspace_v2(self, handle, room, size):
-        return 0 if size.value == blas.WORKSPACE else 7
-
-    def cublasGemmEx(self, handle, a_way, b_way, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb,
-                     beta, c, c_kind, ldc, compute, algorithm):  # fmt: skip
-        def matrix(address, kind, way, rows, columns, step):
-            stored = (rows, columns) if way == 0 else (columns, rows)
-            assert step >= stored[0]
-            size = step * (stored[1] - 1) + stored[0]
-            dtype = np.dtype(self.types[kind])
-            memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(address.value)
-            flat = np.frombuffer(memory, dtype)
-            by_columns = np.lib.stride_tricks.as_strided(
-                flat, stored, (dtype.itemsize, step * dtype.itemsize)
-            )
-            return by_columns if way == 0 else by_columns.T
-
-        kind = {68: ctypes.c_float, 77: ctypes.c_float, 70: ctypes.c_double}[compute]
-        assert ctypes.cast(alpha, ctypes.POINTER(kind))[0] == 1
-        assert ctypes.cast(beta, ctypes.POINTER(kind))[0] == 0
-        left, right = matrix(a, a_kind, a_way, m, k, lda), matrix(b, b_kind, b_way, k, n, ldb)
-        matrix(c, c_kind, 0, m, n, ldc)[...] = left.astype(float) @ right.astype(float)
-        self.calls.append(compute)
-        return 0
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_direct_products(host, monkeypatch, dtype):
     fake = FakeBlas()
@@ -349,7 +302,7 @@ def test_places_that_do_not_fit(gpu):
         model.fit(gpu.asarray(x), y, optimizer=SGD(0.1), **OPTIONS)
     model.build((12,), key=3)
     with pytest.raises(TypeError, match=r"^Dense.*: the weights are not on a GPU and x is"):
-        model.layers[1](gpu.asarray(numbers(3, 12).astype(np.float32)))
+        model.layers[1](gpu.asarray(normal(3, 12, seed=2).astype(np.float32)))
     model.to("cuda")
     with pytest.raises(
         TypeError, match=r"^layer 1, Dense.*: the weights are on a GPU and x is not"

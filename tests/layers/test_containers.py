@@ -33,17 +33,10 @@ from dropcore.nn import (
 )
 from dropcore.optim import SGD
 from dropcore.schedules import Linear
+from support.arrays import normal
+from support.layers import built
 
 KEY = Key(5, stream=1, step=2)
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def built(layer, *sample, dtype=np.float64):
-    layer.build(sample, key=3, dtype=dtype)
-    return layer
 
 
 # --- side by side --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from differences import check_gradients
 
 import dropcore
 from dropcore import Key, Mask, _core, reference
@@ -14,57 +13,12 @@ from dropcore._ops.activation import Activation
 from dropcore._ops.convolution import ConvolutionOp
 from dropcore._ops.geometry import Geometry, padding_of, per_axis
 from dropcore.nn import Conv1D, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Sequential
+from support.arrays import close, normal, normal32
+from support.differences import check_gradients
+from support.images import CONVOLUTIONS, example_of
+from support.layers import built
 
 KEY = Key(7, stream=3, step=5)
-
-
-def normal(*shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def close(found, wanted, name=""):
-    wanted = np.asarray(wanted)
-    assert found.shape == wanted.shape, name
-    tolerance = 1e-5 if found.dtype == np.float32 else 1e-12
-    size = max(1.0, float(np.abs(wanted).max(initial=0)))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * size, err_msg=name)
-
-
-# image, kernel, channels, maps, and what differs from the defaults
-CASES = {
-    "1 x 1": ((5, 6), (1, 1), 3, 4, {}),
-    "plain": ((6, 7), (3, 3), 5, 17, {}),
-    "same": ((6, 7), (5, 3), 3, 16, {"padding": "same"}),
-    "same, even kernel": ((6, 7), (4, 2), 2, 5, {"padding": "same"}),
-    "same, stride": ((7, 9), (3, 4), 3, 5, {"padding": "same", "stride": (2, 3)}),
-    "stride": ((9, 8), (3, 2), 1, 5, {"stride": 2}),
-    "stride beyond the kernel": ((9, 10), (2, 1), 3, 5, {"stride": 3}),
-    "a row is left over": ((8, 8), (3, 3), 4, 5, {"stride": 3}),
-    "dilation": ((9, 8), (3, 2), 3, 5, {"dilation": (2, 3)}),
-    "dilation and stride": ((11, 12), (3, 3), 3, 4, {"dilation": 2, "stride": (2, 4)}),
-    "dilation 3, stride 2": ((11, 12), (3, 2), 3, 4, {"dilation": 3, "stride": 2, "padding": 2}),
-    "sides": ((5, 4), (3, 3), 3, 5, {"padding": ((0, 2), (3, 1))}),
-    "more padding than kernel": ((3, 2), (2, 2), 3, 5, {"padding": 4, "stride": 3}),
-    "kernel beyond the image": ((3, 2), (5, 5), 3, 5, {"padding": 2}),
-    "groups": ((5, 6), (3, 3), 6, 10, {"groups": 2, "padding": 1}),
-    "depthwise": ((5, 6), (3, 3), 4, 8, {"groups": 4, "padding": 1}),
-    "groups, all else": ((9, 8), (3, 2), 9, 6,
-                         {"groups": 3, "stride": 2, "dilation": 2, "padding": ((1, 2), (0, 3))}),
-    "long rows": ((4, 6), (3, 3), 33, 40, {"padding": 1}),
-    "rows in pieces": ((4, 4), (2, 3), 130, 20, {"padding": "same"}),
-    "a pixel in pieces": ((3, 4), (1, 1), 650, 5, {"stride": 2}),
-    "groups in pieces": ((4, 5), (3, 2), 140, 6, {"groups": 2, "dilation": 2, "padding": 2}),
-    "one output": ((4, 4), (4, 4), 2, 3, {}),
-    "one pixel": ((1, 1), (3, 3), 2, 3, {"padding": 1}),
-}  # fmt: skip
-
-
-def example(case, dtype=np.float32, batch=3):
-    image, kernel, channels, maps, options = CASES[case]
-    groups = options.get("groups", 1)
-    x = normal(batch, *image, channels, dtype=dtype)
-    w = normal(*kernel, channels // groups, maps, dtype=dtype, seed=1)
-    return x, w, normal(maps, dtype=dtype, seed=2), options
 
 
 def by_loops(x, w, bias, options, dz=None):
@@ -84,9 +38,9 @@ def by_loops(x, w, bias, options, dz=None):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_a_convolution_is_its_loops(isa, case, dtype):
-    x, w, bias, options = example(case, dtype)
+    x, w, bias, options = example_of(case, dtype)
     z = by_loops(x, w, bias, options)
     y_shape = z.shape
     dy = normal(*y_shape, dtype=dtype, seed=3)
@@ -110,7 +64,7 @@ def test_a_convolution_is_its_loops(isa, case, dtype):
 @pytest.mark.parametrize("activation", ["gelu", "tanh", "softmax", "leaky_relu"])
 @pytest.mark.parametrize("shared", [(), (0,), (1, 2)])
 def test_masks_and_activations_that_the_product_does_not_know(activation, shared):
-    x, w, bias, options = example("same", np.float64)
+    x, w, bias, options = example_of("same", np.float64)
     function = Activation(activation, 0.1 if activation == "leaky_relu" else 0.0)
     z = by_loops(x, w, bias, options)
     mask = Mask([1 if axis in shared else n for axis, n in enumerate(z.shape)], 0.5, key=KEY)
@@ -145,14 +99,14 @@ def test_conv2d_is_that_of_pytorch(channels):
             n + 2 * p < dilation * (k - 1) + 1 for n, k, p in zip(image, kernel, sides, strict=True)
         ):
             continue
-        x = normal(2, *image, channels)
+        x = normal32(2, *image, channels)
         layer = Conv2D(
             maps, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups
         )
         layer.build(x.shape[1:], key=1)
-        layer.params["bias"][:] = normal(maps, seed=1)
+        layer.params["bias"][:] = normal32(maps, seed=1)
         y, backward = layer.forward(x)
-        dy = normal(*y.shape, seed=2)
+        dy = normal32(*y.shape, seed=2)
         dx, grads = backward(dy)
         there = [
             torch.tensor(array, requires_grad=True)
@@ -181,11 +135,11 @@ def test_conv2d_is_that_of_pytorch(channels):
 def test_conv1d_is_that_of_pytorch(padding):
     torch = pytest.importorskip("torch")
     for time, kernel, dilation, channels in itertools.product([9, 30], [1, 2, 5], [1, 2], [1, 17]):
-        x = normal(3, time, channels)
+        x = normal32(3, time, channels)
         layer = Conv1D(6, kernel, padding=padding, dilation=dilation, activation="relu")
         layer.build(x.shape[1:], key=1)
         y, backward = layer.forward(x)
-        dy = normal(*y.shape, seed=2)
+        dy = normal32(*y.shape, seed=2)
         dx, grads = backward(dy)
         there = [
             torch.tensor(array, requires_grad=True)
@@ -222,19 +176,14 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def built(name, dtype=np.float64):
+def network_of(name, dtype=np.float64):
     layers, sample = NETWORKS[name]
-    model = Sequential(layers())
-    model.build(sample, key=1, dtype=dtype)
-    for seed, (path, array) in enumerate(model.params.items()):
-        if path.endswith("bias"):
-            array[:] = normal(*array.shape, dtype=dtype, seed=seed)
-    return model, sample
+    return built(Sequential(layers()), *sample, dtype=dtype), sample
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_equal_finite_differences(name):
-    model, sample = built(name)
+    model, sample = network_of(name)
     check_gradients(model, normal(3, *sample, dtype=np.float64), KEY)
 
 
@@ -258,7 +207,7 @@ def one_by_one(model, x, key):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_dropout_behind_is_applied_where_the_product_ends(isa, name, dtype, monkeypatch):
-    model, sample = built(name, dtype)
+    model, sample = network_of(name, dtype)
     x = normal(5, *sample, dtype=dtype)
     wanted, wanted_back = one_by_one(model, x, KEY)
     masked = []
@@ -291,7 +240,7 @@ def test_a_layer_made_from_one_keeps_its_own_forward():
 
     model = Sequential([Doubled(3, 2), Dropout(0.0)])
     model.build((4, 4, 2), key=1)
-    x = normal(2, 4, 4, 2)
+    x = normal32(2, 4, 4, 2)
     plain = Conv2D(3, 2)
     plain.build((4, 4, 2), key=1)
     np.testing.assert_array_equal(model.forward(x, key=KEY)[0], 2 * plain(x))
@@ -367,9 +316,9 @@ def test_the_gradient_of_a_tall_bias(isa, threads):
 
 
 def test_layouts():
-    x, w, bias, options = example("same", batch=4)
+    x, w, bias, options = example_of("same", batch=4)
     wanted = ConvolutionOp(x, w, bias, **options)
-    dy = normal(*wanted.y.shape, seed=3)
+    dy = normal32(*wanted.y.shape, seed=3)
     gradients = wanted.backward(dy)
     read_only = x.copy()
     read_only.flags.writeable = False
@@ -384,9 +333,9 @@ def test_layouts():
         np.testing.assert_array_equal(other, x)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_an_empty_batch(case):
-    x, w, bias, options = example(case, batch=0)
+    x, w, bias, options = example_of(case, batch=0)
     step = ConvolutionOp(x, w, bias, **options, relu=True)
     assert len(step.y) == 0
     dx, dw, dbias = step.backward(step.y.copy())
@@ -398,15 +347,15 @@ def test_an_empty_batch(case):
 
 def test_nothing_outside_of_the_image_is_read():
     """Images that end where memory of another kind begins."""
-    for case in CASES:
-        x, w, bias, options = example(case)
+    for case in CONVOLUTIONS:
+        x, w, bias, options = example_of(case)
         around = np.full(x.size + 2000, np.nan, np.float32)
         inside = around[1000:-1000].reshape(x.shape)
         inside[...] = x
         step = ConvolutionOp(inside, w, bias, **options)
         wanted = ConvolutionOp(x, w, bias, **options)
         assert step.y.tobytes() == wanted.y.tobytes()
-        dy = normal(*step.y.shape, seed=3)
+        dy = normal32(*step.y.shape, seed=3)
         for found, same in zip(step.backward(dy), wanted.backward(dy), strict=True):
             assert found.tobytes() == same.tobytes()
 
@@ -458,7 +407,7 @@ def test_wrong_arguments(make, error, words):
 
 def test_wrong_input():
     layer = Conv2D(4, 3)
-    x = normal(2, 5, 6, 3)
+    x = normal32(2, 5, 6, 3)
     with pytest.raises(ValueError, match="has no weights yet"):
         layer(x)
     layer.build((5, 6, 3), key=1)
@@ -482,7 +431,7 @@ def test_wrong_input():
 
 
 def test_wrong_arrays():
-    x, w = normal(2, 5, 6, 3), normal(3, 3, 3, 4)
+    x, w = normal32(2, 5, 6, 3), normal32(3, 3, 3, 4)
     with pytest.raises(TypeError, match="one dtype, got float32 and float64"):
         ConvolutionOp(x, w.astype(np.float64))
     with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):

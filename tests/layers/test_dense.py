@@ -8,7 +8,6 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from differences import differences
 
 import dropcore
 from dropcore import Key, Mask, _core, masked_matmul, masked_matmul_backward
@@ -17,24 +16,17 @@ from dropcore._ops.dense import CompactActivation, DenseOp, is_unit_mask
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, ReLU, Sequential
 from dropcore.optim import SGD, Adam
+from support.arrays import normal, normal32
+from support.differences import differences
+from support.layers import built
 
 KEY = Key(11, stream=5, step=3)
 A, L, P = np.ndarray, BlockGradient, ProductGradient
 FEATURES = 20
 
 
-def normal(*shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def built(layers, *sample, dtype=np.float32):
-    """A network with biases that are not zero."""
-    model = Sequential(layers)
-    model.build(sample or (FEATURES,), key=1, dtype=dtype)
-    for seed, (path, array) in enumerate(model.params.items()):
-        if path.endswith("bias"):
-            array[:] = normal(*array.shape, dtype=dtype, seed=seed)
-    return model
+def network_of(layers, *sample, dtype=np.float32):
+    return built(Sequential(layers), *(sample or (FEATURES,)), dtype=dtype)
 
 
 def alone(layer, x, key=None, row_offset=0):
@@ -135,15 +127,15 @@ DROPS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_is_its_layers_one_by_one(isa, network, dtype):
     for name, drop in DROPS.items():
-        model = built(NETWORKS[network](drop), dtype=dtype)
+        model = network_of(NETWORKS[network](drop), dtype=dtype)
         check(model, normal(37, FEATURES, dtype=dtype), exact="unit" not in name)
 
 
 @pytest.mark.parametrize("shared", [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
 @pytest.mark.parametrize("network", ["relu hidden", "everywhere", "twice", "nested", "wide"])
 def test_sequences(network, shared):
-    model = built(NETWORKS[network](lambda: Dropout(0.4, shared_axes=shared)), 7, FEATURES)
-    check(model, normal(6, 7, FEATURES), exact=shared != (0, 1))
+    model = network_of(NETWORKS[network](lambda: Dropout(0.4, shared_axes=shared)), 7, FEATURES)
+    check(model, normal32(6, 7, FEATURES), exact=shared != (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -151,21 +143,21 @@ def test_sequences(network, shared):
 )
 @pytest.mark.parametrize("kind", ["element", "unit", "all units"])
 def test_batches_of_none_and_one(kind, shape):
-    model = built(NETWORKS["everywhere"](DROPS[kind]))
-    check(model, normal(*shape), exact=False)
+    model = network_of(NETWORKS["everywhere"](DROPS[kind]))
+    check(model, normal32(*shape), exact=False)
 
 
 def test_layers_of_one_unit():
     for kind in ("element", "unit", "all units", "no unit"):
         drop = DROPS[kind]
-        check(built([Dense(1), drop(), Dense(1), drop()]), normal(37, FEATURES), exact=True)
-        check(built([drop(), Dense(3), drop()], 1), normal(37, 1), exact=False)
+        check(network_of([Dense(1), drop(), Dense(1), drop()]), normal32(37, FEATURES), exact=True)
+        check(network_of([drop(), Dense(3), drop()], 1), normal32(37, 1), exact=False)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", ["element", "unit"])
 def test_without_a_key_there_is_no_dropout(network, kind):
-    model, x = built(NETWORKS[network](DROPS[kind])), normal(37, FEATURES)
+    model, x = network_of(NETWORKS[network](DROPS[kind])), normal32(37, FEATURES)
     found = check(model, x, exact=True, key=None)
     clean = Sequential([layer for _, layer in model.leaves() if not layer.n_streams])
     compare(
@@ -187,7 +179,7 @@ def test_layouts_of_x_and_dy(kind, layout):
         array.flags.writeable = False
         return array
 
-    model, x = built(NETWORKS["everywhere"](DROPS[kind])), normal(37, FEATURES)
+    model, x = network_of(NETWORKS["everywhere"](DROPS[kind])), normal32(37, FEATURES)
     y, backward = model.forward(x, key=KEY)
     dx, _ = backward(np.ones_like(y))
     other, other_backward = model.forward(lay(x), key=KEY)
@@ -198,10 +190,10 @@ def test_layouts_of_x_and_dy(kind, layout):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_goes_where_it_goes_one_by_one(bad):
-    x = normal(37, FEATURES)
+    x = normal32(37, FEATURES)
     x[3, 4] = x[7] = bad
     for network in ("relu dense, dropout", "everywhere"):
-        model = built(NETWORKS[network](DROPS["element"]))
+        model = network_of(NETWORKS[network](DROPS["element"]))
         with np.errstate(invalid="ignore"):
             found = arrays_of(partial(model.forward, key=KEY), x)
             expected = arrays_of(partial(alone, model, key=KEY), x)
@@ -211,9 +203,9 @@ def test_what_is_not_finite_goes_where_it_goes_one_by_one(bad):
 
 
 def test_dead_units_are_not_looked_at():
-    model = built([Dropout(0.5, shared_axes=0), Dense(9, activation="relu"),
+    model = network_of([Dropout(0.5, shared_axes=0), Dense(9, activation="relu"),
                    Dropout(0.5, shared_axes=0), Dense(4)])  # fmt: skip
-    x = normal(37, FEATURES)
+    x = normal32(37, FEATURES)
     dead_in = ~model[0].mask(x.shape, KEY).to_bool()[0]
     dead = ~model[2].mask((37, 9), KEY.at(stream=KEY.stream + 1)).to_bool()[0]
     assert dead.any()
@@ -235,7 +227,7 @@ def test_dead_units_are_not_looked_at():
 
 
 def test_gradients_for_an_update_are_blocks_and_products():
-    x = normal(37, FEATURES)
+    x = normal32(37, FEATURES)
     expected = {
         "element": {"1.weight": P, "1.bias": A, "3.weight": P, "3.bias": A, "5.weight": P,
                     "5.bias": A},
@@ -243,7 +235,7 @@ def test_gradients_for_an_update_are_blocks_and_products():
                  "5.bias": A},
     }  # fmt: skip
     for kind, types in expected.items():
-        model = built(NETWORKS["everywhere"](DROPS[kind]))
+        model = network_of(NETWORKS["everywhere"](DROPS[kind]))
         y, backward = model.forward(x, key=KEY)
         _, grads = backward(np.ones_like(y), for_update=True)
         assert {path: type(g) for path, g in grads.items()} == types
@@ -257,10 +249,10 @@ def test_gradients_for_an_update_are_blocks_and_products():
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", ["element", "unit"])
 def test_gradients_of_the_weights_alone(network, kind):
-    model, x = built(NETWORKS[network](DROPS[kind])), normal(37, FEATURES)
+    model, x = network_of(NETWORKS[network](DROPS[kind])), normal32(37, FEATURES)
     for forward in (model.forward, Sequential([model]).forward):  # also one level down
         y, backward = forward(x, key=KEY)
-        dy = normal(*y.shape, seed=9)
+        dy = normal32(*y.shape, seed=9)
         for for_update in (False, True):
             dx, grads = backward(dy, for_update=for_update)
             nothing, same = backward(dy, input_gradient=False, for_update=for_update)
@@ -274,9 +266,9 @@ def test_gradients_of_the_weights_alone(network, kind):
 
 def test_backward_may_be_called_again_and_changes_nothing_it_was_given():
     for kind in ("element", "unit"):
-        model, x = built(NETWORKS["everywhere"](DROPS[kind])), normal(37, FEATURES)
+        model, x = network_of(NETWORKS["everywhere"](DROPS[kind])), normal32(37, FEATURES)
         y, backward = model.forward(x, key=KEY)
-        dy = normal(*y.shape, seed=9)
+        dy = normal32(*y.shape, seed=9)
         before = x.tobytes(), y.tobytes(), dy.tobytes()
         first, _ = backward(dy)
         again = first.copy()
@@ -287,7 +279,7 @@ def test_backward_may_be_called_again_and_changes_nothing_it_was_given():
 
 @pytest.mark.parametrize("network", ["relu hidden", "everywhere", "twice", "relu behind", "nested"])
 def test_gradients_equal_finite_differences_with_the_units_held(network):
-    model = built(NETWORKS[network](lambda: Dropout(0.2, shared_axes=0)), 7, dtype=np.float64)
+    model = network_of(NETWORKS[network](lambda: Dropout(0.2, shared_axes=0)), 7, dtype=np.float64)
     x = normal(6, 7, dtype=np.float64)
     found = arrays_of(partial(model.forward, key=KEY), x)
     dy = normal(*found["y"].shape, dtype=np.float64, seed=9)
@@ -306,9 +298,9 @@ def test_gradients_equal_finite_differences_with_the_units_held(network):
 @pytest.mark.parametrize("kind", ["element", "unit", "sample"])
 @pytest.mark.parametrize("shape", [(37, FEATURES), (37, 5, FEATURES)])
 def test_pieces_of_a_batch_are_pieces_of_the_whole(shape, kind):
-    model, x = built(NETWORKS["everywhere"](DROPS[kind])), normal(*shape)
+    model, x = network_of(NETWORKS["everywhere"](DROPS[kind])), normal32(*shape)
     y, backward = model.forward(x, key=KEY, row_offset=100)
-    dy = normal(*y.shape, seed=9)
+    dy = normal32(*y.shape, seed=9)
     dx, grads = backward(dy)
     total = dict.fromkeys(grads, 0)
     for first, last in [(0, 10), (10, 11), (11, 37)]:
@@ -357,11 +349,11 @@ def test_subclasses_are_called_and_not_replaced(shared):
             Dense(4),
         ]  # fmt: skip
 
-    x = normal(37, FEATURES)
-    plain, _ = built(network(Dense, Dropout)).forward(x, key=KEY)
+    x = normal32(37, FEATURES)
+    plain, _ = network_of(network(Dense, Dropout)).forward(x, key=KEY)
     for dense, drop in [(Doubled, Dropout), (Dense, Negated), (Doubled, Negated)]:
         # The last Dense is an ordinary one, and joined with an ordinary Dropout before it.
-        found = check(built(network(dense, drop)), x, exact=not shared or drop is Negated)
+        found = check(network_of(network(dense, drop)), x, exact=not shared or drop is Negated)
         assert not np.allclose(found["y"], plain)
 
 
@@ -437,7 +429,7 @@ def whole(live):
 
 def test_live_units_are_what_dropout_leaves():
     for mask in (Mask((1, K), 0.3, key=1), Mask((K,), keep=0.0, key=1), Mask((K,), 0.0, key=1)):
-        x = normal(B, 2, K)
+        x = normal32(B, 2, K)
         before = x.tobytes()
         live = CompactActivation.of(x, mask)
         assert (live.shape, live.ndim, live.dtype) == (x.shape, 3, x.dtype)
@@ -456,15 +448,15 @@ def test_which_masks_drop_units():
 
 
 def test_gradient_that_does_not_fit():
-    x, w = normal(B, K), normal(K, N)
+    x, w = normal32(B, K), normal32(K, N)
     step = DenseOp(x, w, None)
     with pytest.raises(ValueError, match=r"\(37, 53\) of float32, got \(37, 52\) of float32"):
-        step.backward(normal(B, N - 1))
+        step.backward(normal32(B, N - 1))
     with pytest.raises(ValueError, match=r"of float32, got .* of float64"):
         step.backward(normal(B, N, dtype=np.float64))
     live = DenseOp(x, w, None, mask=MASKS["unit"], live=True)
     with pytest.raises(ValueError, match=rf"\(37, {len(live.y.units)}\) of float32, got"):
-        live.backward(normal(B, N))
+        live.backward(normal32(B, N))
 
 
 ZEROS = np.zeros((3, FEATURES), np.float32)
@@ -507,9 +499,9 @@ def test_a_training_step_has_the_same_bits_for_any_number_of_threads(isa, kind):
         for threads in (1, 2, 3):
             dropcore.set_num_threads(threads)
             layers = [drop(), Dense(900, activation="relu", constraint=MaxNorm(1.0)), drop()]
-            model = built([*layers, Dense(300), drop()], 300)
+            model = network_of([*layers, Dense(300), drop()], 300)
             optimizer = SGD(0.1, momentum=0.9)
-            state, x = optimizer.init(model.params), normal(256, 300)
+            state, x = optimizer.init(model.params), normal32(256, 300)
             for step in range(2):
                 y, backward = model.forward(x, key=KEY.at(step=step))
                 dx, grads = backward(y / 256, for_update=True)
@@ -527,11 +519,11 @@ def test_a_training_step_has_the_same_bits_for_any_number_of_threads(isa, kind):
 @pytest.mark.parametrize("kind", ["element", "unit"])
 def test_many_callers_of_one_model_get_what_one_gets(kind, team):
     drop = DROPS[kind]
-    model = built([drop(), Dense(300, activation="relu"), drop(), Dense(200), drop()])
+    model = network_of([drop(), Dense(300, activation="relu"), drop(), Dense(200), drop()])
     before = dropcore.get_num_threads()
 
     def work(seed):
-        x = normal(64, FEATURES, seed=seed)
+        x = normal32(64, FEATURES, seed=seed)
         found = arrays_of(partial(model.forward, key=Key(seed)), x, seed)
         return [array.tobytes() for array in found.values()]
 
@@ -595,14 +587,14 @@ def test_training_on_blocks_is_training_on_whole_gradients(name):
         "whole": (Sequential.forward, False),
         "one by one": (alone, False),
     }
-    x, found = normal(40, 12), {}
+    x, found = normal32(40, 12), {}
     for way, (forward, for_update) in ways.items():
         model, optimizer = units_dropped(), OPTIMIZERS[name]
         model.build((12,), key=3)
         state = optimizer.init(model.params)
         for step in range(20):
             y, backward = forward(model, x, key=KEY.at(step=step))
-            _, grads = backward((y - normal(40, 3, seed=step)) / 40, for_update=for_update)
+            _, grads = backward((y - normal32(40, 3, seed=step)) / 40, for_update=for_update)
             optimizer.apply(model.params, grads, state, step, model.constraints)
         found[way] = np.concatenate([w.ravel() for w in model.params.values()])
     np.testing.assert_array_equal(found["blocks"], found["whole"])

@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from differences import differences
 from scipy.integrate import quad
 from scipy.special import expit, ndtr
 
@@ -38,24 +37,17 @@ from dropcore.nn import (
     UnitDropout,
     VariationalDropout,
     rates_over_depth,
-    width_for,
     word_mask,
 )
-from dropcore.noise import decision_uniform, normal
+from dropcore.noise import decision_uniform
+from dropcore.noise import normal as noise
 from dropcore.optim import SGD
+from support.arrays import normal
+from support.differences import differences
+from support.layers import built
 
 KEY = Key(99, stream=4, step=6)
 INF = math.inf
-
-
-def data(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def built(layer, *sample, dtype=np.float64):
-    layer = copy.deepcopy(layer)
-    layer.build(sample, key=1, dtype=dtype)
-    return layer
 
 
 def step(layer, x, dy, key=KEY, row_offset=0):
@@ -104,7 +96,7 @@ def test_drop_path_by_batch_drops_all_or_nothing():
 
 def test_drop_path_takes_samples_around_the_residual():
     block = built(Residual([Dense(7), DropPath(0.5)]), 7)
-    x = data(64, 7)
+    x = normal(64, 7)
     branch = block.layer[0](x)
     y = block(x, KEY)
     around = (y == x).all(axis=1)
@@ -132,7 +124,7 @@ def test_unit_dropout_takes_the_product_of_what_lives():
          Dense(5)]
     )  # fmt: skip
     units, plain = built(units, 40, dtype=np.float32), built(plain, 40, dtype=np.float32)
-    x, dy = data(9, 40, dtype=np.float32), data(9, 5, dtype=np.float32)
+    x, dy = normal(9, 40, dtype=np.float32), normal(9, 5, dtype=np.float32)
     for a, b in zip(step(units, x, dy)[:2], step(plain, x, dy)[:2], strict=True):
         np.testing.assert_array_equal(a, b)
     _, backward = units.forward(x, key=KEY)
@@ -156,9 +148,9 @@ MASKED = [layer for layer, _, _ in SHARED] + [
 
 @pytest.mark.parametrize("layer", MASKED, ids=repr)
 def test_inference_is_the_identity(layer):
-    x = data(3, 2, 4, 5)
+    x = normal(3, 2, 4, 5)
     if isinstance(layer, SpatialDropout1D | SpatialDropout3D):
-        x = data(3, 4, 5) if isinstance(layer, SpatialDropout1D) else data(3, 2, 2, 4, 5)
+        x = normal(3, 4, 5) if isinstance(layer, SpatialDropout1D) else normal(3, 2, 2, 4, 5)
     np.testing.assert_array_equal(layer(x), x)
     y, backward = layer.forward(x)
     np.testing.assert_array_equal(y, x)
@@ -172,7 +164,7 @@ def test_inference_is_the_identity(layer):
 def test_the_scaling_of_the_papers_is_the_other_one_times_keep(layer):
     paper = copy.deepcopy(layer)
     paper.scaling = "test"
-    x, dy = data(8, 4, 5), data(8, 4, 5, seed=1)
+    x, dy = normal(8, 4, 5), normal(8, 4, 5, seed=1)
     for inverted, unscaled in zip(step(layer, x, dy)[:2], step(paper, x, dy)[:2], strict=True):
         np.testing.assert_allclose(unscaled, inverted * layer.keep, 1e-14)
         assert (unscaled == 0).any()
@@ -183,7 +175,7 @@ def test_the_scaling_of_the_papers_is_the_other_one_times_keep(layer):
 def test_a_network_scaled_for_training_in_the_way_of_the_papers():
     model = built(Sequential([Dropout(0.2, scaling="test"), Dense(30, activation="relu"),
                               UnitDropout(0.5, scaling="test"), Dense(3)]), 20)  # fmt: skip
-    x = data(6, 20)
+    x = normal(6, 20)
     first, second = model[1].params, model[3].params
     hidden = np.maximum(0.8 * x @ first["weight"] + first["bias"], 0)
     np.testing.assert_allclose(model(x), 0.5 * hidden @ second["weight"] + second["bias"], 1e-12)
@@ -221,7 +213,7 @@ ROWS = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layer", ROWS, ids=lambda layer: repr(layer)[:60])
 def test_rows_of_the_whole_are_what_a_part_computes(layer, dtype):
-    x = data(12, 4, 5, dtype=dtype)
+    x = normal(12, 4, 5, dtype=dtype)
     if isinstance(layer, SpatialDropout2D | SpatialDropout3D):
         x = x.reshape((12, 2, 2, 5) if isinstance(layer, SpatialDropout2D) else (12, 2, 2, 1, 5))
     if isinstance(layer, Dropout) and layer.shared_axes and layer.shared_axes[-1] == -2:
@@ -242,7 +234,7 @@ def test_rows_keep_their_own_rates_where_the_scale_is_not_drawn():
     unscaled = Dropout(rates, scaling="test")
     own = Dropout(rates, mask=np.random.default_rng(1).random((12, 5)) < 0.5)
     held = Dropout(mask=Mask((12, 5), keep=1 - rates, key=KEY))
-    x = data(12, 5)
+    x = normal(12, 5)
     np.testing.assert_allclose(unscaled(x), x * (1 - rates), 1e-14)
     one = Dropout(rates[:5].T)
     for layer, key in ((unscaled, None), (own, KEY), (held, KEY), (one, KEY)):
@@ -288,7 +280,7 @@ def falling(step):
      GaussianDropout, BlockDropout],
 )  # fmt: skip
 def test_a_schedule_is_asked_for_the_rate_of_the_step(layer, named):
-    scheduled, x = layer(**{named: falling}), data(6, 9, 8)
+    scheduled, x = layer(**{named: falling}), normal(6, 9, 8)
     for at in (0, 1, 8):
         fixed = layer(**{named: falling(at)})
         np.testing.assert_array_equal(scheduled(x, KEY.at(step=at)), fixed(x, KEY.at(step=at)))
@@ -298,7 +290,7 @@ def test_a_schedule_is_asked_for_the_rate_of_the_step(layer, named):
 
 
 def test_schedules_of_other_layers():
-    x, words = data(6, 9), np.arange(54).reshape(6, 9) % 20
+    x, words = normal(6, 9), np.arange(54).reshape(6, 9) % 20
     at = KEY.at(step=2)
     np.testing.assert_array_equal(GaussianNoise(falling)(x, at), GaussianNoise(falling(2))(x, at))
     for make, given, sample in (
@@ -319,7 +311,7 @@ def test_a_schedule_of_dropcore_builds_again_from_its_repr():
         assert repr(other) == repr(layer)
         for at in (0, 50, 1000):
             key = KEY.at(step=at)
-            np.testing.assert_array_equal(other(data(9, 9), key), layer(data(9, 9), key))
+            np.testing.assert_array_equal(other(normal(9, 9), key), layer(normal(9, 9), key))
 
 
 EXTREMES = [
@@ -331,8 +323,8 @@ EXTREMES = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layer", EXTREMES)
 def test_the_ends_of_the_range(layer, dtype):
-    x = data(6, 9, 8, dtype=dtype)
-    dy = data(6, 9, 8, dtype=dtype, seed=1)
+    x = normal(6, 9, 8, dtype=dtype)
+    dy = normal(6, 9, 8, dtype=dtype, seed=1)
     y, dx, _ = step(layer(0.0), x, dy)
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(dx, dy)
@@ -341,14 +333,14 @@ def test_the_ends_of_the_range(layer, dtype):
         y, dx, _ = step(layer(keep=keep), x, dy)
         np.testing.assert_array_equal(y, 0)
         np.testing.assert_array_equal(dx, 0)
-    y, dx, _ = step(layer(keep=1e-6), data(6, 9, 8, dtype=dtype), dy)
+    y, dx, _ = step(layer(keep=1e-6), normal(6, 9, 8, dtype=dtype), dy)
     assert np.isfinite(y).all()
     assert np.isfinite(dx).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_ends_of_the_range_for_other_layers(dtype):
-    x, dy = data(6, 9, dtype=dtype), data(6, 9, dtype=dtype, seed=1)
+    x, dy = normal(6, 9, dtype=dtype), normal(6, 9, dtype=dtype, seed=1)
     for layer in (GaussianDropout(0.0), GaussianNoise(0.0)):
         y, dx, _ = step(layer, x, dy)
         np.testing.assert_array_equal(y, x)
@@ -356,7 +348,7 @@ def test_the_ends_of_the_range_for_other_layers(dtype):
     for mode in ("row", "batch"):
         nothing = built(DropConnect(9, 1.0, mode=mode), 9, dtype=dtype)
         y, dx, grads = step(nothing, x, dy)
-        np.testing.assert_array_equal(y, 0)
+        np.testing.assert_array_equal(y, np.broadcast_to(nothing.params["bias"], y.shape))
         np.testing.assert_array_equal(dx, 0)
         np.testing.assert_array_equal(grads["weight"], 0)
         everything = built(DropConnect(9, 0.0, mode=mode), 9, dtype=dtype)
@@ -423,7 +415,7 @@ def test_errors_say_what_is_allowed(make, error, message):
 
 def test_a_mask_of_your_own():
     kept = np.array([True, False, True, True])
-    x = data(3, 4)
+    x = normal(3, 4)
     for layer, scale in ((Dropout(mask=kept), 1.0), (Dropout(0.2, mask=kept), 1 / 0.8)):
         for key in (KEY, Key(5)):
             np.testing.assert_array_equal(layer(x, key), np.where(kept, x * scale, 0))
@@ -443,7 +435,7 @@ def test_a_mask_of_your_own():
 def test_a_mask_of_your_own_in_a_network_takes_the_product_of_what_lives():
     kept = np.arange(30) % 3 > 0
     model = built(Sequential([Dense(30, activation="relu"), Dropout(mask=kept), Dense(2)]), 5)
-    x, dy = data(8, 5), data(8, 2)
+    x, dy = normal(8, 5), normal(8, 2)
     y, _, grads = step(model, x, dy)
     first, second = model[0].params, model[2].params
     hidden = np.maximum(x @ first["weight"] + first["bias"], 0) * kept
@@ -477,7 +469,7 @@ def blocks_by_hand(shape, rate, block, key):
 @pytest.mark.parametrize("block", [1, 3, 7])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_blocks_are_dropped_place_by_place(shape, block, rate):
-    x = data(*shape)
+    x = normal(*shape)
     expected = blocks_by_hand(shape, rate, block, KEY)
     y, dx, _ = step(BlockDropout(rate, block_size=block), x, x)
     np.testing.assert_allclose(y, x * expected, 1e-15)
@@ -501,8 +493,8 @@ def test_a_small_rate_drops_about_that_many_places():
 
 
 def test_gaussian_dropout_and_noise_are_their_formulas():
-    x, dy = data(40, 50), data(40, 50, seed=1)
-    z = normal(x.shape, key=KEY, dtype=np.float64)
+    x, dy = normal(40, 50), normal(40, 50, seed=1)
+    z = noise(x.shape, key=KEY, dtype=np.float64)
     y, dx, _ = step(GaussianDropout(0.2), x, dy)
     np.testing.assert_allclose(y, x * (1 + 0.5 * z), 1e-14, 1e-14)
     np.testing.assert_allclose(dx, dy * (1 + 0.5 * z), 1e-14, 1e-14)
@@ -534,7 +526,7 @@ def alpha_by_hand(x, kept, p):
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.8])
 def test_alpha_dropout_is_the_formula_of_torch(p):
-    x, dy = data(30, 40), data(30, 40, seed=1)
+    x, dy = normal(30, 40), normal(30, 40, seed=1)
     kept = Mask((30, 40), p, key=KEY).to_bool()
     y, dx, _ = step(AlphaDropout(p), x, dy)
     np.testing.assert_allclose(y, alpha_by_hand(x, kept, p), 1e-12, 1e-12)
@@ -554,7 +546,7 @@ def test_torchs_own_alpha_dropout_has_these_two_values():
 def test_alpha_dropout_keeps_mean_and_variance():
     n = 2**19
     for rate in (0.1, 0.5):
-        y = AlphaDropout(rate)(data(n, 1), KEY)
+        y = AlphaDropout(rate)(normal(n, 1), KEY)
         assert abs(y.mean()) < 5 / math.sqrt(n)
         fourth = ((y - y.mean()) ** 4).mean()
         assert abs(y.var() - 1) < 5 * math.sqrt((fourth - 1) / n)
@@ -573,7 +565,7 @@ def test_words_are_dropped_wherever_they_stand():
     kept = Mask((20, 50), 0.4, key=KEY).to_bool()
     chosen = np.take_along_axis(kept, words, axis=1)
     np.testing.assert_allclose(layer(words, KEY), plain * chosen[..., None] / 0.6, 1e-14)
-    dy = data(20, 30, 8)
+    dy = normal(20, 30, 8)
     gradient = np.zeros((50, 8))
     np.add.at(gradient, words, dy * chosen[..., None] / 0.6)
     for for_update in (False, True):
@@ -605,7 +597,7 @@ def concrete_by_hand(layer, x, key):
 
 def test_concrete_dropout_is_the_formula_of_the_paper():
     layer = built(ConcreteDropout(Dense(4, activation="relu"), 0.3, data_points=100), 7)
-    x = data(5, 7)
+    x = normal(5, 7)
     np.testing.assert_allclose(layer(x, KEY), concrete_by_hand(layer, x, KEY), 1e-10)
     np.testing.assert_array_equal(layer(x), layer.layer(x))
     assert layer.learned_rate == pytest.approx(0.3)
@@ -613,7 +605,7 @@ def test_concrete_dropout_is_the_formula_of_the_paper():
 
 def test_cold_concrete_dropout_is_dropout():
     cold = built(ConcreteDropout(Dense(4), 0.3, data_points=INF, temperature=1e-7), 7)
-    x = data(500, 7)
+    x = normal(500, 7)
     np.testing.assert_allclose(cold(x, KEY), cold.layer(Dropout(0.3)(x, KEY)), 1e-6, 1e-9)
 
 
@@ -629,7 +621,7 @@ PENALISED = [
 @pytest.mark.parametrize("key", [KEY, None])
 def test_the_gradients_hold_that_of_the_penalty(layer, features, key):
     layer = built(layer, features)
-    x, direction = data(6, features), data(*layer(data(6, features)).shape, seed=1)
+    x, direction = normal(6, features), normal(*layer(normal(6, features)).shape, seed=1)
 
     def loss():
         return float((layer.forward(x, key=key)[0] * direction).sum()) + layer.penalty()
@@ -676,8 +668,8 @@ def test_variational_dropout_is_its_formula():
         layer = built(VariationalDropout(0.2, data_points=INF, per_unit=per_unit), 7)
         assert layer.params["log_alpha"].shape == ((7,) if per_unit else (1,))
         layer.params["log_alpha"][:] = np.log(np.linspace(0.1, 0.9, 7) if per_unit else 0.25)
-        x = data(5, 7)
-        z = normal(x.shape, key=KEY, dtype=np.float64)
+        x = normal(5, 7)
+        z = noise(x.shape, key=KEY, dtype=np.float64)
         expected = x * (1 + np.exp(layer.params["log_alpha"] / 2) * z)
         np.testing.assert_allclose(layer(x, KEY), expected, 1e-13)
     start = built(VariationalDropout(0.2, data_points=INF), 7)
@@ -715,8 +707,8 @@ def test_learned_rates_fall_where_noise_hurts_and_rise_where_it_is_free():
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 def test_drop_connect_is_its_formula(mode, activation):
     layer = built(DropConnect(6, 0.3, mode=mode, activation=activation), 9)
-    layer.params["bias"][:] = data(6)
-    x = data(4, 9)
+    layer.params["bias"][:] = normal(6)
+    x = normal(4, 9)
     weight = layer.params["weight"]
     own = (4, 9, 6) if mode == "row" else (9, 6)
     thinned = weight * Mask(own, 0.3, key=KEY).to_bool() / 0.7
@@ -731,7 +723,7 @@ def test_drop_connect_is_its_formula(mode, activation):
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_moment_matching_is_the_mean_over_masks(activation):
     layer = built(DropConnect(3, 0.5, activation=activation, inference="gaussian"), 400)
-    x = data(4, 400) / 10
+    x = normal(4, 400) / 10
     samples = np.stack([layer(x, KEY.at(step=s)) for s in range(4000)])
     masks = np.stack([layer.forward(x, key=KEY.at(step=s))[0] for s in range(4000)])
     for drawn in (samples, masks):  # 400 weights make a Gaussian of almost the same mean
@@ -752,17 +744,21 @@ def variance_error(drawn):
 
 
 def test_moment_matching_is_its_formula():
-    layer = built(DropConnect(6, keep=0.8, activation="relu", inference="gaussian"), 9)
-    x, weight = data(4, 9), layer.params["weight"]
+    layer = built(
+        DropConnect(6, keep=0.8, activation="relu", inference="gaussian", use_bias=False), 9
+    )
+    x, weight = normal(4, 9), layer.params["weight"]
     x[0] = 0  # no variance
     mean, deviation = x @ weight, np.sqrt(0.2 / 0.8 * (x**2 @ weight**2))
-    z = normal(mean.shape, key=KEY, dtype=np.float64)
+    z = noise(mean.shape, key=KEY, dtype=np.float64)
     np.testing.assert_allclose(layer(x, KEY), np.maximum(mean + deviation * z, 0), 1e-10, 1e-12)
     t = np.divide(mean, deviation, out=np.zeros_like(mean), where=deviation > 0)
     density = np.exp(-0.5 * t**2) / math.sqrt(2 * math.pi)
     np.testing.assert_allclose(layer(x), mean * ndtr(t) + deviation * density, 1e-10, 1e-12)
     assert not layer(x)[0].any()
-    tanh = built(DropConnect(6, keep=0.8, activation="tanh", inference="gaussian"), 9)
+    tanh = built(
+        DropConnect(6, keep=0.8, activation="tanh", inference="gaussian", use_bias=False), 9
+    )
     np.testing.assert_allclose(tanh(x), np.tanh(mean), 1e-10, 1e-12)
     np.testing.assert_allclose(tanh(x, KEY), np.tanh(mean + deviation * z), 1e-10, 1e-12)
 

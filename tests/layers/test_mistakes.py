@@ -51,7 +51,7 @@ def fit(layers, x=X, y=LABELS, **options):
     )
 
 
-def built(layer, *shape):
+def in_model(layer, *shape):
     model = Sequential([layer])
     model.build(shape, key=1)
     return model
@@ -163,12 +163,12 @@ def test_a_list_is_no_array(layer, key):
 @pytest.mark.parametrize(
     ("model", "x"),
     [
-        (built(Parallel([Dense(2), Dense(3)]), 8), X),
-        (built(Embedding(9, 2), 8), WORDS),
-        (built(Flatten(), 5, 5, 2), IMAGES),
-        (built(Maxout(3), 8), X),
-        (built(Sequential([Dense(3), Dropout(0.5)]), 8), X),
-        (built(MaxPool2D(2), 5, 5, 2), IMAGES),
+        (in_model(Parallel([Dense(2), Dense(3)]), 8), X),
+        (in_model(Embedding(9, 2), 8), WORDS),
+        (in_model(Flatten(), 5, 5, 2), IMAGES),
+        (in_model(Maxout(3), 8), X),
+        (in_model(Sequential([Dense(3), Dropout(0.5)]), 8), X),
+        (in_model(MaxPool2D(2), 5, 5, 2), IMAGES),
     ],
     ids=lambda value: repr(value)[:40],
 )

@@ -8,7 +8,6 @@ import pickle
 
 import numpy as np
 import pytest
-from differences import differences
 from scipy.special import log_softmax
 
 import dropcore
@@ -17,12 +16,10 @@ from dropcore.constraints import MaxNorm
 from dropcore.losses import accuracy, softmax_cross_entropy
 from dropcore.nn import Dense, Dropout, ReLU, Sequential
 from dropcore.optim import SGD
+from support.arrays import normal
+from support.differences import differences
 
 KEY = Key(11, stream=5, step=3)
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def double(model, *sample, seed=1):

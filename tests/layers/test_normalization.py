@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 
-import host_cupy
 import numpy as np
 import pytest
-from differences import check_gradients
-from test_cuda import back
 
 import dropcore
 from dropcore import Key, _core
@@ -22,6 +18,10 @@ from dropcore._ops.normalization import (
 )
 from dropcore.nn import BatchNorm, Dense, Dropout, LayerNorm, Sequential
 from dropcore.optim import SGD
+from support import host_cupy
+from support.arrays import on_host
+from support.differences import check_gradients
+from support.layers import built
 
 KEY = Key(5, stream=1, step=2)
 DTYPES = (np.float32, np.float64)
@@ -76,7 +76,7 @@ SHAPES = [
 def test_formulas(xp, kind, shape, dtype):
     function, axes = KINDS[kind]
     given = arrays(*shape, dtype=dtype, mean=2)
-    found = map(back, function(*map(xp.asarray, given)))
+    found = map(on_host, function(*map(xp.asarray, given)))
     wanted = reference(*given, axes(given[0]), 1e-5)
     eps = np.finfo(dtype).eps
     for ours, theirs in zip(found, wanted, strict=True):
@@ -93,7 +93,7 @@ def test_a_large_mean_costs_no_digits(xp, kind, dtype, mean):
     """What is left of x after its rounding counts: the reference takes the same rounded x."""
     function, axes = KINDS[kind]
     given = arrays(500, 70, dtype=dtype, mean=mean)
-    found = map(back, function(*map(xp.asarray, given)))
+    found = map(on_host, function(*map(xp.asarray, given)))
     wanted = reference(*given, axes(given[0]), 1e-5)
     tolerance = 2e-6 if dtype == np.float32 else 2e-9 if mean == -3e6 else 1e-11
     for ours, theirs in zip(found, wanted, strict=True):
@@ -104,15 +104,15 @@ def test_a_large_mean_costs_no_digits(xp, kind, dtype, mean):
 def test_moments_of_blocks_that_differ(xp):
     """Each block of rows far from the others: their means count in the variance."""
     x = np.repeat(np.arange(40.0), 50)[:, None] * [1.0, -1e3] + arrays(2000, 2)[0]
-    mean, variance = map(back, batch_moments(xp.asarray(x)))
+    mean, variance = map(on_host, batch_moments(xp.asarray(x)))
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
     np.testing.assert_allclose(variance, x.var(0), rtol=1e-13)
     odd = np.full((100, 1), 7.0, np.float32)
     odd[0] = -1e6  # the number that differences are taken from is the outlier
-    variance = back(batch_moments(xp.asarray(odd))[1])
+    variance = on_host(batch_moments(xp.asarray(odd))[1])
     np.testing.assert_allclose(variance, odd.astype(np.float64).var(0), rtol=1e-12)
     same = xp.asarray(np.full((77, 3), 0.1, np.float32))
-    assert back(batch_moments(same)[1]).tolist() == [0, 0, 0]
+    assert on_host(batch_moments(same)[1]).tolist() == [0, 0, 0]
 
 
 @kinds
@@ -166,7 +166,7 @@ def test_nan_stays_where_it_belongs(xp, kind):
     function, _ = KINDS[kind]
     given = arrays(50, 9, dtype=np.float32)
     given[0][20, 3] = np.nan
-    y = back(function(*map(xp.asarray, given))[0])
+    y = on_host(function(*map(xp.asarray, given))[0])
     bad = np.zeros(y.shape, bool)
     bad[(slice(None), 3) if kind == "batch" else (20, slice(None))] = True
     np.testing.assert_array_equal(np.isnan(y), bad)
@@ -186,7 +186,7 @@ def test_nothing_waits_and_nothing_comes_of_an_empty_batch(host, kind):
         found = batch_normalize_backward(dy[:0], x[:0], beta, gamma, gamma, epsilon=1e-5)
         found = [batch_normalize(x[:0], beta, gamma, gamma, beta, epsilon=1e-5), *found]
     assert [a.shape for a in found] == [(0, 9), (0, 9), (9,), (9,)]
-    assert not any(back(a).any() for a in found)
+    assert not any(on_host(a).any() for a in found)
     with pytest.raises(ValueError, match="no moments of 0 rows of 9 columns"):
         batch_moments(x[:0])
 
@@ -205,17 +205,6 @@ def test_arguments():
 
 
 # --- layers --------------------------------------------------------------------------------------
-
-
-def built(layer, *sample, dtype=np.float64):
-    layer = copy.deepcopy(layer)
-    layer.build(sample, key=1, dtype=dtype)
-    rng = np.random.default_rng(2)
-    for weight in layer.params.values():
-        weight[:] = rng.uniform(0.5, 2, weight.shape)
-    for buffer in layer.buffers.values():
-        buffer[:] = rng.uniform(0.5, 2, buffer.shape)
-    return layer
 
 
 def pytorch(ours, x, dy, *, training=True):

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from differences import check_gradients
 
 import dropcore
 from dropcore import Key, reference
@@ -24,36 +23,15 @@ from dropcore.nn import (
     MaxPool2D,
     Sequential,
 )
-
-
-def normal(*shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def close(found, wanted):
-    tolerance = 1e-6 if found.dtype == np.float32 else 1e-14
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * 20)
-
-
-# image, size, stride, padding
-CASES = {
-    "halves": ((6, 8), 2, None, "valid"),
-    "rows are left over": ((7, 9), (2, 4), None, "valid"),
-    "overlap": ((7, 6), 3, 1, "valid"),
-    "overlap, padding": ((7, 6), 3, 2, 1),
-    "gaps": ((9, 10), 2, (3, 4), "valid"),
-    "same": ((7, 10), (3, 2), 2, "same"),
-    "sides": ((5, 6), (3, 4), 2, ((2, 0), (1, 3))),
-    "one": ((3, 4), 1, None, "valid"),
-    "all of it": ((3, 4), (3, 4), None, "valid"),
-    "large": ((9, 8), (7, 8), 1, 3),
-}
+from support.arrays import close, normal, normal32
+from support.differences import check_gradients
+from support.images import WINDOWS
 
 
 @pytest.mark.parametrize("channels", [1, 3, 37])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WINDOWS)
 def test_pooling_is_its_loops(isa, case, channels):
-    image, size, stride, padding = CASES[case]
+    image, size, stride, padding = WINDOWS[case]
     for dtype in (np.float32, np.float64):
         x = normal(2, *image, channels, dtype=dtype)
         x[0] = np.round(x[0])  # ties
@@ -84,7 +62,7 @@ def test_pooling_is_that_of_pytorch(channels):
     for image, size, stride, padding in itertools.product(
         [(5, 7), (8, 8)], [2, 3, (2, 5)], [None, 1, 3], [0, 1]
     ):
-        x = normal(2, *image, channels)
+        x = normal32(2, *image, channels)
         x[0] = np.round(x[0])
         x[1, 2, 3] = np.nan
         there = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
@@ -105,7 +83,7 @@ def test_pooling_is_that_of_pytorch(channels):
             y, backward = layer.forward(x)
             close(y, wanted.detach().numpy().transpose(0, 2, 3, 1))
             assert y.shape[1:] == layer.output_shape(x.shape[1:])
-            dy = normal(*y.shape, seed=1)
+            dy = normal32(*y.shape, seed=1)
             (gradient,) = torch.autograd.grad(wanted, there, torch.tensor(dy.transpose(0, 3, 1, 2)))
             close(backward(dy)[0], gradient.numpy().transpose(0, 2, 3, 1))
 
@@ -135,9 +113,9 @@ def test_gradients_equal_finite_differences(layer, sample):
 
 @each_layer
 def test_any_layout_and_no_rows(layer, sample):
-    x = normal(4, *sample)
+    x = normal32(4, *sample)
     y, backward = layer.forward(x)
-    dy = normal(*y.shape, seed=1)
+    dy = normal32(*y.shape, seed=1)
     wanted = backward(dy)[0]
     read_only = x.copy()
     read_only.flags.writeable = False
@@ -213,15 +191,15 @@ def test_no_steps_at_all():
         (lambda: MaxPool2D(2, padding=2), ValueError, r"padding .*smaller than .*window.* got 2"),
         (lambda: MaxPool2D(5).output_shape((4, 8, 3)), ValueError, r"window of 5 x 5 is larger"),
         (lambda: MaxPool2D(2).output_shape((4, 8)), ValueError, r"width, channels\), got"),
-        (lambda: MaxPool2D(2)(normal(3, 4, 8)), ValueError, r"channels\), got \(4, 8\)"),
-        (lambda: MaxPool2D(5)(normal(3, 4, 8, 2)), ValueError, r"MaxPool2D.*\(3, 4, 8, 2\)"),
-        (lambda: GlobalMaxPool1D()(normal(3, 4, 8, 1)), ValueError, r"samples of shape \(time, ch"),
+        (lambda: MaxPool2D(2)(normal32(3, 4, 8)), ValueError, r"channels\), got \(4, 8\)"),
+        (lambda: MaxPool2D(5)(normal32(3, 4, 8, 2)), ValueError, r"MaxPool2D.*\(3, 4, 8, 2\)"),
+        (lambda: GlobalMaxPool1D()(normal32(3, 4, 8, 1)), ValueError, r"of shape \(time, ch"),
         (lambda: MaxPool1D()(np.zeros((2, 4, 3), int)), TypeError, r"must be float32 or float64"),
-        (lambda: GlobalMaxPool1D()(normal(3, 4, 8), lengths=np.array([1, 2])), ValueError,
+        (lambda: GlobalMaxPool1D()(normal32(3, 4, 8), lengths=np.array([1, 2])), ValueError,
          r"lengths of shape \(3,\), one for each sequence, got \(2,\)"),
-        (lambda: GlobalMaxPool1D()(normal(2, 4, 8), lengths=np.array([1, 5])), ValueError,
+        (lambda: GlobalMaxPool1D()(normal32(2, 4, 8), lengths=np.array([1, 5])), ValueError,
          r"GlobalMaxPool1D\(\) expects lengths in \[0, 4\], got 1 ... 5"),
-        (lambda: MaxPool1D().forward(normal(2, 4, 8))[1](normal(2, 4, 8)), ValueError,
+        (lambda: MaxPool1D().forward(normal32(2, 4, 8))[1](normal32(2, 4, 8)), ValueError,
          r"dy must have the shape of y, \(2, 2, 8\), got \(2, 4, 8\)"),
     ],
 )  # fmt: skip

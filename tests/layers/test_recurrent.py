@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from differences import differences
 
 import dropcore
 from dropcore import Key, Mask, _core
@@ -16,28 +15,18 @@ from dropcore.nn import GRU, LSTM, Bidirectional, Dense, Sequential, SimpleRNN
 from dropcore.optim import SGD
 from dropcore.regularizers import L2
 from dropcore.schedules import Linear
+from support.arrays import normal
+from support.differences import differences
+from support.layers import built
 
 KEY = Key(11, stream=5, step=3)
 CELLS = ("tanh", "relu", "gru", "lstm")
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def layer_of(cell, units, **options):
     if cell in ("tanh", "relu"):
         return SimpleRNN(units, activation=cell, **options)
     return {"gru": GRU, "lstm": LSTM}[cell](units, **options)
-
-
-def built(layer, features, dtype=np.float64, seed=1):
-    """With weights, and biases that are not zero."""
-    layer.build((None, features), key=seed, dtype=dtype)
-    for name, array in layer.params.items():
-        if name.endswith("bias"):
-            array[...] = 0.5 * normal(*array.shape, seed=seed)
-    return layer
 
 
 def parts_of(layer):
@@ -162,7 +151,7 @@ def options_of(cell, name):
 @pytest.mark.parametrize("key", [None, KEY], ids=["no key", "key"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
 def test_forward_is_the_reference(cell, name, key, ragged):
-    layer = built(layer_of(cell, 37, return_sequences=True, **options_of(cell, name)), 5)
+    layer = built(layer_of(cell, 37, return_sequences=True, **options_of(cell, name)), None, 5)
     x, state = normal(9, 6, 5, seed=2), some_state(layer, 9)
     lengths = np.array([6, 0, 3, 1, 6, 2, 5, 4, 1]) if ragged else None
     y, last, _ = layer.forward_from(x, state, key=key, row_offset=2, lengths=lengths)
@@ -185,7 +174,7 @@ def test_forward_is_the_reference(cell, name, key, ragged):
 def test_sizes_on_every_instruction_set(isa, cell, dtype, batch, steps, features, units):
     layer = layer_of(cell, units, return_sequences=True, dropout=0.1, recurrent_dropout=0.3,
                      weight_dropout=0.2, zoneout=0.1)  # fmt: skip
-    built(layer, features, dtype)
+    layer = built(layer, None, features, dtype=dtype)
     x = normal(batch, steps, features, dtype=dtype, seed=2)
     y, backward = layer.forward(x, key=KEY)
     assert y.dtype == dtype
@@ -209,7 +198,7 @@ def test_sizes_on_every_instruction_set(isa, cell, dtype, batch, steps, features
 def test_cells_have_the_same_bits_on_every_instruction_set(cell, units):
     layer = layer_of(cell, units, return_sequences=True, zoneout=0.3)
     width = layer.gates * units
-    built(layer, width, np.float32)
+    layer = built(layer, None, width, dtype=np.float32)
     layer.params["kernel"][...] = np.eye(width)  # products that round nothing
     layer.params["recurrent_kernel"][...] = 0
     x = 3 * normal(5, 4, width, dtype=np.float32, seed=2)
@@ -266,7 +255,7 @@ def same_form(state, parts):
 @pytest.mark.parametrize("sequences", [False, True], ids=["last", "sequences"])
 def test_gradients_equal_finite_differences(cell, name, sequences):
     options = options_of(cell, name)
-    layer = built(layer_of(cell, 5, return_sequences=sequences, **options), 4)
+    layer = built(layer_of(cell, 5, return_sequences=sequences, **options), None, 4)
     x, state = normal(4, 3, 4, seed=2), some_state(layer, 4)
     dx, grads, dfirst = check_gradients(layer, x, state, KEY)
     if name not in ("frozen", "all dropped"):
@@ -279,7 +268,7 @@ def test_gradients_equal_finite_differences(cell, name, sequences):
 @pytest.mark.parametrize("name", ["plain", "all"])
 @pytest.mark.parametrize("sequences", [False, True], ids=["last", "sequences"])
 def test_gradients_of_ragged_batches(cell, name, sequences):
-    layer = built(layer_of(cell, 5, return_sequences=sequences, **options_of(cell, name)), 3)
+    layer = built(layer_of(cell, 5, return_sequences=sequences, **options_of(cell, name)), None, 3)
     x, state = normal(5, 4, 3, seed=2), some_state(layer, 5)
     lengths = np.array([4, 0, 1, 3, 2])
     dx, _, dfirst = check_gradients(layer, x, state, KEY, lengths)
@@ -291,7 +280,7 @@ def test_gradients_of_ragged_batches(cell, name, sequences):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_without_key_are_those_of_the_expectation(cell):
-    layer = built(layer_of(cell, 4, zoneout=0.3, dropout=0.5, return_sequences=True), 3)
+    layer = built(layer_of(cell, 4, zoneout=0.3, dropout=0.5, return_sequences=True), None, 3)
     check_gradients(layer, normal(3, 4, 3, seed=2), some_state(layer, 3), None)
 
 
@@ -300,14 +289,14 @@ def test_gradients_without_key_are_those_of_the_expectation(cell):
 @pytest.mark.parametrize("sequences", [False, True], ids=["last", "sequences"])
 def test_gradients_of_both_directions(merge, cell, sequences):
     inner = layer_of(cell, 3, return_sequences=sequences, recurrent_dropout=0.3, zoneout=0.2)
-    layer = built(Bidirectional(inner, merge), 4)
+    layer = built(Bidirectional(inner, merge), None, 4)
     state = {"forward": some_state(inner, 3), "backward": some_state(inner, 3, seed=17)}
     check_gradients(layer, normal(3, 4, 4, seed=2), state, KEY, np.array([4, 2, 3]))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_for_an_update_are_the_same(cell):
-    layer = built(layer_of(cell, 9, recurrent_dropout=0.3, weight_dropout=0.3), 4)
+    layer = built(layer_of(cell, 9, recurrent_dropout=0.3, weight_dropout=0.3), None, 4)
     x = normal(6, 5, 4, seed=2)
     y, backward = layer.forward(x, key=KEY)
     dy = normal(*y.shape, seed=3)
@@ -356,7 +345,7 @@ def to_torch(layer, array):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_equals_pytorch(cell, dtype):
-    layer = built(layer_of(cell, 21, return_sequences=True), 13, dtype)
+    layer = built(layer_of(cell, 21, return_sequences=True), None, 13, dtype=dtype)
     torch, other = torch_layer(layer, 13)
     other = other.double() if dtype == np.float64 else other
     x, state = normal(8, 11, 13, dtype=dtype, seed=2), some_state(layer, 8, dtype)
@@ -391,7 +380,7 @@ def test_equals_pytorch(cell, dtype):
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "bidirectional"])
 def test_lengths_are_pytorchs_packed_sequences(cell, both):
     inner = layer_of(cell, 10, return_sequences=True)
-    layer = built(Bidirectional(inner) if both else inner, 6, np.float32)
+    layer = built(Bidirectional(inner) if both else inner, None, 6, dtype=np.float32)
     torch, other = torch_layer(layer, 6, both=both)
     x = normal(5, 7, 6, dtype=np.float32, seed=2)
     lengths = np.array([7, 1, 4, 6, 2])
@@ -417,7 +406,7 @@ def test_lengths_are_pytorchs_packed_sequences(cell, both):
 
 
 def test_both_directions_equal_pytorch_without_lengths():
-    layer = built(Bidirectional(LSTM(9, return_sequences=True)), 6, np.float32)
+    layer = built(Bidirectional(LSTM(9, return_sequences=True)), None, 6, dtype=np.float32)
     torch, other = torch_layer(layer, 6, both=True)
     x = normal(5, 7, 6, dtype=np.float32, seed=2)
     np.testing.assert_allclose(layer(x), other(torch.from_numpy(x))[0].detach(), atol=1e-5)
@@ -445,7 +434,7 @@ def run(layer, x, row_offset=0, lengths=None):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_threads_do_not_change_a_bit(threads, assert_team, cell, dtype):
-    layer = built(layer_of(cell, 70, return_sequences=True, **ALL), 30, dtype)
+    layer = built(layer_of(cell, 70, return_sequences=True, **ALL), None, 30, dtype=dtype)
     x = normal(150, 9, 30, dtype=dtype, seed=2)
     lengths = np.random.default_rng(5).integers(0, 10, 150)
     found = run(layer, x, lengths=lengths)
@@ -461,7 +450,7 @@ def test_threads_do_not_change_a_bit(threads, assert_team, cell, dtype):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("cut", [1, 4, 6, 19])
 def test_a_cut_batch_is_the_whole(cell, cut):
-    layer = built(layer_of(cell, 33, return_sequences=True, **ALL), 7, np.float32)
+    layer = built(layer_of(cell, 33, return_sequences=True, **ALL), None, 7, dtype=np.float32)
     x, lengths = normal(20, 5, 7, dtype=np.float32, seed=2), np.arange(20) % 6
     arrays, grads = run(layer, x, lengths=lengths)
     first, first_grads = run(layer, x[:cut], lengths=lengths[:cut])
@@ -473,7 +462,7 @@ def test_a_cut_batch_is_the_whole(cell, cut):
 
 
 def test_a_batch_larger_than_a_thread_takes_at_once():
-    layer = built(GRU(5, return_sequences=True, **ALL), 3)
+    layer = built(GRU(5, return_sequences=True, **ALL), None, 3)
     x, threads = normal(700, 2, 3, seed=2), dropcore.get_num_threads()
     dropcore.set_num_threads(1)
     try:
@@ -487,7 +476,9 @@ def test_a_batch_larger_than_a_thread_takes_at_once():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_state_carried_over_two_halves_is_one_run(cell):
-    layer = built(layer_of(cell, 9, return_sequences=True, dropout=0.3, recurrent_dropout=0.4), 5)
+    layer = built(
+        layer_of(cell, 9, return_sequences=True, dropout=0.3, recurrent_dropout=0.4), None, 5
+    )
     x, state = normal(4, 8, 5, seed=2), some_state(layer, 4)
     y, last, backward = layer.forward_from(x, state, key=KEY)
     y0, between, back0 = layer.forward_from(x[:, :3], state, key=KEY)
@@ -506,7 +497,7 @@ def test_a_state_carried_over_two_halves_is_one_run(cell):
 
 
 def test_a_call_changes_nothing_it_was_given():
-    layer = built(LSTM(6, return_sequences=True, recurrent_dropout=0.5), 4)
+    layer = built(LSTM(6, return_sequences=True, recurrent_dropout=0.5), None, 4)
     x, state = normal(3, 5, 4, seed=2), some_state(layer, 3)
     held = [x, *state, *layer.params.values()]
     before = [array.copy() for array in held]
@@ -521,7 +512,7 @@ def test_a_call_changes_nothing_it_was_given():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_any_strides(cell):
-    layer = built(layer_of(cell, 6, return_sequences=True), 4)
+    layer = built(layer_of(cell, 6, return_sequences=True), None, 4)
     x = normal(5, 3, 4, seed=2)
     odd = np.ones((3, 5, 8))[..., ::2].transpose(1, 0, 2)
     odd[...] = x
@@ -536,7 +527,7 @@ def test_any_strides(cell):
 @pytest.mark.parametrize(("batch", "steps"), [(0, 4), (3, 0), (0, 0)])
 @pytest.mark.parametrize("sequences", [False, True], ids=["last", "sequences"])
 def test_nothing_to_do(cell, batch, steps, sequences):
-    layer = built(layer_of(cell, 5, return_sequences=sequences, **ALL), 4)
+    layer = built(layer_of(cell, 5, return_sequences=sequences, **ALL), None, 4)
     x, state = normal(batch, steps, 4), some_state(layer, batch)
     y, last, backward = layer.forward_from(x, state, key=KEY, lengths=np.zeros(batch, np.int64))
     assert y.shape == ((batch, steps, 5) if sequences else (batch, 5))
@@ -555,13 +546,13 @@ def test_nothing_to_do(cell, batch, steps, sequences):
 
 def test_rates_may_follow_the_step():
     layer = built(
-        LSTM(8, recurrent_dropout=lambda step: min(0.1 * step, 1.0), zoneout=lambda _: 0.2), 4
+        LSTM(8, recurrent_dropout=lambda step: min(0.1 * step, 1.0), zoneout=lambda _: 0.2), None, 4
     )
-    fixed = built(LSTM(8, recurrent_dropout=0.1 * 3, zoneout=0.2), 4)
+    fixed = built(LSTM(8, recurrent_dropout=0.1 * 3, zoneout=0.2), None, 4)
     x = normal(5, 6, 4, seed=2)
     assert np.array_equal(layer(x, KEY), fixed(x, KEY))
     assert np.array_equal(layer(x), fixed(x))
-    bad = built(GRU(8, dropout=lambda step: step / 2), 4)
+    bad = built(GRU(8, dropout=lambda step: step / 2), None, 4)
     assert bad(x, Key(1, step=1)).shape == bad(x).shape == (5, 8)
     with pytest.raises(
         ValueError,
@@ -572,7 +563,7 @@ def test_rates_may_follow_the_step():
 
 def test_each_kind_of_noise_has_its_own_site():
     model = Sequential([LSTM(6, return_sequences=True, dropout=0.3), GRU(5, zoneout=0.3), Dense(2)])
-    built(model, 4)
+    model = built(model, None, 4)
     assert [layer.n_streams for layer in model.layers] == [5, 4, 0]
     x = normal(3, 4, 4, seed=2)
     inner = model[0](x, KEY)
@@ -583,7 +574,7 @@ def test_each_kind_of_noise_has_its_own_site():
 
 
 def test_the_gates_of_zoneout_take_the_new_c_that_was_not_kept():
-    layer = built(LSTM(4, zoneout_cell=1.0, return_sequences=True), 3)
+    layer = built(LSTM(4, zoneout_cell=1.0, return_sequences=True), None, 3)
     x, state = normal(2, 5, 3, seed=2), some_state(layer, 2)
     y, (_, c), _ = layer.forward_from(x, state, key=KEY)
     assert np.array_equal(c, state[1])
@@ -625,7 +616,7 @@ def test_layers_are_written_down_and_rebuilt(layer):
     assert repr(again) == repr(layer)
     assert repr(type(layer).from_config(layer.to_config())) == repr(layer)
     x = normal(2, 3, 4, seed=2)
-    built(layer, 4)
+    layer = built(layer, None, 4)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert np.array_equal(other(x, KEY), layer(x, KEY))
     assert layer.output_shape((3, 4)) == layer(x).shape[1:]
@@ -676,46 +667,52 @@ WRONG = [
     (lambda: GRU(2, initializer="no"), ValueError, "GRU: initializer must be .*, got 'no'"),
     (lambda: GRU(2)(normal(2, 3, 4)), ValueError, "no weights yet: call build"),
     (lambda: GRU(2).build((3,), key=0), ValueError, r"samples of shape \(time, in_features\), got"),
-    (lambda: built(GRU(2), 4)(normal(2, 3, 5)), ValueError, r"\(batch, time, 4\), got \(2, 3, 5\)"),
-    (lambda: built(GRU(2), 4)(normal(2, 4)), ValueError, r"\(batch, time, 4\), got \(2, 4\)"),
-    (lambda: built(GRU(2), 4)([[1.0]]), TypeError, "expects an array, got list"),
     (
-        lambda: built(GRU(2), 4)(normal(2, 3, 4, dtype=np.float32)),
+        lambda: built(GRU(2), None, 4)(normal(2, 3, 5)),
+        ValueError,
+        r"\(batch, time, 4\), got \(2, 3, 5\)",
+    ),
+    (lambda: built(GRU(2), None, 4)(normal(2, 4)), ValueError, r"\(batch, time, 4\), got \(2, 4\)"),
+    (lambda: built(GRU(2), None, 4)([[1.0]]), TypeError, "expects an array, got list"),
+    (
+        lambda: built(GRU(2), None, 4)(normal(2, 3, 4, dtype=np.float32)),
         TypeError,
         "float64 weights and expects x of that dtype, got float32",
     ),
     (
-        lambda: built(GRU(2), 4)(normal(2, 3, 4), lengths=[1, 2, 3]),
+        lambda: built(GRU(2), None, 4)(normal(2, 3, 4), lengths=[1, 2, 3]),
         ValueError,
         r"lengths of shape \(2,\), one for each sequence, got \(3,\)",
     ),
     (
-        lambda: built(GRU(2), 4)(normal(2, 3, 4), lengths=[1, 4]),
+        lambda: built(GRU(2), None, 4)(normal(2, 3, 4), lengths=[1, 4]),
         ValueError,
         r"lengths in \[0, 3\], got 1 ... 4",
     ),
     (
-        lambda: built(GRU(2), 4)(normal(2, 3, 4), lengths=[1.0, 2.0]),
+        lambda: built(GRU(2), None, 4)(normal(2, 3, 4), lengths=[1.0, 2.0]),
         TypeError,
         "lengths of integers, got float64",
     ),
     (
-        lambda: built(LSTM(2), 4).forward_from(normal(2, 3, 4), np.zeros((2, 2))),
+        lambda: built(LSTM(2), None, 4).forward_from(normal(2, 3, 4), np.zeros((2, 2))),
         ValueError,
         r"a state h and c of shape \(2, 2\) and float64, got",
     ),
     (
-        lambda: built(GRU(2), 4).forward_from(normal(2, 3, 4), np.zeros((3, 2))),
+        lambda: built(GRU(2), None, 4).forward_from(normal(2, 3, 4), np.zeros((3, 2))),
         ValueError,
         r"a state h of shape \(2, 2\) and float64, got \(3, 2\) of float64",
     ),
     (
-        lambda: built(GRU(2), 4).forward(normal(2, 3, 4))[1](np.zeros((2, 3))),
+        lambda: built(GRU(2), None, 4).forward(normal(2, 3, 4))[1](np.zeros((2, 3))),
         ValueError,
         r"dy must have the shape of the output, \(2, 2\) of float64, got \(2, 3\)",
     ),
     (
-        lambda: built(Bidirectional(GRU(2)), 4).forward_from(normal(2, 3, 4), np.zeros((2, 2))),
+        lambda: built(Bidirectional(GRU(2)), None, 4).forward_from(
+            normal(2, 3, 4), np.zeros((2, 2))
+        ),
         ValueError,
         r"expects state to be a dict .* named 'forward', 'backward' carry, got ndarray",
     ),

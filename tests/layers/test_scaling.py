@@ -21,16 +21,9 @@ from dropcore.nn import (
     Sigmoid,
     set_scaling_,
 )
+from support.layers import built
 
 KEY = Key(3, step=4)
-
-
-def built(model, *sample):
-    model.build(sample, key=1, dtype=np.float64)
-    for name, array in model.params.items():
-        if name.endswith("bias"):
-            array[:] = np.random.default_rng(2).normal(size=array.shape)
-    return model
 
 
 def network(scaling):

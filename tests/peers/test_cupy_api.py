@@ -11,7 +11,6 @@ import operator
 import types
 from pathlib import Path
 
-import host_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import pytest
 import dropcore
 from dropcore._backends.cuda import arrays, launching
 from dropcore._base.device import array_namespace, on_device
+from support import host_cupy
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 PACKAGE = Path(dropcore.__file__).parent

@@ -62,6 +62,8 @@ from dropcore.nn import (
 from dropcore.nn.activations import ACTIVATIONS
 from dropcore.nn.initializers import INITIALIZERS, Orthogonal
 from dropcore.noise import normal as noise
+from support.arrays import close, normal
+from support.layers import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of other packages
 
@@ -90,19 +92,6 @@ def keras():
         if ON_TENSORFLOW:
             pytest.importorskip("tensorflow").config.set_visible_devices([], "GPU")
         return pytest.importorskip("keras")
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def close(found, wanted, what="", tolerance=None):
-    """Within 1e-5 in float32 and 1e-11 in float64, of the largest number if that is above 1."""
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    assert found.shape == wanted.shape, what
-    tolerance = tolerance or (1e-5 if found.dtype == np.float32 else 1e-11)
-    size = max(1.0, float(np.abs(wanted).max(initial=0)))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * size, err_msg=what)
 
 
 # --- gradients by the peers ----------------------------------------------------------------------
@@ -147,15 +136,6 @@ def by_keras(keras, function, arrays, variables, dy):
     return outputs, [as_numpy(g) for g in found]
 
 
-def built(ours, x, dtype):
-    """With weights, none of which are zero."""
-    ours.build(x.shape[1:], key=1, dtype=dtype)
-    for i, weight in enumerate(ours.params.values()):
-        if not weight.any() or (weight == 1).all():
-            weight[...] = weight + 0.5 * normal(*weight.shape, seed=i)
-    return ours
-
-
 def rounded(dtype):
     """The tolerance where constants of Keras are in float32 whatever the dtype."""
     return 1e-5 if dtype is np.float32 else 1e-7
@@ -172,7 +152,7 @@ def with_weights(ours, theirs, x):
 
 def same_as_keras(keras, ours, theirs, x, **options):
     """Forward, input gradient, and gradients of the weights, which come in the same order."""
-    built(ours, x, x.dtype if x.dtype.kind == "f" else np.float32)
+    build(ours, *x.shape[1:], dtype=x.dtype if x.dtype.kind == "f" else np.float32)
     with_weights(ours, theirs, x)
     lengths, tolerance = options.pop("lengths", None), options.pop("tolerance", None)
     y, backward = ours.forward(x, **ours.extras(lengths))
@@ -217,7 +197,7 @@ def test_dense_is_that_of_keras(keras, activation, shape, dtype):
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 def test_dense_is_that_of_pytorch(torch, activation, dtype):
     x = 2 * normal(9, 13, dtype=dtype)
-    ours = built(Dense(17, activation=activation), x, dtype)
+    ours = build(Dense(17, activation=activation), *x.shape[1:], dtype=dtype)
     function = torch.nn.functional
     y, backward = ours.forward(x)
     dy = normal(*y.shape, dtype=dtype, seed=3)
@@ -342,7 +322,9 @@ def test_gelu_by_tanh_is_that_of_keras(keras, dtype):
 )
 def test_merging_is_that_of_keras(keras, merge, name, dtype):
     x = normal(5, 6, dtype=dtype)
-    ours = built(Parallel([Dense(4), Dense(4, activation="tanh")], merge=merge), x, dtype)
+    ours = build(
+        Parallel([Dense(4), Dense(4, activation="tanh")], merge=merge), *x.shape[1:], dtype=dtype
+    )
     y, backward = ours.forward(x)
     dy = normal(*y.shape, dtype=dtype, seed=3)
     dx, grads = backward(dy)
@@ -402,7 +384,7 @@ def test_batch_norm_is_that_of_keras_over_several_steps(keras, shape, options, d
     """Keras' running variance is that of the batch, ours its unbiased estimate."""
     name = np.dtype(dtype).name
     x = normal(*shape, dtype=dtype)
-    ours = built(BatchNorm(momentum=0.8, epsilon=1e-3, **options), x, dtype)
+    ours = build(BatchNorm(momentum=0.8, epsilon=1e-3, **options), *x.shape[1:], dtype=dtype)
     ours.buffers["mean"][:] = normal(shape[-1], seed=5)
     ours.buffers["variance"][:] = 0.5 + normal(shape[-1], seed=6) ** 2
     theirs = keras.layers.BatchNormalization(momentum=0.8, epsilon=1e-3, dtype=name, **options)
@@ -433,11 +415,13 @@ def test_batch_norm_is_that_of_keras_over_several_steps(keras, shape, options, d
 def test_batch_norm_is_that_of_pytorch_over_several_steps(torch, dtype):
     """PyTorch's momentum is the part that is new, ours the part that stays."""
     shape = (4, 5, 6, 3)
-    ours = built(BatchNorm(momentum=0.8), normal(*shape, dtype=dtype), dtype)
+    ours = build(BatchNorm(momentum=0.8), *shape[1:], dtype=dtype)
     theirs = torch.nn.BatchNorm2d(3, momentum=0.2, dtype=getattr(torch, np.dtype(dtype).name))
     with torch.no_grad():
         theirs.weight[:] = torch.tensor(ours.params["gamma"])
         theirs.bias[:] = torch.tensor(ours.params["beta"])
+        theirs.running_mean[:] = torch.tensor(ours.buffers["mean"])
+        theirs.running_var[:] = torch.tensor(ours.buffers["variance"])
     for step in range(6):
         x = (1 + 2 * normal(*shape, seed=10 + step)).astype(dtype)
         dy = normal(*shape, dtype=dtype, seed=20 + step)
@@ -497,7 +481,7 @@ def test_cells_are_those_of_keras(keras, cell, sequences, options, lengths, dtyp
     ours, theirs = cells(keras, cell, 7, dtype, return_sequences=sequences, **options)
     theirs.return_state, theirs.zero_output_for_mask = True, sequences
     x = normal(6, 5, 4, dtype=dtype)
-    with_weights(built(ours, x, dtype), theirs, x)
+    with_weights(build(ours, *x.shape[1:], dtype=dtype), theirs, x)
     first = states(ours, 6, dtype)
     several = len(first) > 1
     y, last, backward = ours.forward_from(x, tuple(first) if several else first[0], lengths=lengths)
@@ -543,7 +527,7 @@ def test_cells_with_dropout_are_those_of_keras(keras, monkeypatch, cell, kind, l
     rates = rates if kind == "both" else {kind: rates[kind]}
     ours, theirs = cells(keras, cell, 7, dtype, return_sequences=True, **rates)
     x = normal(6, 5, 4, dtype=dtype)
-    with_weights(built(ours, x, dtype), theirs, x)
+    with_weights(build(ours, *x.shape[1:], dtype=dtype), theirs, x)
     theirs.zero_output_for_mask, mask = True, mask_of(keras, lengths)
     shapes = {"dropout": (6, 4), "recurrent_dropout": (6, 7)}
     for site, name in enumerate(shapes):
@@ -583,7 +567,7 @@ def test_a_stack_of_padded_sequences_is_that_of_keras(keras):
     theirs = keras.Sequential([layers.Embedding(12, 4, mask_zero=True),
                                layers.LSTM(6, return_sequences=True), layers.GRU(3),
                                layers.Dense(2)])  # fmt: skip
-    built(ours, words, np.float32)
+    build(ours, *words.shape[1:], dtype=np.float32)
     with_weights(ours, theirs, words)
     y, backward = ours.forward(words, lengths=LENGTHS)
     dy = normal(*y.shape, dtype=np.float32, seed=3)
@@ -961,7 +945,7 @@ def test_a_network_fits_as_in_keras(keras):
         layers.LayerNormalization(epsilon=1e-5),
         layers.Dense(3, kernel_regularizer=k.regularizers.L1(0.005)),
     ])  # fmt: skip
-    built(ours, x, np.float32)
+    build(ours, *x.shape[1:], dtype=np.float32)
     theirs.build(x.shape)
     for variable, weight in zip(theirs.trainable_variables, ours.params.values(), strict=True):
         variable.assign(weight)
@@ -980,11 +964,11 @@ def test_a_network_fits_as_in_keras(keras):
 def test_a_network_trains_under_the_same_masks_as_in_keras(keras):
     """Masks inside of products, of whole maps, and of units that the products leave out."""
     x, labels = normal(16, 8, 7, 2, dtype=np.float32), np.arange(16) % 3
-    ours = built(Sequential([
+    ours = build(Sequential([
         Dropout(0.2), Conv2D(6, 3, activation="relu"), SpatialDropout2D(0.3), MaxPool2D(2),
         Flatten(), Dense(18, activation="relu"), UnitDropout(0.5), Dense(14, activation="relu"),
         UnitDropout(0.3), Dense(10, activation="tanh"), Dropout(0.4), Dense(3),
-    ]), x, np.float32)  # fmt: skip
+    ]), *x.shape[1:], dtype=np.float32)  # fmt: skip
     theirs = {
         "1": peer(keras, "Conv2D", np.float32, filters=6, kernel_size=3, activation="relu"),
         "3": peer(keras, "MaxPooling2D", np.float32),
@@ -1175,7 +1159,7 @@ def test_outputs_behind_the_end_are_zero(keras):
     """Keras repeats the last one there, unless zero_output_for_mask is set."""
     ours, theirs = cells(keras, "gru", 4, np.float32, return_sequences=True)
     x = normal(6, 5, 3, dtype=np.float32)
-    with_weights(built(ours, x, np.float32), theirs, x)
+    with_weights(build(ours, *x.shape[1:], dtype=np.float32), theirs, x)
     valid = np.arange(5) < LENGTHS[:, None]
     y = ours(x, lengths=LENGTHS)
     repeated = keras.ops.convert_to_numpy(theirs(x, mask=mask_of(keras, LENGTHS)))
@@ -1191,7 +1175,7 @@ def test_a_sequence_of_no_steps_ends_where_it_began(keras, cell):
     ours, theirs = cells(keras, cell, 4, np.float32)
     theirs.return_state = True
     x = normal(2, 5, 3, dtype=np.float32)
-    with_weights(built(ours, x, np.float32), theirs, x)
+    with_weights(build(ours, *x.shape[1:], dtype=np.float32), theirs, x)
     first = states(ours, 2, np.float32)
     lengths = np.array([0, 3])
     y, last, _ = ours.forward_from(x, tuple(first) if cell == "lstm" else first[0], lengths=lengths)

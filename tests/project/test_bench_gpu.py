@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "bench" / "gpu.py"
+SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.py"
 PARITY = ["parity_masks", "parity_dropout", "parity_noise", "parity_max_norm", "parity_products",
           "parity_updates", "parity_training"]  # fmt: skip
 

@@ -17,7 +17,7 @@ import pytest
 import dropcore
 from dropcore import Key, Mask
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
 BAD_KEEP, BAD_KEY, BAD_INDEX = -1, -2, -3
 

@@ -4,8 +4,8 @@ The files are the mask contract in numbers: any implementation, in any language,
 They were written once and are checked in; running this again gives the same bytes, which a test
 asserts. A difference means that the contract was broken, not that the files are old.
 
-    python tests/freeze_masks.py            write the files
-    python tests/freeze_masks.py --check    exit 1 if what is there differs
+    python tests/support/freeze_masks.py            write the files
+    python tests/support/freeze_masks.py --check    exit 1 if what is there differs
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from dropcore import reference
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 # (seed, stream, step, domain). Their number shares no factor with the numbers of offsets, sizes
 # and keeps below, so that each of those meets every address.

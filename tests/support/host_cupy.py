@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
-HERE = Path(__file__).parent
+HEADER = Path(__file__).parents[1] / "c" / "host_cuda.h"
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
 TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_", "softmax",
@@ -425,7 +425,7 @@ class Module:
     folder: Path  # where libraries go
 
     def __init__(self, *, code, options=()):
-        known = "".join([code, (HERE / "c" / "host_cuda.h").read_text(), *FLAGS])
+        known = "".join([code, (HEADER).read_text(), *FLAGS])
         name = f"kernels-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
         library = self.folder / f"{name}.so"
         if not library.exists():
@@ -434,7 +434,7 @@ class Module:
 
     def _built(self, code, text, library):
         flush = int("#define STORED double" not in code)  # as CuPy's -ftz=true, of floats alone
-        head = f'#define FLUSH {flush}\n#include "{HERE / "c" / "host_cuda.h"}"\n'
+        head = f'#define FLUSH {flush}\n#include "{HEADER}"\n'
         text.write_text(head + code)
         marked = subprocess.run(
             [COMPILER, *FLAGS, "-E", "-D__global__=A_KERNEL", str(text)],

@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from differences import differences
 
 from dropcore.losses import (
     LOSSES,
@@ -23,13 +22,11 @@ from dropcore.losses import (
 )
 from dropcore.nn import Dense, Sequential
 from dropcore.optim import SGD, Adam
+from support.arrays import normal
+from support.differences import differences
 
 DTYPES = [np.float32, np.float64]
 WEIGHTS = (0.5, 2.0, 1.0, 0.0)
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def labels(*shape, classes=4, seed=1):

@@ -16,6 +16,7 @@ from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.schedules import Constant, Cosine, Linear
 from dropcore.updates import adagrad_, global_norm, rmsprop_, sgd_
+from support.arrays import normal
 
 DTYPES = [np.float32, np.float64]
 EACH = [
@@ -32,10 +33,6 @@ EACH = [
     Clip(SGD(0.05, momentum=0.9), norm=0.3),
     Clip(Adam(0.01), norm=0.3, value=0.1),
 ]
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 # --- PyTorch's numbers ---------------------------------------------------------------------------

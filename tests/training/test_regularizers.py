@@ -7,21 +7,18 @@ import pickle
 
 import numpy as np
 import pytest
-from differences import differences
 
 from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
 from dropcore.nn import ActivityRegularization, Dense, Embedding, Layer, ReLU, Sequential
 from dropcore.optim import SGD
 from dropcore.regularizers import L1, L1L2, L2, KLSparsity
+from support.arrays import normal
+from support.differences import differences
 
 OF_WEIGHTS = [L1(0.3), L2(0.3), L1L2(0.2, 0.4)]
 OF_OUTPUTS = [*OF_WEIGHTS, KLSparsity(0.3), KLSparsity(0.3, 0.4)]
 DTYPES = [np.float32, np.float64]
-
-
-def normal(*shape, dtype=np.float64, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def shares(*shape, dtype=np.float64, seed=0):
