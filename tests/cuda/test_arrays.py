@@ -2,8 +2,8 @@
 
 The same tests run for three kinds of arrays: NumPy's; CuPy's where there is a device; and "host",
 the texts of the kernels compiled by g++ and run on the host behind a stand-in for CuPy
-(support/host_cupy.py). What they cannot tell without a device is whether CUDA's own arithmetic and memory
-do what the stand-ins do.
+(support/host_cupy.py). What they cannot tell without a device is whether CUDA's own arithmetic and
+memory do what the stand-ins do.
 """
 
 from __future__ import annotations
