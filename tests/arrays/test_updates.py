@@ -757,35 +757,3 @@ def test_adam_checks_its_numbers():
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"Adam: .*{text}"):
             Adam(**options)
-
-
-# --- PyTorch's optimisers ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["plain", "momentum", "nesterov", "adam", "adam epsilon"])
-def test_pytorch_does_the_same(kind):
-    """Its SGD keeps the velocity without the learning rate: the same where that is constant."""
-    torch = pytest.importorskip("torch")
-    start = normal(30, 20, dtype=np.float64)
-    theirs = torch.nn.Parameter(torch.tensor(start))
-    if kind.startswith("adam"):
-        ours, options = Adam(0.01), {}
-        if kind.endswith("epsilon"):
-            options = {"betas": (0.8, 0.9), "eps": 0.1}
-            ours = Adam(0.01, beta_1=0.8, beta_2=0.9, epsilon=0.1)
-        optimizer = torch.optim.Adam([theirs], lr=0.01, **options)
-    else:
-        ours = SGD(0.01, **SGD_FORMS[kind])
-        optimizer = torch.optim.SGD([theirs], lr=0.01, **SGD_FORMS[kind])
-    found = {dtype: {"w": start.astype(dtype)} for dtype in DTYPES}
-    states = {dtype: ours.init(params) for dtype, params in found.items()}
-    for step in range(30):
-        g = normal(30, 20, dtype=np.float64, seed=step) * (1 + step)
-        theirs.grad = torch.tensor(g)
-        optimizer.step()
-        for dtype, params in found.items():
-            ours.apply(params, {"w": g.astype(dtype)}, states[dtype], step)
-    wanted = theirs.detach().numpy()
-    assert np.abs(wanted - start).max() > 0.05
-    np.testing.assert_allclose(found[np.float64]["w"], wanted, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found[np.float32]["w"], wanted, rtol=1e-6, atol=1e-5)

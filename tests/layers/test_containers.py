@@ -103,22 +103,6 @@ def test_reshape_keeps_the_order_of_the_elements():
 # --- words ---------------------------------------------------------------------------------------
 
 
-def test_embedding_equals_pytorch():
-    torch = pytest.importorskip("torch")
-    layer = built(Embedding(20, 6, padding_index=3), 7, dtype=np.float32)
-    ids = np.random.default_rng(1).integers(0, 20, (5, 7))
-    peer = torch.nn.Embedding(20, 6, padding_idx=3)
-    with torch.no_grad():
-        peer.weight.copy_(torch.from_numpy(layer.params["weight"]))
-    y, backward = layer.forward(ids)
-    theirs = peer(torch.from_numpy(ids))
-    np.testing.assert_array_equal(y, theirs.detach().numpy())
-    dy = normal(5, 7, 6, dtype=np.float32)
-    theirs.backward(torch.from_numpy(dy))
-    _, grads = backward(dy)
-    np.testing.assert_allclose(grads["weight"], peer.weight.grad.numpy(), 1e-6, 1e-6)
-
-
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), SGD(0.1)])
 def test_the_update_of_an_embedding_is_that_of_the_whole_gradient(optimizer):
     layer = built(Embedding(20, 6, constraint=MaxNorm(0.2)), 7)

@@ -534,15 +534,6 @@ def test_alpha_dropout_is_the_formula_of_torch(p):
     np.testing.assert_allclose(dx, dy * kept * a, 1e-12)
 
 
-def test_torchs_own_alpha_dropout_has_these_two_values():
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    for p in (0.1, 0.5):
-        theirs = torch.nn.functional.alpha_dropout(torch.zeros(1000).double(), p, training=True)
-        ours = AlphaDropout(p)(np.zeros((1000, 1)), KEY)
-        np.testing.assert_allclose(np.unique(theirs.numpy()), np.unique(ours), 1e-6)
-
-
 def test_alpha_dropout_keeps_mean_and_variance():
     n = 2**19
     for rate in (0.1, 0.5):

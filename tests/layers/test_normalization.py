@@ -207,44 +207,6 @@ def test_arguments():
 # --- layers --------------------------------------------------------------------------------------
 
 
-def pytorch(ours, x, dy, *, training=True):
-    """y, dx, dgamma, dbeta and the running moments of torch.nn's layer with the same numbers."""
-    torch = pytest.importorskip("torch")
-    features = x.shape[-1]
-    if isinstance(ours, BatchNorm):
-        theirs = torch.nn.BatchNorm1d(features, eps=ours.epsilon, momentum=1 - ours.momentum)
-        theirs.running_mean[:] = torch.tensor(ours.buffers["mean"])
-        theirs.running_var[:] = torch.tensor(ours.buffers["variance"])
-    else:
-        theirs = torch.nn.LayerNorm(features, eps=ours.epsilon)
-    with torch.no_grad():
-        theirs.weight[:] = torch.tensor(ours.params["gamma"])
-        theirs.bias[:] = torch.tensor(ours.params["beta"])
-    theirs.train(training)
-    given = torch.tensor(x.reshape(-1, features), requires_grad=True)
-    y = theirs(given)
-    y.backward(torch.tensor(dy.reshape(-1, features)))
-    found = [y.detach(), given.grad, theirs.weight.grad, theirs.bias.grad]
-    if isinstance(ours, BatchNorm):
-        found += [theirs.running_mean, theirs.running_var]
-    return [a.numpy() for a in found]
-
-
-@pytest.mark.parametrize("layer", [BatchNorm(momentum=0.7), LayerNorm(epsilon=1e-3)], ids=repr)
-@pytest.mark.parametrize("shape", [(64, 20), (6, 7, 13)])
-def test_layers_equal_torch(layer, shape):
-    ours = built(layer, *shape[1:], dtype=np.float32)
-    x, dy, *_ = arrays(*shape, dtype=np.float32, mean=1.5, std=2)
-    wanted = pytorch(ours, x, dy)
-    y, backward = ours.forward(x)
-    dx, grads = backward(dy, for_update=True)
-    found = [y, dx, grads["gamma"], grads["beta"], *ours.buffers.values()]
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a.reshape(b.shape), b, rtol=1e-5, atol=1e-5)
-    inference = pytorch(ours, x, dy, training=False)[0]
-    np.testing.assert_allclose(ours(x).reshape(inference.shape), inference, rtol=1e-5, atol=1e-5)
-
-
 LAYERS = [
     BatchNorm(), BatchNorm(scale=False), BatchNorm(center=False), BatchNorm(epsilon=0.5),
     LayerNorm(), LayerNorm(scale=False), LayerNorm(center=False), LayerNorm(epsilon=0.5),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -53,39 +51,6 @@ def test_pooling_is_its_loops(isa, case, channels):
             dy = normal(*y.shape, dtype=dtype, seed=1)
             dx = pooling.backward(dy, places)
             close(dx, reference.pooling_backward(dy, x, **shared, **options))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 16, 33])
-def test_pooling_is_that_of_pytorch(channels):
-    torch = pytest.importorskip("torch")
-    functional = torch.nn.functional
-    for image, size, stride, padding in itertools.product(
-        [(5, 7), (8, 8)], [2, 3, (2, 5)], [None, 1, 3], [0, 1]
-    ):
-        x = normal32(2, *image, channels)
-        x[0] = np.round(x[0])
-        x[1, 2, 3] = np.nan
-        there = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-        for layer, wanted in (
-            (
-                MaxPool2D(size, stride=stride, padding=padding),
-                functional.max_pool2d(there, size, stride, padding),
-            ),
-            (
-                AveragePool2D(size, stride=stride, padding=padding),
-                functional.avg_pool2d(there, size, stride, padding, count_include_pad=False),
-            ),
-            (
-                AveragePool2D(size, stride=stride, padding=padding, count_include_pad=True),
-                functional.avg_pool2d(there, size, stride, padding, count_include_pad=True),
-            ),
-        ):
-            y, backward = layer.forward(x)
-            close(y, wanted.detach().numpy().transpose(0, 2, 3, 1))
-            assert y.shape[1:] == layer.output_shape(x.shape[1:])
-            dy = normal32(*y.shape, seed=1)
-            (gradient,) = torch.autograd.grad(wanted, there, torch.tensor(dy.transpose(0, 3, 1, 2)))
-            close(backward(dy)[0], gradient.numpy().transpose(0, 2, 3, 1))
 
 
 LAYERS = [

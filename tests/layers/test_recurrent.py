@@ -17,39 +17,10 @@ from dropcore.regularizers import L2
 from dropcore.schedules import Linear
 from support.arrays import normal
 from support.differences import differences
-from support.layers import built
+from support.layers import built, leaves
+from support.recurrent import CELLS, layer_of, some_state
 
 KEY = Key(11, stream=5, step=3)
-CELLS = ("tanh", "relu", "gru", "lstm")
-
-
-def layer_of(cell, units, **options):
-    if cell in ("tanh", "relu"):
-        return SimpleRNN(units, activation=cell, **options)
-    return {"gru": GRU, "lstm": LSTM}[cell](units, **options)
-
-
-def parts_of(layer):
-    return 2 if isinstance(layer, LSTM) else 1
-
-
-def some_state(layer, batch, dtype=np.float64, seed=7):
-    """An initial state that is not zero."""
-    parts = tuple(
-        0.5 * normal(batch, layer.units, seed=seed + i).astype(dtype)
-        for i in range(parts_of(layer))
-    )
-    return parts if len(parts) > 1 else parts[0]
-
-
-def flat(state):
-    """The arrays of a state, in order; of a container's in the order of its layers."""
-    if isinstance(state, np.ndarray):
-        return [state]
-    parts = state.values() if isinstance(state, dict) else state
-    return [array for part in parts for array in flat(part)]
-
-
 # --- a slow reference ----------------------------------------------------------------------------
 
 
@@ -91,7 +62,7 @@ def reference(layer, x, state=None, key=None, row_offset=0, lengths=None):
     bias = p.get("bias", np.zeros((2, gates * units) if layer.cell == "gru" else gates * units))
     h, c = np.zeros((batch, units)), np.zeros((batch, units))
     if state is not None:
-        given = flat(state)
+        given = leaves(state)
         h, c = given[0].copy(), given[-1].copy()
     y = np.zeros((batch, steps, units))
     x, recurrent = x * of_x, recurrent * of_w
@@ -157,12 +128,12 @@ def test_forward_is_the_reference(cell, name, key, ragged):
     y, last, _ = layer.forward_from(x, state, key=key, row_offset=2, lengths=lengths)
     want, want_last = reference(layer, x, state, key, 2, lengths)
     np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-13)
-    assert len(flat(last)) == len(want_last)
-    for part, want_part in zip(flat(last), want_last, strict=True):
+    assert len(leaves(last)) == len(want_last)
+    for part, want_part in zip(leaves(last), want_last, strict=True):
         np.testing.assert_allclose(part, want_part, rtol=1e-12, atol=1e-13)
     layer.return_sequences = False
     final = layer.forward_from(x, state, key=key, row_offset=2, lengths=lengths)[0]
-    assert np.array_equal(final, flat(last)[0])
+    assert np.array_equal(final, leaves(last)[0])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -223,18 +194,18 @@ def check_gradients(layer, x, state, key, lengths=None):
     """Of outputs and last state, with respect to x, the first state and every parameter."""
     y, last, backward = layer.forward_from(x, state, key=key, lengths=lengths)
     of_y = normal(*y.shape, seed=3)
-    of_last = [normal(*part.shape, seed=4) for part in flat(last)]
+    of_last = [normal(*part.shape, seed=4) for part in leaves(last)]
     shaped = iter(of_last)
     dlast = same_form(last, shaped)
 
     def f():
         y, last, _ = layer.forward_from(x, state, key=key, lengths=lengths)
-        terms = zip(flat(last), of_last, strict=True)
+        terms = zip(leaves(last), of_last, strict=True)
         return float((y * of_y).sum() + sum((a * b).sum() for a, b in terms))
 
     dx, grads, dfirst = backward(of_y, dlast)
     np.testing.assert_allclose(dx, differences(f, x), rtol=1e-6, atol=2e-8)
-    for part, array in zip(flat(dfirst), flat(state), strict=True):
+    for part, array in zip(leaves(dfirst), leaves(state), strict=True):
         np.testing.assert_allclose(part, differences(f, array), rtol=1e-6, atol=2e-8)
     assert grads.keys() == layer.params.keys()
     for name, weight in layer.params.items():
@@ -259,7 +230,7 @@ def test_gradients_equal_finite_differences(cell, name, sequences):
     x, state = normal(4, 3, 4, seed=2), some_state(layer, 4)
     dx, grads, dfirst = check_gradients(layer, x, state, KEY)
     if name not in ("frozen", "all dropped"):
-        assert all(np.abs(array).max() > 1e-3 for array in [dx, *grads.values(), *flat(dfirst)])
+        assert all(np.abs(array).max() > 1e-3 for array in [dx, *grads.values(), *leaves(dfirst)])
     if name == "all dropped":
         assert not np.asarray(grads["recurrent_kernel"]).any()
 
@@ -275,7 +246,7 @@ def test_gradients_of_ragged_batches(cell, name, sequences):
     for b, length in enumerate(lengths):
         assert not dx[b, length:].any()
         assert length == 0 or dx[b, :length].any()
-    assert flat(dfirst)[0][1].any()  # no valid step: the gradient of the state goes through
+    assert leaves(dfirst)[0][1].any()  # no valid step: the gradient of the state goes through
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -309,115 +280,6 @@ def test_gradients_for_an_update_are_the_same(cell):
         assert np.array_equal(np.asarray(other[name]), gradient)
 
 
-# --- PyTorch's layers ----------------------------------------------------------------------------
-
-
-def torch_layer(layer, features, *, both=False):
-    """PyTorch's layer with the same weights: (gates * units, in), r before z, two biases."""
-    torch = pytest.importorskip("torch")
-    directions = list(layer.children.values()) if both else [layer]
-    own = directions[0]
-    options = {"batch_first": True, "bidirectional": both}
-    if own.cell in ("tanh", "relu"):
-        other = torch.nn.RNN(features, own.units, nonlinearity=own.cell, **options)
-    else:
-        other = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[own.cell](
-            features, own.units, **options
-        )
-    with torch.no_grad():
-        for suffix, one in zip(("", "_reverse"), directions, strict=False):
-            bias = one.params["bias"]
-            biases = bias if own.cell == "gru" else (bias, np.zeros_like(bias))
-            values = (one.params["kernel"], one.params["recurrent_kernel"], *biases)
-            names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-            for name, value in zip(names, values, strict=True):
-                getattr(other, name + suffix).copy_(torch.from_numpy(to_torch(own, value)))
-    return torch, other
-
-
-def to_torch(layer, array):
-    gates = np.split(array, layer.gates, axis=-1)
-    if layer.cell == "gru":
-        gates[0], gates[1] = gates[1], gates[0]
-    return np.concatenate(gates, axis=-1).T.copy()
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_equals_pytorch(cell, dtype):
-    layer = built(layer_of(cell, 21, return_sequences=True), None, 13, dtype=dtype)
-    torch, other = torch_layer(layer, 13)
-    other = other.double() if dtype == np.float64 else other
-    x, state = normal(8, 11, 13, dtype=dtype, seed=2), some_state(layer, 8, dtype)
-    tx = torch.from_numpy(x.copy()).requires_grad_()
-    first = [torch.from_numpy(part.copy())[None].requires_grad_() for part in flat(state)]
-    want, want_last = other(tx, tuple(first) if len(first) > 1 else first[0])
-    y, last, backward = layer.forward_from(x, state)
-    np.testing.assert_allclose(y, want.detach().numpy(), atol=1e-5)
-    want_last = want_last if isinstance(want_last, tuple) else (want_last,)
-    for part, want_part in zip(flat(last), want_last, strict=True):
-        np.testing.assert_allclose(part, want_part[0].detach().numpy(), atol=1e-5)
-    dy = normal(*y.shape, dtype=dtype, seed=3)
-    want.backward(torch.from_numpy(dy))
-    dx, grads, dfirst = backward(dy)
-    np.testing.assert_allclose(dx, tx.grad.numpy(), atol=1e-5)
-    for part, want_part in zip(flat(dfirst), first, strict=True):
-        np.testing.assert_allclose(part, want_part.grad[0].numpy(), atol=1e-5)
-    for name, theirs in (("kernel", "weight_ih_l0"), ("recurrent_kernel", "weight_hh_l0")):
-        gradient = getattr(other, theirs).grad.numpy()
-        np.testing.assert_allclose(to_torch(layer, grads[name]), gradient, rtol=1e-4, atol=1e-4)
-    bias = grads["bias"][0] if cell == "gru" else grads["bias"]
-    gradient = other.bias_ih_l0.grad.numpy()
-    np.testing.assert_allclose(to_torch(layer, bias), gradient, rtol=1e-4, atol=1e-4)
-    if cell == "gru":
-        gradient = other.bias_hh_l0.grad.numpy()
-        np.testing.assert_allclose(
-            to_torch(layer, grads["bias"][1]), gradient, rtol=1e-4, atol=1e-4
-        )
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("both", [False, True], ids=["forward", "bidirectional"])
-def test_lengths_are_pytorchs_packed_sequences(cell, both):
-    inner = layer_of(cell, 10, return_sequences=True)
-    layer = built(Bidirectional(inner) if both else inner, None, 6, dtype=np.float32)
-    torch, other = torch_layer(layer, 6, both=both)
-    x = normal(5, 7, 6, dtype=np.float32, seed=2)
-    lengths = np.array([7, 1, 4, 6, 2])
-    utils = torch.nn.utils.rnn
-    packed = utils.pack_padded_sequence(
-        torch.from_numpy(x), torch.from_numpy(lengths), batch_first=True, enforce_sorted=False
-    )
-    want, want_last = other(packed)
-    want = utils.pad_packed_sequence(want, batch_first=True, total_length=7)[0]
-    x[np.arange(7) >= lengths[:, None]] = np.nan  # what lies behind the end does not matter
-    y, last, backward = layer.forward_from(x, lengths=lengths)
-    np.testing.assert_allclose(y, want.detach().numpy(), atol=1e-5)
-    states = list(last.values()) if both else [last]
-    found = np.stack([flat(one)[0] for one in states])
-    want_h = want_last[0] if cell == "lstm" else want_last
-    np.testing.assert_allclose(found, want_h.detach().numpy(), atol=1e-5)
-    dx, grads, _ = backward(np.ones_like(y))
-    want.backward(torch.ones_like(want))
-    kernels = grads["forward.kernel"] if both else grads["kernel"]
-    gradient = other.weight_ih_l0.grad.numpy()
-    np.testing.assert_allclose(to_torch(inner, kernels), gradient, rtol=1e-4, atol=1e-4)
-    assert np.isfinite(dx).all()
-
-
-def test_both_directions_equal_pytorch_without_lengths():
-    layer = built(Bidirectional(LSTM(9, return_sequences=True)), None, 6, dtype=np.float32)
-    torch, other = torch_layer(layer, 6, both=True)
-    x = normal(5, 7, 6, dtype=np.float32, seed=2)
-    np.testing.assert_allclose(layer(x), other(torch.from_numpy(x))[0].detach(), atol=1e-5)
-    last = Bidirectional(LSTM(9), "sum")
-    last.children = layer.children
-    for child in last.children.values():
-        child.return_sequences = False
-    want = other(torch.from_numpy(x))[1][0].detach().numpy().sum(0)
-    np.testing.assert_allclose(last(x), want, atol=1e-5)
-
-
 # --- the same numbers however it is run ----------------------------------------------------------
 
 
@@ -428,7 +290,7 @@ def run(layer, x, row_offset=0, lengths=None):
     y, last, backward = layer.forward_from(x, key=KEY, row_offset=row_offset, lengths=lengths)
     dy = normal(row_offset + len(x), *y.shape[1:], dtype=x.dtype, seed=3)[row_offset:]
     dx, grads, dfirst = backward(dy)
-    return [y, *flat(last), dx, *flat(dfirst)], [grads[name] for name in sorted(grads)]
+    return [y, *leaves(last), dx, *leaves(dfirst)], [grads[name] for name in sorted(grads)]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -484,13 +346,13 @@ def test_a_state_carried_over_two_halves_is_one_run(cell):
     y0, between, back0 = layer.forward_from(x[:, :3], state, key=KEY)
     y1, last1, back1 = layer.forward_from(x[:, 3:], between, key=KEY)
     assert np.array_equal(y, np.concatenate((y0, y1), 1))
-    assert all(np.array_equal(*pair) for pair in zip(flat(last), flat(last1), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(leaves(last), leaves(last1), strict=True))
     dy = normal(*y.shape, seed=3)
     dx, grads, dfirst = backward(dy)
     dx1, grads1, dbetween = back1(dy[:, 3:])
     dx0, grads0, dfirst0 = back0(dy[:, :3], dbetween)
     np.testing.assert_allclose(np.concatenate((dx0, dx1), 1), dx, rtol=1e-12)
-    for ours, theirs in zip(flat(dfirst), flat(dfirst0), strict=True):
+    for ours, theirs in zip(leaves(dfirst), leaves(dfirst0), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     for name, gradient in grads.items():
         np.testing.assert_allclose(gradient, grads0[name] + grads1[name], rtol=1e-10, atol=1e-13)
@@ -531,14 +393,14 @@ def test_nothing_to_do(cell, batch, steps, sequences):
     x, state = normal(batch, steps, 4), some_state(layer, batch)
     y, last, backward = layer.forward_from(x, state, key=KEY, lengths=np.zeros(batch, np.int64))
     assert y.shape == ((batch, steps, 5) if sequences else (batch, 5))
-    assert all(np.array_equal(*pair) for pair in zip(flat(last), flat(state), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(leaves(last), leaves(state), strict=True))
     dy = normal(*y.shape, seed=3)
     for for_update in (False, True):
         dx, grads, dfirst = backward(dy, for_update=for_update)
         assert dx.shape == x.shape
         assert not any(np.asarray(gradient).any() for gradient in grads.values())
         if not sequences:
-            assert np.array_equal(flat(dfirst)[0], dy)
+            assert np.array_equal(leaves(dfirst)[0], dy)
 
 
 # --- what the options mean -----------------------------------------------------------------------
@@ -578,7 +440,7 @@ def test_the_gates_of_zoneout_take_the_new_c_that_was_not_kept():
     x, state = normal(2, 5, 3, seed=2), some_state(layer, 2)
     y, (_, c), _ = layer.forward_from(x, state, key=KEY)
     assert np.array_equal(c, state[1])
-    assert np.abs(y - flat(state)[0][:, None]).max() > 0.1
+    assert np.abs(y - leaves(state)[0][:, None]).max() > 0.1
 
 
 def test_bias_and_initial_weights():

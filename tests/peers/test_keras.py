@@ -1,6 +1,6 @@
-"""Keras and PyTorch, layer by layer: the same weights, the same mask, forward and backward.
+"""Keras, layer by layer: the same weights, the same mask, forward and backward.
 
-What other test files compare with PyTorch is not repeated here. Keras runs on PyTorch unless
+Keras runs on PyTorch unless
 KERAS_BACKEND=tensorflow is set. The last section holds what differs on purpose.
 """
 
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
-import warnings
 
 import numpy as np
 import pytest
 
-from dropcore import Key, Mask, constraints, losses, optim, regularizers, schedules
+from dropcore import Mask, constraints, losses, optim, regularizers, schedules
 from dropcore.nn import (
     ELU,
     GELU,
@@ -32,7 +30,6 @@ from dropcore.nn import (
     Dense,
     Dropout,
     Embedding,
-    FeatureAlphaDropout,
     Flatten,
     GaussianDropout,
     GaussianNoise,
@@ -64,90 +61,19 @@ from dropcore.nn.initializers import INITIALIZERS, Orthogonal
 from dropcore.noise import normal as noise
 from support.arrays import close, normal
 from support.layers import build
+from support.peers import (
+    KEY,
+    ON_TENSORFLOW,
+    by_keras,
+    each_keras_dtype,
+    fed,
+    rounded,
+    with_weights,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of other packages
 
-KEY = Key(11, stream=5, step=3)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["single", "double"])
-# On PyTorch Keras turns float64 into float32; in float64 some of its constants are float32 still.
-ON_TENSORFLOW = os.environ.get("KERAS_BACKEND") == "tensorflow"
-keras_dtypes = [np.float32, np.float64] if ON_TENSORFLOW else [np.float32]
-each_keras_dtype = pytest.mark.parametrize("dtype", keras_dtypes, ids=lambda kind: kind.__name__)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def keras():
-    if not ON_TENSORFLOW:
-        pytest.importorskip("torch")
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch.setenv("KERAS_BACKEND", "tensorflow" if ON_TENSORFLOW else "torch")
-        patch.setenv("KERAS_TORCH_DEVICE", "cpu")
-        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-        if ON_TENSORFLOW:
-            pytest.importorskip("tensorflow").config.set_visible_devices([], "GPU")
-        return pytest.importorskip("keras")
-
-
 # --- gradients by the peers ----------------------------------------------------------------------
-
-
-def by_torch(torch, function, arrays, dy):
-    """y = function(*arrays), and the gradients of the sum of y * dy with respect to them."""
-    given = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
-    y = function(*given)
-    if dy is None:
-        return y.detach().numpy(), []
-    found = torch.autograd.grad(y, [t for t in given if t.requires_grad], torch.tensor(dy))
-    return y.detach().numpy(), [g.numpy() for g in found]
-
-
-def by_keras(keras, function, arrays, variables, dy):
-    """y = function(*arrays), and the gradients with respect to float arrays and variables.
-
-    `dy` is an array like y, or a list of them for a list y.
-    """
-    several = isinstance(dy, list)
-    if not ON_TENSORFLOW:
-        import torch
-
-        given = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
-        at = [t for t in given if t.requires_grad] + [v.value for v in variables]
-        y = function(*given)
-        found = torch.autograd.grad(
-            y, at, [torch.tensor(d) for d in dy] if several else torch.tensor(dy)
-        )
-    else:
-        import tensorflow as tf
-
-        given = [tf.constant(a) for a in arrays]
-        at = [t for t in given if t.dtype.is_floating] + [v.value for v in variables]
-        with tf.GradientTape() as tape:
-            tape.watch([t for t in given if t.dtype.is_floating])
-            y = function(*given)
-        found = [tf.convert_to_tensor(g) for g in tape.gradient(y, at, output_gradients=dy)]
-    as_numpy = keras.ops.convert_to_numpy
-    outputs = [as_numpy(part) for part in y] if several else as_numpy(y)
-    return outputs, [as_numpy(g) for g in found]
-
-
-def rounded(dtype):
-    """The tolerance where constants of Keras are in float32 whatever the dtype."""
-    return 1e-5 if dtype is np.float32 else 1e-7
-
-
-def with_weights(ours, theirs, x):
-    theirs.build(x.shape)
-    own = [v for v in theirs.weights if "seed" not in v.name]
-    for variable, weight in zip(own, [*ours.params.values(), *ours.buffers.values()], strict=True):
-        assert tuple(variable.shape) == weight.shape
-        variable.assign(weight)
-    return theirs
 
 
 def same_as_keras(keras, ours, theirs, x, **options):
@@ -191,28 +117,6 @@ def test_dense_is_that_of_keras(keras, activation, shape, dtype):
     x = 2 * normal(*shape, dtype=dtype)
     ours = Dense(17, activation=activation)
     same_as_keras(keras, ours, theirs, x, tolerance=rounded(dtype))
-
-
-@each_dtype
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
-def test_dense_is_that_of_pytorch(torch, activation, dtype):
-    x = 2 * normal(9, 13, dtype=dtype)
-    ours = build(Dense(17, activation=activation), *x.shape[1:], dtype=dtype)
-    function = torch.nn.functional
-    y, backward = ours.forward(x)
-    dy = normal(*y.shape, dtype=dtype, seed=3)
-    dx, grads = backward(dy)
-
-    def theirs(x, weight, bias):
-        z = function.linear(x, weight.T, bias)
-        if activation is None:
-            return z
-        return z.softmax(-1) if activation == "softmax" else getattr(function, activation)(z)
-
-    wanted, gradients = by_torch(torch, theirs, [x, *ours.params.values()], dy)
-    close(y, wanted, "y")
-    for a, b in zip([dx, grads["weight"], grads["bias"]], gradients, strict=True):
-        close(a, b)
 
 
 CONVOLUTIONS = [
@@ -346,37 +250,6 @@ def test_embedding_is_that_of_keras(keras):
     same_as_keras(keras, Embedding(14, 5), keras.layers.Embedding(14, 5), x)
 
 
-@each_dtype
-@pytest.mark.parametrize("axes", [1, 2])
-def test_pooling_is_that_of_pytorch(torch, axes, dtype):
-    """Sequences and whole maps; windows of images are in test_pooling.py."""
-    functional = torch.nn.functional
-    x = normal(3, *((9,), (5, 6))[axes - 1], 4, dtype=dtype)
-    last = tuple(range(2, axes + 2))
-    cases = [
-        ((GlobalMaxPool1D, GlobalMaxPool2D)[axes - 1](), lambda t: t.amax(last)),
-        ((GlobalAveragePool1D, GlobalAveragePool2D)[axes - 1](), lambda t: t.mean(last)),
-    ]
-    if axes == 1:
-        cases += [
-            (MaxPool1D(3, stride=2, padding=1), lambda t: functional.max_pool1d(t, 3, 2, 1)),
-            (AveragePool1D(3, stride=2, padding=1),
-             lambda t: functional.avg_pool1d(t, 3, 2, 1, count_include_pad=False)),
-            (AveragePool1D(3, stride=2, padding=1, count_include_pad=True),
-             lambda t: functional.avg_pool1d(t, 3, 2, 1)),
-        ]  # fmt: skip
-    for ours, theirs in cases:
-        y, backward = ours.forward(x)
-        dy = normal(*y.shape, dtype=dtype, seed=3)
-
-        def channels_last(t, theirs=theirs):
-            return theirs(t.movedim(-1, 1)).movedim(1, -1)
-
-        wanted, gradients = by_torch(torch, channels_last, [x], dy)
-        close(y, wanted, repr(ours))
-        close(backward(dy)[0], gradients[0], repr(ours))
-
-
 @each_keras_dtype
 @pytest.mark.parametrize("shape", [(16, 7), (4, 5, 6, 3)])
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}], ids=repr)
@@ -409,33 +282,6 @@ def test_batch_norm_is_that_of_keras_over_several_steps(keras, shape, options, d
     close(moved, as_numpy(theirs.moving_variance), tolerance=2e-6)
     theirs.moving_variance.assign(ours.buffers["variance"])
     close(ours(x), as_numpy(theirs(x, training=False)), "inference")
-
-
-@each_dtype
-def test_batch_norm_is_that_of_pytorch_over_several_steps(torch, dtype):
-    """PyTorch's momentum is the part that is new, ours the part that stays."""
-    shape = (4, 5, 6, 3)
-    ours = build(BatchNorm(momentum=0.8), *shape[1:], dtype=dtype)
-    theirs = torch.nn.BatchNorm2d(3, momentum=0.2, dtype=getattr(torch, np.dtype(dtype).name))
-    with torch.no_grad():
-        theirs.weight[:] = torch.tensor(ours.params["gamma"])
-        theirs.bias[:] = torch.tensor(ours.params["beta"])
-        theirs.running_mean[:] = torch.tensor(ours.buffers["mean"])
-        theirs.running_var[:] = torch.tensor(ours.buffers["variance"])
-    for step in range(6):
-        x = (1 + 2 * normal(*shape, seed=10 + step)).astype(dtype)
-        dy = normal(*shape, dtype=dtype, seed=20 + step)
-        y, backward = ours.forward(x)
-        dx, _ = backward(dy, for_update=True)
-        wanted, gradients = by_torch(
-            torch, lambda t: theirs(t.movedim(-1, 1)).movedim(1, -1), [x], dy
-        )
-        close(y, wanted)
-        close(dx, gradients[0])
-    close(ours.buffers["mean"].astype(dtype), theirs.running_mean.numpy())
-    close(ours.buffers["variance"].astype(dtype), theirs.running_var.numpy())
-    theirs.eval()
-    close(ours(x), by_torch(torch, lambda t: theirs(t.movedim(-1, 1)).movedim(1, -1), [x], None)[0])
 
 
 # --- recurrent -----------------------------------------------------------------------------------
@@ -595,22 +441,6 @@ DROPS = {
 }  # fmt: skip
 
 
-def fed(monkeypatch, ours, y):
-    """Our layer with the mask of a peer, told by what came out.
-
-    What it dropped is the number that comes more than once. The mask must be shared along the axes
-    of ours and along no others.
-    """
-    values, counts = np.unique(y, return_counts=True)
-    kept = y != values[counts.argmax()]
-    own = ours.mask(y.shape, KEY).shape
-    mine = kept[tuple(slice(n) for n in own)]
-    np.testing.assert_array_equal(np.broadcast_to(mine, kept.shape), kept)
-    for axis, n in enumerate(own):
-        assert n == 1 or (mine != np.roll(mine, 1, axis)).any()
-    monkeypatch.setattr(ours, "mask", lambda *_: Mask.given(mine, keep=ours.keep))
-
-
 @each_keras_dtype
 @pytest.mark.parametrize("case", DROPS)
 def test_dropout_is_that_of_keras(keras, monkeypatch, case, dtype):
@@ -624,35 +454,6 @@ def test_dropout_is_that_of_keras(keras, monkeypatch, case, dtype):
     close(y, wanted)
     close(backward(dy)[0], gradients[0])
     close(ours(x), keras.ops.convert_to_numpy(theirs(x, training=False)), "inference")
-
-
-@each_dtype
-@pytest.mark.parametrize("p", [0.2, 0.5, 1.0])
-def test_dropout_is_that_of_pytorch(torch, monkeypatch, p, dtype):
-    """Maps stand behind the batch there. With rate 1 all is zero, in both."""
-    torch.manual_seed(0)
-    nn = torch.nn
-    for ours, theirs, shape in (
-        (Dropout(p), nn.Dropout(p), (9, 20)),
-        (SpatialDropout1D(p), nn.Dropout1d(p), (9, 4, 8)),
-        (SpatialDropout2D(p), nn.Dropout2d(p), (9, 4, 3, 8)),
-        (SpatialDropout3D(p), nn.Dropout3d(p), (9, 4, 3, 2, 8)),
-        (AlphaDropout(p), nn.AlphaDropout(p), (9, 20)),
-        (FeatureAlphaDropout(p), nn.FeatureAlphaDropout(p), (9, 4, 3, 8)),
-    ):
-        x, dy = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=3)
-
-        def run(t, theirs=theirs):
-            return theirs(t.movedim(-1, 1)).movedim(1, -1)
-
-        wanted, gradients = by_torch(torch, run, [x], dy)
-        if p < 1:
-            fed(monkeypatch, ours, wanted)
-        y, backward = ours.forward(x, key=KEY)
-        close(y, wanted, repr(ours))
-        close(backward(dy)[0], gradients[0], repr(ours))
-        theirs.eval()
-        close(ours(x), by_torch(torch, run, [x], None)[0], repr(ours))
 
 
 @each_keras_dtype
@@ -892,26 +693,6 @@ def test_initialisers_have_the_variance_of_keras(keras, name, shape):
         assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(300, 200), (3, 4, 50, 100)])
-def test_initialisers_have_the_variance_of_pytorch(torch, shape):
-    """There the units stand first: (out, in, ...)."""
-    init = torch.nn.init
-    for name, draw in {
-        "he_uniform": init.kaiming_uniform_,
-        "he_normal": init.kaiming_normal_,
-        "glorot_uniform": init.xavier_uniform_,
-        "glorot_normal": init.xavier_normal_,
-        "lecun_uniform": lambda t: init.kaiming_uniform_(t, nonlinearity="linear"),
-        "lecun_normal": lambda t: init.kaiming_normal_(t, nonlinearity="linear"),
-    }.items():
-        torch.manual_seed(0)
-        theirs = draw(torch.empty(shape[-1], shape[-2], *shape[:-2])).numpy()
-        ours = INITIALIZERS[name](np.random.default_rng(0), shape)
-        assert ours.std() == pytest.approx(theirs.std(), rel=0.02), name
-        if name.endswith("uniform"):
-            assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=1e-3)
-
-
 @pytest.mark.parametrize("shape", [(20, 7), (7, 20), (3, 2, 4, 6)])
 def test_orthogonal_matrices_are_seen_as_in_keras(keras, shape):
     def products(w):
@@ -1063,25 +844,6 @@ def test_weight_decay_of_sgd_passes_through_the_velocity(keras):
     first = (1 - 0.25 * RATE) * w - RATE * g
     second = (1 - 0.25 * RATE) * first - RATE * 1.5 * g
     close(keras.ops.convert_to_numpy(variable), second, tolerance=1e-9)
-
-
-def test_the_learning_rate_is_inside_the_velocity(torch):
-    """As in Sutskever et al. and in Keras: a velocity keeps the rate that it was gained at.
-
-    PyTorch multiplies the whole velocity by the rate of the moment.
-    """
-    ours = optim.SGD(schedules.Piecewise([0.5, 0.25], [1]), momentum=0.5)
-    params = {"w": np.zeros(1)}
-    state = ours.init(params)
-    theirs = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([theirs], lr=0.5, momentum=0.5)
-    for step in range(2):
-        optimizer.param_groups[0]["lr"] = (0.5, 0.25)[step]
-        theirs.grad = torch.ones(1)
-        optimizer.step()
-        ours.apply(params, {"w": np.ones(1)}, state, step)
-    assert params["w"][0] == -0.5 + 0.5 * -0.5 - 0.25
-    assert theirs.item() == -0.5 - 0.25 * (0.5 + 1)
 
 
 def test_a_boundary_is_the_first_step_of_the_next_value(keras):

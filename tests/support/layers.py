@@ -178,6 +178,12 @@ CARRYING = [
 ]  # fmt: skip
 
 
+ACTIVATION_LAYERS = [
+    ReLU(), LeakyReLU(), LeakyReLU(0.3), ELU(), ELU(1.7), SELU(), GELU(), GELU("tanh"), SiLU(),
+    Tanh(), Sigmoid(), Softplus(), Softmax(),
+]  # fmt: skip
+
+
 def batches(layer, sample, rows=6, dtype=np.float64):
     """Input for a layer, not near the corners of a ReLU by accident."""
     rng = np.random.default_rng(8)

@@ -24,49 +24,10 @@ from dropcore.nn import Dense, Sequential
 from dropcore.optim import SGD, Adam
 from support.arrays import normal
 from support.differences import differences
+from support.training import CLASS_WEIGHTS, LOSS_CASES, labels, some_ignored
 
 DTYPES = [np.float32, np.float64]
-WEIGHTS = (0.5, 2.0, 1.0, 0.0)
-
-
-def labels(*shape, classes=4, seed=1):
-    return np.random.default_rng(seed).integers(0, classes, shape)
-
-
-def shares(*shape, seed=2):
-    p = np.random.default_rng(seed).uniform(0.1, 1, shape)
-    return p / p.sum(axis=-1, keepdims=True)
-
-
-def some_ignored(*shape):
-    found = labels(*shape)
-    found.ravel()[::3] = -1
-    return found
-
-
-# A loss, outputs and targets.
-CASES = [
-    (SoftmaxCrossEntropy(), normal(6, 4), labels(6)),
-    (SoftmaxCrossEntropy(), normal(3, 5, 4), labels(3, 5)),
-    (SoftmaxCrossEntropy(), normal(6, 4), shares(6, 4)),
-    (SoftmaxCrossEntropy(label_smoothing=0.2), normal(6, 4), labels(6)),
-    (SoftmaxCrossEntropy(label_smoothing=1.0), normal(6, 4), shares(6, 4)),
-    (SoftmaxCrossEntropy(class_weights=WEIGHTS), normal(6, 4), labels(6)),
-    (SoftmaxCrossEntropy(class_weights=WEIGHTS), normal(6, 4), shares(6, 4)),
-    (SoftmaxCrossEntropy(class_weights=WEIGHTS, label_smoothing=0.3, ignore_label=-1),
-     normal(3, 5, 4), some_ignored(3, 5)),
-    (SoftmaxCrossEntropy(ignore_label=2), normal(9, 4), labels(9)),
-    (BinaryCrossEntropy(), 3 * normal(6, 2), np.random.default_rng(3).random((6, 2))),
-    (BinaryCrossEntropy(), normal(6, 1), labels(6, classes=2)),
-    (MeanSquaredError(), normal(6, 2), normal(6, 2, seed=1)),
-    (MeanSquaredError(), normal(4, 3, 1), normal(4, 3, seed=1)),
-    (MeanAbsoluteError(), normal(6, 2), normal(6, 2, seed=1)),
-    (Huber(0.7), normal(6, 2), normal(6, 2, seed=1)),
-    (Huber(100), normal(6), normal(6, 1, seed=1)),
-    (GaussianNLL(), normal(6, 2), normal(6, seed=1)),
-    (GaussianNLL(), normal(6, 3, 2), normal(6, 3, seed=1)),
-]  # fmt: skip
-every_case = pytest.mark.parametrize(("loss", "outputs", "targets"), CASES)
+every_case = pytest.mark.parametrize(("loss", "outputs", "targets"), LOSS_CASES)
 
 
 @every_case
@@ -125,54 +86,11 @@ def test_by_hand():
     assert value == pytest.approx(-math.log(density))
 
 
-def peers(torch):
-    f, t = torch.nn.functional, torch.tensor
-    w = t(WEIGHTS)
-    last = {3: (0, 2, 1), 2: (0, 1)}
-
-    def classes(z, y, **options):
-        return f.cross_entropy(z.permute(last[z.ndim]), t(y), **options)
-
-    def pairs(z, y):
-        return f.gaussian_nll_loss(z[..., 0], t(y), torch.exp(z[..., 1]), full=True, eps=0)
-
-    flat = {"weight": w.double()}
-    return {
-        0: classes, 1: classes, 2: classes,
-        3: lambda z, y: classes(z, y, label_smoothing=0.2),
-        4: lambda z, y: classes(z, y, label_smoothing=1.0),
-        5: lambda z, y: classes(z, y, **flat),
-        # With probabilities PyTorch divides by the rows, here it is by their weights.
-        6: lambda z, y: classes(z, y, **flat) * len(y) / float((y * WEIGHTS).sum()),
-        7: lambda z, y: classes(z, y, label_smoothing=0.3, ignore_index=-1, **flat),
-        8: lambda z, y: classes(z, y, ignore_index=2),
-        9: lambda z, y: f.binary_cross_entropy_with_logits(z, t(y)),
-        10: lambda z, y: f.binary_cross_entropy_with_logits(z, t(y[:, None]).double()),
-        11: lambda z, y: f.mse_loss(z, t(y)),
-        12: lambda z, y: f.mse_loss(z, t(y[..., None])),
-        13: lambda z, y: f.l1_loss(z, t(y)),
-        14: lambda z, y: f.huber_loss(z, t(y), delta=0.7),
-        15: lambda z, y: f.huber_loss(z, t(y[:, 0]), delta=100),
-        16: pairs, 17: pairs,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", range(len(CASES)))
-def test_pytorch_does_the_same(case):
-    torch = pytest.importorskip("torch")
-    loss, outputs, targets = CASES[case]
-    z = torch.tensor(outputs, requires_grad=True)
-    theirs = peers(torch)[case](z, targets)
-    theirs.backward()
-    value, gradient = loss(outputs, targets)
-    assert value == pytest.approx(theirs.item(), rel=1e-10)
-    np.testing.assert_allclose(gradient, z.grad.numpy(), rtol=1e-9, atol=1e-12)
-
-
 # --- targets in several forms --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), SoftmaxCrossEntropy(class_weights=WEIGHTS),
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(),
+                                  SoftmaxCrossEntropy(class_weights=CLASS_WEIGHTS),
                                   SoftmaxCrossEntropy(label_smoothing=0.1)])  # fmt: skip
 def test_labels_are_one_hot_rows(loss):
     z, y = normal(9, 4), labels(9)
@@ -247,7 +165,7 @@ def test_training_by_name(name):
 
 
 @pytest.mark.parametrize("loss", [
-    SoftmaxCrossEntropy(class_weights=WEIGHTS, ignore_label=-1), SoftmaxCrossEntropy(),
+    SoftmaxCrossEntropy(class_weights=CLASS_WEIGHTS, ignore_label=-1), SoftmaxCrossEntropy(),
     "softmax_cross_entropy", MeanSquaredError(), GaussianNLL(),
 ])  # fmt: skip
 def test_means_over_batches_are_means_over_all(loss):
@@ -286,7 +204,7 @@ def test_gaussian_nll_finds_the_noise():
 # --- what they are -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", {case[0] for case in CASES}, ids=repr)
+@pytest.mark.parametrize("loss", {case[0] for case in LOSS_CASES}, ids=repr)
 def test_repr_rebuilds(loss):
     for made in (eval(repr(loss)), pickle.loads(pickle.dumps(loss))):
         assert made == loss

@@ -10,13 +10,14 @@ import pytest
 
 import dropcore
 from dropcore import _core
-from dropcore._backends.gradients import BlockGradient, ProductGradient
+from dropcore._backends.gradients import BlockGradient
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.schedules import Constant, Cosine, Linear
 from dropcore.updates import adagrad_, global_norm, rmsprop_, sgd_
 from support.arrays import normal
+from support.training import as_one, gradients
 
 DTYPES = [np.float32, np.float64]
 EACH = [
@@ -36,63 +37,6 @@ EACH = [
 
 
 # --- PyTorch's numbers ---------------------------------------------------------------------------
-
-
-def peers(torch):
-    o = torch.optim
-    return [
-        (SGD(0.01, weight_decay=0.2), lambda p: o.SGD(p, 0.01, weight_decay=0.2)),
-        (
-            SGD(0.01, momentum=0.9, weight_decay=0.2),
-            lambda p: o.SGD(p, 0.01, momentum=0.9, weight_decay=0.2),
-        ),
-        (
-            SGD(0.01, momentum=0.9, nesterov=True, weight_decay=0.2),
-            lambda p: o.SGD(p, 0.01, momentum=0.9, weight_decay=0.2, nesterov=True),
-        ),
-        (AdamW(0.01), lambda p: o.AdamW(p, 0.01)),
-        (
-            AdamW(0.02, beta_1=0.8, beta_2=0.9, epsilon=0.1, weight_decay=0.5),
-            lambda p: o.AdamW(p, 0.02, betas=(0.8, 0.9), eps=0.1, weight_decay=0.5),
-        ),
-        (RMSprop(), lambda p: o.RMSprop(p)),
-        (RMSprop(0.02, beta=0.9), lambda p: o.RMSprop(p, 0.02, alpha=0.9)),
-        (RMSprop(0.02, centered=True), lambda p: o.RMSprop(p, 0.02, centered=True)),
-        (RMSprop(0.02, momentum=0.8), lambda p: o.RMSprop(p, 0.02, momentum=0.8)),
-        (
-            RMSprop(0.02, beta=0.9, momentum=0.8, centered=True, epsilon=0.1),
-            lambda p: o.RMSprop(p, 0.02, alpha=0.9, momentum=0.8, centered=True, eps=0.1),
-        ),
-        (Adagrad(), lambda p: o.Adagrad(p)),
-        (
-            Adagrad(0.1, initial=0.7, epsilon=0.1),
-            lambda p: o.Adagrad(p, 0.1, initial_accumulator_value=0.7, eps=0.1),
-        ),
-        (Adadelta(), lambda p: o.Adadelta(p, rho=0.95)),
-        (Adadelta(0.5, rho=0.8, epsilon=1e-3), lambda p: o.Adadelta(p, 0.5, rho=0.8, eps=1e-3)),
-    ]
-
-
-@pytest.mark.parametrize("case", range(14))
-def test_pytorch_does_the_same(case):
-    torch = pytest.importorskip("torch")
-    assert len(peers(torch)) == 14
-    ours, make = peers(torch)[case]
-    start = normal(30, 20)
-    theirs = torch.nn.Parameter(torch.tensor(start))
-    optimizer = make([theirs])
-    found = {dtype: {"w": start.astype(dtype)} for dtype in DTYPES}
-    states = {dtype: ours.init(params) for dtype, params in found.items()}
-    for step in range(100):
-        g = normal(30, 20, seed=step) * (1 + step % 7)
-        theirs.grad = torch.tensor(g)
-        optimizer.step()
-        for dtype, params in found.items():
-            ours.apply(params, {"w": g.astype(dtype)}, states[dtype], step)
-    wanted = theirs.detach().numpy()
-    assert np.abs(wanted - start).max() > 0.01
-    np.testing.assert_allclose(found[np.float64]["w"], wanted, rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(found[np.float32]["w"], wanted, rtol=1e-5, atol=3e-5)
 
 
 # --- by hand -------------------------------------------------------------------------------------
@@ -173,18 +117,6 @@ def test_a_learning_rate_may_end_at_zero():
 # --- clipping ------------------------------------------------------------------------------------
 
 
-def gradients(dtype=np.float64):
-    values = normal(3, 4, dtype=dtype, seed=1)
-    block = BlockGradient(values, np.array([0, 2, 7]), np.array([1, 2, 3, 5]), (9, 6))
-    product = ProductGradient(normal(8, 5, dtype=dtype, seed=2), normal(8, 6, dtype=dtype, seed=3))
-    return {"a": normal(4, 6, dtype=dtype), "b": block, "c": product,
-            "d": np.asfortranarray(normal(7, 3, dtype=dtype, seed=4))}  # fmt: skip
-
-
-def as_one(grads):
-    return np.concatenate([np.asarray(g, np.float64).ravel() for g in grads.values()])
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_global_norm(dtype):
     grads = gradients(dtype)
@@ -223,20 +155,6 @@ def test_clip_by_norm(dtype):
         assert all(np.asarray(g).dtype == dtype for g in clipped.values())
         assert isinstance(clipped["b"], BlockGradient)
     np.testing.assert_array_equal(as_one(grads), whole)
-
-
-def test_pytorch_clips_the_same():
-    torch = pytest.importorskip("torch")
-    grads = gradients()
-    theirs = [torch.nn.Parameter(torch.zeros(np.shape(g))) for g in map(np.asarray, grads.values())]
-    for p, g in zip(theirs, grads.values()):
-        p.grad = torch.tensor(np.asarray(g), dtype=torch.float32)
-    assert float(torch.nn.utils.clip_grad_norm_(theirs, 0.7)) == pytest.approx(
-        global_norm(grads.values()), rel=1e-6
-    )
-    found = as_one(Clip(SGD(0.1), norm=0.7).clipped(grads))
-    wanted = np.concatenate([p.grad.numpy().ravel() for p in theirs])
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_clip_by_value_and_by_both():

@@ -87,20 +87,6 @@ def test_training_adds_the_gradient_and_reports_the_loss_of_the_data(regularizer
         np.testing.assert_array_equal(with_it.params[name], without.params[name])
 
 
-def test_l2_is_the_coupled_weight_decay_of_pytorch():
-    torch = pytest.importorskip("torch")
-    w = normal(5, 4)
-    theirs = torch.nn.Parameter(torch.tensor(w))
-    optimizer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.3)
-    ours, state = SGD(0.1, momentum=0.9), {"velocity": {"w": np.zeros((5, 4))}}
-    for step in range(20):
-        g = normal(5, 4, seed=step)
-        theirs.grad = torch.tensor(g)
-        optimizer.step()
-        ours.apply({"w": w}, {"w": L2(0.15).add_gradient(w, g)}, state, step)
-    np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-12)
-
-
 def test_l1_empties_weights_that_do_nothing():
     x = normal(200, 10)
     y = x[:, :1] * 2

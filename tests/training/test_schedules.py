@@ -18,18 +18,7 @@ from dropcore.schedules import (
     WarmUp,
     value_at,
 )
-
-EACH = [
-    Constant(0.1),
-    Piecewise([0.1, 0.01, 0.001], [10, 20]),
-    Exponential(0.1, 0.5, 10),
-    Exponential(0.1, 0.5, 10, staircase=True),
-    Linear(0.9, 0.1, 40),
-    Cosine(0.1, 30),
-    Cosine(0.1, 10, 0.01, restarts=2, longer=3),
-    WarmUp(Cosine(0.1, 30), 5),
-    WarmUp(0.1, 5, start=0.01),
-]
+from support.training import SCHEDULES
 
 
 def values(schedule, n):
@@ -69,26 +58,7 @@ def test_ends_are_exact():
         assert Linear(start, end, 7)(0) == Cosine(start, 7, end)(0) == start
 
 
-@pytest.mark.parametrize("schedule", EACH[1:7], ids=repr)
-def test_pytorch_does_the_same(schedule):
-    torch = pytest.importorskip("torch")
-    lr, theirs = torch.optim.lr_scheduler, {
-        EACH[1]: lambda o: lr.MultiStepLR(o, [10, 20], 0.1),
-        EACH[2]: lambda o: lr.ExponentialLR(o, 0.5**0.1),
-        EACH[3]: lambda o: lr.StepLR(o, 10, 0.5),
-        EACH[4]: lambda o: lr.LinearLR(o, 1.0, 0.1 / 0.9, 40),
-        EACH[5]: lambda o: lr.CosineAnnealingLR(o, 30),
-        EACH[6]: lambda o: lr.CosineAnnealingWarmRestarts(o, 10, 3, 0.01),
-    }  # fmt: skip
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=schedule(0))
-    scheduler = theirs[schedule](optimizer)
-    for step in range(30):
-        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
-        optimizer.step()
-        scheduler.step()
-
-
-@pytest.mark.parametrize("schedule", EACH, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_repr_rebuilds(schedule):
     for made in (eval(repr(schedule)), pickle.loads(pickle.dumps(schedule)),
                  decode(encode(schedule), {})):  # fmt: skip
