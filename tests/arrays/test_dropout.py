@@ -9,7 +9,7 @@ import pytest
 
 import dropcore
 from dropcore import Key, Mask, _core, dropout, dropout_backward, reference
-from support.arrays import assert_same_bits
+from support.arrays import assert_same_bits, strided, unaligned
 
 KEY = Key(11, stream=3, step=5)
 RNG = np.random.default_rng(0)
@@ -89,6 +89,26 @@ def test_dropped_is_selected_away_and_kept_is_not_flushed():
     assert (y[small] == np.float32(1e-42) * np.float32(2)).all()
     zero = kept & (x == 0)
     assert np.signbit(y[zero]).all()
+
+
+def test_the_fast_path_leaves_alone_what_is_not_plain():
+    """It reads and writes whole numbers at their own addresses, and says so where it does not."""
+    x = X[0].copy()
+    for dtype in (np.float32, np.float64, np.float16):
+        given = x.astype(dtype)
+        for source, target in (
+            (unaligned(given), given.copy()),
+            (given, unaligned(given)),
+            (strided(given), given.copy()),
+            (given, given[:-1].copy()),
+            (given, given.astype(np.float32 if dtype != np.float32 else np.float64)),
+        ):
+            before = target.copy()
+            assert not _core.dropout_quick(source, target, 0.5, 1, 0, 0, 0)
+            np.testing.assert_array_equal(target, before)
+        found = np.empty_like(given)
+        assert _core.dropout_quick(given, found, 0.5, 1, 0, 0, 0)
+        assert_same_bits(found, dropout(unaligned(given), 0.5, key=1))
 
 
 def test_shared_axes_are_one_decision():

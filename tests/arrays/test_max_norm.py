@@ -75,6 +75,18 @@ def test_no_overflow_or_underflow_in_float64(isa, axis, size):
         assert (np.abs(w) < size).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("exponent", [-400, -466, -500, -520, -535])
+def test_squares_below_the_normal_numbers_lose_nothing(isa, axis, exponent):
+    """A power of 2 more or less changes no digit, though the squares of these are denormal or 0."""
+    w = RNG.uniform(0.5, 1, (40, 40))
+    small = w * 2.0**exponent
+    bound = 0.7 * float(np.median(norms(w, axis)))
+    max_norm_(w, bound, axis=axis)
+    max_norm_(small, bound * 2.0**exponent, axis=axis)
+    np.testing.assert_allclose(small * 2.0**-exponent, w, rtol=1e-14)
+
+
 def test_extreme_float32(isa):
     for size in (np.finfo(np.float32).max, np.float32(1e-44)):
         w = np.full((5, 300), size, np.float32)

@@ -10,7 +10,7 @@ import scipy.sparse
 
 import dropcore
 from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, reference
-from support.arrays import close
+from support.arrays import assert_same_bits, close
 
 KEY = Key(5, step=3)
 B, K, N = 37, 70, 53
@@ -194,6 +194,45 @@ def test_dropped_nan_is_gone(isa):
     weights = Mask((K, N), 0.5, key=1)
     w[~weights.to_bool()] = np.inf
     assert np.isfinite(masked_matmul(np.nan_to_num(x), w, w_mask=weights)).all()
+
+
+def test_what_a_sparse_x_drops_is_gone_whatever_it_was():
+    _, w, bias, dy = arrays()
+    x = scipy.sparse.random_array((B, K), density=0.3, dtype=np.float32, rng=1).tocsr()
+    mask = Mask((B, K), 0.5, key=3)
+    rows = np.repeat(np.arange(B), np.diff(x.indptr))
+    kept = mask.to_bool()[rows, x.indices]
+    wanted = masked_matmul(x, w, bias, x_mask=mask)
+    dx, dw, _ = masked_matmul_backward(dy, x, w, wanted, x_mask=mask)
+    x.data[~kept] = np.resize([np.nan, np.inf, -np.inf], (~kept).sum())
+    with np.errstate(invalid="ignore"):
+        y = masked_matmul(x, w, bias, x_mask=mask)
+        assert_same_bits(y, wanted)
+        found = masked_matmul_backward(dy, x, w, y, x_mask=mask)
+        assert_same_bits(found[0].data, dx.data)
+        assert_same_bits(found[1], dw)
+        w[:, 0] = np.inf  # behind a dropped element there is no gradient, not even an infinite one
+        dx = masked_matmul_backward(dy, x, w, y, x_mask=mask)[0]
+    assert not dx.data[~kept].any()
+    assert not np.isfinite(dx.data[kept]).any()
+
+
+def test_masks_of_more_than_2_32_weights():
+    """A mask of the weights for each of so many samples that decisions have 33-bit numbers."""
+    samples, k, n = 1026, 2048, 2048
+    mask = Mask((samples, k, n), 0.5, key=KEY, offset=5)
+    rng = np.random.default_rng(0)
+    x, w = np.zeros((samples, k), np.float32), rng.normal(size=(k, n)).astype(np.float32)
+    dy = np.zeros((samples, n), np.float32)
+    x[-1], dy[-1] = rng.normal(size=k), rng.normal(size=n)
+    kept = Mask((k, n), 0.5, key=KEY, offset=5 + (samples - 1) * k * n).to_bool()
+    thinned = np.where(kept, 2 * w, np.float32(0))
+    y = masked_matmul(x, w, w_mask=mask)
+    assert not y[:-1].any()
+    np.testing.assert_allclose(y[-1], x[-1] @ thinned, rtol=0, atol=1e-3)
+    dx, dw, _ = masked_matmul_backward(dy, x, w, y, w_mask=mask)
+    np.testing.assert_allclose(dx[-1], thinned @ dy[-1], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(dw, np.where(kept, 2 * np.outer(x[-1], dy[-1]), 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -15,7 +15,7 @@ from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore.constraints import MaxNorm
 from dropcore.optim import SGD, Adam
 from dropcore.updates import adadelta_, adagrad_, adam_, rmsprop_, sgd_
-from support.arrays import LAYOUTS, assert_same_bits, normal, normal32, norms, strided, unaligned
+from support.arrays import LAYOUTS, assert_same_bits, normal, normal32, norms, strided
 
 DTYPES = [np.float32, np.float64]
 SHAPES = [
@@ -399,8 +399,6 @@ def test_a_product_of_any_layout(layout, limit, monkeypatch):
     lay, g = LAYOUTS[layout], product(37, 20, 33)
     for form in FORMS:
         for factors, arrays in [(lay, np.copy), (np.copy, lay), (lay, lay)]:
-            if factors is unaligned:
-                continue
             own, other = Step(form, (20, 33), lay=arrays), Step(form, (20, 33))
             own.make(ProductGradient(factors(g.x), factors(g.dz)))
             other.make(np.asarray(g))

@@ -34,7 +34,18 @@ from dropcore.nn import (
     Sequential,
 )
 from support.differences import check_gradients, differences
-from support.layers import EXAMPLES, KEY, batches, built, carrying, every_layer, leaves, mapped
+from support.layers import (
+    EXAMPLES,
+    KEY,
+    batches,
+    built,
+    carrying,
+    every_layer,
+    leaves,
+    mapped,
+    names,
+    with_weights,
+)
 
 
 def test_every_class_has_an_example():
@@ -117,10 +128,13 @@ def test_noise_does_not_depend_on_how_the_batch_is_cut(layer, sample):
             assert ((part == 0) == (whole[start:end] == 0)).all()
 
 
-@every_layer
+@pytest.mark.parametrize(
+    ("layer", "sample"),
+    # The moments of BatchNorm are those of a piece.
+    [example for example in EXAMPLES if not isinstance(example[0], BatchNorm)],
+    ids=names,
+)
 def test_gradients_of_the_pieces_of_a_batch_add_up_to_those_of_the_whole(layer, sample):
-    if layer.buffers or isinstance(layer, BatchNorm):  # its moments are those of a piece
-        return
     layer = built(layer, *sample)
     x = batches(layer, sample, 12)
     y, dx, *grads = step(layer, x)
@@ -375,22 +389,32 @@ def test_the_repr_and_the_config_build_it_again(layer, sample):
 
 
 @every_layer
-def test_the_summary_counts_what_is_there(layer, sample):
-    table = copy.deepcopy(layer).summary(sample)
-    twin = built(layer, *sample)
-    assert table.parameters == sum(array.size for array in twin.params.values())
-    assert table.n_streams == layer.n_streams
+def test_the_summary_tells_what_building_makes_and_builds_nothing(layer, sample):
+    fresh, twin = copy.deepcopy(layer), built(layer, *sample)
+    before = fresh.built
+    table = fresh.summary(sample)
+    assert fresh.built == before
     assert str(table) == str(twin.summary())
-    assert not layer.built or not layer.params  # nothing was drawn for the table
+    # The numbers that the weights hold, and the addresses that a step takes.
+    trained = np.concatenate([np.zeros(0), *(array.ravel() for array in twin.params.values())])
+    assert table.parameters == trained.size
+    assert f"{trained.size:,} parameters" in str(table)
+    *_, (_, _, behind) = Sequential([twin, Dropout(0.5)]).children_with_keys(dropcore.Key(0))
+    assert table.n_streams == behind.stream
+    if layer.children:
+        tops = [row for row in table.rows if "." not in row.path]
+        assert [row.path for row in tops] == list(layer.children)
+        own = sum(array.size for name, array in twin.params.items() if "." not in name)
+        assert sum(row.parameters for row in tops) + own == table.parameters
+    else:
+        assert [row.output_shape for row in table.rows] == [twin(batches(layer, sample)).shape[1:]]
 
 
-@every_layer
+@with_weights
 def test_a_wrong_sample_is_refused_with_the_place_of_the_layer(layer, sample):
     network = built(Sequential([Sequential([layer])]), *sample)
     wrong = np.zeros((2, *(n + 1 for n in sample)))
     if layer.integer_input:
         wrong = np.full((2, *sample), 11)
-    if not layer.params:  # it takes any shape
-        return
     with pytest.raises((TypeError, ValueError), match=r"layer 0\.0.*(, got |\[0, 11\))"):
         network(wrong)

@@ -39,6 +39,12 @@ def sequences(features=4, steps=12):
         [Conv1D(5, 2, stride=2), Conv1D(5, 2)],
         [Conv1D(5, 3, dilation=2, padding=(4, 0), activation="relu"), Dropout(0.5)],
         [Conv1D(5, 3, stride=3, padding=1)],
+        # Padding that does not depend on how long a sequence is.
+        [Conv1D(5, 2, stride=2, padding="same")],
+        *(
+            pytest.param([pool], marks=pytest.mark.xfail(reason="windows reach behind the end"))
+            for pool in (MaxPool1D(2, padding="same"), AveragePool1D(2, padding="same"))
+        ),
         [MaxPool1D(2), AveragePool1D(2, stride=1)],
         [Residual([Conv1D(4, 3, padding="same")]), MaxPool1D(3, stride=2)],
         [Parallel([Conv1D(3, 3, padding=1), Conv1D(3, 1)]), Sequential([MaxPool1D(2)])],
@@ -61,6 +67,25 @@ def test_a_padded_sequence_gives_what_it_gives_alone(layers, last):
         np.testing.assert_allclose(y[row : row + 1], alone, rtol=1e-12, atol=1e-15)
         d_alone, _ = back(np.ones_like(alone))
         np.testing.assert_allclose(dx[row, :length], d_alone[0], rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1, (0, 2)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_output_lengths_are_those_of_the_sequences_alone(size, stride, padding):
+    lengths = np.arange(1, 13)
+    layers = [Conv1D(2, size, stride=stride, padding=padding)]
+    if isinstance(padding, str):
+        layers.append(MaxPool1D(size, stride=stride, padding=padding))
+    for layer in layers:
+        found = layer.output_lengths(np.append(lengths, 0))
+        for length, steps in zip(lengths, found[:-1], strict=True):
+            try:
+                alone = layer.output_shape((int(length), 4))[0]
+            except ValueError:  # too short for a window
+                alone = 0
+            assert steps == alone
+        assert found[-1] == 0
 
 
 def test_steps_of_images_are_along_their_first_axis():

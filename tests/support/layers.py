@@ -216,6 +216,11 @@ def names(value):
 
 
 every_layer = pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
+with_weights = pytest.mark.parametrize(
+    ("layer", "sample"),
+    [(layer, sample) for layer, sample in EXAMPLES if built(layer, *sample).params],
+    ids=names,
+)
 carrying = pytest.mark.parametrize(("layer", "sample"), CARRYING, ids=names)
 
 

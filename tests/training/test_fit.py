@@ -150,6 +150,14 @@ def test_masks_are_addressed_by_seed_site_update_and_row():
     ]
 
 
+def test_masks_go_on_with_another_optimiser():
+    witness = Witness()
+    model = Sequential([Dropout(0.5), witness, Dense(3)])
+    for optimizer in (OPTIMIZER, Adam(0.01), SGD(0.1)):
+        model.fit(X, Y, epochs=1, batch_size=64, optimizer=optimizer, key=7)
+    assert [key.step for key, _, _ in witness.seen] == list(range(9))
+
+
 def test_every_sample_is_seen_once_an_epoch_in_another_order():
     seen = []
 

@@ -119,6 +119,17 @@ def test_a_batch_of_nothing_but_padding():
     assert loss.n_correct(normal(3, 4), y) == (0, 0)
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (2, 1), (3, 2)])
+def test_huber_far_from_the_target(shape):
+    """For one number as for many: a line of slope delta beyond delta."""
+    for delta, distance in ((0.5, 2.0), (1.0, -3.0), (2.0, 5.0)):
+        target = np.ones(shape)
+        value, gradient = Huber(delta)(target + distance, target)
+        assert value == pytest.approx(delta * (abs(distance) - delta / 2))
+        wanted = math.copysign(delta, distance) / target.size
+        np.testing.assert_allclose(gradient, np.full(shape, wanted), rtol=1e-15)
+
+
 def test_extreme_logits():
     z = np.array([[1000.0, 0, -1000], [-np.inf, 0, 0]])
     for options in ({}, {"class_weights": (1, 1, 1)}):
