@@ -109,6 +109,11 @@ def test_the_fast_path_leaves_alone_what_is_not_plain():
         found = np.empty_like(given)
         assert _core.dropout_quick(given, found, 0.5, 1, 0, 0, 0)
         assert_same_bits(found, dropout(unaligned(given), 0.5, key=1))
+    # NumPy gives what is not aligned a format of its own, other buffers do not.
+    odd = memoryview(bytearray(4 * 10 + 1))[1:].cast("f")
+    assert odd.format == memoryview(np.zeros(10, np.float32)).format
+    assert not _core.dropout_quick(odd, np.zeros(10, np.float32), 0.5, 1, 0, 0, 0)
+    assert not _core.dropout_quick(np.zeros(10, np.float32), odd, 0.5, 1, 0, 0, 0)
 
 
 def test_shared_axes_are_one_decision():

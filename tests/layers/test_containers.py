@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+import dropcore
 from dropcore import Key
 from dropcore.constraints import MaxNorm
 from dropcore.nn import (
@@ -34,7 +35,7 @@ from dropcore.nn import (
 from dropcore.optim import SGD
 from dropcore.schedules import Linear
 from support.arrays import normal
-from support.layers import built
+from support.layers import built, small_network
 
 KEY = Key(5, stream=1, step=2)
 
@@ -87,6 +88,48 @@ def test_a_network_of_branches_learns():
     )
     model.fit(x, labels, epochs=30, optimizer=SGD(0.1, momentum=0.9), key=1, progress=False)
     assert model.evaluate(x, labels)["accuracy"] > 0.93
+
+
+def test_every_site_has_its_own_stream_numbered_depth_first():
+    sizes = 64, 32
+    inner = Sequential([ReLU(), Dropout(0.5), Dropout(0.5)])
+    model = Sequential([Dropout(0.5), ReLU(), inner, Dropout(0.5)])
+    assert model.n_streams == 4
+    keys = []
+    for _, layer, key in model.children_with_keys(KEY):
+        keys += [k for _, _, k in layer.children_with_keys(key)] if layer is inner else [key]
+    assert [key and key.stream for key in keys] == [5, None, None, 6, 7, 8]
+    x = np.ones(sizes, np.float32)
+    expected = x
+    for site in range(4):
+        expected = dropcore.dropout(expected, 0.5, key=KEY.at(stream=KEY.stream + site))
+    np.testing.assert_array_equal(model(x, KEY), expected)
+    np.testing.assert_array_equal(model.forward(x, key=KEY)[0], expected)
+    # Four independent masks of one half leave a sixteenth; a shared stream would leave a half.
+    assert 0.03 < np.count_nonzero(expected) / x.size < 0.1
+
+
+def test_paths_of_parameters():
+    names = ["1.weight", "1.bias", "3.0.weight", "3.0.bias", "4.weight", "4.bias"]
+    model = built(small_network(), 7)
+    assert list(model.params) == names
+    assert model.params["3.0.weight"] is model[3][0].params["weight"]
+    assert [path for path, _ in model.leaves()] == ["0", "1", "2", "3.0", "3.1", "3.2", "4"]
+
+
+def test_build_keeps_the_weights_that_are_there():
+    first = built(Dense(6), 7)
+    before = first.params["weight"].copy()
+    model = Sequential([first, Dense(3)])
+    assert not model.built
+    model.build((7,), key=9)
+    assert model.built
+    np.testing.assert_array_equal(model.params["0.weight"], before)
+    assert model.params["1.weight"].dtype == np.float64
+    with pytest.raises(ValueError, match="must be float64, as there are weights, got float32"):
+        model.build((7,), key=0, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"layer 0, Dense\(6\) expects .* 7\), got \(8,\)"):
+        model.build((8,), key=0)
 
 
 # --- other shapes --------------------------------------------------------------------------------

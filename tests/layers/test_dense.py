@@ -223,6 +223,20 @@ def test_dead_units_are_not_looked_at():
         assert (zero == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4, 7), (2, 3, 7)])
+def test_dense_is_its_formula(dtype, shape):
+    layer = Dense(5, activation="relu")
+    layer.build(shape[1:], key=1, dtype=dtype)
+    layer.params["bias"][:] = [0.5, -0.5, 0, 1, 2]
+    x = normal(*shape, dtype=dtype)
+    y = layer(x)
+    z = x.astype(np.float64) @ layer.params["weight"] + layer.params["bias"]
+    assert (z < 0).any()
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, np.maximum(z, 0), rtol=1e-5, atol=1e-6)
+
+
 # --- gradients -----------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from functools import partial
 from itertools import pairwise
 
@@ -29,6 +28,7 @@ from dropcore.nn import (
     FeatureAlphaDropout,
     GaussianDropout,
     GaussianNoise,
+    ReLU,
     Residual,
     Sequential,
     SpatialDropout1D,
@@ -36,7 +36,6 @@ from dropcore.nn import (
     SpatialDropout3D,
     UnitDropout,
     VariationalDropout,
-    rates_over_depth,
     word_mask,
 )
 from dropcore.noise import decision_uniform
@@ -44,7 +43,7 @@ from dropcore.noise import normal as noise
 from dropcore.optim import SGD
 from support.arrays import normal
 from support.differences import differences
-from support.layers import built
+from support.layers import built, small_network
 
 KEY = Key(99, stream=4, step=6)
 INF = math.inf
@@ -134,6 +133,49 @@ def test_unit_dropout_takes_the_product_of_what_lives():
             for n, s in ((40, 4), (60, 5))]  # fmt: skip
     np.testing.assert_array_equal(grads["1.weight"].rows, live[0])
     np.testing.assert_array_equal(grads["1.weight"].columns, live[1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "options"),
+    [
+        (Dropout(), {"rate": 0.5}),
+        (Dropout(0.2), {"rate": 0.2}),
+        (Dropout(keep=0.3), {"keep": 0.3}),
+        (Dropout(0.4, shared_axes=1), {"rate": 0.4, "shared_axes": (1,)}),
+        (Dropout(0.4, shared_axes=(-1, 0)), {"rate": 0.4, "shared_axes": (0, 2)}),
+        (Dropout(0), {"rate": 0.0}),
+        (Dropout(1.0), {"rate": 1.0}),
+    ],
+    ids=repr,
+)
+def test_dropout_layer_is_the_function(layer, options):
+    x, dy = normal(40, 5, 6, dtype=np.float32), normal(40, 5, 6, dtype=np.float32, seed=1)
+    y, backward = layer.forward(x, key=KEY)
+    np.testing.assert_array_equal(y, dropcore.dropout(x, key=KEY, **options))
+    np.testing.assert_array_equal(layer(x, KEY), y)
+    dx, grads = backward(dy)
+    np.testing.assert_array_equal(dx, dropcore.dropout_backward(dy, key=KEY, **options))
+    np.testing.assert_array_equal(dx == 0, y == 0)
+    assert grads == {}
+
+
+def test_inference_has_no_noise():
+    x = normal(8, 7)
+    assert Dropout(0.5)(x) is x
+    y, backward = Dropout(0.5).forward(x)
+    assert y is x
+    assert backward(x)[0] is x
+    model = built(small_network(), 7)
+    clean = Sequential([layer for _, layer in model.leaves() if not layer.n_streams])
+    np.testing.assert_array_equal(model(x), clean(x))
+    assert not np.array_equal(model(x, 3), clean(x))
+
+
+def test_last_stream_can_be_used():
+    last = Key(1, stream=2**28 - 1)
+    x = np.ones((4, 4), np.float32)
+    model = Sequential([Dropout(0.5), ReLU()])
+    np.testing.assert_array_equal(model(x, last), dropcore.dropout(x, 0.5, key=last))
 
 
 # --- inference, scaling --------------------------------------------------------------------------
@@ -370,6 +412,14 @@ def test_the_ends_of_the_range_for_other_layers(dtype):
         (lambda: Dropout(keep=-0.1), ValueError, r"kept, in \[0, 1\], got -0.1"),
         (lambda: Dropout([0.5, 1.5]), ValueError, r"in \[0, 1\], got 1.5"),
         (lambda: Dropout("half"), TypeError, "rate must be a number"),
+        (lambda: Dropout(1.5), ValueError, "1.5"),
+        (lambda: Dropout(INF), ValueError, "inf"),
+        (lambda: Dropout(-0.1), ValueError, "-0.1"),
+        (lambda: Dropout(keep=1.01), ValueError, "1.01"),
+        (lambda: Dropout(0.5, shared_axes=3)(np.ones((2, 7)), 0), ValueError, "axis 3.* 2 axes"),
+        (lambda: Dropout(0.5)(np.ones((2, 7)), -1), ValueError, "-1"),
+        (lambda: Dropout(0.5)(np.ones((2, 7)), 0.5), TypeError, "0.5"),
+        (lambda: Dropout(0.5)(np.ones((2, 7)), 0, row_offset=-1), ValueError, "offset|row"),
         (lambda: Dropout(0.5, keep=0.5), ValueError, "rate or keep, not both"),
         (lambda: Dropout(falling, keep=falling), ValueError, "rate or keep, not both"),
         (lambda: Dropout(0.5, scaling="none"), ValueError, "'inverted' or 'test', got 'none'"),
@@ -752,56 +802,3 @@ def test_moment_matching_is_its_formula():
     )
     np.testing.assert_allclose(tanh(x), np.tanh(mean), 1e-10, 1e-12)
     np.testing.assert_allclose(tanh(x, KEY), np.tanh(mean + deviation * z), 1e-10, 1e-12)
-
-
-# --- widths and depths ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("units", "given", "expected"),
-    [
-        (512, {"rate": 0.5}, 1024),
-        (100, {"rate": 0.9}, 1000),  # in float64 100 / (1 - 0.9) is above 1000
-        (3, {"rate": 0.7}, 10),
-        (800, {"keep": 0.8}, 1000),
-        (801, {"keep": 0.8}, 1002),
-        (7, {"keep": 1}, 7),
-        (7, {"rate": 0}, 7),
-        (1, {"keep": 1e-9}, 10**9),
-    ],
-)
-def test_width_for(units, given, expected):
-    assert width_for(units, **given) == expected
-    assert isinstance(width_for(units, **given), int)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "given", "error", "message"),
-    [
-        ((512,), {}, TypeError, "give rate"),
-        ((512, 0.5), {"keep": 0.5}, ValueError, "not both"),
-        ((512, 1.0), {}, ValueError, "something must be kept, got rate=1.0"),
-        ((512,), {"keep": 0.0}, ValueError, "something must be kept"),
-        ((512, 1.5), {}, ValueError, re.escape("in [0, 1], got 1.5")),
-        ((512, math.nan), {}, ValueError, "got nan"),
-        ((512.5, 0.5), {}, TypeError, "positive integer"),
-        ((0, 0.5), {}, ValueError, "positive integer"),
-    ],
-)
-def test_width_for_refuses(arguments, given, error, message):
-    with pytest.raises(error, match=message):
-        width_for(*arguments, **given)
-
-
-def test_rates_over_depth_rise_to_the_last():
-    rates = rates_over_depth(54, 0.5)  # the paper's residual blocks on CIFAR
-    assert len(rates) == 54
-    assert rates[-1] == 0.5
-    np.testing.assert_allclose(np.diff(rates), 0.5 / 54)
-    assert rates[0] == pytest.approx(0.5 / 54)
-    np.testing.assert_allclose(rates_over_depth(2, 0.1, first=0.5), [0.3, 0.1])
-    for n, last in ((0, 0.5), (3, 1.5), (3, -0.1)):
-        with pytest.raises(ValueError, match="must be"):
-            rates_over_depth(n, last)
-    blocks = [Residual([Dense(4), DropPath(rate)]) for rate in rates_over_depth(3, 0.6)]
-    assert [block.layer[1].rate for block in blocks] == [0.6 / 3, 0.6 * 2 / 3, 0.6]

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
+from dropcore import Key
 from dropcore.nn import Dense
 from dropcore.nn.initializers import (
     INITIALIZERS,
@@ -19,6 +20,7 @@ from dropcore.nn.initializers import (
     drawn,
     initializer_of,
 )
+from support.layers import small_network
 
 EACH = [VarianceScaling(0.5, "out", "normal"), Orthogonal(2.0), Uniform(0.1), Normal(0.2), Fill(3)]
 
@@ -106,6 +108,17 @@ def test_gates_are_drawn_each_for_itself():
     assert not np.allclose(weight[:, :30], weight[:, 30:60])
 
 
+def test_initial_weights_hang_on_the_seed():
+    def weights(seed):
+        model = small_network()
+        model.build((7,), key=seed)
+        return np.concatenate([w.ravel() for w in model.params.values()])
+
+    np.testing.assert_array_equal(weights(3), weights(Key(3, stream=1, step=9)))
+    seeds = [0, 1, 2**63, 2**63 + 1, 2**64 - 1]
+    assert len({weights(seed).tobytes() for seed in seeds}) == len(seeds)
+
+
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_layers_take_each_by_name_and_as_it_is(name):
     named, given = Dense(40, initializer=name), Dense(40, initializer=INITIALIZERS[name])
@@ -116,6 +129,7 @@ def test_layers_take_each_by_name_and_as_it_is(name):
         assert weight.flags.c_contiguous
         assert weight.flags.writeable
     np.testing.assert_array_equal(named.params["weight"], given.params["weight"])
+    assert not named.params["bias"].any()
     assert named.config() == {"units": 40} | ({} if name == "he_uniform" else {"initializer": name})
     assert eval(repr(given)).initializer == INITIALIZERS[name]
     assert pickle.loads(pickle.dumps(given)).initializer == INITIALIZERS[name]

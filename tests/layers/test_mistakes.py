@@ -38,6 +38,7 @@ from dropcore.nn import (
 )
 from dropcore.optim import SGD, Adam
 from dropcore.regularizers import L1, L2
+from support.layers import small_network
 
 X = np.random.default_rng(1).standard_normal((6, 8), dtype=np.float32)
 IMAGES = np.random.default_rng(2).standard_normal((6, 5, 5, 2), dtype=np.float32)
@@ -83,6 +84,22 @@ SHARED, DROPPED = Dense(8), Dropout(0.5)
         (lambda: Maxout(3, regularizer=L2), TypeError, "a regularizer must be one of weights"),
         (lambda: LSTM(3, dropout=None), TypeError, "LSTM: dropout must be a number.* got None"),
         (lambda: LSTM(3, dropout=2), ValueError, r"LSTM: dropout: rate .* in \[0, 1\], got 2$"),
+        (lambda: Dense(0), ValueError, "positive integer, got 0"),
+        (lambda: Dense(2.5), TypeError, "positive integer, got 2.5"),
+        (lambda: Dense(2, activation="tan"), ValueError, "None, 'relu', .*'softmax', got 'tan'"),
+        (lambda: Dense(2, initializer="he"), ValueError, "'he_uniform', .* callable, got 'he'"),
+        (lambda: Dense(2)(X), ValueError, r"Dense\(2\) has no weights yet: call build"),
+        (lambda: Dense(2).build((), key=0), ValueError, r"\(..., in_features\), got \(\)"),
+        (lambda: Dense(2).build((7,), key=0, dtype=np.float16), ValueError, "float64, got float16"),
+        (lambda: in_model(Dense(2), 7)(X), ValueError, r"7\), got \(6, 8\)"),
+        (lambda: in_model(Dense(2), 8)(X[0]), ValueError, r"got \(8,\)"),
+        (lambda: in_model(Dense(2), 8)(X.astype(float)), TypeError, "float32 weights .* float64"),
+        (lambda: in_model(small_network(), 7)(X), ValueError, r"layer 0\.1, Dense\(9.*8\)"),
+        (lambda: small_network()(X), ValueError, r"layer 1, Dense\(9, .* has no weights"),
+        (lambda: Sequential([ReLU(), Sequential([Dense(2)])])(X), ValueError,
+         r"^layer 1\.0, Dense\(2\) has"),
+        (lambda: Sequential(Dense(2)), TypeError, r"list of layers.* got Dense\(2\)"),
+        (lambda: Sequential([Dense(2), 3]), TypeError, "got 3 at position 1"),
         (lambda: Dense(3).build((8.0,), key=1), TypeError, r"build: .* got \(8\.0,\)"),
         (lambda: Dense(3).build("8", key=1), TypeError, "build: .* got '8'"),
         (lambda: Dense(3).build(8, key=1), TypeError, r"such as \(8,\), got 8"),

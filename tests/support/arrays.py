@@ -22,6 +22,16 @@ def normal32(*shape, seed=0):
     return normal(*shape, dtype=np.float32, seed=seed)
 
 
+def odd_numbers(shape, dtype=np.float32, seed=0):
+    """Normal ones of many sizes, with what is special at the front."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=shape) * 2.0 ** rng.integers(-20, 8, size=shape)).astype(dtype)
+    special = [0.0, -0.0, np.inf, -np.inf, 6e4, -7e-8, 1e-40, 65519.0, 65520.0, 1.0]
+    with np.errstate(over="ignore"):
+        x.reshape(-1)[: len(special)] = np.array(special[: x.size]).astype(dtype)
+    return x
+
+
 # --- layouts -------------------------------------------------------------------------------------
 
 

@@ -184,6 +184,19 @@ ACTIVATION_LAYERS = [
 ]  # fmt: skip
 
 
+def small_network():
+    """Two dropouts between dense layers, and a third inside a network inside."""
+    return Sequential(
+        [
+            Dropout(keep=0.8),
+            Dense(9, activation="relu"),
+            Dropout(0.5),
+            Sequential([Dense(8), ReLU(), Dropout(0.3)]),
+            Dense(4),
+        ]
+    )
+
+
 def batches(layer, sample, rows=6, dtype=np.float64):
     """Input for a layer, not near the corners of a ReLU by accident."""
     rng = np.random.default_rng(8)

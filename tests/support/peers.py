@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 
 from dropcore import Key, Mask
+from dropcore.nn import GRU, LSTM, SimpleRNN
+from support.arrays import close, normal
+from support.layers import build
 
 KEY = Key(11, stream=5, step=3)
-
+RATE = 0.0625  # Keras keeps it in float32
+LENGTHS = np.array([5, 1, 3, 5, 2, 4])
 
 # On PyTorch Keras turns float64 into float32; in float64 some of its constants are float32 still.
 ON_TENSORFLOW = os.environ.get("KERAS_BACKEND") == "tensorflow"
 
-
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["single", "double"])
-
-
 keras_dtypes = [np.float32, np.float64] if ON_TENSORFLOW else [np.float32]
-
-
 each_keras_dtype = pytest.mark.parametrize("dtype", keras_dtypes, ids=lambda kind: kind.__name__)
 
 
@@ -92,3 +91,57 @@ def fed(monkeypatch, ours, y):
     for axis, n in enumerate(own):
         assert n == 1 or (mine != np.roll(mine, 1, axis)).any()
     monkeypatch.setattr(ours, "mask", lambda *_: Mask.given(mine, keep=ours.keep))
+
+
+def mask_of(keras, lengths, steps=5):
+    if lengths is None:
+        return None
+    return keras.ops.convert_to_tensor(np.arange(steps) < lengths[:, None])
+
+
+def same_as_keras(keras, ours, theirs, x, **options):
+    """Forward, input gradient, and gradients of the weights, which come in the same order."""
+    build(ours, *x.shape[1:], dtype=x.dtype if x.dtype.kind == "f" else np.float32)
+    with_weights(ours, theirs, x)
+    lengths, tolerance = options.pop("lengths", None), options.pop("tolerance", None)
+    y, backward = ours.forward(x, **ours.extras(lengths))
+    dy = normal(*y.shape, dtype=y.dtype, seed=3)
+    dx, grads = backward(dy)
+    if lengths is not None:
+        options["mask"] = mask_of(keras, lengths, x.shape[1])
+    wanted, gradients = by_keras(
+        keras, lambda t: theirs(t, **options), [x], theirs.trainable_variables, dy
+    )
+    close(y, wanted, "y", tolerance)
+    names = [name for name in ours.params if name in grads]
+    found = ([dx] if x.dtype.kind == "f" else []) + [grads[name] for name in names]
+    for a, b, name in zip(found, gradients, ["dx", *names][-len(found) :], strict=True):
+        close(a, b, name, tolerance)
+
+
+def peer(keras, name, dtype, **options):
+    return getattr(keras.layers, name)(dtype=np.dtype(dtype).name, **options)
+
+
+def keras_activation(keras, name):
+    if name == "leaky_relu":  # whose slope is 0.2 there
+        return lambda x: keras.activations.leaky_relu(x, negative_slope=0.01)
+    return name
+
+
+def cells(keras, cell, units, dtype, *, reverse=False, **options):
+    """Our layer, and Keras' with the same arguments."""
+    name = np.dtype(dtype).name
+    there = {"dtype": name, "go_backwards": reverse, **options}
+    here = {"reverse": reverse, **options}
+    if cell in ("tanh", "relu"):
+        return (SimpleRNN(units, activation=cell, **here),
+                keras.layers.SimpleRNN(units, activation=cell, **there))  # fmt: skip
+    return {"gru": (GRU, keras.layers.GRU), "lstm": (LSTM, keras.layers.LSTM)}[cell][0](
+        units, **here
+    ), getattr(keras.layers, cell.upper())(units, **there)
+
+
+def states(layer, batch, dtype):
+    parts = 2 if isinstance(layer, LSTM) else 1
+    return [0.5 * normal(batch, layer.units, dtype=dtype, seed=30 + i) for i in range(parts)]

@@ -68,6 +68,11 @@ def test_by_hand():
     np.testing.assert_array_equal(w, [[1, 0, 0]])
 
 
+def test_max_norm_of_the_paper():
+    assert MaxNorm.paper(3, keep=0.5) == MaxNorm(1.5)
+    assert MaxNorm.paper(2, rate=0.25, axis=1) == MaxNorm(1.5, axis=1)
+
+
 @pytest.mark.parametrize("constraint", OF_VECTORS, ids=repr)
 @pytest.mark.parametrize("axis", [0, 1, -1, (0, 1), (1, 2)])
 def test_axis_is_what_the_norm_runs_over(constraint, axis):
@@ -184,6 +189,10 @@ def test_it_holds_after_training(constraint):
 
 
 @pytest.mark.parametrize(("call", "error", "text"), [
+    (lambda: MaxNorm(0), ValueError, "positive, got 0"),
+    (lambda: MaxNorm(math.nan), ValueError, "positive, got nan"),
+    (lambda: MaxNorm.paper(3), ValueError, "got neither"),
+    (lambda: MaxNorm.paper(3, rate=0.5, keep=0.5), ValueError, "keep"),
     (lambda: MinMaxNorm(-1, 2), ValueError, "min_norm must be finite and not negative, got -1"),
     (lambda: MinMaxNorm(0, 0), ValueError, "max_norm must be positive and finite, got 0"),
     (lambda: MinMaxNorm(2, 1), ValueError, "min_norm must be at most max_norm, got 2 and 1"),

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from dropcore.losses import (
     LOSSES,
@@ -24,6 +25,7 @@ from dropcore.nn import Dense, Sequential
 from dropcore.optim import SGD, Adam
 from support.arrays import normal
 from support.differences import differences
+from support.layers import KEY, built, small_network
 from support.training import CLASS_WEIGHTS, LOSS_CASES, labels, some_ignored
 
 DTYPES = [np.float32, np.float64]
@@ -153,6 +155,39 @@ def test_hits():
 # --- training ------------------------------------------------------------------------------------
 
 
+def test_gradients_of_a_network_with_its_loss():
+    model, x, labels = built(small_network(), 7), normal(6, 7), np.array([0, 3, 1, 1, 2, 0])
+    out, backward = model.forward(x, key=KEY)
+    dx, grads = backward(softmax_cross_entropy(out, labels)[1])
+
+    def f():
+        return softmax_cross_entropy(model.forward(x, key=KEY)[0], labels)[0]
+
+    np.testing.assert_allclose(dx, differences(f, x), rtol=1e-6, atol=1e-8)
+    for name, weight in model.params.items():
+        np.testing.assert_allclose(grads[name], differences(f, weight), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+@pytest.mark.parametrize("size", [1, 1e4])
+def test_softmax_cross_entropy_is_its_formula(shape, size):
+    logits = size * normal(*shape)
+    labels = np.arange(6).reshape(shape[:-1]) % 5
+    loss, dlogits = softmax_cross_entropy(logits, labels)
+    picked = np.take_along_axis(log_softmax(logits, axis=-1), labels[..., None], -1)
+    assert loss == pytest.approx(-picked.mean(), rel=1e-12)
+    assert dlogits.shape == shape
+    np.testing.assert_allclose(dlogits.sum(-1), 0, atol=1e-15)
+    if size == 1:
+        numeric = differences(lambda: softmax_cross_entropy(logits, labels)[0], logits)
+        np.testing.assert_allclose(dlogits, numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_accuracy():
+    logits = np.array([[1, 2, 0], [3, 2, 0], [0, 0, 1], [5, 1, 1]])
+    assert accuracy(logits, np.array([1, 0, 2, 2])) == 0.75
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_training_by_name(name):
     rng = np.random.default_rng(0)
@@ -237,6 +272,8 @@ WRONG = [
      "one number for each of the 3 outputs, got 2"),
     (lambda: SoftmaxCrossEntropy()(Z, [0.0, 1.0]), TypeError, "integers .* got dtype float64"),
     (lambda: SoftmaxCrossEntropy()(Z, [0, 3]), ValueError, r"\[0, 3\), .* got 3"),
+    (lambda: SoftmaxCrossEntropy()(Z, [-1, 0]), ValueError, "got -1"),
+    (lambda: SoftmaxCrossEntropy()(Z[:0], np.zeros(0, int)), ValueError, "must not be empty"),
     (lambda: SoftmaxCrossEntropy(ignore_label=-1)(Z, [-2, 0]), ValueError,
      "outputs or -1, which is ignored, got -2"),
     (lambda: SoftmaxCrossEntropy()(Z, [0, 1, 2]), ValueError, r"shape \(2,\), .* got \(3,\)"),

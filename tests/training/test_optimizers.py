@@ -59,6 +59,41 @@ def test_by_hand():
     assert one_step(Adadelta(0.5, rho=0.75, epsilon=3.0), 4.0, 2.0) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (SGD(0.5), [0.0, -1.5]),
+        (SGD(0.5, momentum=0.5), [0.0, -2.0]),
+        (SGD(0.5, momentum=0.5, nesterov=True), [-0.5, -3.0]),
+        (SGD(lambda step: [0.5, 1.0][step], momentum=0.5), [0.0, -3.5]),
+        (SGD(np.float64(0.5), momentum=np.float64(0.5)), [0.0, -2.0]),
+    ],
+)
+def test_sgd_by_hand(optimizer, expected):
+    """w = 1, g = 2 and then 3: each number follows from the docstring's two lines."""
+    weight = np.ones((2, 2), np.float32)
+    params = {"w": weight}
+    state = optimizer.init(params)
+    for step, gradient in enumerate((2, 3)):
+        grads = {"w": np.full((2, 2), gradient, np.float32)}
+        optimizer.apply(params, grads, state, step)
+        np.testing.assert_array_equal(weight, np.full((2, 2), expected[step], np.float32))
+        np.testing.assert_array_equal(grads["w"], np.full((2, 2), gradient, np.float32))
+    assert params["w"] is weight
+
+
+def test_sgd_computes_in_the_dtype_of_the_weights():
+    found = []
+    for kind in (float, np.float64):
+        weight, optimizer = normal(50, dtype=np.float32), SGD(kind(0.1), momentum=kind(0.9))
+        state = optimizer.init({"w": weight})
+        for step in range(3):
+            grads = {"w": normal(50, dtype=np.float32, seed=step)}
+            optimizer.apply({"w": weight}, grads, state, step)
+        found.append(weight)
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_centered_square_is_never_negative():
     # A gradient that does not change: what is left of its variance is rounding, of either sign.
     w, square, mean = (np.zeros(1000, np.float32) for _ in range(3))

@@ -1,0 +1,103 @@
+"""Every CUDA kernel compiles for every processor, where there is a compiler for them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dropcore._backends.cuda import launching
+from dropcore._backends.cuda.endings import ACTIVATIONS
+
+CAPABILITIES = ("75", "80", "90", "100")
+
+
+def nvrtc():
+    """NVIDIA's run-time compiler, from the wheel or a toolkit, or None."""
+    folders = [Path("/usr/local/cuda/lib64")]
+    for package in ("nvidia.cuda_nvrtc", "nvidia.cu13"):
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            continue
+        if spec is not None:
+            folders += [Path(place) / "lib" for place in spec.submodule_search_locations]
+    for folder in folders:
+        for library in sorted(folder.glob("libnvrtc.so.*")):
+            return ctypes.CDLL(str(library))
+    return None
+
+
+def compiled_by_nvrtc(library, text, capability):
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    assert not library.nvrtcCreateProgram(
+        ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None
+    )
+    options = [*launching.OPTIONS, "-ftz=true", f"--gpu-architecture=sm_{capability}"]
+    array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    failed = library.nvrtcCompileProgram(program, len(options), array)
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    assert not failed, log.value.decode()
+    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    binary = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetCUBIN(program, binary)
+    return binary.raw
+
+
+# Every text that is compiled: a module, the type of its numbers, and what else is fixed.
+TEXTS = [
+    (module, dtype, {"KIND": kind} if module == "ending" else {})
+    for module, dtypes in launching.MODULES.items()
+    for dtype in dtypes or (None,)
+    for kind in (ACTIVATIONS.values() if module == "ending" else (0,))
+    if dtype in (None, "float32") or kind in (ACTIVATIONS[None], ACTIVATIONS["gelu"])
+]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("module", launching.MODULES)
+def test_every_kernel_compiles(module, tmp_path):
+    library, nvcc = nvrtc(), shutil.which("nvcc")
+    texts = [launching.source(name, dtype, **more) for name, dtype, more in TEXTS if name == module]
+    assert texts
+    if library is not None:
+        with ThreadPoolExecutor() as pool:
+            made = list(pool.map(partial(compiled_by_nvrtc, library), *zip(
+                *itertools.product(texts, CAPABILITIES))))  # fmt: skip
+        assert all(binary[:4] == b"\x7fELF" for binary in made)
+    elif nvcc is not None:
+        with ThreadPoolExecutor() as pool:
+            places = [tmp_path / f"{module}{number}.cu" for number in range(len(texts))]
+            list(pool.map(partial(compile_by_nvcc, nvcc), texts, places))
+    else:
+        pytest.skip("neither NVRTC (pip install nvidia-cuda-nvrtc) nor nvcc is here")
+
+
+def compile_by_nvcc(nvcc, text, place):
+    place.write_text(text)
+    made = place.with_suffix(".fatbin")
+    code = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
+    options = [option.replace("--std", "-std") for option in (*launching.OPTIONS, "-ftz=true")]
+    subprocess.run(
+        [nvcc, *options, *code, "-Werror=all-warnings", "-diag-suppress=177", "-fatbin",
+         "-o", str(made), str(place)], check=True,
+    )  # fmt: skip
+    assert made.stat().st_size > 4 * 1000
+
+
+def test_the_texts_are_whole():
+    found = {path.stem for path in launching.FOLDER.glob("*.cu")}
+    assert found == set(launching.MODULES)
+    for module, dtype, more in TEXTS:
+        text = launching.source(module, dtype, **more)
+        assert "#include" not in text.replace("#include <stdint.h>", "")
+        assert launching.HEADER.read_text() in text
