@@ -285,12 +285,15 @@ def test_dropout_of_every_16_bit_number(isa, name):
         kept = np.ones(x.shape, dtype=bool)
         mask = Mask.given(kept, keep=keep)
         assert_same_bits(
-            dropcore.dropout(x, mask=mask), reference.dropout(x, kept, reference.scale(keep))
+            dropcore.dropout(x, mask=mask),
+            reference.dropout(x, kept, reference.scale(keep)),
+            any_nan=True,
         )
         kept = expected_kept(3, x.shape, keep)
         assert_same_bits(
             dropcore.dropout(x, keep=keep, key=KEY, offset=3),
             reference.dropout(x, kept, reference.scale(keep)),
+            any_nan=True,
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 from dropcore import max_norm_ as project_
 from dropcore import reference
 from dropcore._backends.gradients import BlockGradient, ProductGradient
-from dropcore.updates import adadelta_, adagrad_, adam_, global_norm, rmsprop_, sgd_
+from dropcore.updates import adadelta_, adagrad_, adam_, dense, global_norm, rmsprop_, sgd_
 from support.arrays import assert_same_bits, norms, odd_numbers, on_host
 
 REAL = [np.float32, np.float64]
@@ -147,7 +147,7 @@ def test_updates_of_live_blocks(xp, lazy, axis, live):
     sgd_(own, block, own_velocity, **options, **bound)
     assert_same_bits(own_velocity, velocity)
     np.testing.assert_allclose(on_host(own), want, rtol=0 if axis is None else 1e-6)
-    assert_same_bits(block.dense(), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
+    assert_same_bits(dense(block), np.asarray(BlockGradient(values, rows, columns, (30, 20))))
 
 
 def test_updates_of_products_and_views(xp):

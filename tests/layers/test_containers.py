@@ -98,7 +98,7 @@ def test_every_site_has_its_own_stream_numbered_depth_first():
     keys = []
     for _, layer, key in model.children_with_keys(KEY):
         keys += [k for _, _, k in layer.children_with_keys(key)] if layer is inner else [key]
-    assert [key and key.stream for key in keys] == [5, None, None, 6, 7, 8]
+    assert [key and key.stream for key in keys] == [1, None, None, 2, 3, 4]
     x = np.ones(sizes, np.float32)
     expected = x
     for site in range(4):
@@ -257,7 +257,7 @@ def test_the_summary_is_a_table():
     assert "keep 0.8: 8 of 10 live" in text
     assert "keep 0.5: 16 of 32 live" in text
     assert "weight: MaxNorm(2.0)" in text
-    assert "1,003 parameters, 2 sites of noise" in text
+    assert "1,003 parameters, 2 streams of noise" in text
     assert not model.built
     model.build((10,), key=0)
     assert str(model.summary()) == text

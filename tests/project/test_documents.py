@@ -19,7 +19,7 @@ def run_blocks(path, count):
 
 
 def test_python_blocks_of_the_readme_run():
-    found = run_blocks(README, 3)
+    found = run_blocks(README, 2)
     assert 0.5 < found["model"].evaluate(found["x"], found["labels"])["accuracy"] <= 1
 
 
@@ -27,6 +27,12 @@ def test_python_blocks_about_networks_run():
     found = run_blocks(README.parent / "docs" / "networks.md", 3)
     assert found["dx"].shape == found["x"].shape
     assert found["grads"].keys() == found["language_model"].params.keys()
+
+
+def test_the_builder_in_the_document_about_performance_runs(monkeypatch):
+    monkeypatch.syspath_prepend(README.with_name("bench"))
+    found = run_blocks(README.parent / "docs" / "performance.md", 1)
+    assert found["forward_mine"](8, 0.5, "float64")().shape == (8,)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check", "lint", "bench"])
