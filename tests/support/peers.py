@@ -104,7 +104,7 @@ def same_as_keras(keras, ours, theirs, x, **options):
     build(ours, *x.shape[1:], dtype=x.dtype if x.dtype.kind == "f" else np.float32)
     with_weights(ours, theirs, x)
     lengths, tolerance = options.pop("lengths", None), options.pop("tolerance", None)
-    y, backward = ours.forward(x, **ours.extras(lengths))
+    y, backward = ours.forward(x, **ours.lengths_kwargs(lengths))
     dy = normal(*y.shape, dtype=y.dtype, seed=3)
     dx, grads = backward(dy)
     if lengths is not None:
