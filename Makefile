@@ -41,7 +41,7 @@ if [ -z "$$found" ]; then \
 fi
 endef
 
-.PHONY: help build demo test kernels check lint bench clean
+.PHONY: help build demo test peers kernels check lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,11 @@ demo: $(VENV)/.built $(VENV)/.extra-demo ## train a network on digits with and w
 
 test: $(VENV)/.built $(VENV)/.extra-test ## the tests, in minutes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The peers bring their own versions of common packages, so they get an environment of their own.
+peers: ## the tests beside PyTorch, Keras, CuPy's interface and mpmath; no skip is allowed
+	$(MAKE) VENV=.venv-peers .venv-peers/.built .venv-peers/.extra-test .venv-peers/.extra-peers
+	DROPCORE_NO_SKIPS=1 .venv-peers/bin/python -m pytest tests/peers $(PYTEST_ARGS)
 
 kernels: $(VENV)/.built $(VENV)/.extra-test ## every CUDA kernel, compiled for every processor
 	$(BIN)/python -m pytest -m kernels $(PYTEST_ARGS)
@@ -67,7 +72,7 @@ bench: $(VENV)/.built $(VENV)/.extra-bench ## every kernel beside a copy and its
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
 clean: ## remove what was built, and the environment
-	rm -rf build dist $(VENV) python/*.egg-info src/cdrop/_core.c python/dropcore/_core*.so
+	rm -rf build dist $(VENV) .venv-peers python/*.egg-info src/cdrop/_core.c python/dropcore/_core*.so
 
 # The link to the interpreter is dead or missing where the environment was never made or its
 # Python has gone: make it afresh.
@@ -82,7 +87,7 @@ $(VENV)/.made:
 endif
 
 $(VENV)/.extra-build: $(VENV)/.made pyproject.toml
-	@.ci/requirements build > $@.txt
+	@PYTHON=$(BIN)/python .ci/requirements build > $@.txt
 	$(PIP) install -r $@.txt
 	@touch $@
 
@@ -101,6 +106,6 @@ $(VENV)/.built: $(VENV)/.extra-build $(VENV)/.built-with $(SOURCES)
 	@touch $@
 
 $(VENV)/.extra-%: $(VENV)/.made pyproject.toml
-	@.ci/requirements $* > $@.txt
+	@PYTHON=$(BIN)/python .ci/requirements $* > $@.txt
 	$(PIP) install -r $@.txt
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("support")
+
+# Set where every package is installed, as in `make peers`: a skip is then a failure.
+NO_SKIPS = os.environ.get("DROPCORE_NO_SKIPS", "0") not in ("", "0")
 
 ISAS = ("scalar", "avx2", "avx512", "neon")
 
@@ -133,3 +137,20 @@ def products_in_graphs(monkeypatch, gpu):
         return  # the real one
     monkeypatch.setattr(blas, "prepare", lambda device: None)
     monkeypatch.setattr(blas, "direct", lambda a, b, out: gpu.matmul(a, b, out=out))
+
+
+def refuse_skip(report):
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"no skip is allowed here (DROPCORE_NO_SKIPS): {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return refuse_skip((yield))

@@ -135,11 +135,17 @@ WINDOWS = {
 
 
 @each_keras_dtype
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("case", WINDOWS)
+@pytest.mark.parametrize(
+    ("case", "padding"),
+    [
+        (case, padding)
+        for case in WINDOWS
+        for padding in ("valid", "same")
+        # On PyTorch Keras repeats the last step where the padding is not symmetric.
+        if ON_TENSORFLOW or (case, padding) != ("average 1", "same")
+    ],
+)
 def test_pooling_is_that_of_keras(keras, case, padding, dtype):
-    if case == "average 1" and padding == "same" and not ON_TENSORFLOW:
-        pytest.skip("on PyTorch Keras repeats the last step where the padding is not symmetric")
     ours, name, size, stride, shape = WINDOWS[case]
     theirs = peer(keras, name, dtype, pool_size=size, strides=stride, padding=padding)
     x = normal(3, *shape, dtype=dtype)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +147,71 @@ def test_info_names_the_gpu_or_what_is_missing(host, monkeypatch, capsys):
     monkeypatch.setattr(runtime, "getDeviceCount", lambda: 0)
     assert main(["info"]) == 0
     assert "GPU           none: arrays on a GPU need CuPy and an" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is a directory: name a file"),
+        ("a.xyz", r"must end in one of .*\.png"),
+        ("a", "must end in one of"),
+    ],
+)
+def test_demo_checks_its_output_before_it_trains(name, message, tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the demo's data are scikit-learn's")
+    assert main(["demo", "--output", str(tmp_path / name)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(message, err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_writes_the_format_of_the_ending(tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the demo's data are scikit-learn's")
+    path = tmp_path / "curves.svg"
+    assert main(["demo", "--output", str(path), "--epochs", "1", "--seeds", "1"]) == 0
+    assert "<svg" in path.read_text(encoding="utf-8")[:2000]
+    out = capsys.readouterr().out
+    assert "1 seed, 1 epoch.\n" in out
+    assert "standard error" not in out
+    assert "times fewer" not in out
+
+
+def test_a_network_that_is_not_better_is_not_called_so():
+    from dropcore.demo import WITH, WITHOUT, Curves, table
+
+    runs = {name: [Curves([0.1], [0.2], np.ones(1), 1.0)] for name in (WITHOUT, WITH)}
+    assert "has not lowered the test error" in table(runs)
+
+
+def test_an_interrupt_ends_quietly(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the demo's data are scikit-learn's")
+    import dropcore.demo
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dropcore.demo, "run_demo", interrupted)
+    assert main(["demo", "--output", str(tmp_path / "a.png")]) == 130
+    assert capsys.readouterr().err == "\n"
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", "import time; time.sleep(1)\nfrom dropcore.cli import main\n"
+         "raise SystemExit(main(['info']))"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), error) == (0, b"")
+
+
+def test_info_lists_the_extras_that_the_package_offers():
+    from dropcore.cli import EXTRAS
+
+    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    offered = set(project["optional-dependencies"]) - {"test", "bench", "lint", "peers"}
+    assert set(EXTRAS) == offered
