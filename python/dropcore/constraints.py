@@ -9,17 +9,17 @@ word, the last axis, in Embedding (words, features).
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import check_number
+from dropcore._base.checks import check_axes, check_axis_numbers, check_number
 from dropcore._base.device import array_namespace
-from dropcore.functional import expect_weights, max_norm_, normal_axes
+from dropcore.functional import FLOATS, expect_weights, project, rounded_within
 from dropcore.mask import resolve_keep
 
 __all__ = ["Constraint", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "with_default_axis"]
@@ -34,9 +34,21 @@ class _OfVectors:
     _: KW_ONLY
     axis: int | tuple[int, ...] | None = None
 
-    def axes(self, weight: NDArray[Any]) -> int | tuple[int, ...]:
-        """The axes of `weight` that a vector runs over."""
-        return tuple(range(weight.ndim - 1)) if self.axis is None else self.axis
+    def __post_init__(self) -> None:
+        if self.axis is not None:
+            axes = check_axis_numbers(f"{type(self).__name__}: axis", self.axis)
+            one = not isinstance(self.axis, Iterable)
+            object.__setattr__(self, "axis", axes[0] if one else axes)
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes that a vector runs over in a weight of that many axes, sorted.
+
+        Raises
+        ------
+        ValueError
+            If one is out of range, or there is none.
+        """
+        return _axes(type(self).__name__, self.axis, ndim)
 
     def __repr__(self) -> str:
         shown = [
@@ -47,11 +59,20 @@ class _OfVectors:
         return f"{type(self).__name__}({', '.join(sorted(shown, key=lambda text: '=' in text))})"
 
 
+@functools.cache
+def _axes(what: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """The axes of a vector; cached, because an update asks for them in every step."""
+    found = check_axes(f"{what}: axis", range(ndim - 1) if axis is None else axis, ndim)
+    if not found:
+        raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
+    return found
+
+
 def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Constraint:
     """The constraint with `axis` where it has none: how a layer gives its own default.
 
-    With ``self._constraints["weight"] = along(constraint, -1)`` in Embedding ``MaxNorm(1.0)``
-    bounds the vectors of words. A constraint that is not about vectors is returned as it is.
+    Embedding registers ``with_default_axis(constraint, -1)``, so that ``MaxNorm(1.0)`` bounds the
+    vectors of words. A constraint that is not about vectors is returned as it is.
     """
     if isinstance(constraint, _OfVectors) and constraint.axis is None:
         return replace(constraint, axis=axis)
@@ -89,10 +110,8 @@ class MaxNorm(_OfVectors):
     max_norm: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_norm, numbers.Real):
-            raise TypeError(f"MaxNorm: max_norm must be a number, got {self.max_norm!r}")
-        if not self.max_norm > 0:
-            raise ValueError(f"MaxNorm: max_norm must be positive, got {self.max_norm!r}")
+        super().__post_init__()
+        check_number("MaxNorm: max_norm", self.max_norm, "(0, inf]")
 
     @classmethod
     def paper(
@@ -120,19 +139,18 @@ class MaxNorm(_OfVectors):
 
         Raises
         ------
+        TypeError
+            If neither rate nor keep is given, or something is not a number.
         ValueError
-            If neither or both of rate and keep are given, or the bound is not positive.
+            If both are given, or the bound is not positive.
         """
-        if rate is None and keep is None:
-            raise ValueError(
-                "MaxNorm.paper: give the rate or the keep of the dropout that feeds "
-                "these weights, got neither"
-            )
-        return cls(c * resolve_keep(rate, keep, what="MaxNorm.paper"), axis=axis)
+        bound = check_number("MaxNorm.paper: c", c, "(0, inf]")
+        return cls(bound * resolve_keep(rate, keep, what="MaxNorm.paper"), axis=axis)
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Project `weight` in place."""
-        max_norm_(weight, self.max_norm, axis=self.axes(weight))
+        expect_weights("MaxNorm", "weight", weight, FLOATS)
+        project(weight, self.max_norm, self.axes(weight.ndim))
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,7 +169,7 @@ class UnitNorm(_OfVectors):
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Rescale `weight` in place."""
-        _rescale("UnitNorm", weight, self.axes(weight), array_namespace(weight).ones_like)
+        _rescale(self, weight, 1.0, 1.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,6 +209,7 @@ class MinMaxNorm(_OfVectors):
     rate: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("MinMaxNorm: min_norm", self.min_norm, "[0, inf)")
         check_number("MinMaxNorm: max_norm", self.max_norm, "(0, inf)")
         check_number("MinMaxNorm: rate", self.rate, "(0, 1]")
@@ -202,12 +221,7 @@ class MinMaxNorm(_OfVectors):
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Rescale `weight` in place."""
-
-        def wanted(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-            inside = array_namespace(norms).clip(norms, self.min_norm, self.max_norm)
-            return norms + self.rate * (inside - norms)
-
-        _rescale("MinMaxNorm", weight, self.axes(weight), wanted)
+        _rescale(self, weight, self.min_norm, self.max_norm, self.rate, never_above=True)
 
 
 @dataclass(frozen=True)
@@ -216,30 +230,51 @@ class NonNeg:
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Change `weight` in place."""
-        expect_weights("NonNeg", "weight", weight)
+        expect_weights("NonNeg", "weight", weight, FLOATS)
         array_namespace(weight).maximum(weight, 0, out=weight)
 
 
+@np.errstate(invalid="ignore", divide="ignore", under="ignore")
 def _rescale(
-    what: str,
+    constraint: _OfVectors,
     weight: NDArray[Any],
-    axis: int | tuple[int, ...],
-    wanted: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    min_norm: float,
+    max_norm: float,
+    rate: float = 1.0,
+    *,
+    never_above: bool = False,
 ) -> None:
-    """Give the vectors over `axis` the norms wanted(norms), those that have another one."""
-    expect_weights(what, "weight", weight)
-    axes = normal_axes((axis,) if isinstance(axis, int) else axis, weight.ndim, f"{what}: axis")
-    if not axes:
-        raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
+    """Bring the norms of vectors between the bounds, or part of the way.
+
+    With `never_above`, rounding leaves no vector longer than `max_norm` that should be inside.
+    """
+    what = type(constraint).__name__
+    expect_weights(what, "weight", weight, FLOATS)
+    axes = constraint.axes(weight.ndim)
     if not weight.size:
         return
     xp, wide = array_namespace(weight), weight.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # In units of the largest entry no square leaves float64's range.
-        largest = abs(wide).max(axis=axes, keepdims=True)
-        direction = wide / largest
-        length = xp.sqrt(xp.square(direction).sum(axis=axes, keepdims=True))
+    # In units of the largest entry no square leaves float64's range. The norm itself may.
+    largest = abs(wide).max(axis=axes, keepdims=True)
+    direction = wide / largest
+    length = xp.sqrt(xp.square(direction).sum(axis=axes, keepdims=True))
+    with np.errstate(over="ignore"):
         norms = largest * length
-        target = wanted(norms)
-        moved = xp.isfinite(norms) & (target != norms)  # of zeros the norm is NaN here
-        xp.copyto(weight, direction * (target / length), where=moved, casting="same_kind")
+    inside = xp.clip(norms, min_norm, max_norm)
+    wanted = direction * (inside / length)
+    if rate != 1.0:
+        # Not norm + rate * (inside - norm): a large norm would cancel all digits of the bound.
+        wanted = rate * wanted + (1.0 - rate) * wide
+    moves = (largest > 0) & (largest < np.inf) & (inside != norms)
+    xp.copyto(wide, wanted, where=moves)
+    rescaled = wide.astype(weight.dtype if weight.dtype.itemsize > 2 else np.float32)
+    if never_above:
+        limited = rescaled.copy()
+        project(limited, max_norm, axes)
+        if weight.dtype.itemsize == 2:
+            limited = rounded_within(limited, weight.dtype, max_norm, axes)
+        # Vectors that a rate below 1 leaves outside the ball are not projected.
+        arrives = norms <= (np.inf if rate == 1.0 else max_norm)
+        xp.copyto(weight, limited, where=arrives)
+        moves = moves & ~arrives
+    xp.copyto(weight, rescaled.astype(weight.dtype, copy=False), where=moves)

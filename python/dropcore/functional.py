@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -12,12 +10,17 @@ import numpy.typing as npt
 
 from dropcore._backends import backend_of
 from dropcore._backends.cpu import dropout_fast
+from dropcore._base.checks import check_axes, check_axis_numbers, check_number, expect_unmasked
+from dropcore._base.device import array_namespace
 from dropcore.key import Key
 from dropcore.mask import Mask, resolve_keep
 
 __all__ = ["dropout", "dropout_backward", "max_norm_"]
 
 Array = npt.NDArray[Any]
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+"""The dtypes that elementwise functions take."""
 
 
 def dropout(
@@ -46,10 +49,10 @@ def dropout(
         Any shape and strides; it may be read-only. Of a cupy.ndarray the result is one, with the
         same mask.
     rate : float or array_like, optional
-        Fraction dropped, in [0, 1]; 0.5 if neither `rate` nor `keep` is given. An array broadcasts
-        to the mask's shape: a rate per unit, per sample or per element.
+        Fraction dropped, in [0, 1]. An array broadcasts to the mask's shape: a rate per unit, per
+        sample or per element.
     keep : float or array_like, optional
-        Fraction kept, ``1 - rate``. Instead of `rate`.
+        Fraction kept, ``1 - rate``. Give `rate` or `keep`.
     key : Key or int
         The address of the mask; the same key gives the same mask, always and everywhere.
     mask : Mask
@@ -70,7 +73,8 @@ def dropout(
     Raises
     ------
     TypeError
-        If neither key nor mask is given, or the dtype is not taken.
+        If neither key nor mask is given, neither rate nor keep, x is a masked array, or its dtype
+        is not one of those above.
     ValueError
         If a rate is outside [0, 1] or NaN, arguments contradict each other, shapes do not
         broadcast, or `out` overlaps x partly.
@@ -88,7 +92,7 @@ def dropout(
     >>> bool(np.isin(y, [0.0, 2.0]).all())
     True
     """
-    if mask is None and shared_axes == () and type(x) is np.ndarray:
+    if mask is None and type(shared_axes) is tuple and not shared_axes and type(x) is np.ndarray:
         y = dropout_fast(x, rate, keep, key, offset, out)
         if y is not None:
             return y
@@ -124,7 +128,7 @@ def dropout_backward(
     numpy.ndarray
         dx, of the shape and dtype of dy.
     """
-    if mask is None and shared_axes == () and type(dy) is np.ndarray:
+    if mask is None and type(shared_axes) is tuple and not shared_axes and type(dy) is np.ndarray:
         dx = dropout_fast(dy, rate, keep, key, offset, out)
         if dx is not None:
             return dx
@@ -144,7 +148,7 @@ def _mask(
     shared_axes: int | Iterable[int],
     offset: int,
 ) -> Mask:
-    axes = _axes(shared_axes)
+    axes = check_axis_numbers(f"{what}: shared_axes", shared_axes)
     if mask is not None:
         if not isinstance(mask, Mask):
             raise TypeError(
@@ -167,37 +171,10 @@ def _mask(
     return Mask(shape, keep=kept, key=key, offset=offset)
 
 
-def _axes(axes: int | Iterable[int]) -> tuple[int, ...]:
-    if type(axes) is tuple:
-        return axes
-    return tuple(axes) if isinstance(axes, Iterable) else (axes,)
-
-
-def shared_shape(shape: tuple[int, ...], axes: Iterable[Any], what: str) -> tuple[int, ...]:
+def shared_shape(shape: tuple[int, ...], axes: Iterable[int], what: str) -> tuple[int, ...]:
     """`shape` with 1 for the shared axes."""
-    own = list(shape)
-    for axis in normal_axes(axes, len(shape), f"{what}: shared_axes"):
-        own[axis] = 1
-    return tuple(own)
-
-
-def normal_axes(axes: Iterable[Any], ndim: int, what: str) -> tuple[int, ...]:
-    """Axes as sorted numbers in [0, ndim); ValueError for one that is not there, or twice."""
-    found = []
-    for axis in axes:
-        try:
-            number = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"{what} must be integers, got {axis!r}") from None
-        if not -ndim <= number < ndim:
-            raise ValueError(
-                f"{what}: an array of {ndim} axes has none numbered {number}; allowed is "
-                f"{-ndim} ... {ndim - 1}"
-            )
-        found.append(number % ndim)
-    if len(set(found)) != len(found):
-        raise ValueError(f"{what} names an axis twice: {tuple(axes)}")
-    return tuple(sorted(found))
+    shared = check_axes(f"{what}: shared_axes", axes, len(shape))
+    return tuple(1 if axis in shared else n for axis, n in enumerate(shape))
 
 
 def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
@@ -213,8 +190,9 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
 
     Parameters
     ----------
-    w : numpy.ndarray or cupy.ndarray of float32 or float64
-        Weights, changed in place. Any strides.
+    w : numpy.ndarray or cupy.ndarray of float32, float64, float16 or bfloat16
+        Weights, changed in place. Any strides. The last two are computed in float32 and rounded
+        once.
     max_norm : float
         Largest norm, > 0.
     axis : int or tuple of int
@@ -230,7 +208,7 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
     Raises
     ------
     TypeError
-        If w is not an array of a real dtype that is taken.
+        If w is not an array of one of these dtypes, or max_norm is not a number.
     ValueError
         If max_norm is not positive, w is read-only, or axis is not an axis of w.
 
@@ -238,37 +216,65 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
     ----------
     Srebro and Shraibman 2005; Srivastava et al. 2014, section 5.1.
     """
-    backend = backend_of("w", w)
-    expect_weights("max_norm_", "w", w)
-    backend.max_norm_(w, *axes_of("max_norm_", w, max_norm, axis))
+    expect_weights("max_norm_", "w", w, FLOATS)
+    project(w, *bound_and_axes("max_norm_", w, max_norm, axis))
     return w
 
 
-def expect_weights(what: str, name: str, w: object) -> None:
-    """An array of a real dtype that can be changed in place, or an error that says why not."""
+def project(w: Array, bound: float, axes: tuple[int, ...]) -> None:
+    """`max_norm_` without checks, for a bound and sorted axes."""
+    backend = backend_of("w", w)
+    if w.dtype.itemsize > 2:
+        backend.max_norm_(w, bound, axes)
+        return
+    before, short = w.astype(np.float32), w.astype(np.float32)
+    backend.max_norm_(short, bound, axes)
+    rounded = rounded_within(short, w.dtype, bound, axes)
+    array_namespace(w).copyto(w, rounded, where=abs(short) < abs(before))
+
+
+@np.errstate(under="ignore", invalid="ignore")
+def rounded_within(x: Array, dtype: np.dtype[Any], bound: float, axes: tuple[int, ...]) -> Array:
+    """Float32 vectors inside the ball, rounded to a dtype of 16 bits and still inside the ball.
+
+    Rounding to nearest can make a vector longer than the bound, and rounding towards zero cannot.
+    So the vectors for which it happens are rounded towards zero.
+    """
+    rounded: Array = x.astype(dtype)
+    stored = rounded.astype(np.float32)
+    limited = stored.copy()
+    backend_of("x", x).max_norm_(limited, bound, axes)
+    too_long = (limited != stored).any(axis=axes, keepdims=True)
+    bits = rounded.view(np.uint16)  # one less is the next number towards zero
+    bits -= (too_long & (abs(stored) > abs(x))).astype(np.uint16)
+    return rounded
+
+
+def expect_weights(
+    what: str, name: str, w: object, dtypes: tuple[str, ...] = ("float32", "float64")
+) -> None:
+    """An array of one of the dtypes that can be changed in place, or an error that says why not."""
     if not backend_of(name, w).is_array(w):
         raise TypeError(
             f"{what}: {name} is changed in place and must be a numpy.ndarray, got "
             f"{type(w).__name__}"
         )
+    expect_unmasked(f"{what}: {name}", w)
     w = cast(Array, w)
-    if w.dtype.name not in ("float32", "float64") or not w.dtype.isnative:
-        raise TypeError(f"{what}: {name} must be float32 or float64, got {w.dtype}")
+    if w.dtype.name not in dtypes or not w.dtype.isnative:
+        raise TypeError(
+            f"{what}: {name} must be {', '.join(dtypes[:-1])} or {dtypes[-1]}, got {w.dtype}"
+        )
     if not getattr(w.flags, "writeable", True):  # CuPy's arrays all are
         raise ValueError(f"{what}: {name} is read-only and cannot be changed in place")
 
 
-def axes_of(
+def bound_and_axes(
     what: str, w: Array, max_norm: float, axis: int | Iterable[int]
 ) -> tuple[float, tuple[int, ...]]:
-    """max_norm as float and axis as sorted axes of w."""
-    try:
-        bound = float(max_norm)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what}: max_norm must be a number > 0, got {max_norm!r}") from None
-    if not bound > 0 or math.isnan(bound):
-        raise ValueError(f"{what}: max_norm must be > 0, got {max_norm}")
-    axes = _axes(axis)
+    """max_norm as a float, and axis as sorted axes of w."""
+    bound = check_number(f"{what}: max_norm", max_norm, "(0, inf]")
+    axes = check_axes(f"{what}: axis", axis, w.ndim)
     if not axes:
         raise ValueError(f"{what}: axis must name the axes that the norm runs over, got ()")
-    return bound, normal_axes(axes, w.ndim, f"{what}: axis")
+    return bound, axes

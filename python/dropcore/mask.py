@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends import backend_of, cpu
+from dropcore._base.checks import check_integer, expect_one_of_rate_and_keep, expect_unmasked
 from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
 from dropcore._base.device import on_device
 from dropcore.key import TRAINING, Key, as_key
@@ -94,11 +94,9 @@ class Mask(Decisions):
         offset: int = 0,
         run: int = 1,
     ) -> None:
-        if rate is None and keep is None:
-            raise TypeError("Mask: give rate (fraction dropped) or keep (fraction kept)")
         kept = resolve_keep(rate, keep, what="Mask")
         own, drawn_shape, run = _shapes(shape, run)
-        offset = _whole("offset", offset, 0)
+        offset = check_integer("Mask: offset", offset, 0)
         size = math.prod(drawn_shape)
         if offset + size > INDEX_LIMIT:
             raise ValueError(f"Mask: offset + size must be <= 2**63, got {offset} + {size}")
@@ -126,6 +124,7 @@ class Mask(Decisions):
         ValueError
             If `keep` is outside [0, 1] or NaN.
         """
+        expect_unmasked("Mask.given: kept", kept)
         array: Any = kept if on_device(kept) else np.asarray(kept)
         if array.dtype != np.bool_:
             raise TypeError(
@@ -149,6 +148,7 @@ class Mask(Decisions):
         keep : float or array_like, default 1.0
             The scale is ``1 / keep``.
         """
+        expect_unmasked("Mask.from_packed: bits", bits)
         backend = backend_of("bits", bits)
         packed: Any = backend.xp.asarray(bits)
         own, _, _ = _shapes(shape, 1)
@@ -198,6 +198,7 @@ class Mask(Decisions):
         if isinstance(scale, numbers.Real):
             own = float(scale)
         else:
+            expect_unmasked("Mask.rescaled: scale", scale)
             own = backend_of("scale", scale).xp.asarray(scale, dtype=np.float64).copy()
             _expect_rates(own.shape, self.drawn_shape, self.run, "scales")
         twin = type(self).__new__(type(self))
@@ -220,14 +221,9 @@ class Mask(Decisions):
         return f"<Mask {self.shape} at {self.key}, scale {self.scale}{extra}>"
 
 
-def resolve_keep(
-    rate: npt.ArrayLike | None, keep: npt.ArrayLike | None, *, what: str, default: float = 0.5
-) -> Any:
-    """The fraction kept, as float or float64 array, from whichever was given."""
-    if rate is not None and keep is not None:
-        raise ValueError(f"{what}: give rate or keep, not both (got rate={rate}, keep={keep})")
-    if rate is None and keep is None:
-        return 1.0 - default
+def resolve_keep(rate: npt.ArrayLike | None, keep: npt.ArrayLike | None, *, what: str) -> Any:
+    """The fraction kept, as float or float64 array, from the one of both that is given."""
+    expect_one_of_rate_and_keep(what, rate, keep)
     name, given = ("rate", rate) if keep is None else ("keep", keep)
     if on_device(given):
         return backend_of(name, given).resolve_keep(rate, keep)
@@ -235,6 +231,7 @@ def resolve_keep(
         if not 0.0 <= given <= 1.0:
             raise ValueError(_outside(what, name, given))
         return 1.0 - given if name == "rate" else given
+    expect_unmasked(f"{what}: {name}", given)
     array = np.asarray(given)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(
@@ -254,9 +251,9 @@ def _shapes(shape: Any, run: Any) -> tuple[tuple[int, ...], tuple[int, ...], int
     axes = shape if type(shape) is tuple else _as_tuple(shape)
     for n in axes:
         if type(n) is not int or n < 0:
-            axes = tuple(_whole("every axis of shape", n, 0) for n in axes)
+            axes = tuple(check_integer("Mask: every axis of shape", n, 0) for n in axes)
             break
-    run = run if type(run) is int and run > 0 else _whole("run", run, 1)
+    run = check_integer("Mask: run", run, 1)
     if run == 1:
         return axes, axes, 1
     if not axes:
@@ -296,15 +293,3 @@ def _outside(what: str, name: str, found: object) -> str:
 
 def _as_tuple(shape: Any) -> tuple[int, ...]:
     return (int(shape),) if isinstance(shape, numbers.Integral) else tuple(shape)
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    try:
-        number = operator.index(cast(Any, value))
-    except TypeError:
-        raise TypeError(
-            f"Mask: {name} must be an integer, got {value!r} of type {type(value).__name__}"
-        ) from None
-    if number < least:
-        raise ValueError(f"Mask: {name} must be >= {least}, got {number}")
-    return number

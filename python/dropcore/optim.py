@@ -1,19 +1,18 @@
 """Optimisers.
 
-An optimiser is a recipe that holds no numbers of the network. It has two methods: `init` gives the
-state that goes with the parameters, and `apply` makes an update. Where one takes a number that may
-change, such as the learning rate, it also takes a function of the step, such as those in
-`dropcore.schedules`.
+An optimiser holds hyperparameters, and no arrays. `init` creates the state for some parameters, and
+`apply` makes an update of them in place. A learning rate or a momentum may also be a function of
+the step, such as those of `dropcore.schedules`. The steps of all optimisers are counted from 0.
+
+`dropcore.updates` has the same rules as functions of arrays, and states their formulas.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,9 @@ from dropcore._backends.gradients import BlockGradient, Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace
 from dropcore.constraints import Constraint, MaxNorm
+from dropcore.functional import expect_weights
 from dropcore.schedules import Schedule, value_at
-from dropcore.updates import adadelta_, adagrad_, adam_, clipping_factor, rmsprop_, sgd_
+from dropcore.updates import INTERVALS, clipping_factor, update_unchecked
 
 __all__ = [
     "SGD",
@@ -56,7 +56,7 @@ State = dict[str, dict[str, NDArray[Any]]]
 
 
 class Optimizer(Protocol):
-    """What training asks of an optimiser."""
+    """The methods that training needs of an optimiser."""
 
     def init(self, params: Arrays) -> State:
         """State before the first update, in new arrays."""
@@ -71,17 +71,37 @@ class Optimizer(Protocol):
     ) -> None:
         """Make update number `step` (from 0) on `params` and `state` in place.
 
-        Each parameter satisfies its constraint when its update is done, also if the user interrupts
-        the rest.
+        Parameters without a gradient are frozen: they are skipped. Each other parameter satisfies
+        its constraint when its update is done, also if the user interrupts the rest.
         """
 
 
-class _EachParameter:
-    """An optimiser whose parameters do not know of each other."""
+class _ParameterwiseOptimizer:
+    """An optimiser that updates each parameter by itself."""
+
+    _rule: ClassVar[str]
+    """The name of its function in `dropcore.updates`."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.name == "learning_rate":
+                check_learning_rate(name, value)
+            elif field.name in INTERVALS and not (field.name == "momentum" and callable(value)):
+                check_number(f"{name}: {field.name}", value, INTERVALS[field.name])
 
     def init(self, params: Arrays) -> State:
-        """State before the first update: arrays of zeros, by their kind and path."""
-        return {kind: zeros_like(params) for kind in self._kinds()}
+        """State before the first update, in new arrays, by kind and path.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is not an array that can be updated in place.
+        """
+        for path, weight in params.items():
+            expect_weights(type(self).__name__, f"parameter {path!r}", weight)
+        return {kind: self._first(params) for kind in self._kinds() if kind is not None}
 
     def apply(
         self,
@@ -91,50 +111,79 @@ class _EachParameter:
         step: int,
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> None:
-        """Make update number `step` (from 0) on `params` and `state` in place."""
-        rule = self._rule(step)
+        """Make update number `step` (from 0) on `params` and `state` in place.
+
+        `init` has checked the parameters and made the state, so only the gradients are checked.
+
+        Parameters
+        ----------
+        params : mapping of str to ndarray
+            Those that `init` was given.
+        grads : mapping of str to gradient
+            By path. Parameters without one are frozen: they, their state and their constraint are
+            skipped.
+        state : dict
+            From `init`.
+        step : int
+        constraints : mapping of str to constraint, optional
+            By path.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient belongs to no parameter, or has another shape or dtype.
+        """
+        numbers = self._numbers(step)
+        slots = [None if kind is None else state[kind] for kind in self._kinds()]
+        expect_parameters(self, params, grads)
         for path, weight in params.items():
-            own = {kind: arrays[path] for kind, arrays in state.items()}
-            update = partial(rule, weight, grads[path], **own)
-            constrained(update, weight, constraints.get(path))
+            if path not in grads:
+                continue
+            gradient = grads[path]
+            if gradient.shape != weight.shape or gradient.dtype != weight.dtype:
+                self._refuse(path, weight, gradient)
+            own = tuple([None if slot is None else slot[path] for slot in slots])
+            constraint = constraints.get(path)
+            if type(constraint) is MaxNorm:  # a subclass may do something else
+                axes = constraint.axes(weight.ndim)
+                update_unchecked(
+                    self._rule, weight, gradient, own, numbers, float(constraint.max_norm), axes
+                )
+                continue
+            update_unchecked(self._rule, weight, gradient, own, numbers)
+            if constraint is not None:
+                constraint(weight)
 
-    def _kinds(self) -> tuple[str, ...]:
-        """The kinds of state, named as the arguments of the rule."""
+    def _kinds(self) -> tuple[str | None, ...]:
+        """The kinds of state in the order of the rule, with None for what is not used."""
         raise NotImplementedError
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        """An update of `dropcore.updates` with its numbers."""
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        """The hyperparameters at a step, in the order of the rule."""
         raise NotImplementedError
 
-    def _rate(self, step: int) -> float:
-        """The learning rate, which a schedule may have brought to 0."""
-        rate = value_at(self.learning_rate, step)  # type: ignore[attr-defined]
-        if not 0 <= rate < np.inf:
-            raise ValueError(
-                f"{type(self).__name__}: learning_rate must be finite and not negative, got "
-                f"{rate!r} at step {step}"
-            )
-        return rate
+    def _first(self, params: Arrays) -> dict[str, NDArray[Any]]:
+        """One kind of state before the first update."""
+        return {path: array_namespace(w).zeros_like(w) for path, w in params.items()}
 
-    def _check(self, **intervals: str) -> None:
-        """ValueError unless the learning rate and the numbers of those names are in range."""
-        name = type(self).__name__
-        check_learning_rate(name, self.learning_rate)  # type: ignore[attr-defined]
-        for attribute, interval in intervals.items():
-            check_number(f"{name}: {attribute}", getattr(self, attribute), interval)
+    def _scheduled(self, name: str, step: int) -> float:
+        """A hyperparameter that may be a schedule, which may bring a learning rate to 0."""
+        value = getattr(self, name)
+        if not callable(value):
+            return float(value)
+        what = f"{type(self).__name__}: {name} at step {step}"
+        return check_number(what, value_at(value, step), INTERVALS[name])
+
+    def _refuse(self, path: str, weight: NDArray[Any], gradient: Gradient) -> NoReturn:
+        what = f"{type(self).__name__}: the gradient of parameter {path!r}"
+        if gradient.shape != weight.shape:
+            raise ValueError(f"{what} must have its shape, {weight.shape}, got {gradient.shape}")
+        raise TypeError(f"{what} must be {weight.dtype}, as it is, got {gradient.dtype}")
 
 
 @dataclass(frozen=True)
-class SGD(_EachParameter):
-    """Stochastic gradient descent, with momentum if it is given.
-
-    For each parameter w with gradient g, velocity v, learning rate a and momentum m::
-
-        w <- w - a g                                  momentum = 0
-        v <- m v - a g      w <- w + v                momentum > 0
-        v <- m v - a g      w <- w + m v - a g        nesterov=True
-
-    with g + weight_decay w for g.
+class SGD(_ParameterwiseOptimizer):
+    """Stochastic gradient descent, optionally with momentum: the rule of `updates.sgd_`.
 
     Parameters
     ----------
@@ -145,18 +194,18 @@ class SGD(_EachParameter):
     nesterov : bool, default False
         Look ahead along the velocity. Needs momentum.
     lazy : bool, default False
-        Pass over the weights of units that a mask drops for the whole batch: neither they nor their
-        velocities move. That is faster, and another optimiser; without it their velocities decay
-        and move them on.
+        Skip the weights of units that a mask drops for the whole batch, and their velocities. This
+        is faster, but a different optimiser: by default these velocities decay and still move the
+        weights.
     weight_decay : float, default 0.0
-        Of every parameter, biases too, and coupled: it is the gradient of
-        ``weight_decay / 2 * ||w||^2`` and passes through the velocity, as in PyTorch. A layer's
-        ``regularizer=L2(weight_decay / 2)`` is the same for its weights alone.
+        Coupled weight decay of every parameter, biases too, as in PyTorch: the gradient of
+        ``weight_decay / 2 * ||w||^2`` is added to that of the loss, and so enters the velocity. A
+        layer's ``regularizer=L2(weight_decay / 2)`` does the same for its weights alone.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range, or for nesterov without momentum.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range, or for nesterov without momentum.
 
     References
     ----------
@@ -170,51 +219,42 @@ class SGD(_EachParameter):
     lazy: bool = False
     weight_decay: float = 0.0
 
+    _rule: ClassVar[str] = "sgd_"
+
     def __post_init__(self) -> None:
-        self._check(weight_decay="[0, inf)")
-        if not callable(self.momentum):
-            check_number("SGD: momentum", self.momentum, "[0, 1)")
+        super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
 
-    def _kinds(self) -> tuple[str, ...]:
-        return ("velocity",) if self.momentum else ()
+    def _kinds(self) -> tuple[str | None, ...]:
+        return ("velocity" if self.momentum else None,)
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(
-            sgd_,
-            learning_rate=self._rate(step),
-            momentum=check_number(
-                f"SGD: momentum at step {step}", value_at(self.momentum, step), "[0, 1)"
-            ),
-            nesterov=self.nesterov,
-            lazy=self.lazy,
-            weight_decay=self.weight_decay,
-        )
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        return (
+            self._scheduled("learning_rate", step), self._scheduled("momentum", step),
+            self.nesterov, self.lazy, float(self.weight_decay),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Adam(_EachParameter):
-    """Adam: steps scaled by running means of the gradient and of its square.
+class Adam(_ParameterwiseOptimizer):
+    """Adam: the running mean of the gradient over the root of that of its square.
 
-    For each parameter w with gradient g at step t = 1, 2, ..., learning rate a::
-
-        m <- beta_1 m + (1 - beta_1) g          v <- beta_2 v + (1 - beta_2) g^2
-        w <- w - a (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+    The rule of `updates.adam_`.
 
     Parameters
     ----------
     learning_rate : float or callable, default 1e-3
         Positive; or a function of the step, counted from 0, that returns it.
     beta_1, beta_2 : float, default 0.9 and 0.999
-        Decay of the means, in [0, 1).
+        Decay of the two means, in [0, 1).
     epsilon : float, default 1e-8
         Positive.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range.
 
     References
     ----------
@@ -226,40 +266,38 @@ class Adam(_EachParameter):
     beta_2: float = 0.999
     epsilon: float = 1e-8
 
-    def __post_init__(self) -> None:
-        self._check(beta_1="[0, 1)", beta_2="[0, 1)", epsilon="(0, inf)")
+    _rule: ClassVar[str] = "adam_"
 
-    def _kinds(self) -> tuple[str, ...]:
+    def _kinds(self) -> tuple[str | None, ...]:
         return "mean", "square"
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(
-            adam_,
-            step=step + 1,
-            learning_rate=self._rate(step),
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-        )
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        return (
+            step, self._scheduled("learning_rate", step), float(self.beta_1), float(self.beta_2),
+            float(self.epsilon), self._decay(),
+        )  # fmt: skip
+
+    def _decay(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with a weight decay that does not pass through its means.
+    """Adam with decoupled weight decay, which does not enter the running means.
 
-    Before the step of `Adam`, w <- (1 - learning_rate * weight_decay) w.
+    The rule of `updates.adam_` with its `weight_decay`.
 
     Parameters
     ----------
     learning_rate, beta_1, beta_2, epsilon
         As in `Adam`.
     weight_decay : float, default 0.01
-        Of every parameter, biases too, as in PyTorch.
+        Not negative. It applies to every parameter, biases too, as in PyTorch.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range.
 
     References
     ----------
@@ -269,42 +307,33 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check(weight_decay="[0, inf)")
-
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(super()._rule(step), weight_decay=self.weight_decay)
+    def _decay(self) -> float:
+        return float(self.weight_decay)
 
 
 @dataclass(frozen=True)
-class RMSprop(_EachParameter):
-    """RMSprop: steps scaled by a running mean of the gradient's square.
+class RMSprop(_ParameterwiseOptimizer):
+    """RMSprop: the gradient over the root of a running mean of its square.
 
-    For each parameter w with gradient g, learning rate a::
-
-        v <- beta v + (1 - beta) g^2                  s = v
-        m <- beta m + (1 - beta) g                    s = v - m^2              centered=True
-        w <- w - a g / (sqrt(s) + epsilon)                                     momentum = 0
-        u <- momentum u - a g / (sqrt(s) + epsilon)           w <- w + u       momentum > 0
+    The rule of `updates.rmsprop_`.
 
     Parameters
     ----------
     learning_rate : float or callable, default 1e-2
         Positive; or a function of the step, counted from 0, that returns it.
-    beta : float, default 0.99
-        Decay of the means, in [0, 1); rho in Keras, alpha in PyTorch.
+    rho : float, default 0.99
+        Decay of the running means, in [0, 1). PyTorch calls it alpha.
     momentum : float or callable, default 0.0
         In [0, 1); or a function of the step.
     centered : bool, default False
-        Scale by an estimate of the gradient's standard deviation.
+        Divide by an estimate of the standard deviation of the gradient instead.
     epsilon : float, default 1e-8
         Positive.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range.
 
     References
     ----------
@@ -313,53 +342,44 @@ class RMSprop(_EachParameter):
     """
 
     learning_rate: float | Schedule = 1e-2
-    beta: float = 0.99
+    rho: float = 0.99
     momentum: float | Schedule = 0.0
     centered: bool = False
     epsilon: float = 1e-8
 
-    def __post_init__(self) -> None:
-        self._check(beta="[0, 1)", epsilon="(0, inf)")
-        if not callable(self.momentum):
-            check_number("RMSprop: momentum", self.momentum, "[0, 1)")
+    _rule: ClassVar[str] = "rmsprop_"
 
-    def _kinds(self) -> tuple[str, ...]:
-        centre = ("mean",) if self.centered else ()
-        return ("square", *centre, *(("velocity",) if self.momentum else ()))
+    def _kinds(self) -> tuple[str | None, ...]:
+        return (
+            "square", "mean" if self.centered else None, "velocity" if self.momentum else None,
+        )  # fmt: skip
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(
-            rmsprop_,
-            learning_rate=self._rate(step),
-            beta=self.beta,
-            momentum=check_number(
-                f"RMSprop: momentum at step {step}", value_at(self.momentum, step), "[0, 1)"
-            ),
-            epsilon=self.epsilon,
-        )
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        return (
+            self._scheduled("learning_rate", step), float(self.rho),
+            self._scheduled("momentum", step), float(self.epsilon),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Adagrad(_EachParameter):
-    """Adagrad: each weight's step shrinks with the gradients that it has seen.
+class Adagrad(_ParameterwiseOptimizer):
+    """Adagrad: the gradient over the root of the sum of its squares.
 
-    For each parameter w with gradient g, learning rate a::
-
-        v <- v + g^2            w <- w - a g / (sqrt(v) + epsilon)
+    The rule of `updates.adagrad_`.
 
     Parameters
     ----------
     learning_rate : float or callable, default 1e-2
         Positive; or a function of the step, counted from 0, that returns it.
-    initial : float, default 0.0
-        What v starts with, not negative.
+    initial_accumulator : float, default 0.0
+        The value that the sums start from, not negative.
     epsilon : float, default 1e-10
         Positive.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range.
 
     References
     ----------
@@ -368,43 +388,41 @@ class Adagrad(_EachParameter):
     """
 
     learning_rate: float | Schedule = 1e-2
-    initial: float = 0.0
+    initial_accumulator: float = 0.0
     epsilon: float = 1e-10
 
-    def __post_init__(self) -> None:
-        self._check(initial="[0, inf)", epsilon="(0, inf)")
+    _rule: ClassVar[str] = "adagrad_"
 
-    def init(self, params: Arrays) -> State:
-        """Sums of `initial`."""
-        full = {p: array_namespace(w).full_like(w, self.initial) for p, w in params.items()}
-        return {"square": full}
+    def _kinds(self) -> tuple[str | None, ...]:
+        return ("square",)
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(adagrad_, learning_rate=self._rate(step), epsilon=self.epsilon)
+    def _first(self, params: Arrays) -> dict[str, NDArray[Any]]:
+        start = self.initial_accumulator
+        return {path: array_namespace(w).full_like(w, start) for path, w in params.items()}
+
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        return self._scheduled("learning_rate", step), float(self.epsilon)
 
 
 @dataclass(frozen=True)
-class Adadelta(_EachParameter):
-    """Adadelta: steps as large as the last ones, scaled by the gradients.
+class Adadelta(_ParameterwiseOptimizer):
+    """Adadelta: steps in proportion to the size of the previous ones.
 
-    For each parameter w with gradient g, learning rate a::
-
-        v <- rho v + (1 - rho) g^2          d = sqrt(u + epsilon) / sqrt(v + epsilon) g
-        u <- rho u + (1 - rho) d^2          w <- w - a d
+    The rule of `updates.adadelta_`.
 
     Parameters
     ----------
     learning_rate : float or callable, default 1.0
         Positive; or a function of the step, counted from 0, that returns it. The paper has none.
     rho : float, default 0.95
-        Decay of the means, in [0, 1).
+        Decay of the running means, in [0, 1).
     epsilon : float, default 1e-6
         Positive. It sets the size of the first steps.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range.
+    TypeError, ValueError
+        If a hyperparameter is not a number or is out of range.
 
     References
     ----------
@@ -415,41 +433,38 @@ class Adadelta(_EachParameter):
     rho: float = 0.95
     epsilon: float = 1e-6
 
-    def __post_init__(self) -> None:
-        self._check(rho="[0, 1)", epsilon="(0, inf)")
+    _rule: ClassVar[str] = "adadelta_"
 
-    def _kinds(self) -> tuple[str, ...]:
+    def _kinds(self) -> tuple[str | None, ...]:
         return "square", "change"
 
-    def _rule(self, step: int) -> Callable[..., object]:
-        return partial(
-            adadelta_, learning_rate=self._rate(step), rho=self.rho, epsilon=self.epsilon
-        )
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        return self._scheduled("learning_rate", step), float(self.rho), float(self.epsilon)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Another optimiser that gets gradients within bounds.
+    """Clip the gradients for another optimiser.
 
-    With ``value`` each number g becomes min(max(g, -value), value); then with ``norm`` all of them
-    together, as one vector g of all parameters, become g * min(1, norm / ||g||).
+    With ``value`` each number g becomes min(max(g, -value), value). Then, with ``norm``, the
+    gradients of all parameters together, as one vector g, become g * min(1, norm / ||g||).
 
-    A gradient with a NaN is not hidden: with it the norm is NaN, and the other optimiser gets all
-    as they are, so that training finds weights that are not finite and says where. The same goes
-    for an infinite norm; by value an infinite number is clipped as any other.
+    Clipping does not hide a NaN. If the norm is NaN or infinite, the gradients are passed on
+    unchanged, so that training finds the weights that are not finite and names them. By value an
+    infinite number is clipped like any other.
 
     Parameters
     ----------
     optimizer : Optimizer
     norm, value : float, optional
-        Positive. At least one of them.
+        Positive. At least one of them is needed.
 
     Raises
     ------
     TypeError
-        If `optimizer` is none.
+        If `optimizer` is not an optimiser, or a bound is not a number.
     ValueError
-        If a bound is not positive, or there is none.
+        If a bound is not positive, or none is given.
 
     References
     ----------
@@ -495,13 +510,13 @@ class Clip:
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> None:
         """Make update number `step` (from 0) with clipped gradients."""
-        self.optimizer.apply(
-            params, self.clipped({path: grads[path] for path in params}), state, step, constraints
-        )
+        expect_parameters(self, params, grads)
+        self.optimizer.apply(params, self.clipped(grads), state, step, constraints)
 
+    @np.errstate(under="ignore")
     def clipped(self, grads: Gradients) -> Gradients:
-        """The gradients within the bounds; those given do not change."""
-        # Worked out once: a product would be multiplied for its norm and again for the update.
+        """The clipped gradients, in new arrays where they change."""
+        # A product is computed here once. Otherwise the norm and the update would each compute it.
         found: dict[str, Gradient] = {
             path: g if isinstance(g, BlockGradient) else dense(g) for path, g in grads.items()
         }
@@ -524,7 +539,7 @@ class Clip:
 def _each(
     gradient: Gradient, function: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> NDArray[Any] | BlockGradient:
-    """A function that leaves zeros alone, of every number of a gradient that is not a product."""
+    """Apply a function that maps 0 to 0 to every number of a gradient that is no product."""
     if isinstance(gradient, BlockGradient):
         return replace(gradient, values=function(gradient.values))
     return function(dense(gradient))
@@ -535,30 +550,24 @@ def kind_of(optimizer: Optimizer) -> str:
     return getattr(optimizer, "kind", type(optimizer).__name__)
 
 
-def zeros_like(params: Arrays) -> dict[str, NDArray[Any]]:
-    """An array of zeros for each parameter."""
-    return {path: array_namespace(array).zeros_like(array) for path, array in params.items()}
-
-
-def check_learning_rate(what: str, rate: Any) -> None:
-    """TypeError or ValueError unless it is a positive number or a function."""
-    if callable(rate) and not isinstance(rate, type):
-        return
-    number = isinstance(rate, numbers.Real)
-    if not number or not 0 < rate < np.inf:
-        raise (ValueError if number else TypeError)(
-            f"{what}: learning_rate must be a positive number or a function of the step, got "
-            f"{rate!r}"
+def expect_parameters(optimizer: Optimizer, params: Arrays, grads: Gradients) -> None:
+    """ValueError if a gradient belongs to none of the parameters."""
+    if not grads.keys() <= params.keys():
+        unknown = sorted(grads.keys() - params.keys())
+        raise ValueError(
+            f"{type(optimizer).__name__}: got gradients for {unknown}, which are not among the "
+            f"parameters, {sorted(params)}"
         )
 
 
-def constrained(
-    update: Callable[..., object], weight: NDArray[Any], constraint: Constraint | None
-) -> None:
-    """Update `weight` and see to its constraint, in one pass where the update can."""
-    if type(constraint) is MaxNorm:  # exactly: one made from it may do something else
-        update(max_norm=constraint.max_norm, axis=constraint.axes(weight))
+def check_learning_rate(what: str, rate: Any) -> None:
+    """TypeError or ValueError unless it is a positive number or a function of the step."""
+    if callable(rate) and not isinstance(rate, type):
         return
-    update()
-    if constraint is not None:
-        constraint(weight)
+    try:
+        check_number("", rate, "(0, inf)")
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{what}: learning_rate must be a positive number or a function of the step, got "
+            f"{rate!r}"
+        ) from None

@@ -807,14 +807,14 @@ def adam(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """A step of Adam, every operation rounded to the dtype of ``w``.
 
-    The corrections of the means depend on the step alone and are worked out in float64.
+    The corrections of the means depend on the step alone and are computed in float64.
 
     Parameters
     ----------
     w, g, mean, square : ndarray of float32 or float64
         Weights, their gradient, and the running means of it and of its square.
     step : int
-        Counted from 1.
+        Counted from 0.
     learning_rate, beta_1, beta_2, epsilon : float
     weight_decay : float
         Of AdamW: ``w`` is multiplied by 1 - learning_rate * weight_decay first.
@@ -825,8 +825,8 @@ def adam(
         The new ones. Denormal numbers stay.
     """
     number = w.dtype.type
-    rate = number(learning_rate / (1.0 - beta_1**step))
-    scale = number(1.0 / math.sqrt(1.0 - beta_2**step))
+    rate = number(learning_rate / (1.0 - beta_1 ** (step + 1)))
+    scale = number(1.0 / math.sqrt(1.0 - beta_2 ** (step + 1)))
     keep = number(1.0 - learning_rate * weight_decay)
     mean = number(beta_1) * mean + number(1.0 - beta_1) * g
     square = number(beta_2) * square + number(1.0 - beta_2) * (g * g)
@@ -841,7 +841,7 @@ def rmsprop(
     velocity: NDArray | None = None,
     *,
     learning_rate: float,
-    beta: float = 0.99,
+    rho: float = 0.99,
     momentum: float = 0.0,
     epsilon: float = 1e-8,
 ) -> tuple[NDArray, NDArray, NDArray | None, NDArray | None]:
@@ -855,7 +855,7 @@ def rmsprop(
         The running mean of the gradient, if it is to be centered.
     velocity : ndarray, optional
         Needed for momentum.
-    learning_rate, beta, momentum, epsilon : float
+    learning_rate, rho, momentum, epsilon : float
 
     Returns
     -------
@@ -863,10 +863,10 @@ def rmsprop(
         The new ones, None where none was given. Denormal numbers stay.
     """
     number = w.dtype.type
-    square = number(beta) * square + number(1.0 - beta) * (g * g)
+    square = number(rho) * square + number(1.0 - rho) * (g * g)
     spread = square
     if mean is not None:
-        mean = number(beta) * mean + number(1.0 - beta) * g
+        mean = number(rho) * mean + number(1.0 - rho) * g
         spread = square - mean * mean
         spread = np.where(spread < 0, number(0), spread)
     change = g * -number(learning_rate) / (np.sqrt(spread) + number(epsilon))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import Any
 
 from dropcore._backends import cpu
+from dropcore._base.checks import check_integer
 from dropcore._version import __version__
 
 __all__ = ["build_info", "get_include", "get_num_threads", "set_num_threads"]
@@ -23,17 +23,9 @@ def set_num_threads(n: int) -> None:
     TypeError
         If n is not an integer.
     ValueError
-        If n < 1.
+        If n is not in [1, 4096].
     """
-    if isinstance(n, bool):
-        raise TypeError(f"set_num_threads: n must be an integer >= 1, got {n!r}")
-    try:
-        number = operator.index(n)
-    except TypeError:
-        raise TypeError(f"set_num_threads: n must be an integer >= 1, got {n!r}") from None
-    if not 1 <= number <= 4096:
-        raise ValueError(f"set_num_threads: n must be in 1 ... 4096, got {number}")
-    cpu.set_threads(number)
+    cpu.set_threads(check_integer("set_num_threads: n", n, 1, 4096))
 
 
 def get_num_threads() -> int:

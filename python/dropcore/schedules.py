@@ -1,16 +1,16 @@
 """Schedules: numbers that change from update to update.
 
-A schedule is a function of the step, the number of updates made so far, that returns a float:
-a learning rate, a momentum, a dropout rate. Any callable will do where one is taken; those here
-have a repr that rebuilds them, can be compared, pickled and written into a config.
+A schedule is a function of the step, the number of updates made so far, that returns a float: a
+learning rate, a momentum or a dropout rate. Any such callable can be used. The schedules here also
+have a repr that rebuilds them, and can be compared, pickled and saved in a config.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from dropcore._base.checks import check_integer, check_number
@@ -30,9 +30,17 @@ Schedule = Callable[[int], float]
 
 
 def value_at(value: float | Schedule, step: int) -> float:
-    """A number, or what a schedule gives at `step`."""
+    """A number, or the value of a schedule at `step`.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    """
     found = value(step) if callable(value) else value
     try:
+        if isinstance(found, str):
+            raise TypeError
         return float(found)
     except (TypeError, ValueError):
         raise TypeError(f"{value!r} must return a number, got {found!r} at step {step}") from None
@@ -59,26 +67,37 @@ class Constant:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """One value after the other: values[i], where i boundaries are at or before the step.
+    """A constant value between each two boundaries: values[i] from boundaries[i - 1] on.
 
     Parameters
     ----------
-    values : sequence of float
     boundaries : sequence of int
-        Steps at which the next value begins, ascending and above 0; one fewer than values.
+        Steps at which the next value begins, positive and strictly ascending.
+    values : sequence of float
+        One more than boundaries.
 
     Raises
     ------
     TypeError, ValueError
         If they are not.
+
+    Examples
+    --------
+    >>> rate = Piecewise(boundaries=[100], values=[0.1, 0.01])
+    >>> rate(99), rate(100)
+    (0.1, 0.01)
     """
 
-    values: tuple[float, ...]
+    _: KW_ONLY
     boundaries: tuple[int, ...]
+    values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name in ("values", "boundaries"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("boundaries", "values"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise TypeError(f"Piecewise: {name} must be a sequence of numbers, got {given!r}")
+            object.__setattr__(self, name, tuple(given))
         for value in self.values:
             check_number("Piecewise: each value", value)
         least = 1
@@ -104,14 +123,15 @@ class Exponential:
     factor : float
         Positive.
     steps : int, default 1
-        In how many steps the value is multiplied by the factor once.
+        The number of steps in which the value is multiplied by `factor` once.
     staircase : bool, default False
-        Take step // steps for step / steps: the value stands still in between, as over an epoch.
+        Use step // steps instead of step / steps, so that the value is constant for `steps` steps,
+        such as an epoch.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of its range.
+        If an argument is not a number or is out of range.
 
     References
     ----------
@@ -139,7 +159,7 @@ class Exponential:
 class Linear:
     """start + (end - start) * step / steps, and `end` from step number `steps` on.
 
-    The papers raise the momentum so: ``Linear(0.5, 0.99, steps=updates_an_epoch * 500)``.
+    The papers raise the momentum this way: ``Linear(0.5, 0.99, steps=updates_an_epoch * 500)``.
 
     Parameters
     ----------
@@ -149,7 +169,7 @@ class Linear:
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or `steps` is not positive.
+        If an argument is not a number, or `steps` is not positive.
     """
 
     start: float
@@ -176,17 +196,17 @@ class Cosine:
     ----------
     start : float
     steps : int
-        n of the first cycle.
+        n, the length of the first cycle.
     end : float, default 0.0
     restarts : int, default 0
-        How many more cycles follow the first.
-    longer : int, default 1
-        How many times as long as the one before each of them is.
+        The number of further cycles.
+    cycle_factor : int, default 1
+        The length of a cycle, relative to the one before it.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of its range.
+        If an argument is not a number or is out of range.
 
     References
     ----------
@@ -197,14 +217,14 @@ class Cosine:
     steps: int
     end: float = 0.0
     restarts: int = 0
-    longer: int = 1
+    cycle_factor: int = 1
 
     def __post_init__(self) -> None:
         check_number("Cosine: start", self.start)
         check_integer("Cosine: steps", self.steps, 1)
         check_number("Cosine: end", self.end)
         check_integer("Cosine: restarts", self.restarts, 0)
-        check_integer("Cosine: longer", self.longer, 1)
+        check_integer("Cosine: cycle_factor", self.cycle_factor, 1)
 
     def __call__(self, step: int) -> float:
         step, length = _checked(self, step), self.steps
@@ -212,7 +232,7 @@ class Cosine:
             if step < length:
                 break
             step -= length
-            length *= self.longer
+            length *= self.cycle_factor
         if step >= length:
             return float(self.end)
         return _between(self.end, self.start, (1 + math.cos(math.pi * step / length)) / 2)
@@ -220,11 +240,11 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rise to where another schedule begins, and then follow it.
+    """Rise linearly to the first value of another schedule, then follow that schedule.
 
-    start + (schedule(0) - start) * (step + 1) / (steps + 1) below step number `steps`, and
-    schedule(step - steps) from there on. The first step already moves: with start = 0 it gets one
-    part of steps + 1.
+    start + (schedule(0) - start) * (step + 1) / (steps + 1) before step `steps`, and
+    schedule(step - steps) from then on. Step 0 is already above `start`, so that with start = 0 no
+    step is lost.
 
     Parameters
     ----------
@@ -236,7 +256,7 @@ class WarmUp:
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of its range.
+        If an argument is not a number or is out of range.
 
     References
     ----------
@@ -265,5 +285,5 @@ def _checked(schedule: Any, step: int) -> int:
 
 
 def _between(start: float, end: float, part: float) -> float:
-    """The number that is `part` of the way from `start` to `end`, exact at both ends."""
+    """Interpolate from `start` (part = 0) to `end` (part = 1), exact at both."""
     return float(start * (1 - part) + end * part)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any, Final
 
 import numpy as np
 
 from dropcore._backends import backend_of, dense
 from dropcore._backends.gradients import Array, BlockGradient, Gradient, ProductGradient
+from dropcore._base.checks import check_integer, check_number, expect_unmasked
 from dropcore._base.device import array_namespace, on_device
-from dropcore.functional import axes_of, expect_weights
+from dropcore.functional import bound_and_axes, expect_weights
 
 __all__ = [
     "adadelta_",
@@ -24,6 +25,18 @@ __all__ = [
     "rmsprop_",
     "sgd_",
 ]
+
+INTERVALS: Final = {
+    "learning_rate": "[0, inf)",
+    "momentum": "[0, 1)",
+    "beta_1": "[0, 1)",
+    "beta_2": "[0, 1)",
+    "rho": "[0, 1)",
+    "epsilon": "(0, inf)",
+    "weight_decay": "[0, inf)",
+    "initial_accumulator": "[0, inf)",
+}
+"""The hyperparameters of all rules, and the values that are allowed."""
 
 
 def sgd_(
@@ -39,7 +52,7 @@ def sgd_(
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
-    """A step of stochastic gradient descent in place, and the projection of what it gives.
+    """Make a step of stochastic gradient descent in place, and project the new weights.
 
     For weights w with gradient g, velocity v, learning rate a and momentum m, every operation
     rounded on its own in the dtype of w::
@@ -48,9 +61,9 @@ def sgd_(
         v <- v m + g (-a)      w <- w + v                     with velocity
         v <- v m + g (-a)      w <- w + (g (-a) + m v)        nesterov=True
 
-    with g + weight_decay w for g where that is not 0, and then, as `max_norm_` does it,
-    ``w <- w * min(1, max_norm / ||w||)`` for the vectors that run over `axis`. Denormal numbers
-    count as zero.
+    where g stands for g + weight_decay w if `weight_decay` is not 0. Then, if `max_norm` is given,
+    ``w <- w * min(1, max_norm / ||w||)`` for the vectors that run over `axis`, as in `max_norm_`.
+    Denormal numbers are treated as zero.
 
     Parameters
     ----------
@@ -65,10 +78,10 @@ def sgd_(
         Needs `velocity`.
     nesterov : bool, default False
     lazy : bool, default False
-        Leave weights and velocities alone where g is a BlockGradient and they are outside of it.
-        Without it their velocity goes on to decay and to move them.
+        Do not touch weights and velocities outside the block of a BlockGradient. By default these
+        velocities decay and still move the weights.
     weight_decay : float, default 0.0
-        How much of w is added to g: the gradient of ``weight_decay / 2 * ||w||^2``.
+        Multiple of w that is added to g: the gradient of ``weight_decay / 2 * ||w||^2``.
     max_norm : float, optional
         Largest norm, > 0.
     axis : int or tuple of int
@@ -82,22 +95,25 @@ def sgd_(
     Raises
     ------
     TypeError
-        If w is not an array of a dtype that is taken, or the others have another dtype.
+        If w is not an array of one of these dtypes, another array is not one or has another dtype,
+        or a hyperparameter is not a number.
     ValueError
-        If shapes differ, w or velocity is read-only, the learning rate is negative, infinite or
-        NaN, `max_norm` is not positive, or one of `max_norm` and `axis` comes without the other.
+        If shapes differ, two arrays share memory, w or a state is read-only, a hyperparameter is
+        out of range (as for `dropcore.optim`, but a learning rate of 0 is allowed), `max_norm` is
+        not positive, or one of `max_norm` and `axis` is given without the other.
 
     References
     ----------
     Sutskever, Martens, Dahl and Hinton 2013, equations 1-4; Srivastava et al. 2014, section 5.1.
     """
-    backend = backend_of("w", w)
-    bound, axes = _checked("sgd_", w, g, {"velocity": velocity}, max_norm, axis)
-    if velocity is None and (momentum or nesterov):
+    rate, mass, decay = hyperparameters(
+        "sgd_", learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+    )
+    projection = _checked("sgd_", w, g, {"velocity": velocity}, ("velocity",), max_norm, axis)
+    if velocity is None and (mass or nesterov):
         raise ValueError("sgd_: momentum needs velocity, an array like w that starts at zero")
-    rate = _rate("sgd_", learning_rate)
-    backend.sgd_(
-        w, g, velocity, rate, float(momentum), nesterov, lazy, float(weight_decay), bound, axes
+    update_unchecked(
+        "sgd_", w, g, (velocity,), (rate, mass, bool(nesterov), bool(lazy), decay), *projection
     )
     return w
 
@@ -117,15 +133,15 @@ def adam_(
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
-    """A step of Adam in place, and the projection of what it gives.
+    """Make a step of Adam in place, and project the new weights.
 
-    For weights w with gradient g, running mean m and running mean square v at step t = 1, 2, ...::
+    For weights w with gradient g, running mean m and running mean square v, with t = step + 1::
 
         m <- beta_1 m + (1 - beta_1) g          v <- beta_2 v + (1 - beta_2) g^2
         w <- w - learning_rate (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
-    with (1 - learning_rate weight_decay) w for w on the right, and then as in `sgd_`. Denormal
-    numbers count as zero.
+    where w on the right stands for (1 - learning_rate weight_decay) w. The projection and denormal
+    numbers are as in `sgd_`.
 
     Parameters
     ----------
@@ -134,10 +150,10 @@ def adam_(
     mean, square : numpy.ndarray
         Of the shape and dtype of w, zero at first, changed in place.
     step : int
-        Counted from 1.
+        The number of updates before this one, counted from 0.
     learning_rate, beta_1, beta_2, epsilon : float
     weight_decay : float, default 0.0
-        The decoupled one of AdamW, which does not pass through the means.
+        Decoupled weight decay, as in AdamW: it does not enter the running means.
 
     Returns
     -------
@@ -147,22 +163,20 @@ def adam_(
     Raises
     ------
     TypeError, ValueError
-        As `sgd_`, and if `step` is below 1.
+        As `sgd_`, and if `step` is not an integer or is negative.
 
     References
     ----------
     Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; Loshchilov and
     Hutter 2019, "Decoupled weight decay regularization".
     """
-    backend = backend_of("w", w)
-    bound, axes = _checked("adam_", w, g, {"mean": mean, "square": square}, max_norm, axis)
-    step = operator.index(step)
-    if step < 1:
-        raise ValueError(f"adam_: step counts from 1, got {step}")
-    backend.adam_(
-        w, g, mean, square, int(step), _rate("adam_", learning_rate), float(beta_1), float(beta_2),
-        float(epsilon), float(weight_decay), bound, axes,
+    rate, *rest = hyperparameters(
+        "adam_", learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon,
+        weight_decay=weight_decay,
     )  # fmt: skip
+    number = check_integer("adam_: step", step, 0, 1 << 62)
+    projection = _checked("adam_", w, g, {"mean": mean, "square": square}, (), max_norm, axis)
+    update_unchecked("adam_", w, g, (mean, square), (number, rate, *rest), *projection)
     return w
 
 
@@ -174,23 +188,23 @@ def rmsprop_(
     velocity: Array | None = None,
     *,
     learning_rate: float,
-    beta: float = 0.99,
+    rho: float = 0.99,
     momentum: float = 0.0,
     epsilon: float = 1e-8,
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
-    """A step of RMSprop in place, and the projection of what it gives.
+    """Make a step of RMSprop in place, and project the new weights.
 
     For weights w with gradient g and running mean square v, every operation rounded on its own in
     the dtype of w::
 
-        v <- beta v + (1 - beta) g^2                          s = v
-        m <- beta m + (1 - beta) g                            s = max(v - m^2, 0), with mean
+        v <- rho v + (1 - rho) g^2                            s = v
+        m <- rho m + (1 - rho) g                              s = max(v - m^2, 0), with mean
         w <- w - learning_rate g / (sqrt(s) + epsilon)
         u <- momentum u - learning_rate g / (sqrt(s) + epsilon)      w <- w + u, with velocity
 
-    and then as in `sgd_`. Denormal numbers count as zero.
+    The projection and denormal numbers are as in `sgd_`.
 
     Parameters
     ----------
@@ -199,10 +213,10 @@ def rmsprop_(
     square : numpy.ndarray
         Of the shape and dtype of w, zero at first, changed in place.
     mean : numpy.ndarray, optional
-        The same: centers the square.
+        Like `square`. If given, the square is centered.
     velocity : numpy.ndarray, optional
-        The same, for momentum.
-    learning_rate, beta, momentum, epsilon : float
+        Like `square`. Needed for momentum.
+    learning_rate, rho, momentum, epsilon : float
 
     Returns
     -------
@@ -219,15 +233,14 @@ def rmsprop_(
     Tieleman and Hinton 2012, "Lecture 6.5: RMSprop"; centered, Graves 2013, "Generating sequences
     with recurrent neural networks", equations 38-45.
     """
-    backend = backend_of("w", w)
+    numbers = hyperparameters(
+        "rmsprop_", learning_rate=learning_rate, rho=rho, momentum=momentum, epsilon=epsilon
+    )
     states = {"square": square, "mean": mean, "velocity": velocity}
-    bound, axes = _checked("rmsprop_", w, g, states, max_norm, axis)
+    projection = _checked("rmsprop_", w, g, states, ("mean", "velocity"), max_norm, axis)
     if velocity is None and momentum:
         raise ValueError("rmsprop_: momentum needs velocity, an array like w that starts at zero")
-    backend.rmsprop_(
-        w, g, square, mean, velocity, _rate("rmsprop_", learning_rate), float(beta),
-        float(momentum), float(epsilon), bound, axes,
-    )  # fmt: skip
+    update_unchecked("rmsprop_", w, g, (square, mean, velocity), numbers, *projection)
     return w
 
 
@@ -241,13 +254,13 @@ def adagrad_(
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
-    """A step of Adagrad in place, and the projection of what it gives.
+    """Make a step of Adagrad in place, and project the new weights.
 
     For weights w with gradient g and the sum v of its squares::
 
         v <- v + g^2        w <- w - learning_rate g / (sqrt(v) + epsilon)
 
-    and then as in `sgd_`. Denormal numbers count as zero.
+    The projection and denormal numbers are as in `sgd_`.
 
     Parameters
     ----------
@@ -272,9 +285,9 @@ def adagrad_(
     Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
     optimization".
     """
-    backend = backend_of("w", w)
-    bound, axes = _checked("adagrad_", w, g, {"square": square}, max_norm, axis)
-    backend.adagrad_(w, g, square, _rate("adagrad_", learning_rate), float(epsilon), bound, axes)
+    numbers = hyperparameters("adagrad_", learning_rate=learning_rate, epsilon=epsilon)
+    projection = _checked("adagrad_", w, g, {"square": square}, (), max_norm, axis)
+    update_unchecked("adagrad_", w, g, (square,), numbers, *projection)
     return w
 
 
@@ -290,14 +303,14 @@ def adadelta_(
     max_norm: float | None = None,
     axis: int | Iterable[int] | None = None,
 ) -> Array:
-    """A step of Adadelta in place, and the projection of what it gives.
+    """Make a step of Adadelta in place, and project the new weights.
 
     For weights w with gradient g and running mean squares, v of the gradient and u of the changes::
 
         v <- rho v + (1 - rho) g^2              d = sqrt(u + epsilon) / sqrt(v + epsilon) g
         u <- rho u + (1 - rho) d^2              w <- w - learning_rate d
 
-    and then as in `sgd_`. Denormal numbers count as zero.
+    The projection and denormal numbers are as in `sgd_`.
 
     Parameters
     ----------
@@ -321,24 +334,57 @@ def adadelta_(
     ----------
     Zeiler 2012, "ADADELTA: an adaptive learning rate method", algorithm 1.
     """
-    backend = backend_of("w", w)
-    bound, axes = _checked("adadelta_", w, g, {"square": square, "change": change}, max_norm, axis)
-    rate = _rate("adadelta_", learning_rate)
-    backend.adadelta_(w, g, square, change, rate, float(rho), float(epsilon), bound, axes)
+    numbers = hyperparameters("adadelta_", learning_rate=learning_rate, rho=rho, epsilon=epsilon)
+    states = {"square": square, "change": change}
+    projection = _checked("adadelta_", w, g, states, (), max_norm, axis)
+    update_unchecked("adadelta_", w, g, (square, change), numbers, *projection)
     return w
 
 
-def global_norm(gradients: Iterable[Gradient]) -> float:
-    """The Euclidean norm of all the numbers in some gradients together.
+def update_unchecked(
+    rule: str,
+    w: Array,
+    g: Gradient,
+    states: tuple[Array | None, ...],
+    numbers: tuple[float, ...],
+    bound: float = 0.0,
+    axes: tuple[int, ...] = (),
+) -> None:
+    """A step by the name of its rule, for arguments that are known to fit.
 
-    Summed in float64, in an order that does not depend on the number of threads. NaN if one of
-    them is, else infinite if one of them is.
+    Parameters
+    ----------
+    rule : str
+        The name of a function of this module.
+    w, g
+        As for that function.
+    states, numbers : tuple
+        In the order of the backends' functions of that name.
+    bound, axes
+        The largest norm, 0 for none, and the sorted axes that it runs over.
+    """
+    getattr(backend_of("w", w), rule)(w, g, *states, *numbers, bound, axes)
+
+
+def hyperparameters(what: str, **given: Any) -> tuple[float, ...]:
+    """The numbers as floats; TypeError or ValueError for one that is not allowed."""
+    return tuple(
+        check_number(f"{what}: {name}", value, INTERVALS[name]) for name, value in given.items()
+    )
+
+
+@np.errstate(under="ignore")
+def global_norm(gradients: Iterable[Gradient]) -> float:
+    """The Euclidean norm of several gradients as one vector.
+
+    It is summed in float64, in an order that does not depend on the number of threads. It is NaN if
+    any number is NaN, and otherwise infinite if any is.
     """
     arrays = [_numbers_of(g) for g in gradients]
     total = sum((backend_of("g", array).sum_squares(array) for array in arrays), 0.0)
     if math.isnan(total) or 1e-280 < total < math.inf:
         return math.sqrt(total)
-    # Squares that left float64's range: in units of the largest number none does.
+    # Squares left float64's range. In units of the largest number they do not.
     largest = max((float(abs(array).max()) for array in arrays if array.size), default=0.0)
     if largest == 0 or math.isinf(largest):
         return largest
@@ -346,14 +392,15 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
     return largest * math.sqrt(sum((backend_of("g", u).sum_squares(u) for u in units), 0.0))
 
 
+@np.errstate(under="ignore")
 def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
-    """What gradients are multiplied by, for a `global_norm` of at most `bound`.
+    """The factor that brings the `global_norm` of gradients down to `bound`.
 
     Returns
     -------
-    float64, or None
-        bound / norm; None, or 1, where the norm is not above the bound, or is not finite. On a GPU
-        it is a cupy.ndarray of shape (), so that nothing waits for it.
+    float64 or None
+        bound / norm. None, or 1, if the norm is not above the bound or is not finite. On a GPU it
+        is a cupy.ndarray of shape (), so that the host does not wait for it.
     """
     arrays = [_numbers_of(g) for g in gradients]
     there = [array for array in arrays if on_device(array) and array.size]
@@ -373,7 +420,7 @@ def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
 
 
 def _numbers_of(g: Gradient) -> Array:
-    """An array of all that is not zero."""
+    """The numbers of a gradient that can be nonzero, as an array."""
     if isinstance(g, BlockGradient):
         return g.values
     if isinstance(g, ProductGradient):
@@ -385,20 +432,24 @@ def _checked(
     what: str,
     w: Array,
     g: Gradient,
-    states: dict[str, Array | None],
+    states: Mapping[str, Array | None],
+    optional: tuple[str, ...],
     max_norm: float | None,
     axis: int | Iterable[int] | None,
 ) -> tuple[float, tuple[int, ...]]:
-    """The bound, 0 for none, and the axes, after a look at everything else."""
+    """The bound, 0 for none, and its axes, after all arrays were checked."""
     expect_weights(what, "w", w)
     backend = backend_of("w", w)
+    given: dict[str, Gradient] = {"w": w, "g": g}
+    array: Any
     for name, array in {"g": g, **states}.items():
-        if array is None:
+        if array is None and name in optional:
             continue
-        whole = backend.is_array(array)
-        if not whole and not isinstance(array, BlockGradient | ProductGradient):
+        lazy = isinstance(array, BlockGradient | ProductGradient)
+        if not lazy and not backend.is_array(array):
             where = ", and w is on the GPU" if on_device(w) else ""
             raise TypeError(f"{what}: {name} must be an array, got {type(array).__name__}{where}")
+        expect_unmasked(f"{what}: {name}", array)
         if array.dtype != w.dtype:
             raise TypeError(f"{what}: {name} must be {w.dtype}, as w is, got {array.dtype}")
         if array.shape != w.shape:
@@ -407,19 +458,28 @@ def _checked(
             )
         if name != "g":
             expect_weights(what, name, array)
-        if whole and backend.may_overlap(w, array):
-            raise ValueError(f"{what}: {name} shares memory with w; give memory of its own")
+        given[name] = array
+    for (name, one_gradient), (other, two_gradient) in combinations(given.items(), 2):
+        if any(
+            backend.is_array(one) and backend.is_array(two) and backend.may_overlap(one, two)
+            for one in _parts(one_gradient)
+            for two in _parts(two_gradient)
+        ):
+            raise ValueError(f"{what}: {other} shares memory with {name}; give memory of its own")
     if max_norm is None:
         if axis is not None:
             raise ValueError(f"{what}: axis is about max_norm: give both or neither, got {axis!r}")
         return 0.0, ()
     if axis is None:
         raise ValueError(f"{what}: max_norm needs axis, the axes that the norm runs over")
-    return axes_of(what, w, max_norm, axis)
+    return bound_and_axes(what, w, max_norm, axis)
 
 
-def _rate(what: str, value: Any) -> float:
-    rate = float(value)
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"{what}: learning_rate must be finite and not negative, got {value!r}")
-    return rate
+def _parts(gradient: Gradient) -> Iterator[Array]:
+    """The arrays that a gradient is made of."""
+    if isinstance(gradient, BlockGradient):
+        yield gradient.values
+    elif isinstance(gradient, ProductGradient):
+        yield from (gradient.x, gradient.dz)
+    else:
+        yield gradient

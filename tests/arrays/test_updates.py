@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 
@@ -33,9 +34,9 @@ SGD_FORMS = {
 ADAPTIVE = {
     "adam": (adam_, reference.adam, {}, {"mean": False, "square": True}),
     "adamw": (adam_, reference.adam, {"weight_decay": 0.3}, {"mean": False, "square": True}),
-    "rmsprop": (rmsprop_, reference.rmsprop, {"beta": 0.9}, {"square": True}),
+    "rmsprop": (rmsprop_, reference.rmsprop, {"rho": 0.9}, {"square": True}),
     "rmsprop centered": (
-        rmsprop_, reference.rmsprop, {"beta": 0.9}, {"square": True, "mean": False},
+        rmsprop_, reference.rmsprop, {"rho": 0.9}, {"square": True, "mean": False},
     ),
     "rmsprop momentum": (
         rmsprop_, reference.rmsprop, {"momentum": 0.8}, {"square": True, "velocity": False},
@@ -521,10 +522,11 @@ BAD = {
                   {"g": product(7, 3, 5)}),
     "g product dtype": (TypeError, "g must be float32, as w is, got float64",
                         {"g": product(7, 3, 4, np.float64)}),
-    "bound 0": (ValueError, "max_norm must be > 0, got 0", {"max_norm": 0, "axis": 0}),
-    "bound -1": (ValueError, "max_norm must be > 0, got -1", {"max_norm": -1, "axis": 0}),
-    "bound NaN": (ValueError, "max_norm must be > 0, got nan", {"max_norm": np.nan, "axis": 0}),
-    "bound text": (TypeError, "max_norm must be a number > 0, got 'c'",
+    "bound 0": (ValueError, "max_norm must be positive, got 0", {"max_norm": 0, "axis": 0}),
+    "bound -1": (ValueError, "max_norm must be positive, got -1", {"max_norm": -1, "axis": 0}),
+    "bound NaN": (ValueError, "max_norm must be positive, got nan",
+                  {"max_norm": np.nan, "axis": 0}),
+    "bound text": (TypeError, "max_norm must be a number, got 'c'",
                    {"max_norm": "c", "axis": 0}),
     "no axis": (ValueError, "max_norm needs axis", {"max_norm": 1.0}),
     "axis out of range": (ValueError, "2 axes has none numbered 2", {"max_norm": 1.0, "axis": 2}),
@@ -535,6 +537,14 @@ BAD = {
                  {"learning_rate": np.nan}),
     "rate -1": (ValueError, "learning_rate must be finite .* got -1", {"learning_rate": -1}),
     "rate inf": (ValueError, "learning_rate must be finite .* got inf", {"learning_rate": np.inf}),
+    "rate text": (TypeError, "learning_rate must be a number, got '0.1'", {"learning_rate": "0.1"}),
+    "rate True": (TypeError, "learning_rate must be a number, got True", {"learning_rate": True}),
+    "bound True": (TypeError, "max_norm must be a number, got True",
+                   {"max_norm": True, "axis": 0}),
+    "w masked": (TypeError, "w is a numpy.ma.MaskedArray", {"w": np.ma.ones(SHAPE, F4)}),
+    "g masked": (TypeError, "g is a numpy.ma.MaskedArray", {"g": np.ma.ones(SHAPE, F4)}),
+    "g None": (TypeError, "g must be an array, got NoneType", {"g": None}),
+    "w None": (TypeError, "w is changed in place .* got NoneType", {"w": None}),
 }  # fmt: skip
 BAD_SGD = BAD | {
     "velocity list": (TypeError, "velocity must be an array, got list", {"velocity": [1.0]}),
@@ -547,29 +557,45 @@ BAD_SGD = BAD | {
                        {"velocity": np.ones(3, F4)}),
     "velocity read-only": (ValueError, "velocity is read-only",
                            {"velocity": read_only(np.ones(SHAPE, F4))}),
+    "momentum NaN": (ValueError, r"momentum must be in \[0, 1\), got nan", {"momentum": np.nan}),
+    "momentum 1": (ValueError, r"momentum must be in \[0, 1\), got 1", {"momentum": 1}),
+    "decay NaN": (ValueError, "weight_decay must be finite .* got nan", {"weight_decay": np.nan}),
+    "decay text": (TypeError, "weight_decay must be a number, got 'c'", {"weight_decay": "c"}),
     "momentum alone": (ValueError, "momentum needs velocity", {"velocity": None}),
     "nesterov alone": (ValueError, "momentum needs velocity",
                        {"velocity": None, "momentum": 0.0, "nesterov": True}),
 }  # fmt: skip
 BAD_ADAM = BAD | {
-    "step 0": (ValueError, "step counts from 1, got 0", {"step": 0}),
-    "step -1": (ValueError, "step counts from 1, got -1", {"step": -1}),
+    "step -1": (ValueError, r"step must be an integer in \[0, \d+\], got -1", {"step": -1}),
+    "step 0.5": (TypeError, "step must be an integer in .* got 0.5", {"step": 0.5}),
+    "step True": (TypeError, "step must be an integer in .* got True", {"step": True}),
     "mean dtype": (TypeError, "mean must be float32, as w is, got float64",
                    {"mean": np.ones(SHAPE)}),
     "mean shape": (ValueError, r"mean must have the shape of w, .* got \(4,\)",
                    {"mean": np.ones(4, F4)}),
     "mean read-only": (ValueError, "mean is read-only", {"mean": read_only(np.ones(SHAPE, F4))}),
+    "beta_1 1": (ValueError, r"beta_1 must be in \[0, 1\), got 1", {"beta_1": 1}),
+    "beta_2 -1": (ValueError, r"beta_2 must be in \[0, 1\), got -1", {"beta_2": -1}),
+    "epsilon -1": (ValueError, "epsilon must be positive and finite, got -1", {"epsilon": -1}),
+    "decay -1": (ValueError, "weight_decay must be .* not negative, got -1", {"weight_decay": -1}),
+    "mean None": (TypeError, "mean must be an array, got NoneType", {"mean": None}),
+    "square None": (TypeError, "square must be an array, got NoneType", {"square": None}),
     "square list": (TypeError, "square must be an array, got list", {"square": [1.0]}),
     "square read-only": (ValueError, "square is read-only",
                          {"square": read_only(np.ones(SHAPE, F4))}),
 }  # fmt: skip
 BAD_SQUARE = BAD | {name: case for name, case in BAD_ADAM.items() if name.startswith("square")}
 BAD_RMSPROP = BAD_SQUARE | {
+    "rho 1": (ValueError, r"rho must be in \[0, 1\), got 1", {"rho": 1}),
+    "momentum NaN": BAD_SGD["momentum NaN"],
+    "epsilon 0": (ValueError, "epsilon must be positive and finite, got 0", {"epsilon": 0}),
     "mean shape": BAD_ADAM["mean shape"],
     "velocity read-only": BAD_SGD["velocity read-only"],
     "momentum alone": (ValueError, "momentum needs velocity", {"momentum": 0.5}),
 }
 BAD_ADADELTA = BAD_SQUARE | {
+    "rho NaN": (ValueError, r"rho must be in \[0, 1\), got nan", {"rho": np.nan}),
+    "change None": (TypeError, "change must be an array, got NoneType", {"change": None}),
     "change read-only": (ValueError, "change is read-only",
                          {"change": read_only(np.ones(SHAPE, F4))}),
     "change dtype": (TypeError, "change must be float32", {"change": np.ones(SHAPE)}),
@@ -598,6 +624,32 @@ def test_bad_input_says_what_is_allowed_and_changes_nothing(call, case):
         call(**arguments)
     for name, array in before.items():
         assert_same_bits(arguments[name], array)
+
+
+STATES = {sgd_: ("velocity",), adam_: ("mean", "square"),
+          rmsprop_: ("square", "mean", "velocity"), adagrad_: ("square",),
+          adadelta_: ("square", "change")}  # fmt: skip
+PAIRS = [(call, pair) for call, states in STATES.items()
+         for pair in itertools.combinations(("w", "g", *states), 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "pair"), PAIRS,
+                         ids=[f"{call.__name__} {a} {b}" for call, (a, b) in PAIRS])  # fmt: skip
+@pytest.mark.parametrize("form", ["same", "part", "product", "block"])
+def test_no_two_arrays_may_share_memory(call, pair, form):
+    one, other = pair
+    memory = np.full((5, 4), 0.5, F4)
+    arrays = {name: np.full((4, 4), 0.5, F4) for name in ("w", "g", *STATES[call])}
+    arrays |= {one: memory[:4], other: memory[:4] if form == "same" else memory[1:]}
+    if "g" in pair and form == "product":
+        arrays["g"] = ProductGradient(np.ones((4, 4), F4), arrays["g"])
+    elif "g" in pair and form == "block":
+        arrays["g"] = BlockGradient(arrays["g"], numbers(0, 1, 2, 3), numbers(0, 1, 2, 3), (4, 4))
+    options = {"step": 0} if call is adam_ else {"learning_rate": 0.1}
+    options |= {"momentum": 0.9} if "velocity" in STATES[call] else {}
+    with pytest.raises(ValueError, match=f"{call.__name__}: {other} shares memory with {one}"):
+        call(**arrays, **options)
+    assert (memory == 0.5).all()
 
 
 W, V = np.zeros(SHAPE, F4), (1, 3, 4)
@@ -691,7 +743,7 @@ def test_an_optimiser_is_its_steps(optimizer, dtype):
             options = {"learning_rate": rate}
             if isinstance(optimizer, Adam):
                 options |= {name: getattr(optimizer, name) for name in ("beta_1", "beta_2")}
-                adam_(w, grads[path], *kinds[path], step=step + 1, epsilon=optimizer.epsilon,
+                adam_(w, grads[path], *kinds[path], step=step, epsilon=optimizer.epsilon,
                       **options)  # fmt: skip
             else:
                 names = ("momentum", "nesterov", "lazy")

@@ -180,8 +180,10 @@ def test_shapes():
 
 @pytest.mark.parametrize("draw", [normal, uniform])
 def test_what_is_refused(draw):
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got float16"):
-        draw(3, key=1, dtype=np.float16)
+    with pytest.raises(TypeError, match="float16 or bfloat16, got int32"):
+        draw(3, key=1, dtype=np.int32)
+    with pytest.raises(TypeError, match=r"got [<>]f4"):
+        draw(3, key=1, dtype=np.dtype(np.float32).newbyteorder())
     with pytest.raises(ValueError, match="offset must be an integer >= 0, got -1"):
         draw(3, key=1, offset=-1)
     with pytest.raises(ValueError, match=r"offset \+ size must be <= 2\*\*63"):

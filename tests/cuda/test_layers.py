@@ -205,7 +205,8 @@ def compared(gpu, model, optimizer, dtype):
 OPTIMIZERS = [
     SGD(0.1), SGD(0.1, momentum=0.9, weight_decay=0.1), SGD(0.1, momentum=0.9, nesterov=True),
     Adam(0.01), AdamW(0.01, weight_decay=0.3), RMSprop(0.01),
-    RMSprop(0.01, momentum=0.5, centered=True, epsilon=1e-2), Adagrad(0.05, initial=0.2),
+    RMSprop(0.01, momentum=0.5, centered=True, epsilon=1e-2),
+    Adagrad(0.05, initial_accumulator=0.2),
     Adadelta(), Clip(SGD(0.1), norm=0.3), Clip(SGD(0.1), norm=1e3),
     Clip(Adam(0.01), norm=0.2, value=0.05),
 ]  # fmt: skip

@@ -258,7 +258,7 @@ def test_updates_move_the_rows_that_are_there(gpu):
         weight = layer.params["weight"]
         velocity, mean, square = (put(np.full(weight.shape, 0.1)) for _ in range(3))
         sgd_(weight, gradient, velocity, learning_rate=0.1, momentum=0.9, lazy=True)
-        adam_(weight, gradient, mean, square, step=1, learning_rate=0.1)
+        adam_(weight, gradient, mean, square, step=0, learning_rate=0.1)
         return weight, velocity, mean, square
 
     other = copy.deepcopy(layer).to("cuda")

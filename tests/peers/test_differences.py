@@ -46,7 +46,7 @@ def test_epsilon_stands_outside_of_the_root(keras, kind):
     params, variable = {"w": np.zeros(3)}, keras.Variable(np.zeros(3), dtype="float64")
     k = keras.optimizers
     ours, theirs, square = {
-        "rmsprop": (optim.RMSprop(RATE, beta=0.75, epsilon=0.5),
+        "rmsprop": (optim.RMSprop(RATE, rho=0.75, epsilon=0.5),
                     k.RMSprop(RATE, 0.75, epsilon=0.5), 1.0),
         "adagrad": (optim.Adagrad(RATE, epsilon=0.5),
                     k.Adagrad(RATE, initial_accumulator_value=0.0, epsilon=0.5), 4.0),
@@ -77,7 +77,7 @@ def test_weight_decay_of_sgd_passes_through_the_velocity(keras):
 
 def test_a_boundary_is_the_first_step_of_the_next_value(keras):
     """As in PyTorch's MultiStepLR; in Keras it is the last of the value before."""
-    ours = schedules.Piecewise([1.0, 0.5, 0.25], [3, 5])
+    ours = schedules.Piecewise(boundaries=[3, 5], values=[1.0, 0.5, 0.25])
     theirs = keras.optimizers.schedules.PiecewiseConstantDecay([2, 4], [1.0, 0.5, 0.25])
     assert [ours(step) for step in range(8)] == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
     assert [ours(s) for s in range(8)] == [float(theirs(s)) for s in range(8)]

@@ -50,14 +50,14 @@ OPTIMISERS = {
                          epsilon=1e-14)),
     "adamw": (optim.AdamW(RATE, weight_decay=0.25, epsilon=1e-14),
               lambda k: k.AdamW(RATE, weight_decay=0.25, epsilon=1e-14)),
-    "rmsprop": (optim.RMSprop(RATE, beta=0.9, epsilon=1e-14),
+    "rmsprop": (optim.RMSprop(RATE, rho=0.9, epsilon=1e-14),
                 lambda k: k.RMSprop(RATE, 0.9, epsilon=1e-14)),
-    "rmsprop, momentum": (optim.RMSprop(RATE, beta=0.9, momentum=0.7, epsilon=1e-14),
+    "rmsprop, momentum": (optim.RMSprop(RATE, rho=0.9, momentum=0.7, epsilon=1e-14),
                           lambda k: k.RMSprop(RATE, 0.9, 0.7, epsilon=1e-14)),
     "rmsprop, centered": (
-        optim.RMSprop(RATE, beta=0.9, centered=True, momentum=0.7, epsilon=1e-14),
+        optim.RMSprop(RATE, rho=0.9, centered=True, momentum=0.7, epsilon=1e-14),
         lambda k: k.RMSprop(RATE, 0.9, 0.7, epsilon=1e-14, centered=True)),
-    "adagrad": (optim.Adagrad(RATE, initial=0.1, epsilon=1e-14),
+    "adagrad": (optim.Adagrad(RATE, initial_accumulator=0.1, epsilon=1e-14),
                 lambda k: k.Adagrad(RATE, epsilon=1e-14)),
     "adadelta": (optim.Adadelta(0.5, epsilon=1e-3),
                  lambda k: k.Adadelta(0.5, epsilon=1e-3)),
@@ -96,7 +96,7 @@ SCHEDULES = {
     "cosine": (schedules.Cosine(0.5, 13, 0.1), lambda k: k.CosineDecay(0.5, 13, alpha=0.2)),
     "restarts": (schedules.Cosine(0.5, 4, 0.1, restarts=20), lambda k: k.CosineDecayRestarts(
         0.5, 4, t_mul=1.0, m_mul=1.0, alpha=0.2)),
-    "longer restarts": (schedules.Cosine(0.5, 3, 0.0, restarts=9, longer=2),
+    "longer restarts": (schedules.Cosine(0.5, 3, 0.0, restarts=9, cycle_factor=2),
                         lambda k: k.CosineDecayRestarts(0.5, 3, t_mul=2.0)),
 }  # fmt: skip
 

@@ -95,16 +95,16 @@ def torch_optimizers(torch):
             lambda p: o.AdamW(p, 0.02, betas=(0.8, 0.9), eps=0.1, weight_decay=0.5),
         ),
         (RMSprop(), lambda p: o.RMSprop(p)),
-        (RMSprop(0.02, beta=0.9), lambda p: o.RMSprop(p, 0.02, alpha=0.9)),
+        (RMSprop(0.02, rho=0.9), lambda p: o.RMSprop(p, 0.02, alpha=0.9)),
         (RMSprop(0.02, centered=True), lambda p: o.RMSprop(p, 0.02, centered=True)),
         (RMSprop(0.02, momentum=0.8), lambda p: o.RMSprop(p, 0.02, momentum=0.8)),
         (
-            RMSprop(0.02, beta=0.9, momentum=0.8, centered=True, epsilon=0.1),
+            RMSprop(0.02, rho=0.9, momentum=0.8, centered=True, epsilon=0.1),
             lambda p: o.RMSprop(p, 0.02, alpha=0.9, momentum=0.8, centered=True, eps=0.1),
         ),
         (Adagrad(), lambda p: o.Adagrad(p)),
         (
-            Adagrad(0.1, initial=0.7, epsilon=0.1),
+            Adagrad(0.1, initial_accumulator=0.7, epsilon=0.1),
             lambda p: o.Adagrad(p, 0.1, initial_accumulator_value=0.7, eps=0.1),
         ),
         (Adadelta(), lambda p: o.Adadelta(p, rho=0.95)),
@@ -151,7 +151,7 @@ def test_the_learning_rate_is_inside_the_velocity(torch):
 
     PyTorch multiplies the whole velocity by the rate of the moment.
     """
-    ours = optim.SGD(schedules.Piecewise([0.5, 0.25], [1]), momentum=0.5)
+    ours = optim.SGD(schedules.Piecewise(boundaries=[1], values=[0.5, 0.25]), momentum=0.5)
     params = {"w": np.zeros(1)}
     state = ours.init(params)
     theirs = torch.nn.Parameter(torch.zeros(1))

@@ -67,12 +67,12 @@ LOSS_CASES = [
 
 SCHEDULES = [
     Constant(0.1),
-    Piecewise([0.1, 0.01, 0.001], [10, 20]),
+    Piecewise(boundaries=[10, 20], values=[0.1, 0.01, 0.001]),
     Exponential(0.1, 0.5, 10),
     Exponential(0.1, 0.5, 10, staircase=True),
     Linear(0.9, 0.1, 40),
     Cosine(0.1, 30),
-    Cosine(0.1, 10, 0.01, restarts=2, longer=3),
+    Cosine(0.1, 10, 0.01, restarts=2, cycle_factor=3),
     WarmUp(Cosine(0.1, 30), 5),
     WarmUp(0.1, 5, start=0.01),
 ]

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -142,6 +143,82 @@ def test_what_is_inside_is_not_touched_and_no_square_overflows(dtype):
         np.testing.assert_allclose(huge, 1 / 3, rtol=1e-15)
 
 
+SIZES = {
+    "float64": (5e-324, 1e-310, 1e-300, 1e-8, 1.0, 1e12, 1e16, 1e200, 1.7e308),
+    "float32": (1e-45, 1e-40, 1e-30, 1.0, 1e12, 1e16, 3e38),
+    "float16": (6e-8, 1e-5, 1.0, 1e3, 6e4),
+    "bfloat16": (1e-40, 1e-30, 1.0, 1e16, 3e38),
+}
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+@pytest.mark.parametrize("dtype", SIZES)
+def test_bounds_hold_for_every_size_of_weights(dtype, rate):
+    """Norms are computed here in extended precision, as the squares may leave float64's range."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    eps = float(ml_dtypes.finfo(kind).eps)
+    smallest = float(ml_dtypes.finfo(kind).smallest_subnormal)
+    rng = np.random.default_rng(0)
+    for size in SIZES[dtype]:
+        for low, high in ((0.0, 0.7), (0.0, 1.0), (0.0, 3.0), (1.0, 1.0), (0.3, 0.7)):
+            with np.errstate(all="raise", under="ignore"):
+                w = (size * rng.uniform(0.5, 1, (4, 50))).astype(kind)
+            w[0] = w[:, 0] = kind.type(size)
+            before = w.astype(np.longdouble)
+            MinMaxNorm(low, high, rate=rate)(w)
+            norm_before = np.sqrt((before**2).sum(axis=0))
+            norm = np.sqrt((w.astype(np.longdouble) ** 2).sum(axis=0))
+            wanted = rate * np.clip(norm_before, low, high) + (1 - rate) * norm_before
+            np.testing.assert_allclose(norm, wanted, rtol=16 * eps, atol=4 * smallest)
+            # An ulp of float64 is what two orders of summation can differ by.
+            assert (norm[wanted <= high] <= np.nextafter(high, 9)).all()
+            once = w.copy()
+            MinMaxNorm(low, high)(once)
+            if rate == 1 and low < high and kind != np.float64:
+                np.testing.assert_array_equal(once[:, norm >= low], w[:, norm >= low])
+            if rate == 1:
+                unit, bounded = before.astype(kind), before.astype(kind)
+                UnitNorm()(unit)
+                MaxNorm(high)(bounded)
+                norm = np.sqrt((unit.astype(np.longdouble) ** 2).sum(axis=0))
+                np.testing.assert_allclose(norm, 1, rtol=16 * eps)
+                norm = np.sqrt((bounded.astype(np.longdouble) ** 2).sum(axis=0))
+                assert (norm <= np.nextafter(high, 9)).all()
+                wanted = np.minimum(norm_before, high)
+                np.testing.assert_allclose(norm, wanted, rtol=16 * eps, atol=4 * smallest)
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("constraint", EACH, ids=repr)
+def test_low_precision_is_rounded_once(constraint, dtype):
+    w = weights(9, 400, dtype=dtype)
+    wide = w.astype(np.float32)
+    constraint(w)
+    constraint(wide)
+    nearest = wide.astype(dtype)
+    assert w.dtype == np.dtype(dtype)
+    same = (w == nearest).all(axis=0)
+    assert same.mean() > 0.5
+    if isinstance(constraint, UnitNorm | NonNeg) or getattr(constraint, "rate", 1) < 1:
+        assert same.all()
+    # A vector that rounding would make too long is rounded towards zero.
+    assert (abs(w[:, ~same].astype(float)) <= abs(nearest[:, ~same].astype(float))).all()
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    np.testing.assert_allclose(w.astype(float), wide, rtol=eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("constraint", EACH, ids=repr)
+def test_underflow_does_not_raise(constraint, dtype):
+    w = weights(5, 8, dtype=dtype)
+    w[:, 3] *= np.finfo(dtype).tiny
+    w[1, 4] = np.finfo(dtype).smallest_subnormal
+    w[:, 6] = 0
+    with np.errstate(all="raise"):
+        constraint(w)
+    assert np.isfinite(w).all()
+
+
 @pytest.mark.parametrize("constraint", EACH, ids=repr)
 def test_any_layout(constraint):
     straight = weights(6, 5)
@@ -204,7 +281,19 @@ def test_it_holds_after_training(constraint):
     (lambda: UnitNorm(axis=(0, 0))(weights(3, 4)), ValueError, "twice"),
     (lambda: UnitNorm()(weights(3)), ValueError, r"UnitNorm: axis must name the axes .* got \(\)"),
     (lambda: UnitNorm(axis=0)([[1.0]]), TypeError, "weight is changed in place .* got list"),
-    (lambda: NonNeg()(np.ones((2, 2), int)), TypeError, "float32 or float64, got int64"),
+    (lambda: UnitNorm()([[1.0]]), TypeError, "UnitNorm: weight is changed .* got list"),
+    (lambda: MaxNorm(1.0)([[3.0, 4.0]]), TypeError, "MaxNorm: weight is changed .* got list"),
+    (lambda: MinMaxNorm(0, 1)([[1.0]]), TypeError, "MinMaxNorm: weight is changed .* got list"),
+    (lambda: NonNeg()([[1.0]]), TypeError, "NonNeg: weight is changed in place .* got list"),
+    (lambda: UnitNorm()(np.ma.ones((2, 2))), TypeError, "UnitNorm: weight is a numpy.ma"),
+    (lambda: MaxNorm(True), TypeError, "MaxNorm: max_norm must be a number, got True"),
+    (lambda: MaxNorm("1.5"), TypeError, "MaxNorm: max_norm must be a number, got '1.5'"),
+    (lambda: MaxNorm(1.0, axis=0.5), TypeError, "MaxNorm: axis must be an integer .* got 0.5"),
+    (lambda: MaxNorm(1.0)(weights(3)), ValueError, r"MaxNorm: axis must name the axes .* got \(\)"),
+    (lambda: MaxNorm.paper(3), TypeError, r"MaxNorm.paper: give rate .* or keep"),
+    (lambda: MaxNorm.paper(3, rate=0.5, keep=0.5), ValueError, "give rate or keep, not both"),
+    (lambda: MaxNorm.paper("3", rate=0.5), TypeError, "MaxNorm.paper: c must be a number"),
+    (lambda: NonNeg()(np.ones((2, 2), int)), TypeError, "float16 or bfloat16, got int64"),
     (lambda: NonNeg()(np.broadcast_to(np.float32(1), (2, 2))), ValueError, "read-only"),
 ])  # fmt: skip
 def test_wrong_arguments(call, error, text):

@@ -29,8 +29,8 @@ def values(schedule, n):
 
 def test_by_hand():
     assert values(Constant(1), 3) == [1.0] * 3
-    assert values(Piecewise((3.0, 2.0, 1.0), (1, 3)), 5) == [3, 2, 2, 1, 1]
-    assert values(Piecewise((3.0,), ()), 2) == [3, 3]
+    assert values(Piecewise(boundaries=(1, 3), values=(3.0, 2.0, 1.0)), 5) == [3, 2, 2, 1, 1]
+    assert values(Piecewise(boundaries=(), values=(3.0,)), 2) == [3, 3]
     assert values(Exponential(8.0, 0.5), 4) == [8, 4, 2, 1]
     assert values(Exponential(8.0, 0.25, 2), 5) == pytest.approx([8, 4, 2, 1, 0.5], rel=1e-15)
     assert values(Exponential(8.0, 0.5, 2, staircase=True), 5) == [8, 8, 4, 4, 2]
@@ -48,7 +48,7 @@ def test_restarts():
     one, longer = values(Cosine(2.0, 4, 1.0), 4), values(Cosine(2.0, 8, 1.0), 8)
     assert one[0] == 2
     assert values(Cosine(2.0, 4, 1.0, restarts=1), 9) == one + one + [1]
-    assert values(Cosine(2.0, 4, 1.0, restarts=1, longer=2), 14) == one + longer + [1, 1]
+    assert values(Cosine(2.0, 4, 1.0, restarts=1, cycle_factor=2), 14) == one + longer + [1, 1]
 
 
 def test_ends_are_exact():
@@ -79,17 +79,27 @@ def test_value_at():
 
 @pytest.mark.parametrize(("call", "error", "text"), [
     (lambda: Constant(math.nan), ValueError, "Constant: value must be finite, got nan"),
-    (lambda: Piecewise([1, 2], []), ValueError, "one value more .* got 2 values and 0 boundaries"),
-    (lambda: Piecewise([1, 2, 3], [5, 5]), ValueError, "the next boundary must be .* 6, got 5"),
-    (lambda: Piecewise([1, 2], [0]), ValueError, "boundary must be a positive integer, got 0"),
-    (lambda: Piecewise(["a"], []), TypeError, "each value must be a number, got 'a'"),
+    (lambda: Piecewise(boundaries=[], values=[1, 2]), ValueError,
+     "one value more .* got 2 values and 0 boundaries"),
+    (lambda: Piecewise(boundaries=[5, 5], values=[1, 2, 3]), ValueError,
+     "the next boundary must be .* 6, got 5"),
+    (lambda: Piecewise(boundaries=[0], values=[1, 2]), ValueError,
+     "boundary must be a positive integer, got 0"),
+    (lambda: Piecewise(boundaries=[], values=["a"]), TypeError,
+     "each value must be a number, got 'a'"),
+    (lambda: Piecewise([1], [1.0, 0.5]), TypeError, "positional argument"),
+    (lambda: Piecewise(boundaries=5, values=[1, 2]), TypeError,
+     "boundaries must be a sequence of numbers, got 5"),
+    (lambda: Piecewise(boundaries=[], values="1"), TypeError, "values must be a sequence .* '1'"),
+    (lambda: Constant(True), TypeError, "Constant: value must be a number, got True"),
     (lambda: Exponential(1.0, 0.0), ValueError, "factor must be positive and finite, got 0.0"),
     (lambda: Exponential(1.0, 0.5, 0), ValueError, "steps must be a positive integer, got 0"),
     (lambda: Linear(0, 1, 0), ValueError, "Linear: steps must be a positive integer, got 0"),
     (lambda: Linear(0, "1", 1), TypeError, "Linear: end must be a number, got '1'"),
     (lambda: Linear(0, 1, 2.5), TypeError, "Linear: steps must be a positive integer, got 2.5"),
     (lambda: Cosine(1.0, 5, restarts=-1), ValueError, "restarts must be an integer >= 0, got -1"),
-    (lambda: Cosine(1.0, 5, longer=0), ValueError, "longer must be a positive integer, got 0"),
+    (lambda: Cosine(1.0, 5, cycle_factor=0), ValueError,
+     "cycle_factor must be a positive integer, got 0"),
     (lambda: WarmUp("a", 5), TypeError, "WarmUp: schedule must be a number, got 'a'"),
     (lambda: WarmUp(1.0, -1), ValueError, "WarmUp: steps must be an integer >= 0, got -1"),
     (lambda: WarmUp(1.0, 1, math.inf), ValueError, "WarmUp: start must be finite, got inf"),

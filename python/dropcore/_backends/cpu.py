@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dropcore import _core
 from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 from dropcore._backends.memory import empty as empty
+from dropcore._base.checks import expect_unmasked
 from dropcore._base.decisions import Decisions
 from dropcore._core import Factor as Factor
 from dropcore._core import Patches as Patches
@@ -56,7 +57,11 @@ PACKED_AT_MOST = 1 << 22  # elements of x that a product with an update packs as
 
 def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
     """x as an array of a dtype that is taken, not copied."""
-    array = x if type(x) is np.ndarray else np.asarray(x)
+    if type(x) is np.ndarray:
+        array = x
+    else:
+        expect_unmasked(name, x)
+        array = np.asarray(x)
     code = CODES.get(array.dtype)
     if code is not None and DTYPES[code] in allowed:
         return array
@@ -76,6 +81,7 @@ def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: 
     """`out` if it can take a result of that shape and dtype, those of the array called name."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    expect_unmasked("out", out)
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(
             f"out must have the shape and dtype of {name}, {shape} {dtype}, got "
@@ -174,7 +180,7 @@ def dropout_fast(
     else:
         return None
     if rate is None:
-        kept = 0.5 if keep is None else keep
+        kept = keep
     elif keep is None and type(rate) is float and 0.0 <= rate <= 1.0:
         kept = 1.0 - rate
     else:
@@ -390,9 +396,9 @@ def adam_(
     max_norm: float,
     axes: tuple[int, ...],
 ) -> None:
-    """Step number `step`, from 1, projected if max_norm is not 0."""
+    """Step number `step`, from 0, projected if max_norm is not 0."""
     keep = 1.0 - learning_rate * weight_decay
-    numbers = step, learning_rate, beta_1, beta_2, epsilon
+    numbers = step + 1, learning_rate, beta_1, beta_2, epsilon
 
     def adam(
         w: Array, vectors: Vectors, bound: float, g: Any, block: Block, mean: Any, square: Any
@@ -409,14 +415,14 @@ def rmsprop_(
     mean: Array | None,
     velocity: Array | None,
     learning_rate: float,
-    beta: float,
+    rho: float,
     momentum: float,
     epsilon: float,
     max_norm: float,
     axes: tuple[int, ...],
 ) -> None:
     """A step, projected if max_norm is not 0."""
-    numbers = learning_rate, beta, momentum, epsilon
+    numbers = learning_rate, rho, momentum, epsilon
 
     def step(
         w: Array, vectors: Vectors, bound: float, g: Any, block: Block, a: Any, b: Any, c: Any
@@ -506,6 +512,8 @@ def _update(
         and 0 < g.x.size <= PACKED_AT_MOST
     ):
         gradient: Any = (g.x, g.dz)
+    elif type(g) is np.ndarray and _is_contiguous_aligned(g):
+        gradient = g
     else:
         gradient = np.require(np.asarray(g), requirements=["C", "A"])
     if fused:

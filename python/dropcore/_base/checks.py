@@ -1,16 +1,31 @@
-"""Checks of numbers that users give."""
+"""Checks of the numbers, axes and arrays that users give."""
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import operator
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, cast
 
-__all__ = ["check_integer", "check_number"]
+import numpy as np
 
-WORDS: Final = {"(0, inf)": "positive and finite", "[0, inf)": "finite and not negative",
-                "(-inf, inf)": "finite"}  # fmt: skip
+__all__ = [
+    "check_axes",
+    "check_axis_numbers",
+    "check_integer",
+    "check_number",
+    "expect_one_of_rate_and_keep",
+    "expect_unmasked",
+]
+
+WORDS: Final = {
+    "(0, inf)": "positive and finite",
+    "[0, inf)": "finite and not negative",
+    "(-inf, inf)": "finite",
+    "(0, inf]": "positive",
+}
 
 
 def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
@@ -19,27 +34,37 @@ def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     Parameters
     ----------
     what : str
-        Who asks for what, for the message, such as "SGD: momentum".
+        The caller and the name of its argument, for the message, such as "SGD: momentum".
     value : float
     interval : str
-        Where it may be, such as "[0, 1)"; infinity is in none.
+        The allowed values, such as "[0, 1)".
 
     Raises
     ------
     TypeError
-        If it is not a real number.
+        If it is not a real number. A bool is none.
     ValueError
-        If it is outside, or NaN.
+        If it is outside the interval, or NaN.
     """
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{what} must be a number, got {value!r}")
-    number = float(value)
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{what} must be a number, got {value!r}")
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond float64's range
+            number = math.inf if value > cast(Any, 0) else -math.inf
+    else:
+        number = value
+    low, high, closed_low, closed_high = _bounds(interval)
+    if low < number < high or (closed_low and number == low) or (closed_high and number == high):
+        return number
+    raise ValueError(f"{what} must be {WORDS.get(interval, f'in {interval}')}, got {value!r}")
+
+
+@functools.cache
+def _bounds(interval: str) -> tuple[float, float, bool, bool]:
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = number > low or (number == low and interval[0] == "[")
-    below = number < high or (number == high and interval[-1] == "]")
-    if not (above and below and math.isfinite(number)):
-        raise ValueError(f"{what} must be {WORDS.get(interval, f'in {interval}')}, got {value!r}")
-    return number
+    return low, high, interval[0] == "[", interval[-1] == "]"
 
 
 def check_integer(what: str, value: Any, least: int, most: int | None = None) -> int:
@@ -48,7 +73,7 @@ def check_integer(what: str, value: Any, least: int, most: int | None = None) ->
     Parameters
     ----------
     what : str
-        Who asks for what, for the message, such as "Dense: units".
+        The caller and the name of its argument, for the message, such as "Dense: units".
     value : int
     least : int
     most : int, optional
@@ -56,17 +81,111 @@ def check_integer(what: str, value: Any, least: int, most: int | None = None) ->
     Raises
     ------
     TypeError
-        If it is not an integer.
+        If it is not an integer. A bool is none.
     ValueError
-        If it is outside.
+        If it is out of range.
     """
-    allowed = "a positive integer" if (least, most) == (1, None) else f"an integer >= {least}"
-    if most is not None:
-        allowed = f"an integer in [{least}, {most}]"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
+    if type(value) is int:
+        number = value
+    else:
+        found = _index(value)
+        if found is None:
+            raise TypeError(f"{what} must be {_integers(least, most)}, got {value!r}")
+        number = found
     if number < least or (most is not None and number > most):
-        raise ValueError(f"{what} must be {allowed}, got {number}")
+        raise ValueError(f"{what} must be {_integers(least, most)}, got {number}")
     return number
+
+
+def _index(value: Any) -> int | None:
+    """An integer of any type as an int. None for anything else, also for a bool."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _integers(least: int, most: int | None) -> str:
+    if most is not None:
+        return f"an integer in [{least}, {most}]"
+    return "a positive integer" if least == 1 else f"an integer >= {least}"
+
+
+def check_axis_numbers(what: str, axes: int | Iterable[int]) -> tuple[int, ...]:
+    """One axis or several as a tuple of int, for an array that is not known yet.
+
+    Raises
+    ------
+    TypeError
+        If an axis is not an integer.
+    """
+    found = []
+    for axis in axes if isinstance(axes, Iterable) else (axes,):
+        number = _index(axis)
+        if number is None:
+            raise TypeError(f"{what} must be an integer or several, got {axis!r}")
+        found.append(number)
+    return tuple(found)
+
+
+def check_axes(what: str, axes: int | Iterable[int], ndim: int) -> tuple[int, ...]:
+    """Axes of an array as sorted numbers in [0, ndim).
+
+    Parameters
+    ----------
+    what : str
+        The caller and the name of its argument, for the message, such as "max_norm_: axis".
+    axes : int or iterable of int
+        Negative ones count from the end.
+    ndim : int
+        How many axes the array has.
+
+    Raises
+    ------
+    TypeError
+        If an axis is not an integer.
+    ValueError
+        If an axis is out of range or is named twice.
+    """
+    given = check_axis_numbers(what, axes)
+    for number in given:
+        if not -ndim <= number < ndim:
+            raise ValueError(
+                f"{what}: an array of {ndim} axes has none numbered {number}; allowed is "
+                f"{-ndim} ... {ndim - 1}"
+            )
+    found = {number % ndim for number in given}
+    if len(found) != len(given):
+        raise ValueError(f"{what} names an axis twice: {given}")
+    return tuple(sorted(found))
+
+
+def expect_one_of_rate_and_keep(what: str, rate: object, keep: object) -> None:
+    """Exactly one of the two must be given.
+
+    Raises
+    ------
+    TypeError
+        If neither is given.
+    ValueError
+        If both are.
+    """
+    if rate is None and keep is None:
+        raise TypeError(f"{what}: give rate (the fraction dropped) or keep (the fraction kept)")
+    if rate is not None and keep is not None:
+        raise ValueError(f"{what}: give rate or keep, not both (got rate={rate}, keep={keep})")
+
+
+def expect_unmasked(name: str, x: object) -> None:
+    """Refuse NumPy's masked arrays, whose hidden elements would be used.
+
+    Raises
+    ------
+    TypeError
+        If x is one.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a numpy.ma.MaskedArray, whose masked elements would be used: fill them "
+            "with .filled(value), or take .data"
+        )

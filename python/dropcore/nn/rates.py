@@ -67,7 +67,10 @@ class Rate:
                 raise TypeError(f"{what}: the rate must not change with the step here")
         else:
             numbers_given = cast(Any, rate), cast(Any, keep)
-            self._kept = resolve_keep(*numbers_given, what=what, default=default)
+            if rate is None and keep is None:
+                self._kept: Any = 1.0 - default
+            else:
+                self._kept = resolve_keep(*numbers_given, what=what)
             if not isinstance(self._kept, float):
                 if not arrays:
                     raise TypeError(f"{what}: rate and keep must be numbers here, not arrays")

@@ -51,23 +51,24 @@ def adam_(
     beta_1: float, beta_2: float, epsilon: float, weight_decay: float, max_norm: float,
     axes: tuple[int, ...],
 ) -> None:  # fmt: skip
-    """Step number `step`, from 1, projected if max_norm is not 0."""
+    """Step number `step`, from 0, projected if max_norm is not 0."""
+    t = step + 1
     _update(
         "adam", w, g, (mean, square, None), max_norm, axes,
-        rate=learning_rate / (1.0 - beta_1**step), beta_1=beta_1, beta_2=beta_2,
-        rest_1=1.0 - beta_1, rest_2=1.0 - beta_2, scale=1.0 / math.sqrt(1.0 - beta_2**step),
+        rate=learning_rate / (1.0 - beta_1**t), beta_1=beta_1, beta_2=beta_2,
+        rest_1=1.0 - beta_1, rest_2=1.0 - beta_2, scale=1.0 / math.sqrt(1.0 - beta_2**t),
         epsilon=epsilon, keep=1.0 - learning_rate * weight_decay,
     )  # fmt: skip
 
 
 def rmsprop_(
     w: Array, g: Gradient, square: Array, mean: Array | None, velocity: Array | None,
-    learning_rate: float, beta: float, momentum: float, epsilon: float, max_norm: float,
+    learning_rate: float, rho: float, momentum: float, epsilon: float, max_norm: float,
     axes: tuple[int, ...],
 ) -> None:  # fmt: skip
     """A step, projected if max_norm is not 0."""
     _update("rmsprop", w, g, (mean, square, velocity), max_norm, axes, rate=learning_rate,
-            beta_2=beta, rest_2=1.0 - beta, momentum=momentum, epsilon=epsilon)  # fmt: skip
+            beta_2=rho, rest_2=1.0 - rho, momentum=momentum, epsilon=epsilon)  # fmt: skip
 
 
 def adagrad_(
