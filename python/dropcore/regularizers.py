@@ -1,9 +1,9 @@
-"""Regularisers: what is added to the loss for a parameter, or for the outputs of a layer.
+"""Regularisers: penalties on a parameter, or on the outputs of a layer.
 
-A layer's ``regularizer=`` is about its weights: the training loop adds the gradient of the penalty
-to that of the loss. `dropcore.nn.ActivityRegularization` puts one behind a layer, for its outputs.
-The loss that is reported stays that of the data, so that it compares between regularisers and with
-validation.
+A layer's ``regularizer=`` applies to its weights: the training loop adds the gradient of the
+penalty to that of the loss. `dropcore.nn.ActivityRegularization` behind a layer applies one to its
+outputs. The reported loss is that of the data alone, so that it can be compared between
+regularisers and with the validation loss.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ Array = NDArray[Any]
 
 
 class Regularizer(Protocol):
-    """What training asks of a regulariser."""
+    """The methods that training needs of a regulariser."""
 
     def penalty(self, weight: Array) -> float:
-        """What is added to the loss."""
+        """The penalty that is added to the loss."""
 
     def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
-        """`gradient` with that of the penalty added, in a new array."""
+        """The sum of `gradient` and the gradient of the penalty, in a new array."""
 
 
 class ActivityRegularizer(Protocol):
-    """What `dropcore.nn.ActivityRegularization` asks of a regulariser."""
+    """The methods that `dropcore.nn.ActivityRegularization` needs of a regulariser."""
 
     def activity_penalty(self, y: Array) -> float:
-        """What is added to the loss of a batch for outputs (batch, ...)."""
+        """The penalty of outputs (batch, ...) that is added to the loss of the batch."""
 
     def activity_gradient(self, y: Array) -> Array:
         """The gradient of `activity_penalty`, a new array like y."""
 
 
 class _SumOverElements:
-    """A penalty that is a sum over elements: over those of a weight, or of a sample's outputs."""
+    """A penalty that is a sum over the elements of a weight, or of the outputs for a sample."""
 
     def penalty(self, weight: Array) -> float:
         raise NotImplementedError
@@ -55,7 +55,7 @@ class _SumOverElements:
         raise NotImplementedError
 
     def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
-        """`gradient` with that of the penalty added, in a new array."""
+        """The sum of `gradient` and the gradient of the penalty, in a new array."""
         total = self.gradient(weight)
         total += dense(gradient)
         return total
@@ -64,6 +64,7 @@ class _SumOverElements:
         """The mean over the samples of a batch."""
         return self.penalty(y) / len(y) if len(y) else 0.0
 
+    @np.errstate(under="ignore")
     def activity_gradient(self, y: Array) -> Array:
         """The gradient of `activity_penalty`."""
         gradient = self.gradient(y)
@@ -83,7 +84,7 @@ class L1(_SumOverElements):
     Raises
     ------
     TypeError, ValueError
-        If it is not such a number.
+        If `strength` is not a number or is out of range.
 
     References
     ----------
@@ -98,6 +99,7 @@ class L1(_SumOverElements):
     def penalty(self, weight: Array) -> float:
         return self.strength * float(abs(weight).sum(dtype=np.float64))
 
+    @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
         signs = array_namespace(weight).sign(weight, out=_empty_like(weight))
         signs *= weight.dtype.type(self.strength)
@@ -108,8 +110,8 @@ class L1(_SumOverElements):
 class L2(_SumOverElements):
     """strength * sum of w^2, with the gradient 2 * strength * w.
 
-    That is Keras' convention. Texts that write lambda / 2 * ||w||^2, and the weight_decay of
-    PyTorch's optimisers, have a number twice as large for the same thing.
+    This is Keras' convention. For the same effect lambda in lambda / 2 * ||w||^2, and the
+    weight_decay of PyTorch's optimisers, are twice as large.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ class L2(_SumOverElements):
     Raises
     ------
     TypeError, ValueError
-        If it is not such a number.
+        If `strength` is not a number or is out of range.
 
     References
     ----------
@@ -134,6 +136,7 @@ class L2(_SumOverElements):
     def penalty(self, weight: Array) -> float:
         return self.strength * backend_of("weight", weight).sum_squares(weight)
 
+    @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
         factor = weight.dtype.type(2 * self.strength)
         return array_namespace(weight).multiply(weight, factor, out=_empty_like(weight))
@@ -151,7 +154,7 @@ class L1L2(_SumOverElements):
     Raises
     ------
     TypeError, ValueError
-        If one is not such a number.
+        If a strength is not a number or is out of range.
 
     References
     ----------
@@ -168,6 +171,7 @@ class L1L2(_SumOverElements):
     def penalty(self, weight: Array) -> float:
         return L1(self.l1).penalty(weight) + L2(self.l2).penalty(weight)
 
+    @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
         total = L1(self.l1).gradient(weight)
         total += L2(self.l2).gradient(weight)
@@ -176,16 +180,17 @@ class L1L2(_SumOverElements):
 
 @dataclass(frozen=True)
 class KLSparsity:
-    """Hold the mean activation of each unit near a small target.
+    """Keep the mean activation of each unit close to a small target.
 
-    For outputs y in [0, 1], such as a sigmoid's, with the mean m of a unit over the batch and all
-    other axes but the last, n numbers in all::
+    The outputs y are in [0, 1], such as those of a sigmoid. m is the mean of a unit over all axes
+    but the last, of n numbers::
 
         penalty = strength * sum over the units of t log(t / m) + (1 - t) log((1 - t) / (1 - m))
         dy      = strength / n * ((1 - t) / (1 - m) - t / m)
 
-    That is the divergence KL(t || m) between two coins. m is kept 1e-7 away from 0 and 1, where it
-    is infinite. The mean is that of the batch at hand: a part of a batch has another.
+    This is the divergence KL(t || m) between two Bernoulli distributions. m is clipped to [1e-7,
+    1 - 1e-7], as the divergence is infinite at 0 and 1. The mean is that of the batch, so the
+    penalty of a batch is not the mean of the penalties of its parts.
 
     Parameters
     ----------
@@ -197,13 +202,13 @@ class KLSparsity:
     Raises
     ------
     TypeError, ValueError
-        If one is not such a number; when it is used, if a mean is outside of [0, 1]. On a GPU,
-        where a look at the means takes time, what follows from such a one is NaN instead.
+        If an argument is not a number or is out of range; in use, if a mean is outside [0, 1]. On
+        a GPU, where checking the means would wait for the device, the result is NaN instead.
 
     References
     ----------
-    Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2", for the aim;
-    against dropout, Srivastava et al. 2014, table 9.
+    Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; in comparison
+    with dropout, Srivastava et al. 2014, table 9.
     """
 
     strength: float
@@ -219,6 +224,7 @@ class KLSparsity:
         divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
         return self.strength * float(divergence.sum())
 
+    @np.errstate(under="ignore")
     def activity_gradient(self, y: Array) -> Array:
         t, m = self.target, self._means(y)
         each = self.strength * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
@@ -228,7 +234,7 @@ class KLSparsity:
 
     def _means(self, y: Array) -> NDArray[np.float64]:
         xp = array_namespace(y)
-        if not y.size:  # without activity there is no divergence
+        if not y.size:  # an empty batch has no divergence
             return xp.full(y.shape[-1:], self.target)
         means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
         if on_device(y):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -201,6 +203,26 @@ BAD = {
     "rate < 0": (ValueError, r"\[0, 1\]", lambda x: dropout(x, -1e-300, key=1)),
     "rate NaN": (ValueError, "nan", lambda x: dropout(x, float("nan"), key=1)),
     "rate str": (TypeError, "number", lambda x: dropout(x, "0.5", key=1)),
+    "no rate": (TypeError, "dropout: give rate .* or keep", lambda x: dropout(x, key=7)),
+    "no rate backward": (TypeError, "dropout_backward: give rate .* or keep",
+                         lambda x: dropout_backward(x, key=7)),
+    "no rate shared": (TypeError, "give rate", lambda x: dropout(x, key=7, shared_axes=0)),
+    "masked x": (TypeError, r"x is a numpy.ma.MaskedArray, .*\.filled",
+                 lambda x: dropout(np.ma.array(x), 0.5, key=1)),
+    "masked dy": (TypeError, "dy is a numpy.ma.MaskedArray",
+                  lambda x: dropout_backward(np.ma.array(x), 0.5, key=1)),
+    "masked out": (TypeError, "out is a numpy.ma.MaskedArray",
+                   lambda x: dropout(x, 0.5, key=1, out=np.ma.array(x))),
+    "masked rate": (TypeError, "rate is a numpy.ma.MaskedArray",
+                    lambda x: dropout(x, np.ma.array([0.5] * 4), key=1)),
+    "masked kept": (TypeError, "kept is a numpy.ma.MaskedArray",
+                    lambda x: Mask.given(np.ma.array(x > 0))),
+    "masked bits": (TypeError, "bits is a numpy.ma.MaskedArray",
+                    lambda x: Mask.from_packed(np.ma.array([1], np.uint8), 3)),
+    "masked scale": (TypeError, "scale is a numpy.ma.MaskedArray",
+                     lambda x: Mask(4, 0.5, key=1).rescaled(np.ma.array([1.0] * 4))),
+    "axis float": (TypeError, "shared_axes must be an integer or several, got 0.5",
+                   lambda x: dropout(x, 0.5, key=1, shared_axes=0.5)),
     "rate bool": (TypeError, "number", lambda x: dropout(x, True, key=1)),
     "one bad rate": (ValueError, "1.5", lambda x: dropout(x, np.array([0.5, 1.5, 0, 0]), key=1)),
     "rates enlarge": (ValueError, "broadcast",
@@ -253,6 +275,104 @@ def test_bad_input_says_what_is_allowed(name):
     with pytest.raises(error, match=text):
         call(x)
     assert (x == 1).all()
+
+
+@pytest.mark.parametrize("axes", [
+    0, [0], np.array([0]), np.array(0), np.int8(-3), iter((0,)), {0}, range(1), (0,),
+], ids=repr)  # fmt: skip
+def test_shared_axes_of_any_kind(axes):
+    mask = Mask((1, *X.shape[1:]), 0.5, key=KEY)
+    assert same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), dropout(X, mask=mask))
+
+
+@pytest.mark.parametrize("axes", [(), [], np.array([], int), (1, 2), np.array([2, -2])], ids=repr)
+def test_shared_axes_none_or_several(axes):
+    shape = X.shape if len(axes) == 0 else (len(X), 1, 1)
+    y = dropout(X, mask=Mask(shape, 0.5, key=KEY))
+    assert same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), y)
+    assert same_bits(dropout_backward(X, 0.5, key=KEY, shared_axes=axes), y)
+
+
+@pytest.mark.parametrize("rate", [0, 1, np.int64(1), np.float32(1)])
+def test_rates_may_be_whole_numbers(rate):
+    assert same_bits(dropout(X, rate, key=KEY), X * np.float32(1 - rate) + 0)
+
+
+def test_rescaled():
+    """With an int for the scale, wherever a mask can meet an array."""
+    for mask in (Mask(X.shape, 0.5, key=KEY), Mask((1, 1, 33), 0.5, key=KEY),
+                 Mask(X.shape, 0.5, key=KEY, run=8), Mask((6, 1, 1), 0.5, key=KEY),
+                 Mask.given(RNG.random(X.shape) < 0.5),
+                 Mask(X.shape, np.full(33, 0.5), key=KEY)):  # fmt: skip
+        wanted = np.where(np.broadcast_to(mask.to_bool(), X.shape), 2 * X, np.float32(0))
+        for scale in (2, 2.0, np.int32(2), np.float32(2), np.full(mask.drawn_shape, 2)):
+            twin = mask.rescaled(scale)
+            assert np.all(np.asarray(twin.scale) == 2.0)
+            assert np.asarray(twin.scale).dtype == np.float64
+            assert np.array_equal(twin.to_bool(), mask.to_bool())
+            assert same_bits(dropout(X, mask=twin), wanted)
+            assert same_bits(np.ascontiguousarray(dropout(X[:, ::-1], mask=twin)),
+                             np.where(mask.to_bool(), 2 * X[:, ::-1], np.float32(0)))  # fmt: skip
+    x = X[0, :, :]
+    for shape in ((40, 33), (1, 33), (33,), (40, 1)):
+        mask = Mask(shape, 0.5, key=KEY)
+        w = np.eye(33, dtype=np.float32)
+        wanted = np.where(mask.to_bool(), 2 * x, np.float32(0))
+        for where in ({"x_mask": mask.rescaled(2)}, {"y_mask": mask.rescaled(2)}):
+            np.testing.assert_array_equal(dropcore.masked_matmul(x, w, **where), wanted)
+
+
+def test_packed_bits_are_copied_and_padding_does_not_count():
+    bits = np.array([255], np.uint8)
+    mask = Mask.from_packed(bits, (3,))
+    assert mask.packed().tolist() == [0b111]
+    bits[0] = 0
+    assert mask.to_bool().tolist() == [True, True, True]
+    taken = mask.packed()
+    taken[0] = 0
+    assert mask.to_bool().all()
+    assert Mask.from_packed(np.array([], np.uint8), 0).packed().size == 0
+    kept = np.ones(3, bool)
+    given = Mask.given(kept)
+    kept[:] = False
+    assert given.to_bool().all()
+
+
+class Size(tuple):
+    """As PyTorch's shapes are."""
+
+
+@pytest.mark.parametrize("make", [
+    lambda shape: Mask(shape, 0.5, key=1), lambda shape: Mask(shape, 0.5, key=1, run=2),
+    lambda shape: Mask.from_packed(np.array([63], np.uint8), shape),
+])  # fmt: skip
+def test_a_shape_becomes_a_tuple_of_int(make):
+    for shape in (Size((2, 3)), [2, 3], np.array([2, 3]), (np.int64(2), np.int8(3))):
+        mask = make(shape)
+        assert type(mask.shape) is tuple
+        assert type(mask.drawn_shape) is tuple
+        assert [type(n) for n in (*mask.shape, *mask.drawn_shape)] == [int] * 4
+        assert mask.shape == (2, 3)
+        copied = pickle.loads(pickle.dumps(mask))
+        assert np.array_equal(copied.to_bool(), mask.to_bool())
+        assert b"Size" not in pickle.dumps(mask)
+
+
+def test_a_mask_cannot_be_changed():
+    rates = np.linspace(0, 1, 4)
+    mask = Mask((3, 4), rates, key=KEY)
+    before = mask.to_bool()
+    for name in ("shape", "key", "offset", "run", "domain", "scale", "threshold", "bits", "new"):
+        with pytest.raises(AttributeError, match=f"Mask cannot be changed.* {name}"):
+            setattr(mask, name, None)
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del mask.shape
+    rates[:] = 0.5
+    for array in (mask.scale, mask.threshold, Mask.given(before).bits):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 1
+    assert np.array_equal(mask.to_bool(), before)
+    assert copy.deepcopy(mask) is mask
 
 
 def test_overlapping_and_read_only_out():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy.special import kolmogorov
 from scipy.stats import norm
 
 from dropcore import Key, Mask, _core, reference
+from dropcore.nn import GaussianDropout, GaussianNoise
 from dropcore.noise import decision_uniform, normal, uniform
 from support.arrays import ulps
 
@@ -176,6 +178,46 @@ def test_shapes():
     flat = normal(24, key=1)
     np.testing.assert_array_equal(normal((2, 3, 4), key=1).reshape(-1), flat)
     np.testing.assert_array_equal(normal(24, key=Key(1)), flat)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_low_precision(isa, dtype):
+    for offset in (0, 5, 2**40):
+        options = {"key": KEY, "offset": offset}
+        found = normal((7, 1001), dtype=dtype, **options)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, normal((7, 1001), **options).astype(dtype))
+        u, exact = uniform(7001, dtype=dtype, **options), uniform(7001, dtype=float, **options)
+        assert u.dtype == dtype
+        bits = {np.float16: 10}.get(dtype, 7)
+        np.testing.assert_array_equal(u.astype(float), (exact * 2**bits // 1 + 0.5) / 2**bits)
+        assert u.min() > 0
+        assert u.max() < 1
+
+
+@pytest.mark.parametrize("layer", [GaussianNoise(0.3), GaussianDropout(0.4)], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_layers_of_low_precision_round_once(layer, dtype):
+    x = normal((5, 7, 11), key=3, dtype=dtype)
+    y, backward = layer.forward(x, key=KEY)
+    wide, wide_backward = layer.forward(x.astype(np.float32), key=KEY)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, wide.astype(dtype))
+    dx = backward(x)[0]
+    assert dx.dtype == dtype
+    np.testing.assert_array_equal(dx, wide_backward(x.astype(np.float32))[0].astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_underflow_does_not_raise(dtype):
+    tiny = np.full((3, 50), np.finfo(dtype).smallest_subnormal)
+    with np.errstate(all="raise"):
+        normal(5000, key=1, dtype=dtype)
+        uniform(5000, key=1, dtype=dtype)
+        for layer in (GaussianNoise(float(np.finfo(dtype).tiny)), GaussianDropout(0.5)):
+            y, backward = layer.forward(tiny, key=1)
+            assert np.isfinite(y).all()
+            assert np.isfinite(backward(tiny)[0]).all()
 
 
 @pytest.mark.parametrize("draw", [normal, uniform])

@@ -251,6 +251,35 @@ def test_lazy_stays_lazy_behind_a_clip():
     assert (params["b"][~outside] != normal(9, 6)[~outside]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clipping_does_not_raise_for_underflow(dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    grads = {"w": np.array([1.0, tiny, 7 * tiny, np.finfo(dtype).tiny], dtype)}
+    with np.errstate(all="raise"):
+        found = Clip(SGD(0.1), norm=0.25, value=0.75).clipped(grads)["w"]
+        np.testing.assert_array_equal(found[:1], dtype(0.25))
+        size = global_norm([grads["w"][1:3]])
+        assert Clip(SGD(0.1), norm=float(tiny)).clipped(grads)["w"][0] == tiny
+    assert size == pytest.approx(7 * float(tiny), abs=float(tiny))
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_parameters_without_a_gradient_are_frozen(optimizer):
+    params = {"a": normal(4, 5), "b": normal(4, 5, seed=1)}
+    frozen, moved = params["b"].copy(), params["a"].copy()
+    state = optimizer.init(params)
+    before = {kind: arrays["b"].copy() for kind, arrays in state.items()}
+    called = []
+    constraints = {"b": called.append}
+    for step in range(3):
+        optimizer.apply(params, {"a": normal(4, 5, seed=step)}, state, step, constraints)
+    np.testing.assert_array_equal(params["b"], frozen)
+    for kind, array in before.items():
+        np.testing.assert_array_equal(state[kind]["b"], array)
+    assert (params["a"] != moved).all()
+    assert not called
+
+
 # --- training ------------------------------------------------------------------------------------
 
 

@@ -192,6 +192,19 @@ def test_dead_and_saturated_units_have_a_finite_gradient():
         assert (sign * gradient > 1e3).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("regularizer", OF_OUTPUTS, ids=repr)
+def test_underflow_does_not_raise(regularizer, dtype):
+    y = np.full((4, 3), np.finfo(dtype).smallest_subnormal, dtype)
+    y[:, 1] = np.finfo(dtype).tiny
+    with np.errstate(all="raise"):
+        assert regularizer.activity_penalty(y) >= 0
+        assert np.isfinite(regularizer.activity_gradient(y)).all()
+        if not isinstance(regularizer, KLSparsity):
+            assert regularizer.penalty(y) >= 0
+            assert np.isfinite(regularizer.add_gradient(y, y)).all()
+
+
 # --- what they are -------------------------------------------------------------------------------
 
 
@@ -208,6 +221,7 @@ def test_repr_rebuilds(regularizer):
 @pytest.mark.parametrize(("call", "error", "text"), [
     (lambda: L1(-1), ValueError, "L1: strength must be finite and not negative, got -1"),
     (lambda: L2(math.nan), ValueError, "L2: strength must be finite and not negative, got nan"),
+    (lambda: L2(True), TypeError, "L2: strength must be a number, got True"),
     (lambda: L2("a"), TypeError, "L2: strength must be a number, got 'a'"),
     (lambda: L1L2(0, math.inf), ValueError, "L1L2: l2 must be finite and not negative, got inf"),
     (lambda: L1L2(-0.1, 0), ValueError, "L1L2: l1 must be"),

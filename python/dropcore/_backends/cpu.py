@@ -146,13 +146,14 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
         and mask.bits is None
         and mask.run == 1
         and isinstance(mask.threshold, int)
+        and isinstance(mask.scale, float)
         and _is_contiguous_aligned(x)
         and (out is x or _is_contiguous_aligned(out))
     ):
         key = cast(Key, mask.key)
         _core.dropout(
             target, source, code, key.seed, key.stream, key.step, mask.domain,
-            mask.threshold, cast(float, mask.scale), mask.offset,
+            mask.threshold, mask.scale, mask.offset,
         )  # fmt: skip
         return out
     expect_broadcast(mask, x.shape, name)

@@ -120,7 +120,8 @@ def check_axis_numbers(what: str, axes: int | Iterable[int]) -> tuple[int, ...]:
         If an axis is not an integer.
     """
     found = []
-    for axis in axes if isinstance(axes, Iterable) else (axes,):
+    one = _index(axes) is not None or not isinstance(axes, Iterable)
+    for axis in (axes,) if one else cast(Iterable[int], axes):
         number = _index(axis)
         if number is None:
             raise TypeError(f"{what} must be an integer or several, got {axis!r}")

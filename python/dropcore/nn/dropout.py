@@ -468,11 +468,15 @@ def identity_backward(
 
 
 def multiply_backward(x: Array, factor: Array) -> tuple[Array, Backward]:
-    """x * factor, and its way back."""
+    """y = x * factor in the dtype of x, rounded once, and its backward pass."""
 
     def backward(
         dy: Array, *, input_gradient: bool = True, for_update: bool = False
     ) -> tuple[Any, dict[str, Gradient]]:
-        return dy * factor if input_gradient else None, {}
+        return product(dy) if input_gradient else None, {}
 
-    return x * factor, backward
+    @np.errstate(under="ignore")
+    def product(array: Array) -> Array:
+        return (array * factor).astype(array.dtype, copy=False)
+
+    return product(x), backward

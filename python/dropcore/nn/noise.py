@@ -34,10 +34,12 @@ SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
 
 
 def noise_like(x: Array, key: Key | int, row_offset: int) -> Array:
-    """A standard normal for each element of x, which starts at `row_offset` of the global batch."""
-    return normal(
-        x.shape, key=key, offset=first_element(x.shape, row_offset), dtype=x.dtype, like=x
-    )
+    """A standard normal for each element of x, which starts at `row_offset` of the global batch.
+
+    Float32 for x of 16 bits, so that the result is rounded once.
+    """
+    dtype = np.float32 if x.dtype.name in ("float16", "bfloat16") else x.dtype
+    return normal(x.shape, key=key, offset=first_element(x.shape, row_offset), dtype=dtype, like=x)
 
 
 class GaussianNoise(Layer):
@@ -86,9 +88,10 @@ class GaussianNoise(Layer):
             )
         given = self.stddev(step) if callable(self.stddev) else self.stddev
         y = noise_like(x, key, row_offset)
-        y *= x.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))
-        y += x
-        return y, identity_backward
+        with np.errstate(under="ignore"):
+            y *= y.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))
+            y += x
+            return y.astype(x.dtype, copy=False), identity_backward
 
 
 class GaussianDropout(RatedLayer):
@@ -134,7 +137,8 @@ class GaussianDropout(RatedLayer):
             return x, identity_backward
         keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
         factor = noise_like(x, key, row_offset)
-        factor *= self._stddev(keep).astype(x.dtype)
+        with np.errstate(under="ignore"):
+            factor *= self._stddev(keep).astype(factor.dtype)
         factor += 1
         return multiply_backward(x, factor)
 
