@@ -282,20 +282,20 @@ def test_bad_input_says_what_is_allowed(name):
 ], ids=repr)  # fmt: skip
 def test_shared_axes_of_any_kind(axes):
     mask = Mask((1, *X.shape[1:]), 0.5, key=KEY)
-    assert same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), dropout(X, mask=mask))
+    assert_same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), dropout(X, mask=mask))
 
 
 @pytest.mark.parametrize("axes", [(), [], np.array([], int), (1, 2), np.array([2, -2])], ids=repr)
 def test_shared_axes_none_or_several(axes):
     shape = X.shape if len(axes) == 0 else (len(X), 1, 1)
     y = dropout(X, mask=Mask(shape, 0.5, key=KEY))
-    assert same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), y)
-    assert same_bits(dropout_backward(X, 0.5, key=KEY, shared_axes=axes), y)
+    assert_same_bits(dropout(X, 0.5, key=KEY, shared_axes=axes), y)
+    assert_same_bits(dropout_backward(X, 0.5, key=KEY, shared_axes=axes), y)
 
 
 @pytest.mark.parametrize("rate", [0, 1, np.int64(1), np.float32(1)])
 def test_rates_may_be_whole_numbers(rate):
-    assert same_bits(dropout(X, rate, key=KEY), X * np.float32(1 - rate) + 0)
+    assert_same_bits(dropout(X, rate, key=KEY), X * np.float32(1 - rate) + 0)
 
 
 def test_rescaled():
@@ -310,8 +310,8 @@ def test_rescaled():
             assert np.all(np.asarray(twin.scale) == 2.0)
             assert np.asarray(twin.scale).dtype == np.float64
             assert np.array_equal(twin.to_bool(), mask.to_bool())
-            assert same_bits(dropout(X, mask=twin), wanted)
-            assert same_bits(np.ascontiguousarray(dropout(X[:, ::-1], mask=twin)),
+            assert_same_bits(dropout(X, mask=twin), wanted)
+            assert_same_bits(np.ascontiguousarray(dropout(X[:, ::-1], mask=twin)),
                              np.where(mask.to_bool(), 2 * X[:, ::-1], np.float32(0)))  # fmt: skip
     x = X[0, :, :]
     for shape in ((40, 33), (1, 33), (33,), (40, 1)):
