@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ __all__ = ["masked_matmul", "masked_matmul_backward"]
 
 Array = npt.NDArray[Any]
 
-ACTIVATIONS = (None, "relu")
+ACTIVATIONS: Final = (None, "relu")
+
+SPARSE_CHUNK: Final = 1 << 20
+"""How many products of weights and gradients the gradient of a sparse x stores at once."""
 
 
 def masked_matmul(
@@ -38,22 +41,23 @@ def masked_matmul(
 
         y = act((x ∘ Mx) @ (w ∘ Mw) + bias) ∘ My
 
-    Units that a mask drops for the whole batch are left out of the product: at rate 0.5 on both
-    sides a quarter of the multiplications remain.
+    Units that a mask drops for the whole batch are left out of the product: with a rate of 0.5 on
+    both sides a quarter of the multiplications remain.
 
     Parameters
     ----------
     x : array_like of float32 or float64, (..., K), or scipy.sparse CSR (B, K)
+        On a GPU float16 and bfloat16 are allowed too.
     w : array_like of the same dtype, (K, N)
     bias : array_like of the same dtype, (N,), optional
     x_mask : Mask, optional
         Broadcasts to x. (B, K) drops elements, (1, K) units, (G, 1, K) on x (G, R, K) units by
         groups of rows.
     w_mask : Mask, optional
-        (K, N) drops weights (DropConnect), (B, K, N) other weights for every sample; the latter is
-        drawn where it is used and never stored.
+        (K, N) drops weights (DropConnect). (B, K, N) drops other weights for every sample; it is
+        drawn during the product and is never stored.
     y_mask : Mask, optional
-        Broadcasts to y; kinds as for `x_mask`.
+        Broadcasts to y, as `x_mask` to x.
     activation : None or "relu"
     out : numpy.ndarray, (..., N), optional
 
@@ -65,7 +69,7 @@ def masked_matmul(
     Raises
     ------
     TypeError
-        If a dtype is not taken, or dtypes differ.
+        If a dtype is not allowed, dtypes differ, or an array is a masked array.
     ValueError
         If shapes do not fit, `activation` is unknown, or `out` overlaps an input.
 
@@ -75,7 +79,7 @@ def masked_matmul(
     using submatrices" (unit); Wan et al. 2013, "Regularization of neural networks using
     DropConnect".
     """
-    p = _Product("masked_matmul", x, w, x_mask, w_mask, y_mask, activation)
+    p = _Operands("masked_matmul", x, w, x_mask, w_mask, y_mask, activation)
     b = p.bias(bias)
     if out is None:
         y = p.xp.empty(p.y_shape, p.w.dtype)
@@ -84,7 +88,7 @@ def masked_matmul(
         for name, array in (("x", p.x), ("w", p.w), ("bias", b)):
             if p.backend.is_array(array) and p.backend.overlap(y, array):
                 raise ValueError(f"masked_matmul: out overlaps {name}; give memory of its own")
-    p.forward(y, b)
+    p.product().forward(y, b)
     return y
 
 
@@ -111,12 +115,12 @@ def masked_matmul_backward(
     x, w, x_mask, w_mask, y_mask, activation
         As they were given to `masked_matmul`.
     y : array_like, (..., N)
-        What `masked_matmul` returned. Needed with an activation only.
+        The result of `masked_matmul`. Needed with an activation only.
 
     Returns
     -------
     dx : numpy.ndarray, (..., K)
-        For a sparse x a CSR array: the gradient of the stored elements.
+        For a sparse x a CSR array that stores the same elements.
     dw : numpy.ndarray, (K, N)
     dbias : numpy.ndarray, (N,)
 
@@ -125,7 +129,7 @@ def masked_matmul_backward(
     TypeError, ValueError
         As `masked_matmul`.
     """
-    p = _Product("masked_matmul_backward", x, w, x_mask, w_mask, y_mask, activation)
+    p = _Operands("masked_matmul_backward", x, w, x_mask, w_mask, y_mask, activation)
     dz = p.like_y("dy", dy)
     if y_mask is not None:
         dz = p.backend.dropout(dz, y_mask, None)
@@ -133,28 +137,12 @@ def masked_matmul_backward(
         if y is None:
             raise TypeError("masked_matmul_backward: activation='relu' needs y, the forward result")
         dz = dz * (p.like_y("y", y) > 0)
-    dx, dw = p.backward(p.xp.ascontiguousarray(dz))
+    dx, dw = p.product().backward(p.xp.ascontiguousarray(dz))
     return dx, dw, dz.sum(axis=tuple(range(dz.ndim - 1)))
 
 
-@dataclass(frozen=True)
-class _Side:
-    """What a mask means for rows (M, width) of x or y: an element mask, or live units."""
-
-    bits: Array | None = None
-    live: Array | None = None
-    scale: float = 1.0
-
-
-NOTHING = _Side()
-
-
-class _Product:
-    """The arguments of a product, checked, and the ways to carry it out.
-
-    Masks that the packing understands go there as bits or as lists of live units. What it does not
-    understand (arrays of rates, a mask shared along an odd axis) is applied to the array first.
-    """
+class _Operands:
+    """The arguments of a product, checked."""
 
     def __init__(
         self,
@@ -182,10 +170,7 @@ class _Product:
             raise ValueError(f"{what}: w must be (K, N), got shape {self.w.shape}")
         self.k, self.n = self.w.shape
         self.sparse = scipy.sparse.issparse(x)
-        if self.sparse:
-            self.x = self._csr(x)
-        else:
-            self.x = self.backend.as_array("x", x, self.dtypes)
+        self.x = self._csr(x) if self.sparse else self.backend.as_array("x", x, self.dtypes)
         if self.x.ndim < 1 or self.x.shape[-1] != self.k:
             raise ValueError(
                 f"{what}: the last axis of x must be K = {self.k}, the first of w "
@@ -196,41 +181,18 @@ class _Product:
                 f"{what}: x and w must have one dtype, got {self.x.dtype} and {self.w.dtype}"
             )
         self.y_shape = (*self.x.shape[:-1], self.n)
-        for name, mask in (("x_mask", x_mask), ("w_mask", w_mask), ("y_mask", y_mask)):
-            if mask is not None and not isinstance(mask, Mask):
-                raise TypeError(
-                    f"{what}: {name} must be a Mask, got {type(mask).__name__}; "
-                    "Mask.given(kept) takes a boolean array"
-                )
-        if x_mask is not None:
-            cpu.expect_broadcast(x_mask, self.x.shape, "x")
-        if y_mask is not None:
-            cpu.expect_broadcast(y_mask, self.y_shape, "y")
-        self.per_sample = w_mask is not None and len(w_mask.shape) == 3
-        if w_mask is not None:
-            if not self.per_sample:
-                cpu.expect_broadcast(w_mask, self.w.shape, "w")
-            elif len(self.x.shape) < 2 or w_mask.shape != (self.x.shape[0], self.k, self.n):
-                raise ValueError(
-                    f"{what}: a weight mask for every sample must be (B, K, N) = "
-                    f"({self.x.shape[0]}, {self.k}, {self.n}), got {w_mask.shape}"
-                )
-            elif not isinstance(w_mask.scale, float) or w_mask.run != 1:
-                raise ValueError(
-                    f"{what}: a weight mask for every sample takes one rate for all, without runs"
-                )
         self.x_mask, self.w_mask, self.y_mask = x_mask, w_mask, y_mask
+        self.per_sample = False
+        self._check_masks()
 
-    def _csr(self, x: Any) -> Any:
-        if x.format != "csr" or x.ndim != 2:
-            raise TypeError(
-                f"{self.what}: a sparse x must be a 2-D CSR array, got {x.format}; use .tocsr()"
-            )
-        if x.dtype.name not in self.dtypes:
-            raise TypeError(f"{self.what}: x must be float32 or float64, got {x.dtype}")
-        return x
+    def product(self) -> _Product:
+        """The way to compute it."""
+        if self.per_sample:
+            return _PerSample(self)
+        return _Sparse(self) if self.sparse else _Dense(self)
 
     def bias(self, bias: npt.ArrayLike | None) -> Array | None:
+        """A bias as a contiguous array."""
         if bias is None:
             return None
         b = self.xp.ascontiguousarray(self.backend.as_array("bias", bias, self.dtypes))
@@ -242,6 +204,7 @@ class _Product:
         return b
 
     def like_y(self, name: str, array: npt.ArrayLike) -> Array:
+        """An array of the shape and dtype of y."""
         a: Array = self.backend.as_array(name, array, self.dtypes)
         if a.shape != self.y_shape or a.dtype != self.w.dtype:
             raise ValueError(
@@ -250,99 +213,15 @@ class _Product:
             )
         return a
 
-    # ---- masks on x and y ----
-
-    def _groups(self) -> int:
-        """How many groups of rows have unit masks of their own; 1 for a plain batch."""
-        found = {
-            mask.shape[0]
-            for mask, shape in ((self.x_mask, self.x.shape), (self.y_mask, self.y_shape))
-            if mask is not None and _is_grouped(mask, shape)
-        }
-        return found.pop() if found else 1
-
-    def _sides(self, mask: Mask | None, shape: tuple[int, ...], groups: int) -> list[_Side] | None:
-        """A side for each group, or None where the mask has to be applied beforehand."""
-        if mask is None:
-            return [NOTHING] * groups
-        if not isinstance(mask.scale, float):
-            return None
-        if shape[-1] != 1 and mask.shape[-1:] == shape[-1:] and math.prod(mask.shape[:-1]) == 1:
-            return [_Side(live=self.backend.kept_units(mask)[0], scale=mask.scale)] * groups
-        if _is_grouped(mask, shape):
-            live = self.backend.kept_units(mask, groups)
-            return [_Side(live=units, scale=mask.scale) for units in live]
-        if groups == 1 and mask.shape == shape:
-            return [_Side(bits=self.backend.element_bits(mask), scale=mask.scale)]
-        return None
-
-    def _rows(self, array: Array, groups: int) -> Array:
-        """(groups, rows of each, last axis)."""
-        rows = math.prod(array.shape[:-1])
-        return array.reshape(groups, rows // groups, array.shape[-1])
-
-    def _weights(self) -> tuple[Array, _Side]:
-        """w as the packing takes it, with its mask."""
-        mask = self.w_mask
-        if mask is None or self.per_sample:
-            return self.w, NOTHING
-        if mask.shape == self.w.shape and isinstance(mask.scale, float):
-            return self.w, _Side(bits=self.backend.element_bits(mask), scale=mask.scale)
-        return self.backend.dropout(self.w, mask, None), NOTHING
-
-    def _factor_w(self, w: Array, side: _Side, rows: Any, columns: Any) -> Any:
-        return self.backend.Factor(
-            w, rows=rows, columns=columns, bits=side.bits, bit_strides=(self.n, 1),
-            scale=side.scale,
-        )  # fmt: skip
-
-    def _factor_x(self, x: Array, side: _Side) -> Any:
-        return self.backend.Factor(
-            x, columns=side.live, bits=side.bits, bit_strides=(self.k, 1), scale=side.scale
+    def masked_w(self) -> Array:
+        """w with a mask of its shape applied."""
+        masked: Array = (
+            self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
         )
+        return masked
 
-    # ---- forward ----
-
-    def forward(self, y: Array, bias: Array | None) -> None:
-        if self.per_sample:
-            self._forward_per_sample(y, bias)
-        elif self.sparse:
-            self._forward_sparse(y, bias)
-        else:
-            self._forward_dense(y, bias)
-
-    def _forward_dense(self, y: Array, bias: Array | None) -> None:
-        groups = self._groups()
-        x_sides = self._sides(self.x_mask, self.x.shape, groups)
-        y_sides = self._sides(self.y_mask, self.y_shape, groups)
-        dropout, product, xp = self.backend.dropout, self.backend.product, self.xp
-        x = self.x if x_sides is not None else dropout(self.x, cast(Mask, self.x_mask), None)
-        rows = y if y.flags.c_contiguous else xp.empty(y.shape, y.dtype)
-        w, w_side = self._weights()
-        x3, y3 = self._rows(x, groups), self._rows(rows, groups)
-        nothing = [NOTHING] * groups
-        for x_g, y_g, x_side, y_side in zip(
-            x3, y3, x_sides or nothing, y_sides or nothing, strict=True
-        ):
-            a = self._factor_x(x_g, x_side)
-            b = self._factor_w(w, w_side, x_side.live, y_side.live)
-            if y_side.live is None:
-                product(y_g, a, b, bias=bias, relu=self.relu, bits=y_side.bits, scale=y_side.scale)
-            else:
-                live = xp.empty((len(y_g), len(y_side.live)), y.dtype)
-                product(
-                    live, a, b, bias=None if bias is None else bias[y_side.live], relu=self.relu,
-                    scale=y_side.scale,
-                )  # fmt: skip
-                y_g[...] = 0
-                y_g[:, y_side.live] = live
-        if y_sides is None:
-            dropout(rows, cast(Mask, self.y_mask), rows)
-        if rows is not y:
-            y[...] = rows
-
-    def _finish(self, y: Array, bias: Array | None) -> None:
-        """Bias, activation and output mask for the products that lack an epilogue."""
+    def epilogue(self, y: Array, bias: Array | None) -> None:
+        """Add the bias and apply activation and mask, after products that do not do it."""
         if bias is not None:
             y += bias
         if self.relu:
@@ -350,127 +229,295 @@ class _Product:
         if self.y_mask is not None:
             self.backend.dropout(y, self.y_mask, y)
 
-    # ---- a weight mask for every sample ----
+    def _csr(self, x: Any) -> Any:
+        if x.format != "csr" or x.ndim != 2:
+            raise TypeError(
+                f"{self.what}: a sparse x must be a 2-D CSR array, got {x.format}; use .tocsr()"
+            )
+        if x.dtype.name not in self.dtypes:
+            raise TypeError(f"{self.what}: x must be float32 or float64, got {x.dtype}")
+        return x
 
-    def _connect(self, which: str, out: Array, a: Array, b: Array) -> None:
-        self.backend.dropconnect_matmul(which, out, a, b, cast(Mask, self.w_mask))
-
-    def _dense_x(self) -> Array:
-        """x with its mask applied, (B, R, K): sample b is masked by entry b of the weight mask."""
-        x = self.x.toarray() if self.sparse else self.x
+    def _check_masks(self) -> None:
+        what, w_mask = self.what, self.w_mask
+        masks = {"x_mask": self.x_mask, "w_mask": w_mask, "y_mask": self.y_mask}
+        for name, mask in masks.items():
+            if mask is not None and not isinstance(mask, Mask):
+                raise TypeError(
+                    f"{what}: {name} must be a Mask, got {type(mask).__name__}; "
+                    "Mask.given(kept) takes a boolean array"
+                )
         if self.x_mask is not None:
-            x = self.backend.dropout(x, self.x_mask, None)
-        return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), self.k)
+            cpu.expect_broadcast(self.x_mask, self.x.shape, "x")
+        if self.y_mask is not None:
+            cpu.expect_broadcast(self.y_mask, self.y_shape, "y")
+        if w_mask is None:
+            return
+        self.per_sample = len(w_mask.shape) == 3
+        if not self.per_sample:
+            cpu.expect_broadcast(w_mask, self.w.shape, "w")
+        elif self.x.ndim < 2 or w_mask.shape != (self.x.shape[0], self.k, self.n):
+            raise ValueError(
+                f"{what}: a weight mask for every sample must be (B, K, N) = "
+                f"({self.x.shape[0]}, {self.k}, {self.n}), got {w_mask.shape}"
+            )
+        elif not isinstance(w_mask.scale, float) or w_mask.run != 1:
+            raise ValueError(
+                f"{what}: a weight mask for every sample takes one rate for all, without runs"
+            )
 
-    def _forward_per_sample(self, y: Array, bias: Array | None) -> None:
-        x = self._dense_x() * self.w.dtype.type(cast(Mask, self.w_mask).scale)
-        w = self.xp.ascontiguousarray(self.w)
-        total = self.xp.zeros((x.shape[1], x.shape[0], self.n), self.w.dtype)
-        for r in range(x.shape[1]):
-            self._connect("y", total[r], self.xp.ascontiguousarray(x[:, r]), w)
-        y[...] = total.swapaxes(0, 1).reshape(y.shape)
-        self._finish(y, bias)
 
-    def _backward_per_sample(self, dz: Array) -> tuple[Array, Array]:
-        x = self._dense_x()
-        scale = self.w.dtype.type(cast(Mask, self.w_mask).scale)
-        scaled = dz.reshape(*x.shape[:2], self.n) * scale
-        xp = self.xp
-        w = xp.ascontiguousarray(self.w)
-        dw = xp.zeros_like(w)
-        dx = xp.zeros((x.shape[1], x.shape[0], self.k), w.dtype)
-        for r in range(x.shape[1]):
-            dz_r = xp.ascontiguousarray(scaled[:, r])
-            self._connect("dw", dw, xp.ascontiguousarray(x[:, r]), dz_r)
-            self._connect("dx", dx[r], dz_r, w)
-        result = xp.ascontiguousarray(dx.swapaxes(0, 1)).reshape(self.x.shape)
-        if self.x_mask is not None:
-            self.backend.dropout(result, self.x_mask, result)
-        return result, dw
+class _Product(Protocol):
+    """A way to compute a product and its gradients."""
 
-    # ---- sparse x ----
-
-    def _masked_csr(self) -> tuple[Any, Array]:
-        """x with its mask applied, and the factor of each stored element."""
-        x = self.x
-        rows = np.repeat(np.arange(x.shape[0], dtype=np.int64), np.diff(x.indptr))
-        factor = _at(self.x_mask, rows, x.indices, x.shape, x.dtype)
-        data = np.where(factor != 0, x.data * factor, x.dtype.type(0))
-        return scipy.sparse.csr_array((data, x.indices, x.indptr), shape=x.shape), factor
-
-    def _forward_sparse(self, y: Array, bias: Array | None) -> None:
-        x, _ = self._masked_csr()
-        w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
-        cpu.sparse_product(y, x, w)
-        self._finish(y, bias)
-
-    def _backward_sparse(self, dz: Array) -> tuple[Any, Array]:
-        x, factor = self._masked_csr()
-        w = self.w if self.w_mask is None else self.backend.dropout(self.w, self.w_mask, None)
-        dw = np.empty(self.w.shape, self.w.dtype)
-        cpu.sparse_product(dw, x.T.tocsr(), dz)
-        if self.w_mask is not None:
-            self.backend.dropout(dw, self.w_mask, dw)
-        data = np.empty_like(x.data)
-        for row in range(x.shape[0]):
-            stored = slice(x.indptr[row], x.indptr[row + 1])
-            # einsum without optimisation stays off the other thread pool
-            data[stored] = np.einsum("kn,n->k", w[x.indices[stored]], dz[row])
-        data = np.where(factor != 0, data * factor, data.dtype.type(0))
-        return scipy.sparse.csr_array((data, x.indices, x.indptr), shape=x.shape), dw
-
-    # ---- backward ----
+    def forward(self, y: Array, bias: Array | None) -> None:
+        """Write the product into y, with bias, activation and mask."""
 
     def backward(self, dz: Array) -> tuple[Any, Array]:
-        if self.per_sample:
-            return self._backward_per_sample(dz)
-        if self.sparse:
-            return self._backward_sparse(dz)
-        return self._backward_dense(dz)
+        """dx and dw, from the gradient in front of the activation."""
 
-    def _backward_dense(self, dz: Array) -> tuple[Array, Array]:
-        dropout, product, xp = self.backend.dropout, self.backend.product, self.xp
-        groups = self._groups()
-        x_sides = self._sides(self.x_mask, self.x.shape, groups)
-        y_sides = self._sides(self.y_mask, self.y_shape, groups)
-        x = self.x if x_sides is not None else dropout(self.x, cast(Mask, self.x_mask), None)
-        w, w_side = self._weights()
-        dx = xp.empty(self.x.shape, w.dtype)
-        dw = xp.zeros(w.shape, w.dtype)
-        nothing = [NOTHING] * groups
+
+@dataclass(frozen=True)
+class _Side:
+    """A mask on rows (M, width) of x or y, as a factor takes it: element bits, or kept units."""
+
+    bits: Array | None = None
+    units: Array | None = None
+    scale: float = 1.0
+
+
+NO_MASK: Final = _Side()
+
+
+class _Dense:
+    """Dense x, and one mask at most for w.
+
+    Masks are passed to the product as bits or as lists of kept units. Other masks (arrays of rates,
+    axes shared in another way) are applied to the array before the product.
+    """
+
+    def __init__(self, operands: _Operands) -> None:
+        self.of, self.backend, self.xp = operands, operands.backend, operands.xp
+        self.groups = self._count_groups()
+        self.x_sides = self._sides(operands.x_mask, operands.x.shape)
+        self.y_sides = self._sides(operands.y_mask, operands.y_shape)
+        self.w, self.w_side = self._weights()
+
+    def forward(self, y: Array, bias: Array | None) -> None:
+        of, product, xp = self.of, self.backend.product, self.xp
+        rows = y if y.flags.c_contiguous else xp.empty(y.shape, y.dtype)
+        for x_g, y_g, x_side, y_side in zip(
+            self._rows(self._x()), self._rows(rows), *self._all_sides(), strict=True
+        ):
+            a, b = self._x_factor(x_g, x_side), self._w_factor(x_side, y_side)
+            if y_side.units is None:
+                product(y_g, a, b, bias=bias, relu=of.relu, bits=y_side.bits, scale=y_side.scale)
+            else:
+                kept = xp.empty((len(y_g), len(y_side.units)), y.dtype)
+                product(
+                    kept, a, b, bias=None if bias is None else bias[y_side.units], relu=of.relu,
+                    scale=y_side.scale,
+                )  # fmt: skip
+                y_g[...] = 0
+                y_g[:, y_side.units] = kept
+        if self.y_sides is None:
+            self.backend.dropout(rows, cast(Mask, of.y_mask), rows)
+        if rows is not y:
+            y[...] = rows
+
+    def backward(self, dz: Array) -> tuple[Array, Array]:
+        of, xp = self.of, self.xp
+        dx, dw = xp.empty(of.x.shape, of.w.dtype), xp.zeros(of.w.shape, of.w.dtype)
         for x_g, dx_g, dz_g, x_side, y_side in zip(
-            self._rows(x, groups),
-            self._rows(dx, groups),
-            self._rows(dz, groups),
-            x_sides or nothing,
-            y_sides or nothing,
+            self._rows(self._x()),
+            self._rows(dx),
+            self._rows(dz),
+            *self._all_sides(),
             strict=True,
         ):
-            # dz is zero where y was dropped: the live lists leave those columns out.
-            b = self.backend.Factor(dz_g, columns=y_side.live)
-            weights = self._factor_w(w, w_side, x_side.live, y_side.live)
-            k_live = self.k if x_side.live is None else len(x_side.live)
-            n_live = self.n if y_side.live is None else len(y_side.live)
-            dw_live = xp.empty((k_live, n_live), w.dtype)
-            product(dw_live, self._factor_x(x_g, x_side), b, transpose_a=True)
-            if x_side.live is None:
-                product(dx_g, b, weights, transpose_b=True, bits=x_side.bits, scale=x_side.scale)
-            else:
-                dx_live = xp.empty((len(dx_g), k_live), w.dtype)
-                product(dx_live, b, weights, transpose_b=True, scale=x_side.scale)
-                dx_g[...] = 0
-                dx_g[:, x_side.live] = dx_live
-            if k_live == self.k and n_live == self.n:
-                dw += dw_live
-            else:
-                rows = xp.arange(self.k) if x_side.live is None else x_side.live
-                columns = xp.arange(self.n) if y_side.live is None else y_side.live
-                dw[xp.ix_(rows, columns)] += dw_live
-        if self.w_mask is not None:
-            dropout(dw, self.w_mask, dw)
-        if x_sides is None:
-            dropout(dx, cast(Mask, self.x_mask), dx)
+            # dz is zero where y was dropped, so the columns of dropped units are left out.
+            d = self.backend.Factor(dz_g, columns=y_side.units)
+            self._input_gradient(dx_g, d, x_side, y_side)
+            self._add_weight_gradient(dw, x_g, d, x_side, y_side)
+        if of.w_mask is not None:
+            self.backend.dropout(dw, of.w_mask, dw)
+        if self.x_sides is None:
+            self.backend.dropout(dx, cast(Mask, of.x_mask), dx)
         return dx, dw
+
+    def _input_gradient(self, dx: Array, d: Any, x_side: _Side, y_side: _Side) -> None:
+        product, weights = self.backend.product, self._w_factor(x_side, y_side)
+        if x_side.units is None:
+            product(dx, d, weights, transpose_b=True, bits=x_side.bits, scale=x_side.scale)
+            return
+        kept = self.xp.empty((len(dx), len(x_side.units)), dx.dtype)
+        product(kept, d, weights, transpose_b=True, scale=x_side.scale)
+        dx[...] = 0
+        dx[:, x_side.units] = kept
+
+    def _add_weight_gradient(
+        self, dw: Array, x: Array, d: Any, x_side: _Side, y_side: _Side
+    ) -> None:
+        xp = self.xp
+        rows = xp.arange(self.of.k) if x_side.units is None else x_side.units
+        columns = xp.arange(self.of.n) if y_side.units is None else y_side.units
+        kept = xp.empty((len(rows), len(columns)), dw.dtype)
+        self.backend.product(kept, self._x_factor(x, x_side), d, transpose_a=True)
+        if kept.shape == dw.shape:
+            dw += kept
+        else:
+            dw[xp.ix_(rows, columns)] += kept
+
+    def _count_groups(self) -> int:
+        """How many groups of rows have unit masks of their own; 1 for a plain batch."""
+        of = self.of
+        for mask, shape in ((of.x_mask, of.x.shape), (of.y_mask, of.y_shape)):
+            if mask is not None and _is_grouped(mask, shape):
+                return mask.shape[0]
+        return 1
+
+    def _sides(self, mask: Mask | None, shape: tuple[int, ...]) -> list[_Side] | None:
+        """A side for each group, or None if the mask must be applied to the array."""
+        if mask is None:
+            return [NO_MASK] * self.groups
+        if not isinstance(mask.scale, float):
+            return None
+        if shape[-1] != 1 and mask.shape[-1:] == shape[-1:] and math.prod(mask.shape[:-1]) == 1:
+            return [_Side(units=self.backend.kept_units(mask)[0], scale=mask.scale)] * self.groups
+        if _is_grouped(mask, shape):
+            kept = self.backend.kept_units(mask, self.groups)
+            return [_Side(units=units, scale=mask.scale) for units in kept]
+        if self.groups == 1 and mask.shape == shape:
+            return [_Side(bits=self.backend.element_bits(mask), scale=mask.scale)]
+        return None
+
+    def _all_sides(self) -> tuple[list[_Side], list[_Side]]:
+        """The sides of x and y for the product, without the masks that are applied apart."""
+        none = [NO_MASK] * self.groups
+        return self.x_sides or none, self.y_sides or none
+
+    def _rows(self, array: Array) -> Array:
+        """(groups, rows of each, last axis)."""
+        rows = math.prod(array.shape[:-1])
+        return array.reshape(self.groups, rows // self.groups, array.shape[-1])
+
+    def _x(self) -> Array:
+        """x, masked if the product does not do it."""
+        x: Array = self.of.x
+        if self.x_sides is None:
+            x = self.backend.dropout(x, cast(Mask, self.of.x_mask), None)
+        return x
+
+    def _weights(self) -> tuple[Array, _Side]:
+        """w, masked if the product does not do it, and the mask if it does."""
+        w, mask = self.of.w, self.of.w_mask
+        if mask is None:
+            return w, NO_MASK
+        if mask.shape == w.shape and isinstance(mask.scale, float):
+            return w, _Side(bits=self.backend.element_bits(mask), scale=mask.scale)
+        return self.of.masked_w(), NO_MASK
+
+    def _w_factor(self, x_side: _Side, y_side: _Side) -> Any:
+        return self.backend.Factor(
+            self.w, rows=x_side.units, columns=y_side.units, bits=self.w_side.bits,
+            bit_strides=(self.of.n, 1), scale=self.w_side.scale,
+        )  # fmt: skip
+
+    def _x_factor(self, x: Array, side: _Side) -> Any:
+        return self.backend.Factor(
+            x, columns=side.units, bits=side.bits, bit_strides=(self.of.k, 1), scale=side.scale
+        )
+
+
+class _PerSample:
+    """A weight mask for every sample, for x of (B, ..., K), dense or sparse."""
+
+    def __init__(self, operands: _Operands) -> None:
+        self.of, self.backend, self.xp = operands, operands.backend, operands.xp
+        self.mask = cast(Mask, operands.w_mask)
+        self.scale = operands.w.dtype.type(self.mask.scale)
+        self.w = self.xp.ascontiguousarray(operands.w)
+
+    def forward(self, y: Array, bias: Array | None) -> None:
+        x = self._x() * self.scale
+        total = self.xp.zeros((x.shape[1], x.shape[0], self.of.n), self.w.dtype)
+        for r, y_r in enumerate(total):
+            self._add("y", y_r, self.xp.ascontiguousarray(x[:, r]), self.w)
+        y[...] = total.swapaxes(0, 1).reshape(y.shape)
+        self.of.epilogue(y, bias)
+
+    def backward(self, dz: Array) -> tuple[Any, Array]:
+        of, xp, x = self.of, self.xp, self._x()
+        scaled = dz.reshape(*x.shape[:2], of.n) * self.scale
+        dw = xp.zeros_like(self.w)
+        dx = xp.zeros((x.shape[1], x.shape[0], of.k), self.w.dtype)
+        for r, dx_r in enumerate(dx):
+            dz_r = xp.ascontiguousarray(scaled[:, r])
+            self._add("dw", dw, xp.ascontiguousarray(x[:, r]), dz_r)
+            self._add("dx", dx_r, dz_r, self.w)
+        result = xp.ascontiguousarray(dx.swapaxes(0, 1)).reshape(of.x.shape)
+        if of.x_mask is not None:
+            self.backend.dropout(result, of.x_mask, result)
+        if of.sparse:
+            return _like(of.x, result[_row_numbers(of.x), of.x.indices]), dw
+        return result, dw
+
+    def _x(self) -> Array:
+        """x with its mask applied, (B, R, K): sample b belongs to entry b of the weight mask."""
+        of = self.of
+        x = of.x.toarray() if of.sparse else of.x
+        if of.x_mask is not None:
+            x = self.backend.dropout(x, of.x_mask, None)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), of.k)
+
+    def _add(self, which: str, out: Array, a: Array, b: Array) -> None:
+        self.backend.dropconnect_matmul(which, out, a, b, self.mask)
+
+
+class _Sparse:
+    """A CSR x, and one mask at most for w."""
+
+    def __init__(self, operands: _Operands) -> None:
+        self.of = operands
+        x = operands.x
+        self.rows = _row_numbers(x)
+        self.factor = _factors(operands.x_mask, self.rows, x.indices, x.shape, x.dtype)
+        self.w = operands.masked_w()
+
+    def forward(self, y: Array, bias: Array | None) -> None:
+        cpu.sparse_product(y, _like(self.of.x, self._apply(self.of.x.data)), self.w)
+        self.of.epilogue(y, bias)
+
+    def backward(self, dz: Array) -> tuple[Any, Array]:
+        of, x = self.of, self.of.x
+        dw = np.empty(of.w.shape, of.w.dtype)
+        cpu.sparse_product(dw, _like(x, self._apply(x.data)).T.tocsr(), dz)
+        if of.w_mask is not None:
+            of.backend.dropout(dw, of.w_mask, dw)
+        data = np.empty_like(x.data)
+        step = max(1, SPARSE_CHUNK // max(of.n, 1))
+        for start in range(0, data.size, step):
+            part = slice(start, start + step)
+            # einsum does not enter BLAS, whose threads would compete with those of the core.
+            np.einsum("en,en->e", self.w[x.indices[part]], dz[self.rows[part]], out=data[part])
+        return _like(x, self._apply(data)), dw
+
+    def _apply(self, data: Array) -> Array:
+        """Stored elements times their factors; those that are dropped are selected away."""
+        kept: Array = np.multiply(
+            data, self.factor, out=np.zeros_like(data), where=self.factor != 0
+        )
+        return kept
+
+
+def _row_numbers(x: Any) -> npt.NDArray[np.int64]:
+    """The row of each stored element of a CSR array."""
+    return np.repeat(np.arange(x.shape[0], dtype=np.int64), np.diff(x.indptr))
+
+
+def _like(x: Any, data: Array) -> Any:
+    """A CSR array with the stored places of x and other numbers."""
+    return scipy.sparse.csr_array((data, x.indices, x.indptr), shape=x.shape)
 
 
 def _is_grouped(mask: Mask, shape: tuple[int, ...]) -> bool:
@@ -485,14 +532,14 @@ def _is_grouped(mask: Mask, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _at(
+def _factors(
     mask: Mask | None,
     rows: npt.NDArray[np.int64],
     columns: Array,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
 ) -> Array:
-    """scale where kept and 0 where dropped, for scattered elements of a (B, K) array."""
+    """For scattered elements of a (B, K) array the scale where kept, and 0 where dropped."""
     if mask is None:
         return np.ones(len(rows), dtype)
     own = (1,) * (2 - len(mask.shape)) + mask.shape

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 import dropcore
-from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, reference
+from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, products, reference
 from support.arrays import assert_same_bits, close
 
 KEY = Key(5, step=3)
@@ -251,6 +251,95 @@ def test_sparse_x(dtype):
     assert (masked_matmul(old, w, bias) == masked_matmul(x, w, bias)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("x_kind", X_MASKS)
+def test_sparse_x_with_a_weight_mask_for_every_sample(x_kind, dtype):
+    """check() compares the gradient with what x stores, and its places."""
+    _, w, bias, dy = arrays(dtype)
+    x = scipy.sparse.random_array((B, K), density=0.1, dtype=dtype, rng=1).tocsr()
+    for w_kind in ("per sample", "given per sample"):
+        _, dx, _ = check(x, w, bias, dy, "relu", X_MASKS[x_kind](0.5), W_MASKS[w_kind](0.75))
+        assert scipy.sparse.issparse(dx)
+        assert dx.format == "csr"
+        assert dx.nnz == x.nnz
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("w_kind", ["none", "weight", "per sample"])
+def test_what_is_dropped_of_a_sparse_x_is_selected_away(w_kind, bad):
+    _, w, bias, dy = arrays()
+    x = scipy.sparse.random_array((B, K), density=0.3, dtype=np.float32, rng=1).tocsr()
+    rows = np.repeat(np.arange(B), np.diff(x.indptr))
+    for x_mask in (Mask((B, K), 0.5, key=1), Mask((1, K), 0.5, key=1), Mask((B, 1), 0.5, key=1),
+                   given(Mask((B, K), 0.5, key=1)),
+                   Mask((B, K), np.full(K, 0.5), key=1)):  # fmt: skip
+        dropped = ~np.broadcast_to(x_mask.to_bool(), (B, K))[rows, x.indices]
+        assert 0 < dropped.sum() < dropped.size
+        hurt, clean = x.copy(), x.copy()
+        hurt.data[dropped], clean.data[dropped] = bad, 0
+        masks = {"x_mask": x_mask, "w_mask": W_MASKS[w_kind](0.75)}
+        with np.errstate(all="raise"):
+            y = masked_matmul(hurt, w, bias, **masks)
+            dx, dw, _ = masked_matmul_backward(dy, hurt, w, **masks)
+        assert_same_bits(y, masked_matmul(clean, w, bias, **masks))
+        assert_same_bits(dw, masked_matmul_backward(dy, clean, w, **masks)[1])
+        assert np.isfinite(y).all()
+        assert (dx.data[dropped] == 0).all()
+
+
+@pytest.mark.parametrize("w_kind", ["weight", "per sample"])
+def test_dropped_weights_are_selected_away(isa, w_kind):
+    """Behind a sparse x too, and a dropped weight reaches no gradient of x."""
+    x, w, bias, dy = arrays()
+    w_mask = W_MASKS[w_kind](0.5)
+    kept = w_mask.to_bool()
+    everywhere = ~(kept.any(axis=0) if kept.ndim == 3 else kept)
+    if kept.ndim == 3:
+        w_mask = Mask.given(np.broadcast_to(kept[0], kept.shape), keep=0.5)
+        everywhere = ~kept[0]
+    hurt, clean = w.copy(), w.copy()
+    hurt[everywhere], clean[everywhere] = np.nan, 0
+    for left in (x, scipy.sparse.csr_array(x)):
+        found = [masked_matmul(left, a, bias, w_mask=w_mask) for a in (hurt, clean)]
+        assert_same_bits(*found)
+        (dx, dw, _), (wanted, _, _) = (
+            masked_matmul_backward(dy, left, a, w_mask=w_mask) for a in (hurt, clean)
+        )
+        assert_same_bits(*(a.data if scipy.sparse.issparse(a) else a for a in (dx, wanted)))
+        assert (dw[everywhere] == 0).all()
+
+
+@pytest.mark.parametrize("offset", [2**32 - 3 * 7 * 5, 2**32, 2**40 + 77, 2**62])
+def test_offsets_beyond_32_bits(isa, offset):
+    """y, dx and dw of each sample with a mask that is drawn there."""
+    x, w, bias, dy = arrays(np.float64, (6, 7), 5)
+    check(x, w, bias, dy, "relu", w_mask=Mask((6, 7, 5), 0.5, key=KEY, offset=offset))
+    check(
+        x,
+        w,
+        bias,
+        dy,
+        "relu",
+        Mask((6, 7), 0.5, key=KEY, offset=offset),
+        Mask((7, 5), 0.4, key=KEY, offset=offset),
+        Mask((6, 5), 0.3, key=KEY, offset=offset),
+    )
+    sparse = scipy.sparse.csr_array(x)
+    check(sparse, w, bias, dy, "relu", Mask((6, 7), 0.5, key=KEY, offset=offset))
+    far = Mask((6, 7, 5), 0.5, key=KEY, offset=offset)
+    near = Mask((6, 7, 5), 0.5, key=KEY, offset=offset % 2**32 if offset > 2**32 else 0)
+    assert (far.to_bool() != near.to_bool()).any()
+
+
+def test_a_large_sparse_gradient_is_made_in_parts(monkeypatch):
+    _, w, _, dy = arrays()
+    x = scipy.sparse.random_array((B, K), density=0.3, dtype=np.float32, rng=1).tocsr()
+    whole = masked_matmul_backward(dy, x, w)[0]
+    for chunk in (1, 7 * N, 100 * N):
+        monkeypatch.setattr(products, "SPARSE_CHUNK", chunk)
+        assert_same_bits(masked_matmul_backward(dy, x, w)[0].data, whole.data)
+
+
 def test_layouts(isa):
     x, w, bias, dy = arrays()
     y = masked_matmul(x, w, bias)
@@ -357,6 +446,16 @@ BAD = {
     "out shape": (ValueError, "out", lambda x, w: masked_matmul(x, w, out=np.empty((2, 2)))),
     "no y": (TypeError, "needs y",
              lambda x, w: masked_matmul_backward(x @ w, x, w, activation="relu")),
+    "masked x": (TypeError, "x is a numpy.ma.MaskedArray",
+                 lambda x, w: masked_matmul(np.ma.array(x), w)),
+    "masked w": (TypeError, "w is a numpy.ma.MaskedArray",
+                 lambda x, w: masked_matmul(x, np.ma.array(w))),
+    "masked bias": (TypeError, "bias is a numpy.ma.MaskedArray",
+                    lambda x, w: masked_matmul(x, w, np.ma.array(w[0]))),
+    "masked dy": (TypeError, "dy is a numpy.ma.MaskedArray",
+                  lambda x, w: masked_matmul_backward(np.ma.array(x @ w), x, w)),
+    "masked out": (TypeError, "out is a numpy.ma.MaskedArray",
+                   lambda x, w: masked_matmul(x, w, out=np.ma.array(x @ w))),
     "dy shape": (ValueError, "dy", lambda x, w: masked_matmul_backward(x, x, w)),
 }  # fmt: skip
 
