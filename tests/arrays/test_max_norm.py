@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import dropcore
 from dropcore import max_norm_, reference
-from support.arrays import norms
+from support.arrays import norms, strided
 
 RNG = np.random.default_rng(0)
 
@@ -95,6 +96,43 @@ def test_extreme_float32(isa):
         assert (norms(w, 0) <= bound).all()
         max_norm_(w, bound, axis=1)
         assert (norms(w, 1) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("layout", ["C", "F", "strided"])
+@pytest.mark.parametrize(("shape", "axis"), [
+    ((60, 50), 0), ((60, 50), 1), ((4, 5, 60), (0, 1)), ((5, 60, 4), (0, 2)), ((900,), 0),
+    ((0, 4), 0),
+])  # fmt: skip
+def test_low_precision(isa, shape, axis, layout, dtype):
+    """Rounded once, to nearest where that stays inside and towards zero elsewhere."""
+    w = (RNG.normal(size=shape) * RNG.uniform(0.1, 2, shape[-1:])).astype(dtype)
+    lay = {"C": np.copy, "F": np.asfortranarray, "strided": strided}[layout]
+    wide = w.astype(np.float32)
+    bound = 0.9 * float(np.median(norms(wide, axis))) if w.size else 1.0
+    found = lay(w)
+    assert max_norm_(found, bound, axis=axis) is found
+    assert found.dtype == dtype
+    max_norm_(wide, bound, axis=axis)
+    nearest, eps = wide.astype(dtype), float(ml_dtypes.finfo(dtype).eps)
+    assert (norms(found.astype(float), axis) <= bound).all()
+    np.testing.assert_allclose(found.astype(float), wide, rtol=eps, atol=1e-7)
+    inside = norms(nearest.astype(float), axis) <= bound
+    assert ((found == nearest).all(axis=axis) == inside).all()
+    once = found.copy()
+    max_norm_(found, bound, axis=axis)
+    assert found.tobytes() == once.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_low_precision_that_is_not_finite_is_left_alone(dtype):
+    w = np.full((4, 4), 5.0, dtype)
+    w[1, 2], w[2, 1] = np.nan, -np.inf
+    before = w.copy()
+    with np.errstate(all="raise"):
+        max_norm_(w, 1.0, axis=0)
+    assert w[:, 1:3].tobytes() == before[:, 1:3].tobytes()
+    assert (w[:, [0, 3]] == 0.5).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
