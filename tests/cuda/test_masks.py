@@ -338,6 +338,14 @@ def test_noise(xp, dtype):
 
 
 @pytest.mark.parametrize("dtype", REAL)
+def test_noise_of_float16(xp, dtype):
+    like = xp.asarray(np.zeros(1, dtype))
+    for draw in (normal, uniform):
+        found = on_host(draw((5, 70), key=KEY, offset=9, dtype=np.float16, like=like))
+        assert_same_bits(found, draw((5, 70), key=KEY, offset=9, dtype=np.float16))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_is_that_of_the_core(xp, dtype):
     """The same operations in the same order, also far out in the tails."""
     z = normal((300, 1001), key=KEY, dtype=dtype, like=xp.zeros(1))

@@ -8,6 +8,7 @@ import pytest
 from dropcore import max_norm_ as project_
 from dropcore import reference
 from dropcore._backends.gradients import BlockGradient, ProductGradient
+from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
 from dropcore.updates import adadelta_, adagrad_, adam_, dense, global_norm, rmsprop_, sgd_
 from support.arrays import assert_same_bits, norms, odd_numbers, on_host
 
@@ -61,6 +62,36 @@ def test_max_norm_of_odd_numbers(xp, dtype, axis):
                     assert_same_bits(line.astype(dtype), before)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_max_norm_of_float16(xp, axis):
+    w = np.random.default_rng(3).normal(size=(60, 50)).astype(np.float16)
+    w[3, 4] = np.nan
+    bound = 0.9 * float(np.median(norms(np.nan_to_num(w), axis)))
+    own, host = xp.asarray(w.copy()), w.copy()
+    assert project_(own, bound, axis=axis) is own
+    project_(host, bound, axis=axis)
+    found, short = on_host(own), norms(on_host(own), axis)
+    assert (short[np.isfinite(short)] <= bound).all()
+    np.testing.assert_allclose(found.astype(float), host.astype(float), rtol=1e-3)
+    assert (found != host).mean() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [np.float16, *REAL])
+@pytest.mark.parametrize("constraint", [
+    MaxNorm(2.0), UnitNorm(), MinMaxNorm(0.5, 2.0), MinMaxNorm(0.5, 2.0, rate=0.25), NonNeg(),
+], ids=repr)  # fmt: skip
+def test_constraints(xp, constraint, dtype):
+    w = (np.random.default_rng(4).normal(size=(9, 40)) * np.geomspace(0.01, 5, 40)).astype(dtype)
+    w[:, 3] = 0
+    own, host = xp.asarray(w.copy()), w.copy()
+    constraint(own)
+    constraint(host)
+    tolerance = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(on_host(own).astype(float), host, rtol=tolerance)
+    if isinstance(constraint, MaxNorm) or getattr(constraint, "rate", 0) == 1:
+        assert (norms(on_host(own), 0) <= 2).all()
+
+
 def test_max_norm_of_views(xp):
     w = np.random.default_rng(3).normal(size=(30, 40)).astype(np.float32)
     for view in (lambda a: a.T, lambda a: a[::2, 1::3], lambda a: a[3:, :7]):
@@ -82,7 +113,7 @@ FORMS = {
     "adamw": (
         adam_, reference.adam, {"step": 3, "weight_decay": 0.3}, {"mean": False, "square": True},
     ),
-    "rmsprop": (rmsprop_, reference.rmsprop, {"beta": 0.9}, {"square": True}),
+    "rmsprop": (rmsprop_, reference.rmsprop, {"rho": 0.9}, {"square": True}),
     "rmsprop all": (
         rmsprop_, reference.rmsprop, {"momentum": 0.8, "epsilon": 0.1},
         {"square": True, "mean": False, "velocity": False},
