@@ -1,10 +1,10 @@
-"""Constraints: what must hold for a parameter after every update.
+"""Constraints: projections of a parameter that are applied after every update.
 
-A constraint is called with the array and changes it in place. Those that bound the lengths of
-vectors take `axis`, the axes that a vector runs over. Without `axis` the layer supplies it
-(`with_default_axis`): the incoming weights of a unit, all axes but the last, in Dense (in, out),
-convolutions (height, width, in, out) and recurrent layers (in, gates * units); the vector of a
-word, the last axis, in Embedding (words, features).
+A constraint is called with an array of float32, float64, float16 or bfloat16 and changes it in
+place. Constraints on norms take `axis`, the axes that the norm runs over. Without `axis` the layer
+chooses it. In Dense (in, out), convolutions (height, width, in, out) and recurrent layers (in,
+gates * units) it is all axes but the last, the incoming weights of a unit. In Embedding (words,
+features) it is the last axis, the vector of a word.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Constraint = Callable[[NDArray[Any]], object]
 
 @dataclass(frozen=True, repr=False)
 class _OfVectors:
-    """What bounds the lengths of vectors, which run over `axis`."""
+    """A constraint on the norms of vectors that run over `axis`."""
 
     _: KW_ONLY
     axis: int | tuple[int, ...] | None = None
@@ -69,7 +69,7 @@ def _axes(what: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int
 
 
 def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Constraint:
-    """The constraint with `axis` where it has none: how a layer gives its own default.
+    """The constraint with `axis` if it has none: how a layer gives its own default.
 
     Embedding registers ``with_default_axis(constraint, -1)``, so that ``MaxNorm(1.0)`` bounds the
     vectors of words. A constraint that is not about vectors is returned as it is.
@@ -83,23 +83,24 @@ def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Co
 class MaxNorm(_OfVectors):
     """Keep the norm of each unit's incoming weights within a bound.
 
-    w <- w * min(1, max_norm / ||w||) for the vector w of each unit; exactly w inside the ball.
+    w <- w * min(1, max_norm / ||w||) for the vector w of each unit. Vectors inside the ball do not
+    change.
 
-    The bound is for the weights as they are stored. Papers that train without the factor 1/keep
-    and multiply the weights by keep afterwards state theirs in other units: see `paper`.
+    The bound applies to the weights as they are stored. Papers that train without the factor 1/keep
+    and multiply the weights by keep afterwards use another scale: see `paper`.
 
     Parameters
     ----------
     max_norm : float
         Positive.
     axis : int or tuple of int, optional
-        The axes that the norm runs over; by default those that the layer names, or all but the
-        last.
+        The axes that the norm runs over. By default those that the layer chooses, or all
+        but the last.
 
     Raises
     ------
-    ValueError
-        If `max_norm` is not positive.
+    TypeError, ValueError
+        If `max_norm` is not a number or is not positive, or `axis` is not an axis.
 
     References
     ----------
@@ -122,18 +123,18 @@ class MaxNorm(_OfVectors):
         keep: float | None = None,
         axis: int | tuple[int, ...] | None = None,
     ) -> MaxNorm:
-        """The bound c of a paper that trains unscaled: max_norm = keep * c.
+        """The bound c of a paper that trains without scaling: max_norm = keep * c.
 
-        Such a network multiplies its weights by keep when it is finished. Inverted scaling stores
-        those finished weights all along, and so its ball is smaller by keep: c = 3 at keep = 0.5
-        is ``MaxNorm(1.5)``.
+        There the weights are multiplied by keep after training. With inverted scaling the stored
+        weights are the multiplied ones already, so the bound is smaller by the factor keep: c = 3
+        at keep = 0.5 is ``MaxNorm(1.5)``.
 
         Parameters
         ----------
         c : float
             As printed in the paper.
         rate, keep : float
-            Of the dropout that feeds these weights; give one of them.
+            Of the dropout in front of these weights; exactly one is needed.
         axis : int or tuple of int, optional
             As in `MaxNorm`.
 
@@ -157,14 +158,14 @@ class MaxNorm(_OfVectors):
 class UnitNorm(_OfVectors):
     """Give each unit's incoming weights the length 1: w <- w / ||w||.
 
-    Rounded once in the dtype of w. A vector of zeros stays as it is, and so does one with a NaN or
-    an infinity in it.
+    The result is rounded once to the dtype of w. Vectors of zeros, and vectors with a NaN or an
+    infinity, do not change.
 
     Parameters
     ----------
     axis : int or tuple of int, optional
-        The axes that the norm runs over; by default those that the layer names, or
-        all but the last.
+        The axes that the norm runs over. By default those that the layer chooses, or all
+        but the last.
     """
 
     def __call__(self, weight: NDArray[Any]) -> None:
@@ -174,29 +175,28 @@ class UnitNorm(_OfVectors):
 
 @dataclass(frozen=True, repr=False)
 class MinMaxNorm(_OfVectors):
-    """Bring the length of each unit's incoming weights between two bounds, or nearer to them.
+    """Bring the norm of each unit's incoming weights between two bounds, or closer to them.
 
-    For the vector w of each unit; exactly w between the bounds::
+    For the vector w of each unit, which does not change between the bounds::
 
         w <- w / ||w|| * (rate * clip(||w||, min_norm, max_norm) + (1 - rate) * ||w||)
 
-    A vector of zeros has no direction and stays as it is, and so does one with a NaN or an infinity
-    in it.
+    Vectors of zeros, and vectors with a NaN or an infinity, do not change.
 
     Parameters
     ----------
     min_norm, max_norm : float
         0 <= min_norm <= max_norm, max_norm > 0.
     rate : float, default 1.0
-        How much of the way to go at each update, in (0, 1].
+        The fraction of the distance to the bound that each call removes, in (0, 1].
     axis : int or tuple of int, optional
-        The axes that the norm runs over; by default those that the layer names, or
-        all but the last.
+        The axes that the norm runs over. By default those that the layer chooses, or all
+        but the last.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of its range.
+        If an argument is not a number or is out of range, or `axis` is not an axis.
 
     References
     ----------
@@ -226,7 +226,7 @@ class MinMaxNorm(_OfVectors):
 
 @dataclass(frozen=True)
 class NonNeg:
-    """No weight below zero: w <- max(w, 0). A NaN stays."""
+    """No weight below zero: w <- max(w, 0). A NaN does not change."""
 
     def __call__(self, weight: NDArray[Any]) -> None:
         """Change `weight` in place."""

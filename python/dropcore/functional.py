@@ -40,30 +40,31 @@ def dropout(
 
         y = m ? x * (1 / keep) : +0.0
 
-    A dropped element is selected away, so a dropped NaN or infinity is gone. The scale is rounded
-    once to the dtype computed in (float64 for float64, else float32), the product to nearest even.
+    Elements are selected, not multiplied by 0, so a dropped NaN or infinity becomes 0. The scale is
+    rounded to the dtype of the computation (float64 for float64, otherwise float32), and the
+    product is rounded once, to nearest even.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16 (ml_dtypes)
-        Any shape and strides; it may be read-only. Of a cupy.ndarray the result is one, with the
-        same mask.
+        Any shape and strides; it may be read-only. For a cupy.ndarray the result is one too, with
+        the same mask.
     rate : float or array_like, optional
         Fraction dropped, in [0, 1]. An array broadcasts to the mask's shape: a rate per unit, per
         sample or per element.
     keep : float or array_like, optional
         Fraction kept, ``1 - rate``. Give `rate` or `keep`.
     key : Key or int
-        The address of the mask; the same key gives the same mask, always and everywhere.
+        The address of the mask. The same key always gives the same mask, on any machine.
     mask : Mask
-        Instead of rate, keep, key, shared_axes and offset. It broadcasts to x.
+        Replaces rate, keep, key, shared_axes and offset. It broadcasts to x.
     shared_axes : int or iterable of int, default ()
-        Axes along which one decision holds: ``shared_axes=0`` on (batch, units) drops the same
+        Axes along which decisions are shared: ``shared_axes=0`` on (batch, units) drops the same
         units for the whole batch.
     offset : int, default 0
-        Index of the mask's first element, where x is a part of a larger batch.
+        Index of the mask's first element, if x is a part of a larger batch.
     out : numpy.ndarray or cupy.ndarray, optional
-        Where to write; of the shape and dtype of x. May be x itself.
+        The result is written to it. It has the shape and dtype of x, and may be x itself.
 
     Returns
     -------
@@ -120,8 +121,8 @@ def dropout_backward(
     dy : array_like
         The gradient with respect to y, of the shape of x.
     rate, keep, key, mask, shared_axes, offset, out
-        As they were given to `dropout`. Of a mask only its address has to be kept between the two
-        calls; `Mask.from_packed` reads stored bits instead.
+        The arguments of `dropout`. Only the address of a mask needs to be kept between the two
+        calls; `Mask.from_packed` uses stored bits instead.
 
     Returns
     -------
@@ -178,15 +179,15 @@ def shared_shape(shape: tuple[int, ...], axes: Iterable[int], what: str) -> tupl
 
 
 def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
-    """Project onto the max-norm ball, in place: vectors longer than max_norm are shortened to it.
+    """Project onto the max-norm ball in place: shorten all vectors longer than max_norm.
 
     For every vector v that runs over `axis`::
 
         v <- v * min(1, max_norm / ||v||_2)
 
-    A vector inside the ball is not touched at all. Afterwards the float64 norm of the stored values
-    is at most max_norm, and a second call changes nothing. A vector that holds a NaN or an infinity
-    is left alone.
+    A vector inside the ball does not change. Afterwards the float64 norm of the stored values is at
+    most max_norm, and a second call changes nothing. Vectors with a NaN or an infinity do not
+    change either.
 
     Parameters
     ----------

@@ -22,27 +22,27 @@ class Mask(Decisions):
     """The elements that dropout keeps, drawn from a `Key`; `Mask.given` takes a boolean array.
 
     Element i of the mask, counted in C order over the mask's own `shape` from `offset` on, is kept
-    iff u32(i) < round(keep * 2**32), where u32 is a function of the key and i alone: the mask does
-    not depend on threads, processor, memory layout or on what was drawn before. Nothing is stored;
-    the mask is drawn again wherever it is used.
+    iff u32(i) < round(keep * 2**32). u32 is a function of the key and i alone, so the mask does not
+    depend on threads, processor, memory layout or previous draws. Nothing is stored: the mask is
+    drawn again wherever it is used.
 
     Parameters
     ----------
     shape : int or tuple of int
-        The mask's own shape. It broadcasts against arrays as NumPy's shapes do, and the axes of
-        length 1 are what is shared: (1, K) drops units for a whole batch.
+        The mask's own shape. It broadcasts to arrays as in NumPy. Decisions are shared along the
+        axes of length 1: (1, K) drops units for a whole batch.
     rate : float or array_like, optional
         Fraction dropped, in [0, 1]. An array broadcasts to the mask's shape: (K,) for a rate per
         unit, (B, 1) per sample.
     keep : float or array_like, optional
-        Fraction kept, ``1 - rate``; the papers' p. Give `rate` or `keep`.
+        Fraction kept, ``1 - rate``; p in the papers. Exactly one of `rate` and `keep` is needed.
     key : Key or int
         The address. ``7`` means ``Key(7)``.
     offset : int, default 0
-        Index of the first element: a worker that holds the rows from r0 on of a larger batch says
+        Index of the first element. A worker that holds the rows from r0 on of a larger batch passes
         ``r0 * prod(shape[1:])`` and gets its part of the mask of the whole batch.
     run : int, default 1
-        Decide for runs of that many consecutive elements of the last axis at once; the last run may
+        The number of consecutive elements of the last axis that share a decision; the last run may
         be shorter. Indices, `offset`, arrays of rates and `packed` then count runs.
 
     Attributes
@@ -67,10 +67,10 @@ class Mask(Decisions):
     Raises
     ------
     TypeError
-        If neither `rate` nor `keep` is given, or something is not a number.
+        If neither `rate` nor `keep` is given, or an argument is not a number.
     ValueError
-        If a rate is outside [0, 1] or NaN, both are given, shapes do not fit, or
-        ``offset + size`` exceeds 2**63.
+        If a rate is outside [0, 1] or NaN, both are given, an array of rates does not broadcast to
+        the mask, or ``offset + size`` exceeds 2**63.
 
     References
     ----------
@@ -108,14 +108,14 @@ class Mask(Decisions):
 
     @classmethod
     def given(cls, kept: npt.ArrayLike, *, keep: npt.ArrayLike = 1.0) -> Mask:
-        """A mask that you have.
+        """A mask from a boolean array.
 
         Parameters
         ----------
         kept : array_like of bool
             True = kept. Its shape is the mask's.
         keep : float or array_like, default 1.0
-            The scale is ``1 / keep``; it is never inferred from the mask.
+            The scale is ``1 / keep``. It is never inferred from the array.
 
         Raises
         ------
@@ -143,7 +143,8 @@ class Mask(Decisions):
         Parameters
         ----------
         bits : uint8 (ceil(size / 8),)
-            Flat over `shape`, little-endian; 1 = kept. They are copied; padding bits do not count.
+            In C order over `shape`, little-endian, 1 = kept. They are copied, and padding bits are
+            ignored.
         shape : int or tuple of int
         keep : float or array_like, default 1.0
             The scale is ``1 / keep``.
@@ -165,7 +166,7 @@ class Mask(Decisions):
 
     @classmethod
     def _of_bits(cls, bits: Any, shape: tuple[int, ...], keep: npt.ArrayLike) -> Mask:
-        """A mask from packed bits of its own, with zeros for the padding."""
+        """A mask that takes over packed bits, whose padding is 0."""
         kept = resolve_keep(None, keep, what="Mask")
         threshold, scale = _threshold_and_scale(kept, shape, 1)
         mask = cls.__new__(cls)
@@ -175,9 +176,9 @@ class Mask(Decisions):
     def packed(self, like: Any = None) -> npt.NDArray[np.uint8]:
         """The mask as bits: uint8 (ceil(n / 8),), little-endian, 1 = kept, padded with 0.
 
-        Flat in C order over `shape`; with ``run > 1`` a bit is a run.
-        ``np.unpackbits(bits, bitorder="little")`` undoes it. The result of this, `to_bool` and
-        `indices` is on the device where `like` is an array there, or the mask's own arrays are.
+        In C order over `shape`; with ``run > 1`` each bit is a run.
+        ``np.unpackbits(bits, bitorder="little")`` is the inverse. The results of this method,
+        `to_bool` and `indices` are CuPy arrays if `like` is one, or if the mask holds one.
         """
         bits: npt.NDArray[np.uint8] = self._backend(like).drawn_bits(self)
         return bits if self.bits is None else bits.copy()
@@ -188,12 +189,12 @@ class Mask(Decisions):
         return kept
 
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
-        """Sorted flat indices (int64) of what is kept, in C order over `shape`."""
+        """Sorted flat indices (int64) of the kept elements, in C order over `shape`."""
         indices: npt.NDArray[np.int64] = self._backend(like).kept_units(self)[0]
         return indices
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
-        """The same decisions with another scale for what is kept."""
+        """The same decisions with another scale for the kept elements."""
         own: Any
         if isinstance(scale, numbers.Real):
             own = float(scale)
@@ -222,12 +223,20 @@ class Mask(Decisions):
 
 
 def resolve_keep(rate: npt.ArrayLike | None, keep: npt.ArrayLike | None, *, what: str) -> Any:
-    """The fraction kept, as float or float64 array, from the one of both that is given."""
+    """The fraction kept, a float or a float64 array, from `rate` or `keep`.
+
+    Raises
+    ------
+    TypeError
+        If neither is given, or the one that is given is not a number or an array of numbers.
+    ValueError
+        If both are given, or a number is outside [0, 1] or NaN.
+    """
     expect_one_of_rate_and_keep(what, rate, keep)
     name, given = ("rate", rate) if keep is None else ("keep", keep)
     if on_device(given):
         return backend_of(name, given).resolve_keep(rate, keep)
-    if type(given) is float:  # what a training step gives
+    if type(given) is float:  # the usual case, without the cost of an array
         if not 0.0 <= given <= 1.0:
             raise ValueError(_outside(what, name, given))
         return 1.0 - given if name == "rate" else given
@@ -247,7 +256,7 @@ def resolve_keep(rate: npt.ArrayLike | None, keep: npt.ArrayLike | None, *, what
 
 
 def _shapes(shape: Any, run: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """The shape of a mask and of its decisions, and the run, all checked."""
+    """The shape of a mask, the shape of its decisions, and the run."""
     axes = shape if type(shape) is tuple else _as_tuple(shape)
     for n in axes:
         if type(n) is not int or n < 0:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dropcore._backends import dense
 from dropcore._backends.gradients import BlockGradient, Gradient
-from dropcore._base.checks import check_number
+from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.functional import expect_weights
@@ -88,6 +88,8 @@ class _ParameterwiseOptimizer:
             value = getattr(self, field.name)
             if field.name == "learning_rate":
                 check_learning_rate(name, value)
+            elif isinstance(field.default, bool):
+                check_bool(f"{name}: {field.name}", value)
             elif field.name in INTERVALS and not (field.name == "momentum" and callable(value)):
                 check_number(f"{name}: {field.name}", value, INTERVALS[field.name])
 

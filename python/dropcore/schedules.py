@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from dropcore._base.checks import check_integer, check_number
+from dropcore._base.checks import check_bool, check_integer, check_number
 
 __all__ = [
     "Constant",
@@ -148,6 +148,7 @@ class Exponential:
         check_number("Exponential: start", self.start)
         check_number("Exponential: factor", self.factor, "(0, inf)")
         check_integer("Exponential: steps", self.steps, 1)
+        check_bool("Exponential: staircase", self.staircase)
 
     def __call__(self, step: int) -> float:
         step = _checked(self, step)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dropcore._backends import backend_of, dense
 from dropcore._backends.gradients import Array, BlockGradient, Gradient, ProductGradient
-from dropcore._base.checks import check_integer, check_number, expect_unmasked
+from dropcore._base.checks import check_bool, check_integer, check_number, expect_unmasked
 from dropcore._base.device import array_namespace, on_device
 from dropcore.functional import bound_and_axes, expect_weights
 
@@ -109,12 +109,11 @@ def sgd_(
     rate, mass, decay = hyperparameters(
         "sgd_", learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
+    nesterov, lazy = check_bool("sgd_: nesterov", nesterov), check_bool("sgd_: lazy", lazy)
     projection = _checked("sgd_", w, g, {"velocity": velocity}, ("velocity",), max_norm, axis)
     if velocity is None and (mass or nesterov):
         raise ValueError("sgd_: momentum needs velocity, an array like w that starts at zero")
-    update_unchecked(
-        "sgd_", w, g, (velocity,), (rate, mass, bool(nesterov), bool(lazy), decay), *projection
-    )
+    update_unchecked("sgd_", w, g, (velocity,), (rate, mass, nesterov, lazy, decay), *projection)
     return w
 
 

@@ -559,6 +559,8 @@ BAD_SGD = BAD | {
                            {"velocity": read_only(np.ones(SHAPE, F4))}),
     "momentum NaN": (ValueError, r"momentum must be in \[0, 1\), got nan", {"momentum": np.nan}),
     "momentum 1": (ValueError, r"momentum must be in \[0, 1\), got 1", {"momentum": 1}),
+    "nesterov NaN": (TypeError, "nesterov must be True or False, got nan", {"nesterov": np.nan}),
+    "lazy 0": (TypeError, "lazy must be True or False, got 0", {"lazy": 0}),
     "decay NaN": (ValueError, "weight_decay must be finite .* got nan", {"weight_decay": np.nan}),
     "decay text": (TypeError, "weight_decay must be a number, got 'c'", {"weight_decay": "c"}),
     "momentum alone": (ValueError, "momentum needs velocity", {"velocity": None}),

@@ -91,6 +91,7 @@ def test_value_at():
     (lambda: Piecewise(boundaries=5, values=[1, 2]), TypeError,
      "boundaries must be a sequence of numbers, got 5"),
     (lambda: Piecewise(boundaries=[], values="1"), TypeError, "values must be a sequence .* '1'"),
+    (lambda: Exponential(1.0, 0.5, 3, "yes"), TypeError, "staircase must be True or False"),
     (lambda: Constant(True), TypeError, "Constant: value must be a number, got True"),
     (lambda: Exponential(1.0, 0.0), ValueError, "factor must be positive and finite, got 0.0"),
     (lambda: Exponential(1.0, 0.5, 0), ValueError, "steps must be a positive integer, got 0"),

@@ -14,6 +14,7 @@ import numpy as np
 __all__ = [
     "check_axes",
     "check_axis_numbers",
+    "check_bool",
     "check_integer",
     "check_number",
     "expect_one_of_rate_and_keep",
@@ -26,6 +27,13 @@ WORDS: Final = {
     "(-inf, inf)": "finite",
     "(0, inf]": "positive",
 }
+
+
+def check_bool(what: str, value: Any) -> bool:
+    """`value` as a bool; TypeError if it is neither True nor False."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"{what} must be True or False, got {value!r}")
 
 
 def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
