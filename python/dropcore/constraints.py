@@ -28,7 +28,7 @@ Constraint = Callable[[NDArray[Any]], object]
 
 
 @dataclass(frozen=True, repr=False)
-class _OfVectors:
+class _NormConstraint:
     """A constraint on the norms of vectors that run over `axis`."""
 
     _: KW_ONLY
@@ -74,13 +74,13 @@ def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Co
     Embedding registers ``with_default_axis(constraint, -1)``, so that ``MaxNorm(1.0)`` bounds the
     vectors of words. A constraint that is not about vectors is returned as it is.
     """
-    if isinstance(constraint, _OfVectors) and constraint.axis is None:
+    if isinstance(constraint, _NormConstraint) and constraint.axis is None:
         return replace(constraint, axis=axis)
     return constraint
 
 
 @dataclass(frozen=True, repr=False)
-class MaxNorm(_OfVectors):
+class MaxNorm(_NormConstraint):
     """Keep the norm of each unit's incoming weights within a bound.
 
     w <- w * min(1, max_norm / ||w||) for the vector w of each unit. Vectors inside the ball do not
@@ -155,7 +155,7 @@ class MaxNorm(_OfVectors):
 
 
 @dataclass(frozen=True, repr=False)
-class UnitNorm(_OfVectors):
+class UnitNorm(_NormConstraint):
     """Give each unit's incoming weights the length 1: w <- w / ||w||.
 
     The result is rounded once to the dtype of w. Vectors of zeros, and vectors with a NaN or an
@@ -174,7 +174,7 @@ class UnitNorm(_OfVectors):
 
 
 @dataclass(frozen=True, repr=False)
-class MinMaxNorm(_OfVectors):
+class MinMaxNorm(_NormConstraint):
     """Bring the norm of each unit's incoming weights between two bounds, or closer to them.
 
     For the vector w of each unit, which does not change between the bounds::
@@ -236,7 +236,7 @@ class NonNeg:
 
 @np.errstate(invalid="ignore", divide="ignore", under="ignore")
 def _rescale(
-    constraint: _OfVectors,
+    constraint: _NormConstraint,
     weight: NDArray[Any],
     min_norm: float,
     max_norm: float,

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from dropcore._backends import dense
 from dropcore._backends.gradients import BlockGradient, Gradient
 from dropcore._base.checks import check_bool, check_number
-from dropcore._base.device import array_namespace
+from dropcore._base.device import array_namespace, on_device
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.functional import expect_weights
 from dropcore.schedules import Schedule, value_at
-from dropcore.updates import INTERVALS, clipping_factor, update_unchecked
+from dropcore.updates import INTERVALS, clipping_factor, global_norm, update_unchecked
 
 __all__ = [
     "SGD",
@@ -531,11 +531,18 @@ class Clip:
         if self.norm is not None:
             factor = clipping_factor(found.values(), self.norm)
             if factor is not None:
-                found = {
-                    path: _each(g, lambda a: a * factor.astype(a.dtype))
-                    for path, g in found.items()
-                }
+                scale = self._scale(found, factor)
+                found = {path: _each(g, scale) for path, g in found.items()}
         return found
+
+    def _scale(self, grads: Gradients, factor: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """The multiplication by norm / ||g||."""
+        bound = self.norm
+        if bound is None or on_device(factor) or factor >= np.finfo(np.float32).tiny:
+            return lambda a: a * factor.astype(a.dtype)
+        # The factor is too small for the gradients' dtype: divide and multiply in float64.
+        norm = global_norm(grads.values())
+        return lambda a: (a.astype(np.float64) / norm * bound).astype(a.dtype)
 
 
 def _each(

@@ -97,10 +97,11 @@ class L1(_SumOverElements):
         check_number("L1: strength", self.strength, "[0, inf)")
 
     def penalty(self, weight: Array) -> float:
-        return self.strength * float(abs(weight).sum(dtype=np.float64))
+        return self.strength * float(abs(_checked(weight)).sum(dtype=np.float64))
 
     @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
+        weight = _checked(weight)
         signs = array_namespace(weight).sign(weight, out=_empty_like(weight))
         signs *= weight.dtype.type(self.strength)
         return signs
@@ -134,10 +135,14 @@ class L2(_SumOverElements):
         check_number("L2: strength", self.strength, "[0, inf)")
 
     def penalty(self, weight: Array) -> float:
+        weight = _checked(weight)
+        if weight.dtype.itemsize == 2:
+            weight = weight.astype(np.float32)
         return self.strength * backend_of("weight", weight).sum_squares(weight)
 
     @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
+        weight = _checked(weight)
         factor = weight.dtype.type(2 * self.strength)
         return array_namespace(weight).multiply(weight, factor, out=_empty_like(weight))
 
@@ -220,12 +225,13 @@ class KLSparsity:
         check_number("KLSparsity: target", self.target, "(0, 1)")
 
     def activity_penalty(self, y: Array) -> float:
-        t, m = self.target, to_device(self._means(y), "cpu")
+        t, m = self.target, to_device(self._means(_checked(y)), "cpu")
         divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
         return self.strength * float(divergence.sum())
 
     @np.errstate(under="ignore")
     def activity_gradient(self, y: Array) -> Array:
+        y = _checked(y)
         t, m = self.target, self._means(y)
         each = self.strength * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
         gradient = _empty_like(y)
@@ -247,6 +253,12 @@ class KLSparsity:
                 f"whose mean is {bad:.4g}"
             )
         return np.clip(means, self.margin, 1 - self.margin)
+
+
+def _checked(x: Array) -> Array:
+    """x, if its dtype is one of real numbers; the gradient of integers would be rounded to 0."""
+    array: Array = backend_of("x", x).as_array("regularizer: x", x)
+    return array
 
 
 def _empty_like(x: Array) -> Array:

@@ -378,6 +378,11 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
 
     It is summed in float64, in an order that does not depend on the number of threads. It is NaN if
     any number is NaN, and otherwise infinite if any is.
+
+    Raises
+    ------
+    TypeError
+        If a gradient is not of float32 or float64.
     """
     arrays = [_numbers_of(g) for g in gradients]
     total = sum((backend_of("g", array).sum_squares(array) for array in arrays), 0.0)
@@ -400,7 +405,13 @@ def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
     float64 or None
         bound / norm. None, or 1, if the norm is not above the bound or is not finite. On a GPU it
         is a cupy.ndarray of shape (), so that the host does not wait for it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a gradient is not of float32 or float64, or `bound` is not a positive number.
     """
+    bound = check_number("clipping_factor: bound", bound, "(0, inf)")
     arrays = [_numbers_of(g) for g in gradients]
     there = [array for array in arrays if on_device(array) and array.size]
     if not there:
@@ -419,12 +430,10 @@ def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
 
 
 def _numbers_of(g: Gradient) -> Array:
-    """The numbers of a gradient that can be nonzero, as an array."""
-    if isinstance(g, BlockGradient):
-        return g.values
-    if isinstance(g, ProductGradient):
-        return dense(g)
-    return g if on_device(g) else np.asarray(g)
+    """The numbers of a gradient that can be nonzero, as an array of float32 or float64."""
+    array = g.values if isinstance(g, BlockGradient) else dense(g)
+    numbers: Array = backend_of("g", array).as_array("g", array, ("float32", "float64"))
+    return numbers
 
 
 def _checked(

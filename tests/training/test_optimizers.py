@@ -15,7 +15,7 @@ from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Clip, RMSprop
 from dropcore.schedules import Constant, Cosine, Linear
-from dropcore.updates import adagrad_, global_norm, rmsprop_, sgd_
+from dropcore.updates import adagrad_, clipping_factor, global_norm, rmsprop_, sgd_
 from support.arrays import normal
 from support.training import as_one, gradients
 
@@ -263,6 +263,20 @@ def test_clipping_does_not_raise_for_underflow(dtype):
     assert size == pytest.approx(7 * float(tiny), abs=float(tiny))
 
 
+@pytest.mark.parametrize(("dtype", "size", "bound"), [
+    (np.float64, 1e300, 1e-30), (np.float32, 1e20, 1e-30), (np.float32, 3e38, 1e-38),
+    (np.float64, 1e-300, 1e-310), (np.float64, 1e150, 1e-150),
+])  # fmt: skip
+def test_clipping_by_a_tiny_part_of_the_norm(dtype, size, bound):
+    grads = {"a": np.full(2, size, dtype), "b": np.array([size, -size, 0], dtype)}
+    found = Clip(SGD(0.1), norm=bound).clipped(grads)
+    for path, g in found.items():
+        wanted = np.sign(grads[path]) * (bound / 2)
+        tiny = float(np.finfo(dtype).smallest_subnormal)
+        np.testing.assert_allclose(g, wanted, rtol=1e-6, atol=tiny)
+        assert g.dtype == dtype
+
+
 @pytest.mark.parametrize("optimizer", EACH, ids=repr)
 def test_parameters_without_a_gradient_are_frozen(optimizer):
     params = {"a": normal(4, 5), "b": normal(4, 5, seed=1)}
@@ -343,6 +357,11 @@ def test_repr_rebuilds(optimizer):
      r"SGD: got gradients for \['v'\], which are not among the parameters, \['w'\]"),
     (lambda: Clip(SGD(0.1), norm=1).apply({}, {"v": np.ones(2)}, {}, 0), ValueError,
      r"Clip: got gradients for \['v'\]"),
+    (lambda: global_norm([np.ones(3, np.complex64)]), TypeError, "float64, got complex64"),
+    (lambda: global_norm([np.ones(3, int)]), TypeError, "float32 or float64, got int64"),
+    (lambda: global_norm([np.ma.ones(3)]), TypeError, "numpy.ma.MaskedArray"),
+    (lambda: clipping_factor([np.ones(3)], -1), ValueError, "bound must be positive and finite"),
+    (lambda: Clip(SGD(0.1), norm=1).clipped({"a": np.ones(3, int)}), TypeError, "got int64"),
     (lambda: Clip(SGD(0.1), norm=True), TypeError, "Clip: norm must be a number, got True"),
     (lambda: Adagrad(epsilon=0), ValueError, "Adagrad: epsilon must be positive"),
     (lambda: Adadelta(rho=1.5), ValueError, r"Adadelta: rho must be in \[0, 1\), got 1.5"),

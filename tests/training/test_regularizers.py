@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -209,6 +210,20 @@ def test_underflow_does_not_raise(regularizer, dtype):
 
 
 @pytest.mark.parametrize("regularizer", OF_OUTPUTS, ids=repr)
+def test_low_precision(regularizer):
+    y = shares(6, 5, dtype=np.float32)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        low, wide = y.astype(dtype), y.astype(dtype).astype(np.float32)
+        penalty = regularizer.activity_penalty(low)
+        assert penalty == pytest.approx(regularizer.activity_penalty(wide), rel=1e-6)
+        gradient = regularizer.activity_gradient(low)
+        assert gradient.dtype == dtype
+        eps = float(ml_dtypes.finfo(dtype).eps)
+        expected = regularizer.activity_gradient(wide)
+        np.testing.assert_allclose(gradient.astype(float), expected, rtol=4 * eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("regularizer", OF_OUTPUTS, ids=repr)
 def test_repr_rebuilds(regularizer):
     assert eval(repr(regularizer)) == regularizer
     assert pickle.loads(pickle.dumps(regularizer)) == regularizer
@@ -221,6 +236,11 @@ def test_repr_rebuilds(regularizer):
 @pytest.mark.parametrize(("call", "error", "text"), [
     (lambda: L1(-1), ValueError, "L1: strength must be finite and not negative, got -1"),
     (lambda: L2(math.nan), ValueError, "L2: strength must be finite and not negative, got nan"),
+    (lambda: L2(0.1).gradient(np.ones(3, int)), TypeError, "float16 or bfloat16, got int64"),
+    (lambda: L1(0.1).gradient(np.ones(3, int)), TypeError, "got int64"),
+    (lambda: L1L2(0.1, 0.1).penalty(np.ones(3, bool)), TypeError, "got bool"),
+    (lambda: KLSparsity(1).activity_gradient(np.ones((3, 2), int)), TypeError, "got int64"),
+    (lambda: L2(0.1).penalty(np.ma.ones(3)), TypeError, "numpy.ma.MaskedArray"),
     (lambda: L2(True), TypeError, "L2: strength must be a number, got True"),
     (lambda: L2("a"), TypeError, "L2: strength must be a number, got 'a'"),
     (lambda: L1L2(0, math.inf), ValueError, "L1L2: l2 must be finite and not negative, got inf"),
