@@ -25,14 +25,19 @@ from libc.string cimport memcpy, memset
 
 from cdrop cimport *
 
+include "common.pxi"
 include "buffers.pxi"
 include "runtime.pxi"
-include "pool.pxi"
+include "memory.pxi"
 include "mask.pxi"
 include "noise.pxi"
 include "dropout.pxi"
-include "update.pxi"
+include "factors.pxi"
+include "tall.pxi"
 include "matmul.pxi"
+include "update.pxi"
+include "update_product.pxi"
+include "optimizers.pxi"
 include "activation.pxi"
 include "normalization.pxi"
 include "recurrent.pxi"

@@ -52,3 +52,25 @@ cdef Buffer index_list(indices, int64_t below):
         if at[i] < 0 or at[i] >= below:
             raise IndexError(f"index {at[i]} is outside [0, {below})")
     return b
+
+
+cdef int dtype_of(const char *format) noexcept:
+    """The dtype of a native buffer, or -1. bfloat16 exports none."""
+    if format == NULL or format[0] == 0 or format[1] != 0:
+        return -1
+    if format[0] == c"f":
+        return CDROP_F32
+    return CDROP_F64 if format[0] == c"d" else CDROP_F16 if format[0] == c"e" else -1
+
+
+cdef Buffer optional(str name, array, Py_ssize_t itemsize, int64_t size, bint writable):
+    cdef Buffer b
+    if array is None:
+        return None
+    b = Buffer(array, writable)
+    b.expect(name, itemsize, size)
+    return b
+
+
+cdef inline void *address(Buffer b) noexcept:
+    return NULL if b is None else b.view.buf

@@ -74,15 +74,6 @@ def dropout(out, x, int dtype, uint64_t seed, uint32_t stream, uint32_t step, ui
                      <char *> target.view.buf, itemsize)
 
 
-cdef int dtype_of(const char *format) noexcept:
-    """The dtype of a native buffer, or -1. bfloat16 exports none."""
-    if format == NULL or format[0] == 0 or format[1] != 0:
-        return -1
-    if format[0] == c"f":
-        return CDROP_F32
-    return CDROP_F64 if format[0] == c"d" else CDROP_F16 if format[0] == c"e" else -1
-
-
 def dropout_quick(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
                   uint64_t offset):
     """dropout for whoever has checked nothing: False, and nothing done, unless all is plain.

@@ -1,8 +1,5 @@
 # Drawing masks. Work is in nanoseconds of one thread, measured with the slowest usual kernels.
 
-cdef enum:
-    CHUNK_ELEMENTS = 4096
-
 cdef double PLANE_NS = 0.013  # of one element
 cdef int MOST_PLANES = 11      # ties cost about as much as a plane for all
 
@@ -27,13 +24,6 @@ cdef int expect_address(uint32_t stream, uint32_t domain, uint64_t offset,
     if offset > <uint64_t> 1 << 63 or n > (<uint64_t> 1 << 63) - offset:
         raise ValueError(f"offset + size must be <= 2**63, got {offset} + {n}")
     return 0
-
-
-cdef inline int64_t share(int64_t n, int part, int parts, int64_t unit) noexcept nogil:
-    """Where part begins, of n in parts, at a multiple of unit."""
-    cdef int64_t units = (n + unit - 1) // unit
-    cdef int64_t at = units // parts * part + min(<int64_t> part, units % parts)
-    return min(at * unit, n)
 
 
 def threshold(double keep):

@@ -4,10 +4,6 @@
 cdef double MOMENTS_NS = 0.5, MAP_NS = 0.3, ROWS_NS = 1.0
 
 
-cdef int64_t block_rows(int64_t rows) noexcept nogil:
-    return max(<int64_t> ROWS_A_BLOCK, (rows + BLOCKS - 1) // BLOCKS)
-
-
 cdef void *room_for(size_t bytes) except NULL:
     cdef void *room = cdrop_scratch_take(bytes)
     if room == NULL:

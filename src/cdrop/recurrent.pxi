@@ -63,18 +63,6 @@ cdef inline void unmix(size_t n, const uint8_t *bits, uint64_t bit, double share
 
 # ---- products with packed weights ----
 
-cdef inline int tile_rows(real *of) noexcept nogil:
-    return cdrop_active.tile_rows_f32 if real is float else cdrop_active.tile_rows_f64
-
-
-cdef inline int tile_columns(real *of) noexcept nogil:
-    return cdrop_active.tile_columns_f32 if real is float else cdrop_active.tile_columns_f64
-
-
-cdef inline int64_t rounded(int64_t n, int64_t unit) noexcept nogil:
-    return (n + unit - 1) // unit * unit
-
-
 cdef void pack_weights(const cdrop_factor *w, int64_t first, int64_t n, int64_t depth, real *to,
                        int part, int parts) noexcept nogil:
     """A part of the n columns from `first` on."""
@@ -304,19 +292,6 @@ cdef int run_batch(const Run *r, const Way *way, const cdrop_factor *w,
                  weights + all * depth + threadid() * room)
     cdrop_scratch_give(weights)
     return 0
-
-
-cdef Buffer optional(str name, array, Py_ssize_t itemsize, int64_t size, bint writable):
-    cdef Buffer b
-    if array is None:
-        return None
-    b = Buffer(array, writable)
-    b.expect(name, itemsize, size)
-    return b
-
-
-cdef inline void *address(Buffer b) noexcept:
-    return NULL if b is None else b.view.buf
 
 
 cdef class Recurrence:
