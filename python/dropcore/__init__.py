@@ -23,6 +23,7 @@ from dropcore.runtime import (  # noqa: E402
     build_info,
     get_include,
     get_num_threads,
+    release_memory,
     set_num_threads,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "masked_matmul",
     "masked_matmul_backward",
     "max_norm_",
+    "release_memory",
     "set_num_threads",
 ]
 

@@ -14,11 +14,12 @@ def last_team_size() -> int: ...
 
 POOL_BYTES: int
 
-class Room:
+class PooledBuffer:
     def __init__(self, bytes: int) -> None: ...
     def __buffer__(self, flags: int) -> memoryview: ...
 
-def give_back() -> int: ...
+def release_pool() -> int: ...
+def release_scratch() -> int: ...
 def waiting_bytes() -> int: ...
 def threshold(keep: float) -> int: ...
 def draw(
@@ -54,7 +55,7 @@ def dropout(
     scale: float,
     offset: int,
 ) -> None: ...
-def dropout_quick(
+def dropout_fast(
     x: Any, out: Any, keep: float, seed: int, stream: int, step: int, offset: int
 ) -> bool: ...
 def apply(
@@ -76,8 +77,8 @@ def sgd(
     nesterov: bool,
     vectors: tuple[int, int, int],
     max_norm: float,
-    live_rows: Any = None,
-    live_columns: Any = None,
+    kept_rows: Any = None,
+    kept_columns: Any = None,
     lazy: bool = False,
     decay: float = 0.0,
 ) -> int: ...
@@ -93,8 +94,8 @@ def adam(
     epsilon: float,
     vectors: tuple[int, int, int],
     max_norm: float,
-    live_rows: Any = None,
-    live_columns: Any = None,
+    kept_rows: Any = None,
+    kept_columns: Any = None,
     keep: float = 1.0,
 ) -> int: ...
 def rmsprop(
@@ -109,8 +110,8 @@ def rmsprop(
     epsilon: float,
     vectors: tuple[int, int, int],
     max_norm: float,
-    live_rows: Any = None,
-    live_columns: Any = None,
+    kept_rows: Any = None,
+    kept_columns: Any = None,
 ) -> int: ...
 def adagrad(
     w: Any,
@@ -120,8 +121,8 @@ def adagrad(
     epsilon: float,
     vectors: tuple[int, int, int],
     max_norm: float,
-    live_rows: Any = None,
-    live_columns: Any = None,
+    kept_rows: Any = None,
+    kept_columns: Any = None,
 ) -> int: ...
 def adadelta(
     w: Any,
@@ -133,8 +134,8 @@ def adadelta(
     epsilon: float,
     vectors: tuple[int, int, int],
     max_norm: float,
-    live_rows: Any = None,
-    live_columns: Any = None,
+    kept_rows: Any = None,
+    kept_columns: Any = None,
 ) -> int: ...
 def sum_squares(array: Any) -> float: ...
 
@@ -163,7 +164,7 @@ def product(
     bits: Any = None,
     scale: float = 1.0,
 ) -> None: ...
-def unfinish(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
+def epilogue_backward(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
 
 class Patches:
     positions: int
@@ -177,7 +178,7 @@ class Patches:
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
         dilation: tuple[int, ...],
-        before: tuple[int, ...],
+        pad_before: tuple[int, ...],
         groups: int = 1,
     ) -> None: ...
 
@@ -200,14 +201,14 @@ class Windows:
         out: tuple[int, ...],
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
-        before: tuple[int, ...],
+        pad_before: tuple[int, ...],
         count_padding: bool = False,
         lengths: Any = None,
     ) -> None: ...
 
-def pool(y: Any, x: Any, windows: Windows, place: Any = None) -> None: ...
-def pool_back(dx: Any, dy: Any, windows: Windows, place: Any = None) -> None: ...
-def connect_product(
+def pool(y: Any, x: Any, windows: Windows, argmax: Any = None) -> None: ...
+def pool_back(dx: Any, dy: Any, windows: Windows, argmax: Any = None) -> None: ...
+def dropconnect_matmul(
     which: str,
     out: Any,
     a: Any,

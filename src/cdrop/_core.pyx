@@ -9,6 +9,7 @@ C. All .pxi files are one module: two would hold two states of threads and instr
 """
 
 import os
+import warnings
 
 from cython.parallel cimport prange, threadid
 from cpython.buffer cimport (

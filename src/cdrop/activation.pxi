@@ -1,4 +1,4 @@
-# Activations of contiguous arrays, and the way back. Threads take pieces of a fixed size.
+# Activations of contiguous arrays, and their backward pass. Threads take pieces of a fixed size.
 
 # By name: the kind, and the nanoseconds a number of float32 and of float64 that one thread needs.
 _ACTIVATIONS = {
@@ -15,11 +15,11 @@ _ACTIVATIONS = {
 }
 
 
-cdef void activate_share(int kind, int64_t n, double a, const real *x, const real *dy, real *out,
+cdef void activate_part(int kind, int64_t n, double a, const real *x, const real *dy, real *out,
                          int part, int parts) noexcept nogil:
-    """f(x), or with dy the way back from x."""
-    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
-    cdef size_t m = <size_t> (share(n, part + 1, parts, CHUNK_ELEMENTS) - first)
+    """f(x), or with dy its gradient, from x."""
+    cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
+    cdef size_t m = <size_t> (chunk_start(n, part + 1, parts, CHUNK_ELEMENTS) - first)
     cdef const cdrop_kernels *k = cdrop_active
     if part == 0:
         cdrop_note_team()
@@ -39,31 +39,26 @@ cdef void activate_all(int kind, int64_t n, double a, const real *x, const real 
                        int team) noexcept nogil:
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        activate_share(kind, n, a, x, dy, out, part, team)
+        activate_part(kind, n, a, x, dy, out, part, team)
 
 
 def activate(str name, double a, x, out, dy=None):
-    """out = f(x) with parameter a, or with dy its gradient dy f'(.), where x is what f holds.
+    """out = f(x) with parameter a, or with dy its gradient dy f'(.), where x is what f saves.
 
     All contiguous, of one dtype; out may be x or dy.
     """
-    cdef Buffer source = Buffer(x), target = Buffer(out, True)
-    cdef Buffer back = None if dy is None else Buffer(dy)
-    cdef Py_ssize_t itemsize = source.view.itemsize
+    cdef Buffer source = array_of("x", x, REAL)
     cdef int64_t n = source.size()
+    cdef Buffer target = array_of("out", out, source.dtype, n, True)
+    cdef Buffer back = optional("dy", dy, source.dtype, n)
     cdef int kind, team
     cdef double float32_ns, float64_ns
-    cdef const void *gradient = NULL
+    cdef const void *gradient = pointer_of(back)
     kind, float32_ns, float64_ns = _ACTIVATIONS[name]
-    source.expect("x", itemsize)
-    target.expect("out", itemsize, n)
-    if back is not None:
-        back.expect("dy", itemsize, n)
-        gradient = back.view.buf
     if n == 0:
         return
-    team = cdrop_team_for(n * (float32_ns if itemsize == 4 else float64_ns))
-    if itemsize == 4:
+    team = cdrop_team_for(n * (float32_ns if source.dtype == F32 else float64_ns))
+    if source.dtype == F32:
         with nogil:
             activate_all[float](kind, n, a, <const float *> source.view.buf,
                                 <const float *> gradient, <float *> target.view.buf, team)
@@ -73,10 +68,10 @@ def activate(str name, double a, x, out, dy=None):
                                  <const double *> gradient, <double *> target.view.buf, team)
 
 
-cdef void softmax_share(int64_t rows, int64_t n, const real *x, const real *dy, real *out,
+cdef void softmax_part(int64_t rows, int64_t n, const real *x, const real *dy, real *out,
                         int part, int parts) noexcept nogil:
-    cdef int64_t first = share(rows, part, parts, 1)
-    cdef size_t m = <size_t> (share(rows, part + 1, parts, 1) - first)
+    cdef int64_t first = chunk_start(rows, part, parts, 1)
+    cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
     cdef const cdrop_kernels *k = cdrop_active
     if part == 0:
         cdrop_note_team()
@@ -96,7 +91,7 @@ cdef void softmax_all(int64_t rows, int64_t n, const real *x, const real *dy, re
                       int team) noexcept nogil:
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        softmax_share(rows, n, x, dy, out, part, team)
+        softmax_part(rows, n, x, dy, out, part, team)
 
 
 def softmax(x, out, dy=None):
@@ -104,21 +99,19 @@ def softmax(x, out, dy=None):
 
     All contiguous, of one dtype; out may be x or dy.
     """
-    cdef Buffer source = Buffer(x), target = Buffer(out, True)
-    cdef Buffer back = None if dy is None else Buffer(dy)
-    cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef int64_t size = source.size(), n = source.view.shape[source.view.ndim - 1]
+    cdef Buffer source = array_of("x", x, REAL)
+    cdef int64_t size = source.size(), n
+    cdef Buffer target = array_of("out", out, source.dtype, size, True)
+    cdef Buffer back = optional("dy", dy, source.dtype, size)
     cdef int team
-    cdef const void *gradient = NULL
-    source.expect("x", itemsize)
-    target.expect("out", itemsize, size)
-    if back is not None:
-        back.expect("dy", itemsize, size)
-        gradient = back.view.buf
+    cdef const void *gradient = pointer_of(back)
+    if source.view.ndim == 0:
+        raise ValueError("x must have an axis to run along, got a scalar")
     if size == 0:
         return
-    team = cdrop_team_for(size * (2.0 if itemsize == 4 else 8.0))
-    if itemsize == 4:
+    n = source.view.shape[source.view.ndim - 1]
+    team = cdrop_team_for(size * (2.0 if source.dtype == F32 else 8.0))
+    if source.dtype == F32:
         with nogil:
             softmax_all[float](size // n, n, <const float *> source.view.buf,
                                <const float *> gradient, <float *> target.view.buf, team)

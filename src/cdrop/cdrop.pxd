@@ -4,6 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
+    bint CDROP_BIG_ENDIAN
+
     ctypedef struct dropcore_block:
         uint32_t word[4]
 
@@ -51,8 +53,8 @@ cdef extern from "kernels.h" nogil:
         int64_t stride_width
         int64_t dilation_height
         int64_t dilation_width
-        int64_t before_height
-        int64_t before_width
+        int64_t pad_before_height
+        int64_t pad_before_width
 
     ctypedef struct cdrop_pool:
         int64_t height
@@ -64,8 +66,8 @@ cdef extern from "kernels.h" nogil:
         int64_t kernel_width
         int64_t stride_height
         int64_t stride_width
-        int64_t before_height
-        int64_t before_width
+        int64_t pad_before_height
+        int64_t pad_before_width
         const int64_t *lengths
         int count_padding
 
@@ -82,7 +84,7 @@ cdef extern from "kernels.h" nogil:
     int CDROP_ADAGRAD
     int CDROP_ADADELTA
 
-    ctypedef struct cdrop_recipe:
+    ctypedef struct cdrop_hyperparameters:
         double rate
         double momentum
         double decay
@@ -95,14 +97,17 @@ cdef extern from "kernels.h" nogil:
         double keep
         int nesterov
 
-    ctypedef void (*cdrop_update_f32)(size_t, const cdrop_recipe *, const float *, float *, float *,
-                                      float *, float *, double *) noexcept nogil
-    ctypedef void (*cdrop_update_f64)(size_t, const cdrop_recipe *, const double *, double *,
-                                      double *, double *, double *, double *) noexcept nogil
+    ctypedef void (*cdrop_update_f32)(size_t, const cdrop_hyperparameters *, const float *,
+                                      float *, float *, float *, float *, double *) noexcept nogil
+    ctypedef void (*cdrop_update_f64)(size_t, const cdrop_hyperparameters *, const double *,
+                                      double *, double *, double *, double *,
+                                      double *) noexcept nogil
 
-    int CDROP_CONNECT_Y
-    int CDROP_CONNECT_DW
-    int CDROP_CONNECT_DX
+    int CDROP_DROPCONNECT_Y
+    int CDROP_DROPCONNECT_DW
+    int CDROP_DROPCONNECT_DX
+
+    double CDROP_WIDE_SCALE
 
     enum:
         CDROP_RELU
@@ -160,8 +165,8 @@ cdef extern from "kernels.h" nogil:
                          int32_t *) noexcept nogil
         void (*pool_back_f32)(const cdrop_pool *, int64_t, const float *, const int32_t *,
                               float *) noexcept nogil
-        void (*finish_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t, int64_t,
-                           float, float *, int64_t) noexcept nogil
+        void (*epilogue_f32)(int64_t, int64_t, const float *, int, const uint8_t *, uint64_t,
+                             int64_t, float, float *, int64_t) noexcept nogil
         void (*block_along_f64)(int64_t, int64_t, int64_t, const double *const *, const double *,
                                 double *, int64_t, int) noexcept nogil
         void (*block_across_f64)(int64_t, int64_t, int64_t, const double *const *, const double *,
@@ -172,22 +177,24 @@ cdef extern from "kernels.h" nogil:
                          int32_t *) noexcept nogil
         void (*pool_back_f64)(const cdrop_pool *, int64_t, const double *, const int32_t *,
                               double *) noexcept nogil
-        void (*finish_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
-                           int64_t, double, double *, int64_t) noexcept nogil
-        void (*unfinish_f32)(size_t, float, const float *, const float *, float *,
+        void (*epilogue_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
+                             int64_t, double, double *, int64_t) noexcept nogil
+        void (*epilogue_backward_f32)(size_t, float, const float *, const float *, float *,
                              float *) noexcept nogil
-        void (*unfinish_f64)(size_t, double, const double *, const double *, double *,
+        void (*epilogue_backward_f64)(size_t, double, const double *, const double *, double *,
                              double *) noexcept nogil
-        void (*connect_f32)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
-                            int64_t, const float *, const float *, float *) noexcept nogil
-        void (*connect_f64)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t, int64_t,
-                            int64_t, const double *, const double *, double *) noexcept nogil
+        void (*dropconnect_f32)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t,
+                                int64_t, int64_t, const float *, const float *,
+                                float *) noexcept nogil
+        void (*dropconnect_f64)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t,
+                                int64_t, int64_t, const double *, const double *,
+                                double *) noexcept nogil
 
         void (*add_squares_f32)(int64_t, int64_t, int64_t, const float *, double *) noexcept nogil
         double (*sum_squares_f32)(size_t, const float *) noexcept nogil
         cdrop_update_f32 *update_f32
-        void (*sgd_some_f32)(size_t, const int64_t *, const cdrop_recipe *, const float *, float *,
-                             float *) noexcept nogil
+        void (*sgd_some_f32)(size_t, const int64_t *, const cdrop_hyperparameters *, const float *,
+                             float *, float *) noexcept nogil
         void (*add_squares_f64)(int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
         void (*activate_f32)(int, size_t, float, const float *, float *) noexcept nogil
         void (*activate_back_f32)(int, size_t, float, const float *, const float *,
@@ -231,27 +238,27 @@ cdef extern from "kernels.h" nogil:
                                         double *, double *) noexcept nogil
         double (*sum_squares_f64)(size_t, const double *) noexcept nogil
         cdrop_update_f64 *update_f64
-        void (*sgd_some_f64)(size_t, const int64_t *, const cdrop_recipe *, const double *,
+        void (*sgd_some_f64)(size_t, const int64_t *, const cdrop_hyperparameters *, const double *,
                              double *, double *) noexcept nogil
         void (*axpy_f32)(size_t, const uint8_t *, uint64_t, float, const float *,
                          float *) noexcept nogil
         void (*cell_f32)(int, size_t, float *, float *, const float *, const float *, float *,
                          float *) noexcept nogil
-        void (*uncell_f32)(int, size_t, const float *, const float *, const float *, const float *,
-                           float *, float *, float *) noexcept nogil
+        void (*cell_back_f32)(int, size_t, const float *, const float *, const float *,
+                              const float *, float *, float *, float *) noexcept nogil
         void (*mix_f32)(size_t, const uint8_t *, uint64_t, float, const float *, const float *,
                         float *) noexcept nogil
-        void (*unmix_f32)(size_t, const uint8_t *, uint64_t, float, float *,
+        void (*mix_back_f32)(size_t, const uint8_t *, uint64_t, float, float *,
                           float *) noexcept nogil
         void (*axpy_f64)(size_t, const uint8_t *, uint64_t, double, const double *,
                          double *) noexcept nogil
         void (*cell_f64)(int, size_t, double *, double *, const double *, const double *, double *,
                          double *) noexcept nogil
-        void (*uncell_f64)(int, size_t, const double *, const double *, const double *,
+        void (*cell_back_f64)(int, size_t, const double *, const double *, const double *,
                            const double *, double *, double *, double *) noexcept nogil
         void (*mix_f64)(size_t, const uint8_t *, uint64_t, double, const double *, const double *,
                         double *) noexcept nogil
-        void (*unmix_f64)(size_t, const uint8_t *, uint64_t, double, double *,
+        void (*mix_back_f64)(size_t, const uint8_t *, uint64_t, double, double *,
                           double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
@@ -264,13 +271,18 @@ cdef extern from "runtime.h" nogil:
     int cdrop_max_threads()
     void cdrop_set_available(int n)
     int cdrop_has_openmp()
-    int cdrop_last_team
+    int cdrop_has_small_stacks()
+    int cdrop_last_team()
     void cdrop_note_team()
     size_t cdrop_cache_bytes()
-    void *cdrop_aligned_take(size_t bytes)
-    void cdrop_aligned_give(void *memory)
+    size_t CDROP_MEMORY_LIMIT
+    void *cdrop_memory_take(size_t bytes)
+    void cdrop_memory_give(void *memory, size_t bytes)
+    size_t cdrop_memory_waiting()
+    size_t cdrop_memory_release()
     void *cdrop_scratch_take(size_t bytes)
     void cdrop_scratch_give(void *scratch)
+    size_t cdrop_scratch_release()
     unsigned cdrop_flush_denormals()
     void cdrop_restore_denormals(unsigned before)
 

@@ -10,7 +10,7 @@ cdef enum:
     BLOCKS = 32              # of rows, at most: their sums take 1 / 8 of the rows of a block
 
 
-cdef inline int64_t share(int64_t n, int part, int parts, int64_t unit) noexcept nogil:
+cdef inline int64_t chunk_start(int64_t n, int part, int parts, int64_t unit) noexcept nogil:
     """Where part begins, of n in parts, at a multiple of unit."""
     cdef int64_t units = (n + unit - 1) // unit
     cdef int64_t at = units // parts * part + min(<int64_t> part, units % parts)

@@ -19,23 +19,21 @@ cdef class Patches:
     ----------
     images : contiguous float32 or float64
     out : (height, width) of the positions
-    kernel, stride, dilation, before : (along the height, along the width)
+    kernel, stride, dilation, pad_before : (along the height, along the width)
     groups : int
         The channels are cut into that many slices, each with a matrix of its own.
     """
 
     cdef cdrop_patches p
     cdef Buffer images
+    cdef int dtype
     cdef readonly int64_t positions, depth, groups
     cdef readonly Py_ssize_t itemsize
 
-    def __init__(self, images, tuple out, tuple kernel, tuple stride, tuple dilation, tuple before,
-                 int64_t groups=1):
-        cdef Buffer x = Buffer(images)
-        if x.view.ndim != 4 or x.view.itemsize not in (4, 8):
-            raise ValueError("images are a 4-D array of float32 or float64")
-        x.expect("images", x.view.itemsize)
-        self.images, self.itemsize, self.groups = x, x.view.itemsize, groups
+    def __init__(self, images, tuple out, tuple kernel, tuple stride, tuple dilation,
+                 tuple pad_before, int64_t groups=1):
+        cdef Buffer x = array_of("images", images, REAL, -1, False, 4)
+        self.images, self.dtype, self.itemsize, self.groups = x, x.dtype, x.view.itemsize, groups
         self.p.data = x.view.buf
         self.p.height, self.p.width, self.p.channels = (
             x.view.shape[1], x.view.shape[2], x.view.shape[3])
@@ -43,7 +41,7 @@ cdef class Patches:
         self.p.kernel_height, self.p.kernel_width = kernel
         self.p.stride_height, self.p.stride_width = stride
         self.p.dilation_height, self.p.dilation_width = dilation
-        self.p.before_height, self.p.before_width = before
+        self.p.pad_before_height, self.p.pad_before_width = pad_before
         if groups < 1 or self.p.channels % groups:
             raise ValueError(f"{self.p.channels} channels cannot be cut into {groups} groups")
         if min(out) < 0 or min(kernel) < 1 or min(stride) < 1 or min(dilation) < 1:
@@ -60,38 +58,28 @@ def convolution(c, Patches a, w, bias=None, bint relu=False, bits=None, double s
 
     All contiguous; w is (patch, groups * maps of a group), bits the packed mask of c or None.
     """
-    cdef Buffer target = Buffer(c, True), kernel = Buffer(w), bias_buffer, packed
-    cdef Py_ssize_t itemsize = a.itemsize
+    cdef Buffer kernel = array_of("w", w, a.dtype)
     cdef int64_t columns = kernel.size() // max(a.depth, <int64_t> 1), n = columns // a.groups
-    cdef Finish finish
+    cdef Buffer target = array_of("c", c, a.dtype, a.positions * columns, True)
+    cdef Buffer bias_buffer = optional("bias", bias, a.dtype, columns)
+    cdef Buffer packed = optional("bits", bits, U8, (a.positions * columns + 7) // 8)
+    cdef Epilogue epilogue = epilogue_of(bias_buffer, relu, packed, columns, scale)
     cdef cdrop_factor f
     cdef Tall tall
-    kernel.expect("w", itemsize, a.depth * columns)
-    target.expect("c", itemsize, a.positions * columns)
     if kernel.size() != a.depth * columns or columns % a.groups:
         raise ValueError(f"{kernel.size()} weights are no kernel for patches of {a.depth} numbers "
                          f"in {a.groups} groups")
-    finish.bias = NULL
-    finish.relu, finish.bits, finish.bit_row_stride, finish.scale = relu, NULL, columns, scale
-    if bias is not None:
-        bias_buffer = Buffer(bias)
-        bias_buffer.expect("bias", itemsize, columns)
-        finish.bias = bias_buffer.view.buf
-    if bits is not None:
-        packed = Buffer(bits)
-        packed.expect("bits", 1, (a.positions * columns + 7) // 8)
-        finish.bits = <const uint8_t *> packed.view.buf
     if a.positions == 0 or columns == 0:
         return
     f = plain_factor(kernel.view.buf, columns)
     tall.patches, tall.rows, tall.groups, tall.n = a.p, a.positions, a.groups, n
     cut_chunks(&a.p, &tall.chunks)
-    if itemsize == 4:
+    if a.dtype == F32:
         with nogil:
-            multiply_tall[float](&tall, &f, <float *> target.view.buf, columns, &finish)
+            multiply_tall[float](&tall, &f, <float *> target.view.buf, columns, &epilogue)
     else:
         with nogil:
-            multiply_tall[double](&tall, &f, <double *> target.view.buf, columns, &finish)
+            multiply_tall[double](&tall, &f, <double *> target.view.buf, columns, &epilogue)
 
 
 # ---- the gradient of the kernel ----
@@ -108,10 +96,12 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
                          const real **lines) noexcept nogil:
     """A part of the positions and of the patches: sums (patch, groups * n)."""
     cdef int64_t part = task // parts.cuts, cut = task % parts.cuts
-    cdef int64_t begin = share(parts.positions, <int> part, <int> parts.parts, POSITION_BLOCK)
-    cdef int64_t end = share(parts.positions, <int> part + 1, <int> parts.parts, POSITION_BLOCK)
-    cdef int64_t first = share(chunks.count, <int> cut, <int> parts.cuts, 1)
-    cdef int64_t last = share(chunks.count, <int> cut + 1, <int> parts.cuts, 1)
+    cdef int64_t begin = chunk_start(parts.positions, <int> part, <int> parts.parts,
+                                     POSITION_BLOCK)
+    cdef int64_t end = chunk_start(parts.positions, <int> part + 1, <int> parts.parts,
+                                   POSITION_BLOCK)
+    cdef int64_t first = chunk_start(chunks.count, <int> cut, <int> parts.cuts, 1)
+    cdef int64_t last = chunk_start(chunks.count, <int> cut + 1, <int> parts.cuts, 1)
     cdef int64_t n = parts.n, columns = n * parts.groups, position = begin
     cdef int64_t chunk, group, here, depth0, depth
     cdef real *to
@@ -124,7 +114,7 @@ cdef void correlate_task(cdrop_patches patches, const Chunks *chunks, const cdro
             patches.first_channel = group * patches.taken
             pack(dz, group * n, n, position, here, tile_width(sizeof(real)), room)
             for chunk in range(first, last):
-                depth0 = chunk_start(chunks, chunk, &depth)
+                depth0 = depth_of_chunk(chunks, chunk, &depth)
                 lines_of(&patches, position, here, depth0, depth, chunks.room,
                          room + parts.dz_room, lines)
                 to = sums + (part * chunks.depth + depth0) * columns + group * n
@@ -186,19 +176,17 @@ cdef int correlate(const cdrop_patches *patches, int64_t positions, int64_t grou
 
 def kernel_gradient(dw, Patches a, dz):
     """dw__kn = patches__mk^T @ dz__mn, all contiguous."""
-    cdef Buffer target = Buffer(dw, True), back = Buffer(dz)
-    cdef Py_ssize_t itemsize = a.itemsize
+    cdef Buffer target = array_of("dw", dw, a.dtype, -1, True)
     cdef int64_t columns = target.size() // max(a.depth, <int64_t> 1), n = columns // a.groups
+    cdef Buffer back = array_of("dz", dz, a.dtype, a.positions * columns)
     cdef cdrop_factor f
-    target.expect("dw", itemsize, a.depth * columns)
-    back.expect("dz", itemsize, a.positions * columns)
     if target.size() != a.depth * columns or columns % a.groups:
         raise ValueError(f"{target.size()} weights are no kernel for patches of {a.depth} numbers "
                          f"in {a.groups} groups")
     if target.size() == 0:
         return
     f = plain_factor(back.view.buf, columns)
-    if itemsize == 4:
+    if a.dtype == F32:
         with nogil:
             correlate[float](&a.p, a.positions, a.groups, &f, n, <float *> target.view.buf)
     else:

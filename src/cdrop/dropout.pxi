@@ -4,12 +4,12 @@ cdef double APPLY_NS = 0.12
 cdef double STRIDED_NS = 0.8
 
 
-cdef void dropout_share(int dtype, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
+cdef void dropout_part(int dtype, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
                         int64_t n, double scale, const char *x, char *out, bint stream, int part,
                         int parts) noexcept nogil:
     """Part of a contiguous array: with bits, from bit `offset` of them; else drawn."""
-    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
-    cdef int64_t last = share(n, part + 1, parts, CHUNK_ELEMENTS)
+    cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
+    cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     cdef size_t m = <size_t> (last - first)
     cdef uint64_t at = offset + <uint64_t> first
     cdef const cdrop_kernels *k = cdrop_active
@@ -56,40 +56,47 @@ cdef void dropout_flat(int dtype, const cdrop_draw *draw, const uint8_t *bits, u
     cdef bint stream = x != out and 2 * <size_t> (n * itemsize) > cdrop_cache_bytes()
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        dropout_share(dtype, draw, bits, offset, n, scale, x, out, stream, part, team)
+        dropout_part(dtype, draw, bits, offset, n, scale, x, out, stream, part, team)
+
+
+cdef int elements(int dtype) except -1:
+    """Of the dtype of that number: the bit of its buffers."""
+    if dtype < 0 or dtype > 3:
+        raise ValueError(f"dtype must be 0 ... 3 (f32, f64, f16, bf16), got {dtype}")
+    return 1 << dtype
 
 
 def dropout(out, x, int dtype, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
             uint64_t threshold, double scale, uint64_t offset):
     """Contiguous x to contiguous out, with the mask drawn on the way."""
-    cdef Buffer source = Buffer(x), target = Buffer(out, True)
+    cdef Buffer source = array_of("x", x, elements(dtype))
     cdef int64_t n = source.size()
-    cdef Py_ssize_t itemsize = itemsize_of(dtype)
-    source.expect("x", itemsize)
-    target.expect("out", itemsize, n)
+    cdef Buffer target = array_of("out", out, source.dtype, n, True)
     expect_address(stream, domain, offset, <uint64_t> n)
     cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
     with nogil:
         dropout_flat(dtype, &d, NULL, offset, n, scale, <const char *> source.view.buf,
-                     <char *> target.view.buf, itemsize)
+                     <char *> target.view.buf, source.view.itemsize)
 
 
-def dropout_quick(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
+def dropout_fast(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
                   uint64_t offset):
-    """dropout for whoever has checked nothing: False, and nothing done, unless all is plain.
+    """dropout of unchecked arguments in the common case; else False, and nothing is done.
 
-    Plain is: contiguous and aligned arrays of one dtype and shape, the same or apart, one keep.
+    The common case: contiguous, aligned arrays of one dtype and shape, which are the same or do not
+    overlap, and one keep.
     """
-    cdef Buffer source = Buffer(x), target = Buffer(out, True)
-    cdef int dtype = dtype_of(source.view.format), d
+    cdef Buffer source = acquire(x, False), target = acquire(out, True)
+    cdef int dtype, d
     cdef int64_t n = source.size()
     cdef Py_ssize_t itemsize = source.view.itemsize
     cdef size_t from_ = <size_t> source.view.buf, to = <size_t> target.view.buf
     cdef size_t bytes = <size_t> source.view.len
     cdef cdrop_draw draw
-    if (dtype < 0 or dtype != dtype_of(target.view.format) or not 0.0 <= keep <= 1.0
-            or source.view.ndim != target.view.ndim or not source.contiguous()
-            or not target.contiguous() or from_ % itemsize or to % itemsize
+    if (not source.dtype & (F32 | F64 | F16) or source.dtype != target.dtype
+            or not 0.0 <= keep <= 1.0 or source.view.ndim != target.view.ndim
+            or not source.contiguous() or not target.contiguous()
+            or from_ % itemsize or to % itemsize
             or (from_ != to and from_ < to + bytes and to < from_ + bytes)
             or offset > <uint64_t> 1 << 63 or <uint64_t> n > (<uint64_t> 1 << 63) - offset
             or stream >> 28):
@@ -97,6 +104,7 @@ def dropout_quick(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t 
     for d in range(source.view.ndim):
         if source.view.shape[d] != target.view.shape[d]:
             return False
+    dtype = CDROP_F32 if source.dtype == F32 else CDROP_F64 if source.dtype == F64 else CDROP_F16
     draw = draw_of(seed, stream, step, 0, dropcore_threshold(keep))
     with nogil:
         dropout_flat(dtype, &draw, NULL, offset, n, 1.0 / keep if draw.threshold else 0.0,
@@ -104,14 +112,15 @@ def dropout_quick(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t 
     return True
 
 
-cdef void segments_share(int dtype, const cdrop_layout *layout, const char *x, char *out,
+cdef void segments_part(int dtype, const cdrop_layout *layout, const char *x, char *out,
                          const uint8_t *bits, double scale, const double *scales, int part,
                          int parts) noexcept nogil:
     cdef int64_t segments = cdrop_segments(layout)
     if part == 0:
         cdrop_note_team()
     cdrop_apply_segments(dtype, layout, x, out, bits, scale, scales,
-                         share(segments, part, parts, 1), share(segments, part + 1, parts, 1))
+                         chunk_start(segments, part, parts, 1),
+                         chunk_start(segments, part + 1, parts, 1))
 
 
 def apply(out, x, int dtype, bits, tuple bit_strides, double scale, scales):
@@ -119,20 +128,20 @@ def apply(out, x, int dtype, bits, tuple bit_strides, double scale, scales):
 
     scales is None, or float64 that broadcasts to x already (strides of 0 along shared axes).
     """
-    cdef Buffer source = Buffer(x), target = Buffer(out, True), packed = Buffer(bits), s = None
+    cdef Buffer source = buffer_of("x", x, elements(dtype), False, True)
+    cdef Buffer target = buffer_of("out", out, source.dtype, True, True)
+    cdef Buffer packed = array_of("bits", bits, U8), s = None
     cdef int64_t n = source.size(), last_bit = 0
-    cdef Py_ssize_t itemsize = itemsize_of(dtype)
+    cdef Py_ssize_t itemsize = source.view.itemsize
     cdef cdrop_layout layout
     cdef int d, part, team, ndim = source.view.ndim
     cdef const double *each = NULL
-    if source.view.itemsize != itemsize or target.view.itemsize != itemsize:
-        raise ValueError(f"x and out must have elements of {itemsize} bytes")
     if ndim > CDROP_MAX_DIMS or target.view.ndim != ndim or len(bit_strides) != ndim:
         raise ValueError("x, out and the mask must have the same number of axes")
     if scales is not None:
-        s = Buffer(scales)
-        if s.view.itemsize != 8 or s.view.ndim != ndim:
-            raise ValueError("scales must be float64 with an axis for each of x")
+        s = buffer_of("scales", scales, F64)
+        if s.view.ndim != ndim:
+            raise ValueError(f"scales must have the {ndim} axes of x, got {s.view.ndim}")
         each = <const double *> s.view.buf
     layout.ndim = ndim
     for d in range(ndim):
@@ -148,20 +157,19 @@ def apply(out, x, int dtype, bits, tuple bit_strides, double scale, scales):
         last_bit += layout.bit[d] * (layout.shape[d] - 1)
     if n == 0:
         return
-    packed.expect("bits", 1, last_bit // 8 + 1)
+    packed.expect(last_bit // 8 + 1)
     cdrop_merge_axes(&layout)
     cdef const uint8_t *b = <const uint8_t *> packed.view.buf
+    cdef bint flat = (each == NULL and layout.ndim == 1 and layout.bit[0] == 1
+                      and layout.x[0] == itemsize and layout.out[0] == itemsize
+                      and source.aligned() and target.aligned())
     with nogil:
-        if each == NULL and layout.ndim == 1 and layout.bit[0] == 1 and (
-            layout.x[0] == itemsize and layout.out[0] == itemsize
-        ) and <size_t> source.view.buf % <size_t> itemsize == 0 and (
-            <size_t> target.view.buf % <size_t> itemsize == 0
-        ):
+        if flat:
             dropout_flat(dtype, NULL, b, 0, n, scale, <const char *> source.view.buf,
                          <char *> target.view.buf, itemsize)
         else:
             team = cdrop_team_for(<double> n * STRIDED_NS)
             for part in prange(team, num_threads=team, schedule="static",
                                use_threads_if=team > 1):
-                segments_share(dtype, &layout, <const char *> source.view.buf,
+                segments_part(dtype, &layout, <const char *> source.view.buf,
                                <char *> target.view.buf, b, scale, each, part, team)

@@ -1,5 +1,5 @@
-# What all products share: factors and their packing, what is done to a finished block of the result,
-# and sums that were made in parts.
+# What all products share: factors and their packing, the epilogue of a finished block of the
+# result, and sums that were made in parts.
 
 cdef enum:
     DEPTH_BLOCK = 256           # of the sum, between two visits to c
@@ -14,7 +14,7 @@ cdef class Factor:
     ----------
     array : 2-D float32 or float64, any strides
     rows, columns : int64 array or None
-        Live indices; None for all.
+        Indices of what is kept; None for all.
     bits : packed mask or None, with bit_strides (row, column)
     scale : float
     """
@@ -22,16 +22,17 @@ cdef class Factor:
     cdef cdrop_factor f          # with rows as the panel axis
     cdef readonly int64_t n_rows, n_columns
     cdef Buffer array, row_list, column_list, packed
+    cdef int dtype
     cdef readonly Py_ssize_t itemsize
 
     def __init__(self, array, rows=None, columns=None, bits=None, tuple bit_strides=(0, 0),
                  double scale=1.0):
-        cdef Buffer a = Buffer(array)
-        if a.view.ndim != 2 or a.view.itemsize not in (4, 8):
-            raise ValueError("a factor is a 2-D array of float32 or float64")
+        cdef Buffer a = buffer_of("a factor", array, REAL)
+        if a.view.ndim != 2:
+            raise ValueError(f"a factor must have 2 axes, got {a.view.ndim}")
         if a.view.strides[0] % a.view.itemsize or a.view.strides[1] % a.view.itemsize:
             raise ValueError("strides must be whole elements")
-        self.array = a
+        self.array, self.dtype = a, a.dtype
         self.itemsize = a.view.itemsize
         self.n_rows, self.n_columns = a.view.shape[0], a.view.shape[1]
         self.f.data = a.view.buf
@@ -43,18 +44,18 @@ cdef class Factor:
         self.f.bit_panel_stride, self.f.bit_depth_stride = bit_strides
         self.f.scale = scale
         if bits is not None:
-            self.packed = Buffer(bits)
+            self.packed = array_of("bits", bits, U8)
             if self.n_rows and self.n_columns:
                 self.packed.expect(
-                    "bits", 1, (self.f.bit_panel_stride * (self.n_rows - 1)
-                                + self.f.bit_depth_stride * (self.n_columns - 1)) // 8 + 1)
+                    (self.f.bit_panel_stride * (self.n_rows - 1)
+                     + self.f.bit_depth_stride * (self.n_columns - 1)) // 8 + 1)
             self.f.bits = <const uint8_t *> self.packed.view.buf
         if rows is not None:
-            self.row_list = index_list(rows, self.n_rows)
+            self.row_list = index_list("rows", rows, self.n_rows)
             self.n_rows = self.row_list.size()
             self.f.panel_index = <const int64_t *> self.row_list.view.buf
         if columns is not None:
-            self.column_list = index_list(columns, self.n_columns)
+            self.column_list = index_list("columns", columns, self.n_columns)
             self.n_columns = self.column_list.size()
             self.f.depth_index = <const int64_t *> self.column_list.view.buf
 
@@ -67,7 +68,7 @@ cdef class Factor:
         return t
 
 
-ctypedef struct Finish:
+ctypedef struct Epilogue:
     void *bias              # or NULL
     int relu
     const uint8_t *bits     # of c, or NULL; bit (row, column) = row * bit_row_stride + column
@@ -75,8 +76,16 @@ ctypedef struct Finish:
     double scale
 
 
-cdef void finish_block(real *c, int64_t c_stride, int64_t row, int64_t column, int64_t m, int64_t n,
-                       const Finish *f) noexcept nogil:
+cdef Epilogue epilogue_of(Buffer bias, bint relu, Buffer bits, int64_t columns,
+                          double scale) noexcept:
+    cdef Epilogue e
+    e.bias, e.relu, e.scale = pointer_of(bias), relu, scale
+    e.bits, e.bit_row_stride = <const uint8_t *> pointer_of(bits), columns
+    return e
+
+
+cdef void epilogue_block(real *c, int64_t c_stride, int64_t row, int64_t column, int64_t m,
+                         int64_t n, const Epilogue *f) noexcept nogil:
     """The block of c from (row, column) on."""
     cdef const real *bias = <const real *> f.bias
     cdef uint64_t bit = <uint64_t> (row * f.bit_row_stride + column)
@@ -86,11 +95,11 @@ cdef void finish_block(real *c, int64_t c_stride, int64_t row, int64_t column, i
     if bias != NULL:
         bias += column
     if real is float:
-        cdrop_active.finish_f32(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride, <float> f.scale,
-                                to, c_stride)
+        cdrop_active.epilogue_f32(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride,
+                                  <float> f.scale, to, c_stride)
     else:
-        cdrop_active.finish_f64(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride, f.scale, to,
-                                c_stride)
+        cdrop_active.epilogue_f64(m, n, bias, f.relu, f.bits, bit, f.bit_row_stride, f.scale, to,
+                                  c_stride)
 
 
 cdef void pack(const cdrop_factor *f, int64_t first, int64_t n, int64_t depth0, int64_t depth,
@@ -121,11 +130,11 @@ cdef cdrop_factor plain_factor(const void *data, int64_t columns) noexcept nogil
     return f
 
 
-cdef void add_parts(const real *sums, int64_t parts, int64_t size, real *total, int share_of,
-                    int shares) noexcept nogil:
+cdef void add_parts(const real *sums, int64_t parts, int64_t size, real *total, int part_of,
+                    int parts_of) noexcept nogil:
     """total = sums[0] + sums[1] + ..., one after the other."""
-    cdef int64_t first = share(size, share_of, shares, 1024), p, i
-    cdef int64_t last = share(size, share_of + 1, shares, 1024)
+    cdef int64_t first = chunk_start(size, part_of, parts_of, 1024), p, i
+    cdef int64_t last = chunk_start(size, part_of + 1, parts_of, 1024)
     for i in range(first, last):
         total[i] = sums[i]
     for p in range(1, parts):

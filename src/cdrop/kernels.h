@@ -47,7 +47,7 @@ typedef struct {
     int64_t height, width, channels, first_channel, taken;
     int64_t out_height, out_width, kernel_height, kernel_width;
     int64_t stride_height, stride_width, dilation_height, dilation_width;
-    int64_t before_height, before_width; /* padding above and to the left; may be negative */
+    int64_t pad_before_height, pad_before_width; /* padding above and to the left; may be negative */
 } cdrop_patches;
 
 /* Windows over images (batch, height, width, channels): one for each (batch, out_height, out_width).
@@ -55,7 +55,7 @@ typedef struct {
 typedef struct {
     int64_t height, width, channels, out_height, out_width, kernel_height, kernel_width;
     int64_t stride_height, stride_width;
-    int64_t before_height, before_width;
+    int64_t pad_before_height, pad_before_width;
     const int64_t *lengths;
     int count_padding; /* an average is over all of the window, padding among it */
 } cdrop_pool;
@@ -85,13 +85,13 @@ enum { CDROP_SGD, CDROP_ADAM, CDROP_RMSPROP, CDROP_ADAGRAD, CDROP_ADADELTA, CDRO
 typedef struct {
     double rate, momentum, decay, beta_1, beta_2, rest_1, rest_2, scale, epsilon, keep;
     int nesterov;
-} cdrop_recipe;
+} cdrop_hyperparameters;
 
 #define CDROP_FOR_REAL_TYPES(X) X(float, float, f32) X(double, double, f64)
 /* Update in place: optimizer.inc.h. g is NULL where it is all zero; square, if it is not NULL,
  * takes in the squares of the new weights. */
 #define CDROP_UPDATE(T, C, S)                                                                    \
-    typedef void (*cdrop_update_##S)(size_t n, const cdrop_recipe *recipe, const T *g, T *m, T *v, \
+    typedef void (*cdrop_update_##S)(size_t n, const cdrop_hyperparameters *hyperparameters, const T *g, T *m, T *v, \
                                      T *d, T *w, double *square);
 CDROP_FOR_REAL_TYPES(CDROP_UPDATE)
 #undef CDROP_UPDATE
@@ -108,8 +108,8 @@ CDROP_FOR_REAL_TYPES(CDROP_UPDATE)
 
 /* Elementwise activations: activation.inc.h. */
 #define CDROP_FOR_ACTIVATIONS(X)                                                                 \
-    X(RELU, relu) X(LEAKY_RELU, leaky_relu) X(ELU, elu) X(SELU, selu) X(GELU, gelu)                \
-    X(GELU_TANH, gelu_tanh) X(SILU, silu) X(TANH, tanh) X(SIGMOID, sigmoid)                        \
+    X(RELU, relu) X(LEAKY_RELU, leaky_relu) X(ELU, elu) X(SELU, selu) X(GELU, gelu)               \
+    X(GELU_TANH, gelu_tanh) X(SILU, silu) X(TANH, tanh) X(SIGMOID, sigmoid)                       \
     X(SOFTPLUS, softplus)
 enum {
 #define CDROP_KIND(KIND, name) CDROP_##KIND,
@@ -120,8 +120,11 @@ enum {
 /* A sum along a row has this many parts, added in pairs at the end: more cost more in short rows. */
 #define CDROP_SUMS 8
 
+/* 1 / deviation below which float32 numbers may be so far apart that their difference overflows. */
+#define CDROP_WIDE_SCALE 1e-35
+
 /* The parts of a product whose weight mask differs by sample. */
-enum { CDROP_CONNECT_Y, CDROP_CONNECT_DW, CDROP_CONNECT_DX };
+enum { CDROP_DROPCONNECT_Y, CDROP_DROPCONNECT_DW, CDROP_DROPCONNECT_DX };
 
 /* Recurrent cells: recurrent.inc.h. */
 enum { CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU };
@@ -158,7 +161,7 @@ typedef struct {
     /* c__mn (+)= a__mk b__kn from packed panels; meanwhile `ahead` comes nearer. */             \
     void (*block_##S)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b, T *c,         \
                       int64_t c_stride, int accumulate, const cdrop_ahead *ahead);              \
-    /* The same with rows of a where they lie: lines__m along the depth, up to the next whole tile;   \
+    /* The same with rows of a where they lie: lines__m along the depth, up to the next whole tile; \
      * or lines__depth across it, each at least the rows of a tile long. */                       \
     void (*block_along_##S)(int64_t m, int64_t n, int64_t depth, const T *const *lines,           \
                             const T *b, T *c, int64_t c_stride, int accumulate);                 \
@@ -167,25 +170,23 @@ typedef struct {
     /* lines__i = the numbers [depth0, depth0 + depth) of patch position0 + i: patches.inc.h. */  \
     void (*lines_##S)(const cdrop_patches *p, int64_t position0, int64_t n, int64_t depth0,       \
                       int64_t depth, int64_t room, T *staged, const T **lines);                  \
-    /* Rows of the output of pooling: maxima with their places in the windows, or averages, where   \
-     * place is NULL; and back, an image at a time: pool.inc.h. */                                \
+    /* Rows of the output of pooling: maxima with their argmax in the windows, or averages, where \
+     * argmax is NULL; and back, an image at a time: pool.inc.h. */                               \
     void (*pool_##S)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x, T *y,           \
-                     int32_t *place);                                                            \
-    void (*pool_back_##S)(const cdrop_pool *p, int64_t image, const T *dy, const int32_t *place,  \
+                     int32_t *argmax);                                                            \
+    void (*pool_back_##S)(const cdrop_pool *p, int64_t image, const T *dy, const int32_t *argmax, \
                           T *dx);                                                                \
-    /* c__mn = bit ? act(c__mn + bias__n) * scale : 0, act = relu or identity. bias and bits may   \
+    /* c__mn = bit ? act(c__mn + bias__n) * scale : 0, act = relu or identity. bias and bits may  \
      * be NULL; bit (row, column) = bit + row * bit_stride + column. */                          \
-    void (*finish_##S)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,       \
+    void (*epilogue_##S)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,      \
                        uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride);       \
-    /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: finish with relu, backwards.      \
+    /* dz__n = y__n > 0 ? dy__n * scale : 0 and sum__n += dz__n: epilogue with relu, backwards.   \
      * Without relu y is NULL; dz may be dy, or NULL where only the sum is wanted. */             \
-    void (*unfinish_##S)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum);             \
+    void (*epilogue_backward_##S)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum);     \
     /* y__n += bit ? a * x__n : 0; bits may be NULL. */                                          \
     void (*axpy_##S)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y);        \
-    /* sum over n of bit ? x__n * w__n : 0. */                                                   \
-    T (*dot_##S)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w);           \
-    /* The elements [first, last) of one sample's own (K, N) weight mask: dropconnect.inc.h. */    \
-    void (*connect_##S)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,   \
+    /* The elements [first, last) of one sample's own (K, N) weight mask: dropconnect.inc.h. */   \
+    void (*dropconnect_##S)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index, \
                         int64_t first, int64_t last, int64_t n, const T *a__k, const T *b,       \
                         T *out);                                                                 \
     /* square__n += sum over the rows of w__rn^2, in float64. */                                  \
@@ -198,9 +199,9 @@ typedef struct {
                         double *square);                                                         \
     /* y__n = f(x__n) of that kind, with parameter a; y may be x. */                             \
     void (*activate_##S)(int kind, size_t n, T a, const T *x, T *y);                             \
-    /* dx__n = dy__n f'(x__n); held is x for GELU, GELU_TANH and SILU, y for the others; dx may be  \
-     * dy or held. */                                                                            \
-    void (*activate_back_##S)(int kind, size_t n, T a, const T *held, const T *dy, T *dx);       \
+    /* dx__n = dy__n f'(x__n); saved is x for GELU, GELU_TANH and SILU, y for the others; dx may be \
+     * dy or saved. */                                                                            \
+    void (*activate_back_##S)(int kind, size_t n, T a, const T *saved, const T *dy, T *dx);       \
     /* y__rn = e^x__rn / sum over n of e^x__rn; y may be x. */                                   \
     void (*softmax_##S)(size_t rows, size_t n, const T *x, T *y);                                \
     /* dx__rn = y__rn (dy__rn - sum over n of y__rn dy__rn); dx may be dy. */                    \
@@ -220,21 +221,21 @@ typedef struct {
                                     const double *scale, const T *x, const T *dy, T *dx,         \
                                     double *dgamma, double *dbeta);                              \
     /* z__n = the standard normals of noise words w__n: noise.inc.h. */                           \
-    void (*normal_##S)(size_t n, const uint32_t *w, T *z);                                         \
+    void (*normal_##S)(size_t n, const uint32_t *w, T *z);                                        \
     cdrop_update_##S update_##S[CDROP_RULES];                                                    \
     /* SGD of some columns of v__n and w__n, with their gradient g__columns. */                   \
-    void (*sgd_some_##S)(size_t columns, const int64_t *column, const cdrop_recipe *recipe,       \
+    void (*sgd_some_##S)(size_t columns, const int64_t *column, const cdrop_hyperparameters *hyperparameters, \
                          const T *g, T *v, T *w);                                                \
     /* One step of a recurrent cell of n units, and back: recurrent.inc.h. */                    \
     void (*cell_##S)(int kind, size_t n, T *gates, T *extra, const T *bias, const T *kept, T *h, \
                      T *c);                                                                      \
-    void (*uncell_##S)(int kind, size_t n, const T *gates, const T *extra, const T *kept,        \
+    void (*cell_back_##S)(int kind, size_t n, const T *gates, const T *extra, const T *kept,      \
                        const T *dh, T *dkept, T *dgates, T *dback);                              \
     /* out__n = bit ? fresh__n : old__n, without bits fresh__n share + old__n (1 - share); out   \
      * may be old. And back: d, in whole, out of old. */                                         \
     void (*mix_##S)(size_t n, const uint8_t *bits, uint64_t bit, T share, const T *fresh,        \
                     const T *old, T *out);                                                       \
-    void (*unmix_##S)(size_t n, const uint8_t *bits, uint64_t bit, T share, T *d, T *dfresh);
+    void (*mix_back_##S)(size_t n, const uint8_t *bits, uint64_t bit, T share, T *d, T *dfresh);
     CDROP_FOR_REAL_TYPES(CDROP_PRODUCT)
 #undef CDROP_PRODUCT
 } cdrop_kernels;

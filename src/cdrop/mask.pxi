@@ -33,10 +33,10 @@ def threshold(double keep):
     return dropcore_threshold(keep)
 
 
-cdef void packed_share(const cdrop_draw *draw, uint64_t offset, int64_t n, uint8_t *bits, int part,
+cdef void packed_part(const cdrop_draw *draw, uint64_t offset, int64_t n, uint8_t *bits, int part,
                        int parts) noexcept nogil:
-    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
-    cdef int64_t last = share(n, part + 1, parts, CHUNK_ELEMENTS)
+    cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
+    cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     if part == 0:
         cdrop_note_team()
     if first < last:
@@ -48,25 +48,24 @@ cdef void draw_bits(const cdrop_draw *draw, uint64_t offset, int64_t n,
     cdef int team = cdrop_team_for(<double> n * draw_ns(draw.threshold))
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        packed_share(draw, offset, n, bits, part, team)
+        packed_part(draw, offset, n, bits, part, team)
 
 
 def draw(bits, int64_t n, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
          uint64_t threshold, uint64_t offset):
     """Fill `bits` (uint8, ceil(n / 8)) with the packed mask of [offset, offset + n)."""
-    cdef Buffer out = Buffer(bits, True)
-    out.expect("bits", 1, (n + 7) // 8)
+    cdef Buffer out = array_of("bits", bits, U8, (n + 7) // 8, True)
     expect_address(stream, domain, offset, <uint64_t> n)
     cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
     with nogil:
         draw_bits(&d, offset, n, <uint8_t *> out.view.buf)
 
 
-cdef void packed_each_share(const cdrop_draw *draw, uint64_t offset, const cdrop_layout *layout,
+cdef void packed_each_part(const cdrop_draw *draw, uint64_t offset, const cdrop_layout *layout,
                             const uint64_t *thresholds, int64_t n, uint8_t *bits, int part,
                             int parts) noexcept nogil:
-    cdef int64_t first = share(n, part, parts, CHUNK_ELEMENTS)
-    cdef int64_t last = share(n, part + 1, parts, CHUNK_ELEMENTS)
+    cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
+    cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     if part == 0:
         cdrop_note_team()
     if first < last:
@@ -77,13 +76,13 @@ cdef void packed_each_share(const cdrop_draw *draw, uint64_t offset, const cdrop
 def draw_each(bits, thresholds, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
               uint64_t offset):
     """The same with a threshold for each element: uint64, any strides, of the mask's shape."""
-    cdef Buffer out = Buffer(bits, True), t = Buffer(thresholds)
+    cdef Buffer t = buffer_of("thresholds", thresholds, U64)
     cdef int64_t n = t.size()
+    cdef Buffer out = array_of("bits", bits, U8, (n + 7) // 8, True)
     cdef cdrop_layout layout
     cdef int d, part, team
-    if t.view.itemsize != 8 or t.view.ndim > CDROP_MAX_DIMS:
-        raise ValueError("thresholds must be uint64")
-    out.expect("bits", 1, (n + 7) // 8)
+    if t.view.ndim > CDROP_MAX_DIMS:
+        raise ValueError(f"thresholds must have at most {CDROP_MAX_DIMS} axes, got {t.view.ndim}")
     expect_address(stream, domain, offset, <uint64_t> n)
     if n == 0:
         return
@@ -96,17 +95,16 @@ def draw_each(bits, thresholds, uint64_t seed, uint32_t stream, uint32_t step, u
     with nogil:
         team = cdrop_team_for(<double> n * 1.5)
         for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-            packed_each_share(&address, offset, &layout, <const uint64_t *> t.view.buf, n,
+            packed_each_part(&address, offset, &layout, <const uint64_t *> t.view.buf, n,
                               <uint8_t *> out.view.buf, part, team)
 
 
 def kept_at(kept, indices, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,
             uint64_t threshold, uint64_t offset):
     """Fill `kept` (uint8, 0 or 1) for scattered indices (int64): two planes of each, on average."""
-    cdef Buffer out = Buffer(kept, True), index = Buffer(indices)
+    cdef Buffer index = array_of("indices", indices, I64)
     cdef int64_t n = index.size(), i
-    index.expect("indices", 8)
-    out.expect("kept", 1, n)
+    cdef Buffer out = array_of("kept", kept, U8, n, True)
     cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
     cdef const int64_t *at = <const int64_t *> index.view.buf
     cdef uint8_t *to = <uint8_t *> out.view.buf
@@ -123,7 +121,7 @@ def words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain, uint64
     import numpy as np
 
     result = np.empty((count, 4), dtype=np.uint32)
-    cdef Buffer out = Buffer(result, True)
+    cdef Buffer out = array_of("result", result, U32, -1, True)
     cdef uint32_t *to = <uint32_t *> out.view.buf
     cdef dropcore_address address = dropcore_address_of(seed, stream, step, domain)
     cdef dropcore_block block
@@ -143,7 +141,7 @@ def uniform(uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain, uint
     import numpy as np
 
     result = np.empty(count, dtype=np.uint32)
-    cdef Buffer out = Buffer(result, True)
+    cdef Buffer out = array_of("result", result, U32, -1, True)
     cdef uint32_t *to = <uint32_t *> out.view.buf
     cdef dropcore_address address = dropcore_address_of(seed, stream, step, domain)
     cdef int64_t i

@@ -1,4 +1,4 @@
-# Masked products: c = act(a @ b + bias), with masks and lists of live indices in the packing.
+# Masked products: c = act(a @ b + bias), with masks and lists of kept indices in the packing.
 #
 # The structure is BLIS', with one meeting of the threads: together they pack a, for as much depth
 # as the cache takes; then each takes tasks, some columns of b with some rows of a, and packs those
@@ -25,11 +25,11 @@ cdef void part_columns(Block *block, int64_t n, int team) noexcept nogil:
     block.across = (n + block.column_step - 1) // block.column_step
 
 
-cdef void pack_share(const cdrop_factor *a, const Block *block, real *packed, int part,
+cdef void pack_part(const cdrop_factor *a, const Block *block, real *packed, int part,
                      int parts) noexcept nogil:
     """A part of the panels of a, for each block of depth."""
-    cdef int64_t begin = share(block.m, part, parts, block.rows)
-    cdef int64_t end = share(block.m, part + 1, parts, block.rows)
+    cdef int64_t begin = chunk_start(block.m, part, parts, block.rows)
+    cdef int64_t end = chunk_start(block.m, part + 1, parts, block.rows)
     cdef int64_t high = (block.m + block.rows - 1) // block.rows * block.rows
     cdef int64_t d = 0, d_now
     cdef unsigned control
@@ -69,7 +69,7 @@ cdef const cdrop_ahead *ahead_of(const cdrop_factor *f, int64_t first, int64_t n
 
 cdef void product_task(const real *a, const cdrop_factor *b, real *c, int64_t c_stride, int64_t n,
                        const Block *block, int64_t task, int team, real *b_packed,
-                       const Finish *finish) noexcept nogil:
+                       const Epilogue *epilogue) noexcept nogil:
     cdef int64_t i = task // block.across * block.row_step
     cdef int64_t j = task % block.across * block.column_step
     cdef int64_t m_now = min(block.row_step, block.m - i), n_now = min(block.column_step, n - j)
@@ -103,12 +103,12 @@ cdef void product_task(const real *a, const cdrop_factor *b, real *c, int64_t c_
                                    block.depth0 + d > 0, next)
         d += DEPTH_BLOCK
     if block.last:
-        finish_block(c, c_stride, block.row + i, j, m_now, n_now, finish)
+        epilogue_block(c, c_stride, block.row + i, j, m_now, n_now, epilogue)
     cdrop_restore_denormals(control)
 
 
 cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t c_stride,
-                  int64_t m, int64_t n, int64_t depth, const Finish *finish) except -1 nogil:
+                  int64_t m, int64_t n, int64_t depth, const Epilogue *epilogue) except -1 nogil:
     cdef const cdrop_kernels *k = cdrop_active
     cdef int rows = k.tile_rows_f32 if real is float else k.tile_rows_f64
     cdef int width = k.tile_columns_f32 if real is float else k.tile_columns_f64
@@ -124,10 +124,10 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
     if depth == 0:
         for r in range(m):
             memset(c + r * c_stride, 0, n * sizeof(real))
-        finish_block(c, c_stride, 0, 0, m, n, finish)
+        epilogue_block(c, c_stride, 0, 0, m, n, epilogue)
         return 0
     if is_tall(a, m, n, depth, sizeof(real)):
-        return multiply_plain_tall(a, b, c, c_stride, m, n, depth, finish)
+        return multiply_plain_tall(a, b, c, c_stride, m, n, depth, epilogue)
     block.rows, block.width = rows, width
     block.m = min(m, <int64_t> (ROW_BLOCK // rows * rows))
     deep = PACKED_BYTES // (<int64_t> sizeof(real) * block.m)
@@ -152,11 +152,11 @@ cdef int multiply(const cdrop_factor *a, const cdrop_factor *b, real *c, int64_t
             block.depth = min(deep, depth - block.depth0)
             block.last = block.depth0 + block.depth == depth
             for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-                pack_share(a, &block, a_packed, part, team)
+                pack_part(a, &block, a_packed, part, team)
             for task in prange(tasks, num_threads=team, schedule="dynamic",
                                use_threads_if=team > 1):
                 product_task(a_packed, b, c, c_stride, n, &block, task, team,
-                             b_packed + threadid() * column_room, finish)
+                             b_packed + threadid() * column_room, epilogue)
             block.depth0 += deep
         block.row += block.m
     cdrop_scratch_give(a_packed)
@@ -169,7 +169,7 @@ def product(c, Factor a, Factor b, bint transpose_a=False, bint transpose_b=Fals
 
     c is 2-D, its rows contiguous; bits is the packed mask of c or None.
     """
-    cdef Buffer target = Buffer(c, True), bias_buffer, packed
+    cdef Buffer target = buffer_of("out", c, a.dtype, True)
     cdef cdrop_factor fa = a.transposed() if transpose_a else a.f
     cdef cdrop_factor fb = b.f if transpose_b else b.transposed()
     cdef int64_t m = a.n_columns if transpose_a else a.n_rows
@@ -177,9 +177,14 @@ def product(c, Factor a, Factor b, bint transpose_a=False, bint transpose_b=Fals
     cdef int64_t b_depth = b.n_columns if transpose_b else b.n_rows
     cdef int64_t n = b.n_rows if transpose_b else b.n_columns
     cdef Py_ssize_t itemsize = a.itemsize
-    cdef Finish finish
-    if b.itemsize != itemsize or target.view.itemsize != itemsize or target.view.ndim != 2:
-        raise ValueError("a, b and c must be matrices of one dtype")
+    cdef Buffer bias_buffer = optional("bias", bias, a.dtype, n)
+    cdef Buffer packed = optional("bits", bits, U8, (m * n + 7) // 8)
+    cdef Epilogue epilogue = epilogue_of(bias_buffer, relu, packed, n, scale)
+    if b.dtype != a.dtype:
+        raise TypeError("both factors must have one dtype, got "
+                        f"{DTYPE_NAMES[a.dtype]} and {DTYPE_NAMES[b.dtype]}")
+    if target.view.ndim != 2:
+        raise ValueError(f"out must have 2 axes, got {target.view.ndim}")
     if depth != b_depth or target.view.shape[0] != m or target.view.shape[1] != n:
         raise ValueError(
             f"shapes ({m}, {depth}) and ({b_depth}, {n}) do not give "
@@ -187,60 +192,48 @@ def product(c, Factor a, Factor b, bint transpose_a=False, bint transpose_b=Fals
     if m == 0 or n == 0:
         return
     if n > 1 and target.view.strides[1] != itemsize:
-        raise ValueError("the rows of c must be contiguous")
-    finish.bias = NULL
-    finish.relu = relu
-    finish.bits = NULL
-    finish.bit_row_stride = n
-    finish.scale = scale
-    if bias is not None:
-        bias_buffer = Buffer(bias)
-        bias_buffer.expect("bias", itemsize, n)
-        finish.bias = bias_buffer.view.buf
-    if bits is not None:
-        packed = Buffer(bits)
-        packed.expect("bits", 1, (m * n + 7) // 8)
-        finish.bits = <const uint8_t *> packed.view.buf
+        raise ValueError("the rows of out must be contiguous")
     cdef int64_t c_stride = target.view.strides[0] // itemsize
     if itemsize == 4:
         with nogil:
-            multiply[float](&fa, &fb, <float *> target.view.buf, c_stride, m, n, depth, &finish)
+            multiply[float](&fa, &fb, <float *> target.view.buf, c_stride, m, n, depth, &epilogue)
     else:
         with nogil:
-            multiply[double](&fa, &fb, <double *> target.view.buf, c_stride, m, n, depth, &finish)
+            multiply[double](&fa, &fb, <double *> target.view.buf, c_stride, m, n, depth, &epilogue)
 
 
 cdef enum:
-    UNFINISH_ROWS = 1024        # that one sum of dbias takes in
+    BACKWARD_ROWS = 1024        # that one sum of dbias takes in
 
 
-cdef void unfinish_task(const real *y, const real *dy, real *dz, real *sums, int64_t m, int64_t n,
-                        double scale, int64_t task, int shares) noexcept nogil:
-    """A block of rows and a share of its columns; sums (blocks, n)."""
-    cdef int64_t block = task // shares, row = block * UNFINISH_ROWS
-    cdef int share_of = <int> (task % shares)
-    cdef int64_t first = share(n, share_of, shares, 64), last = share(n, share_of + 1, shares, 64)
+cdef void epilogue_backward_task(const real *y, const real *dy, real *dz, real *sums, int64_t m,
+                                 int64_t n, double scale, int64_t task, int parts) noexcept nogil:
+    """A block of rows and a part of its columns; sums (blocks, n)."""
+    cdef int64_t block = task // parts, row = block * BACKWARD_ROWS
+    cdef int part = <int> (task % parts)
+    cdef int64_t first = chunk_start(n, part, parts, 64)
+    cdef int64_t last = chunk_start(n, part + 1, parts, 64)
     cdef size_t now = <size_t> (last - first)
     cdef int64_t r, at
     if task == 0:
         cdrop_note_team()
     sums += block * n + first
     memset(sums, 0, now * sizeof(real))
-    for r in range(row, min(row + UNFINISH_ROWS, m)):
+    for r in range(row, min(row + BACKWARD_ROWS, m)):
         at = r * n + first
         if real is float:
-            cdrop_active.unfinish_f32(now, <float> scale, y + at if y != NULL else NULL, dy + at,
-                                      dz + at if dz != NULL else NULL, sums)
+            cdrop_active.epilogue_backward_f32(now, <float> scale, y + at if y != NULL else NULL,
+                                               dy + at, dz + at if dz != NULL else NULL, sums)
         else:
-            cdrop_active.unfinish_f64(now, scale, y + at if y != NULL else NULL, dy + at,
-                                      dz + at if dz != NULL else NULL, sums)
+            cdrop_active.epilogue_backward_f64(now, scale, y + at if y != NULL else NULL, dy + at,
+                                               dz + at if dz != NULL else NULL, sums)
 
 
-cdef int unfinish_all(const real *y, const real *dy, real *dz, real *dbias, int64_t m, int64_t n,
-                      double scale) except -1 nogil:
+cdef int epilogue_backward_all(const real *y, const real *dy, real *dz, real *dbias, int64_t m,
+                               int64_t n, double scale) except -1 nogil:
     cdef int team = cdrop_team_for(0.3 * m * n)
-    cdef int64_t blocks = (m + UNFINISH_ROWS - 1) // UNFINISH_ROWS, task
-    cdef int shares = team if blocks == 1 else 1
+    cdef int64_t blocks = (m + BACKWARD_ROWS - 1) // BACKWARD_ROWS, task
+    cdef int parts = team if blocks == 1 else 1
     cdef real *sums = dbias
     if blocks > 1:
         sums = <real *> cdrop_scratch_take(<size_t> (blocks * n) * sizeof(real))
@@ -249,135 +242,134 @@ cdef int unfinish_all(const real *y, const real *dy, real *dz, real *dbias, int6
                 raise MemoryError("no memory for the gradient of a bias")
     elif blocks == 0:
         memset(dbias, 0, n * sizeof(real))
-    for task in prange(blocks * shares, num_threads=team, schedule="dynamic",
+    for task in prange(blocks * parts, num_threads=team, schedule="dynamic",
                        use_threads_if=team > 1):
-        unfinish_task(y, dy, dz, sums, m, n, scale, task, shares)
+        epilogue_backward_task(y, dy, dz, sums, m, n, scale, task, parts)
     if blocks > 1:
         add_parts(sums, blocks, n, dbias, 0, 1)
         cdrop_scratch_give(sums)
     return 0
 
 
-def unfinish(dz, y, dy, double scale, dbias):
+def epilogue_backward(dz, y, dy, double scale, dbias):
     """dz__mn = y__mn > 0 ? dy__mn * scale : 0, and dbias__n its sums; all contiguous.
 
     Without relu y is None. dz may be None where only the sums are wanted.
     """
-    cdef Buffer back = Buffer(dy), sums = Buffer(dbias, True), to, forward
-    cdef Py_ssize_t itemsize = back.view.itemsize
+    cdef Buffer back = array_of("dy", dy, REAL, -1, False, 2)
     cdef int64_t m = back.view.shape[0], n = back.view.shape[1]
-    cdef const void *from_y = NULL
-    cdef void *to_dz = NULL
-    back.expect("dy", itemsize)
-    sums.expect("dbias", itemsize, n)
-    if y is not None:
-        forward = Buffer(y)
-        forward.expect("y", itemsize, m * n)
-        from_y = forward.view.buf
-    if dz is not None:
-        to = Buffer(dz, True)
-        to.expect("dz", itemsize, m * n)
-        to_dz = to.view.buf
-    if itemsize == 4:
+    cdef Buffer sums = array_of("dbias", dbias, back.dtype, n, True)
+    cdef Buffer forward = optional("y", y, back.dtype, m * n)
+    cdef Buffer to = optional("dz", dz, back.dtype, m * n, True)
+    cdef const void *from_y = pointer_of(forward)
+    cdef void *to_dz = pointer_of(to)
+    if back.dtype == F32:
         with nogil:
-            unfinish_all[float](<const float *> from_y, <const float *> back.view.buf,
-                                <float *> to_dz, <float *> sums.view.buf, m, n, scale)
+            epilogue_backward_all[float](<const float *> from_y, <const float *> back.view.buf,
+                                         <float *> to_dz, <float *> sums.view.buf, m, n, scale)
     else:
         with nogil:
-            unfinish_all[double](<const double *> from_y, <const double *> back.view.buf,
-                                 <double *> to_dz, <double *> sums.view.buf, m, n, scale)
+            epilogue_backward_all[double](<const double *> from_y, <const double *> back.view.buf,
+                                          <double *> to_dz, <double *> sums.view.buf, m, n, scale)
 
 
 # ---- a weight mask for each sample ----
 
-cdef void connect(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
+cdef void dropconnect(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
                   int64_t samples, int64_t k, int64_t n, const real *a, int64_t a_stride,
                   const real *b, int64_t b_stride, real *out, int64_t out_stride) noexcept nogil:
     """Samples in parallel for y and dx, rows of w for dw; strides are between samples."""
     cdef int team = cdrop_team_for(<double> (samples * k * n) * 0.3)
     cdef int64_t s
     cdef int p
-    if part != CDROP_CONNECT_DW:
+    if part != CDROP_DROPCONNECT_DW:
         for s in prange(samples, num_threads=team, schedule="dynamic", use_threads_if=team > 1):
             if s == 0:
                 cdrop_note_team()
             if real is float:
-                cdrop_active.connect_f32(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
+                cdrop_active.dropconnect_f32(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
                                          k * n, n, a + s * a_stride, b + s * b_stride,
                                          out + s * out_stride)
             else:
-                cdrop_active.connect_f64(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
+                cdrop_active.dropconnect_f64(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
                                          k * n, n, a + s * a_stride, b + s * b_stride,
                                          out + s * out_stride)
     else:
         for p in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-            connect_dw(draw, bits, offset, samples, k, n, a, a_stride, b, b_stride, out, p, team)
+            dropconnect_dw(draw, bits, offset, samples, k, n, a, a_stride, b, b_stride, out, p,
+                           team)
 
 
-cdef void connect_dw(const cdrop_draw *draw, const uint8_t *bits, uint64_t offset, int64_t samples,
-                     int64_t k, int64_t n, const real *a, int64_t a_stride, const real *b,
-                     int64_t b_stride, real *out, int part, int parts) noexcept nogil:
-    cdef int64_t first = share(k, part, parts, 1) * n, last = share(k, part + 1, parts, 1) * n, s
+cdef void dropconnect_dw(const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
+                         int64_t samples, int64_t k, int64_t n, const real *a, int64_t a_stride,
+                         const real *b, int64_t b_stride, real *out, int part,
+                         int parts) noexcept nogil:
+    cdef int64_t first = chunk_start(k, part, parts, 1) * n
+    cdef int64_t last = chunk_start(k, part + 1, parts, 1) * n, s
     if part == 0:
         cdrop_note_team()
     for s in range(samples):
         if real is float:
-            cdrop_active.connect_f32(CDROP_CONNECT_DW, draw, bits, offset + <uint64_t> (s * k * n),
-                                     first, last, n, a + s * a_stride, b + s * b_stride, out)
+            cdrop_active.dropconnect_f32(CDROP_DROPCONNECT_DW, draw, bits,
+                                         offset + <uint64_t> (s * k * n), first, last, n,
+                                         a + s * a_stride, b + s * b_stride, out)
         else:
-            cdrop_active.connect_f64(CDROP_CONNECT_DW, draw, bits, offset + <uint64_t> (s * k * n),
-                                     first, last, n, a + s * a_stride, b + s * b_stride, out)
+            cdrop_active.dropconnect_f64(CDROP_DROPCONNECT_DW, draw, bits,
+                                         offset + <uint64_t> (s * k * n), first, last, n,
+                                         a + s * a_stride, b + s * b_stride, out)
 
 
-def connect_product(str which, out, a, b, bits, uint64_t seed, uint32_t stream, uint32_t step,
+def dropconnect_matmul(str which, out, a, b, bits, uint64_t seed, uint32_t stream, uint32_t step,
                     uint32_t domain, uint64_t threshold, uint64_t offset):
     """One of the three products with a (B, K, N) weight mask; adds to out. All C-contiguous.
 
     "y": out (B, N) += a (B, K), b = w (K, N).  "dw": out (K, N) += a (B, K), b = dz (B, N).
     "dx": out (B, K) += a = dz (B, N), b = w (K, N).  bits is None where the mask is drawn.
     """
-    cdef Buffer target = Buffer(out, True), left = Buffer(a), right = Buffer(b), packed
+    cdef Buffer left = array_of("a", a, REAL, -1, False, 2)
+    cdef Buffer right = array_of("b", b, left.dtype, -1, False, 2)
+    cdef Buffer target = array_of("out", out, left.dtype, -1, True), packed
     cdef const uint8_t *given = NULL
     cdef cdrop_draw d = draw_of(seed, stream, step, domain, threshold)
     cdef int part
     cdef int64_t samples = left.view.shape[0], k, n
-    cdef Py_ssize_t itemsize = left.view.itemsize
     cdef int64_t b_stride = 0, out_stride
     if which == "y":
-        part, k, n = CDROP_CONNECT_Y, left.view.shape[1], right.view.shape[1]
-        right.expect("w", itemsize, k * n)
-        target.expect("y", itemsize, samples * n)
+        part, k, n = CDROP_DROPCONNECT_Y, left.view.shape[1], right.view.shape[1]
+        right.expect(k * n)
+        target.expect(samples * n)
         out_stride = n
     elif which == "dw":
-        part, k, n = CDROP_CONNECT_DW, left.view.shape[1], right.view.shape[1]
-        right.expect("dz", itemsize, samples * n)
-        target.expect("dw", itemsize, k * n)
+        part, k, n = CDROP_DROPCONNECT_DW, left.view.shape[1], right.view.shape[1]
+        right.expect(samples * n)
+        target.expect(k * n)
         out_stride, b_stride = 0, n
     else:
-        part, k, n = CDROP_CONNECT_DX, right.view.shape[0], right.view.shape[1]
-        right.expect("w", itemsize, k * n)
-        target.expect("dx", itemsize, samples * k)
+        part, k, n = CDROP_DROPCONNECT_DX, right.view.shape[0], right.view.shape[1]
+        right.expect(k * n)
+        target.expect(samples * k)
         out_stride = k
-    left.expect("a", itemsize, samples * (n if which == "dx" else k))
+    left.expect(samples * (n if which == "dx" else k))
     if bits is not None:
-        packed = Buffer(bits)
-        packed.expect("bits", 1, (samples * k * n + 7) // 8)
+        packed = array_of("bits", bits, U8, (samples * k * n + 7) // 8)
         given = <const uint8_t *> packed.view.buf
         offset = 0
     expect_address(stream, domain, offset, <uint64_t> (samples * k * n))
     if samples * k * n == 0:
         return
     cdef int64_t a_stride = n if which == "dx" else k
-    if itemsize == 4:
+    if left.dtype == F32:
         with nogil:
-            connect[float](part, &d, given, offset, samples, k, n, <const float *> left.view.buf,
-                           a_stride, <const float *> right.view.buf, b_stride,
-                           <float *> target.view.buf, out_stride)
+            dropconnect[float](part, &d, given, offset, samples, k, n,
+                               <const float *> left.view.buf, a_stride,
+                               <const float *> right.view.buf, b_stride,
+                               <float *> target.view.buf, out_stride)
     else:
         with nogil:
-            connect[double](part, &d, given, offset, samples, k, n, <const double *> left.view.buf,
-                            a_stride, <const double *> right.view.buf, b_stride,
-                            <double *> target.view.buf, out_stride)
+            dropconnect[double](part, &d, given, offset, samples, k, n,
+                                <const double *> left.view.buf, a_stride,
+                                <const double *> right.view.buf, b_stride,
+                                <double *> target.view.buf, out_stride)
 
 
 # ---- sparse x ----
@@ -407,24 +399,22 @@ cdef void sparse(const real *data, const int64_t *starts, const int64_t *columns
 
 def sparse_product(out, data, starts, columns, b):
     """out (R, N) += CSR (R, K) @ b (K, N); starts and columns int64, all contiguous."""
-    cdef Buffer target = Buffer(out, True), values = Buffer(data), right = Buffer(b)
-    cdef Buffer row_starts = Buffer(starts), at = Buffer(columns)
-    cdef Py_ssize_t itemsize = right.view.itemsize
+    cdef Buffer right = array_of("b", b, REAL, -1, False, 2)
+    cdef Buffer target = array_of("out", out, right.dtype, -1, True, 2)
     cdef int64_t rows = target.view.shape[0], n = right.view.shape[1], i
-    row_starts.expect("starts", 8, rows + 1)
+    cdef Buffer row_starts = array_of("starts", starts, I64, rows + 1)
     cdef const int64_t *s = <const int64_t *> row_starts.view.buf
-    at.expect("columns", 8, s[rows])
+    cdef Buffer at = array_of("columns", columns, I64, s[rows])
     cdef const int64_t *c = <const int64_t *> at.view.buf
-    values.expect("data", itemsize, s[rows])
-    right.expect("b", itemsize)
-    target.expect("out", itemsize, rows * n)
+    cdef Buffer values = array_of("data", data, right.dtype, s[rows])
+    target.expect(rows * n)
     for i in range(rows):
         if s[i] < 0 or s[i] > s[i + 1]:
             raise ValueError("starts of a CSR array must not fall")
     for i in range(s[rows]):
         if c[i] < 0 or c[i] >= right.view.shape[0]:
             raise IndexError(f"column {c[i]} is outside [0, {right.view.shape[0]})")
-    if itemsize == 4:
+    if right.dtype == F32:
         with nogil:
             sparse[float](<const float *> values.view.buf, s, c, rows,
                           <const float *> right.view.buf, n, <float *> target.view.buf)

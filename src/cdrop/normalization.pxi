@@ -13,19 +13,10 @@ cdef void *room_for(size_t bytes) except NULL:
 
 cdef Buffer matrix(str name, array, Buffer like=None, bint writable=False):
     """A contiguous matrix, of the shape and dtype of another one."""
-    cdef Buffer b = Buffer(array, writable)
-    if b.view.ndim != 2 or b.view.itemsize not in (4, 8):
-        raise ValueError(f"{name} must be a matrix of float32 or float64")
+    cdef Buffer b = array_of(name, array, REAL if like is None else like.dtype, -1, writable, 2)
     if like is not None and (b.view.shape[0] != like.view.shape[0]
                              or b.view.shape[1] != like.view.shape[1]):
         raise ValueError(f"{name} must have the shape of x")
-    b.expect(name, b.view.itemsize if like is None else like.view.itemsize)
-    return b
-
-
-cdef Buffer vector(str name, array, Py_ssize_t itemsize, int64_t size, bint writable=False):
-    cdef Buffer b = Buffer(array, writable)
-    b.expect(name, itemsize, size)
     return b
 
 
@@ -74,13 +65,13 @@ def batch_moments(x, mean, variance):
     """Of the columns of x, in float64; the variance is the mean square (biased)."""
     cdef Buffer source = matrix("x", x)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
-    cdef Buffer means = vector("mean", mean, 8, n, True)
-    cdef Buffer variances = vector("variance", variance, 8, n, True)
+    cdef Buffer means = array_of("mean", mean, F64, n, True)
+    cdef Buffer variances = array_of("variance", variance, F64, n, True)
     cdef void *room
     if rows * n == 0:
         raise ValueError(f"there are no moments of {rows} rows of {n} columns")
     room = room_for((BLOCKS + 1) * 2 * n * sizeof(double))
-    if source.view.itemsize == 4:
+    if source.dtype == F32:
         with nogil:
             moments_all[float](<const float *> source.view.buf, rows, n, <double *> room,
                                <double *> means.view.buf, <double *> variances.view.buf)
@@ -91,11 +82,11 @@ def batch_moments(x, mean, variance):
     cdrop_scratch_give(room)
 
 
-cdef void map_share(const real *x, const real *dy, real *out, int64_t rows, int64_t n,
+cdef void map_part(const real *x, const real *dy, real *out, int64_t rows, int64_t n,
                     const real *maps, int part, int parts) noexcept nogil:
     """maps: centre, factor, offset and, with dy, slope, of n numbers each."""
-    cdef int64_t first = share(rows, part, parts, 1)
-    cdef size_t m = <size_t> (share(rows, part + 1, parts, 1) - first)
+    cdef int64_t first = chunk_start(rows, part, parts, 1)
+    cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
     cdef const cdrop_kernels *k = cdrop_active
     if part == 0:
         cdrop_note_team()
@@ -119,7 +110,7 @@ cdef void map_all(const real *x, const real *dy, real *out, int64_t rows, int64_
     cdef int team = cdrop_team_for(MAP_NS * rows * n)
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        map_share(x, dy, out, rows, n, maps, part, team)
+        map_part(x, dy, out, rows, n, maps, part, team)
 
 
 cdef void normalize_all(const real *x, real *y, int64_t rows, int64_t n, const double *mean,
@@ -135,16 +126,65 @@ cdef void normalize_all(const real *x, real *y, int64_t rows, int64_t n, const d
     map_all(x, <const real *> NULL, y, rows, n, <const real *> maps)
 
 
+cdef bint any_is_wide(int64_t n, const double *variance, double epsilon) noexcept nogil:
+    """Whether differences within a column of float32 may overflow."""
+    cdef int64_t c
+    for c in range(n):
+        if variance[c] + epsilon > 1.0 / (CDROP_WIDE_SCALE * CDROP_WIDE_SCALE):
+            return True
+    return False
+
+
+cdef void normalize_wide(const float *x, float *y, int64_t rows, int64_t n, const double *mean,
+                         const double *variance, double epsilon, const float *gamma,
+                         const float *beta) noexcept nogil:
+    """normalize_all in float64, for columns whose differences may overflow."""
+    cdef int64_t r, c
+    for c in range(n):
+        for r in range(rows):
+            y[r * n + c] = <float> ((x[r * n + c] - mean[c]) / sqrt(variance[c] + epsilon)
+                                    * gamma[c] + beta[c])
+
+
+cdef void normalize_wide_back(const float *x, const float *dy, float *dx, int64_t rows, int64_t n,
+                              const double *mean, const double *variance, double epsilon,
+                              const float *gamma, float *dgamma, float *dbeta) noexcept nogil:
+    """normalize_all_back in float64, for columns whose differences may overflow."""
+    cdef int64_t r, c
+    cdef double scale, total, product, h
+    for c in range(n):
+        scale, total, product = 1.0 / sqrt(variance[c] + epsilon), 0.0, 0.0
+        for r in range(rows):
+            total += dy[r * n + c]
+            product += dy[r * n + c] * ((x[r * n + c] - mean[c]) * scale)
+        dbeta[c], dgamma[c] = <float> total, <float> product
+        if dx == NULL:
+            continue
+        for r in range(rows):
+            h = (x[r * n + c] - mean[c]) * scale
+            dx[r * n + c] = <float> (gamma[c] * scale
+                                     * (dy[r * n + c] - total / rows - h * product / rows))
+
+
 def batch_normalize(x, y, mean, variance, double epsilon, gamma, beta):
     """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta by columns; moments in float64."""
     cdef Buffer source = matrix("x", x), target = matrix("y", y, source, True)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
     cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef Buffer means = vector("mean", mean, 8, n), variances = vector("variance", variance, 8, n)
-    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
-    cdef Buffer offsets = vector("beta", beta, itemsize, n)
-    cdef void *room = room_for((3 * n + 1) * itemsize)
-    if itemsize == 4:
+    cdef Buffer means = array_of("mean", mean, F64, n)
+    cdef Buffer variances = array_of("variance", variance, F64, n)
+    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
+    cdef Buffer offsets = array_of("beta", beta, source.dtype, n)
+    cdef void *room
+    if source.dtype == F32 and any_is_wide(n, <const double *> variances.view.buf, epsilon):
+        with nogil:
+            normalize_wide(<const float *> source.view.buf, <float *> target.view.buf, rows, n,
+                           <const double *> means.view.buf, <const double *> variances.view.buf,
+                           epsilon, <const float *> factors.view.buf,
+                           <const float *> offsets.view.buf)
+        return
+    room = room_for((3 * n + 1) * itemsize)
+    if source.dtype == F32:
         with nogil:
             normalize_all[float](<const float *> source.view.buf, <float *> target.view.buf, rows,
                                  n, <const double *> means.view.buf,
@@ -203,9 +243,9 @@ cdef void normalize_all_back(const real *x, const real *dy, real *dx, int64_t ro
         dbeta[c] = <real> sums[c]
         dgamma[c] = <real> product
         factor = gamma[c] * scale
-        slope = -factor * scale * product / rows
+        slope = -scale * product / rows
         maps[n + c] = <real> factor
-        maps[2 * n + c] = <real> (rest * slope - factor * sums[c] / rows)
+        maps[2 * n + c] = <real> (rest * slope - sums[c] / rows)
         maps[3 * n + c] = <real> slope
     if dx != NULL:
         map_all(x, dy, dx, rows, n, <const real *> maps)
@@ -217,17 +257,26 @@ def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, dgamm
     cdef Buffer target = None if dx is None else matrix("dx", dx, source, True)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
     cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef Buffer means = vector("mean", mean, 8, n), variances = vector("variance", variance, 8, n)
-    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
-    cdef Buffer factor_sums = vector("dgamma", dgamma, itemsize, n, True)
-    cdef Buffer sums = vector("dbeta", dbeta, itemsize, n, True)
+    cdef Buffer means = array_of("mean", mean, F64, n)
+    cdef Buffer variances = array_of("variance", variance, F64, n)
+    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
+    cdef Buffer factor_sums = array_of("dgamma", dgamma, source.dtype, n, True)
+    cdef Buffer sums = array_of("dbeta", dbeta, source.dtype, n, True)
     cdef void *out = NULL if target is None else target.view.buf
     cdef size_t all_sums = (BLOCKS + 1) * 2 * n * sizeof(double)
     cdef char *room
     if rows == 0:
         raise ValueError("there is no gradient of a batch of no rows")
+    if source.dtype == F32 and any_is_wide(n, <const double *> variances.view.buf, epsilon):
+        with nogil:
+            normalize_wide_back(<const float *> source.view.buf, <const float *> back.view.buf,
+                                <float *> out, rows, n, <const double *> means.view.buf,
+                                <const double *> variances.view.buf, epsilon,
+                                <const float *> factors.view.buf, <float *> factor_sums.view.buf,
+                                <float *> sums.view.buf)
+        return
     room = <char *> room_for(all_sums + (4 * n + 1) * itemsize)
-    if itemsize == 4:
+    if source.dtype == F32:
         with nogil:
             normalize_all_back[float](
                 <const float *> source.view.buf, <const float *> back.view.buf, <float *> out,
@@ -246,11 +295,11 @@ def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, dgamm
 
 # ---- layer ----
 
-cdef void rows_share(const real *x, real *y, int64_t rows, int64_t n, double epsilon,
+cdef void rows_part(const real *x, real *y, int64_t rows, int64_t n, double epsilon,
                      const real *gamma, const real *beta, double *mean, double *scale, int part,
                      int parts) noexcept nogil:
-    cdef int64_t first = share(rows, part, parts, 1)
-    cdef size_t m = <size_t> (share(rows, part + 1, parts, 1) - first)
+    cdef int64_t first = chunk_start(rows, part, parts, 1)
+    cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
     if part == 0:
         cdrop_note_team()
     if real is float:
@@ -267,7 +316,7 @@ cdef void rows_all(const real *x, real *y, int64_t rows, int64_t n, double epsil
     cdef int team = cdrop_team_for(ROWS_NS * rows * n)
     cdef int part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        rows_share(x, y, rows, n, epsilon, gamma, beta, mean, scale, part, team)
+        rows_part(x, y, rows, n, epsilon, gamma, beta, mean, scale, part, team)
 
 
 def layer_normalize(x, y, mean, scale, double epsilon, gamma, beta):
@@ -275,13 +324,13 @@ def layer_normalize(x, y, mean, scale, double epsilon, gamma, beta):
     cdef Buffer source = matrix("x", x), target = matrix("y", y, source, True)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
     cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef Buffer means = vector("mean", mean, 8, rows, True)
-    cdef Buffer scales = vector("scale", scale, 8, rows, True)
-    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
-    cdef Buffer offsets = vector("beta", beta, itemsize, n)
+    cdef Buffer means = array_of("mean", mean, F64, rows, True)
+    cdef Buffer scales = array_of("scale", scale, F64, rows, True)
+    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
+    cdef Buffer offsets = array_of("beta", beta, source.dtype, n)
     if rows * n == 0:
         return
-    if itemsize == 4:
+    if source.dtype == F32:
         with nogil:
             rows_all[float](<const float *> source.view.buf, <float *> target.view.buf, rows, n,
                             epsilon, <const float *> factors.view.buf,
@@ -333,15 +382,16 @@ def layer_normalize_back(x, dy, dx, mean, scale, gamma, dgamma, dbeta):
     cdef Buffer target = matrix("dx", dx, source, True)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
     cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef Buffer means = vector("mean", mean, 8, rows), scales = vector("scale", scale, 8, rows)
-    cdef Buffer factors = vector("gamma", gamma, itemsize, n)
-    cdef Buffer factor_sums = vector("dgamma", dgamma, itemsize, n, True)
-    cdef Buffer sums = vector("dbeta", dbeta, itemsize, n, True)
+    cdef Buffer means = array_of("mean", mean, F64, rows)
+    cdef Buffer scales = array_of("scale", scale, F64, rows)
+    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
+    cdef Buffer factor_sums = array_of("dgamma", dgamma, source.dtype, n, True)
+    cdef Buffer sums = array_of("dbeta", dbeta, source.dtype, n, True)
     cdef void *room
     if rows == 0 or n == 0:
         raise ValueError("there is no gradient of a batch of nothing")
     room = room_for((BLOCKS + 1) * 2 * n * sizeof(double))
-    if itemsize == 4:
+    if source.dtype == F32:
         with nogil:
             rows_all_back[float](
                 <const float *> source.view.buf, <const float *> back.view.buf,

@@ -2,7 +2,7 @@
 #
 # The product of the inputs is made before, for all steps at once. What is left, step after step, is
 # the product of the state with the recurrent weights, and the cell. A sequence needs no other one:
-# each thread takes some rows of the batch through all steps and meets nobody. The weights are
+# each thread takes some rows of the batch through all steps and waits for no other. The weights are
 # packed once. Every row is summed in one order: the same bits for any team, any cut of the batch.
 
 cdef enum:
@@ -13,7 +13,7 @@ ctypedef struct Run:
     bint reverse
     int64_t batch, steps, units, width      # width: units of all gates
     const int64_t *lengths                  # (batch,), or NULL: all steps are valid
-    # (batch, steps, ...), kept for the way back:
+    # (batch, steps, ...), saved for the backward pass:
     void *gates                 # width
     void *extra                 # units: see recurrent.inc.h; or NULL
     void *entering              # units: h as it enters the product
@@ -53,12 +53,12 @@ cdef inline void mix(size_t n, const uint8_t *bits, uint64_t bit, double share, 
         cdrop_active.mix_f64(n, bits, bit, share, fresh, state, state)
 
 
-cdef inline void unmix(size_t n, const uint8_t *bits, uint64_t bit, double share, real *d,
+cdef inline void mix_back(size_t n, const uint8_t *bits, uint64_t bit, double share, real *d,
                        real *fresh) noexcept nogil:
     if real is float:
-        cdrop_active.unmix_f32(n, bits, bit, <float> share, d, fresh)
+        cdrop_active.mix_back_f32(n, bits, bit, <float> share, d, fresh)
     else:
-        cdrop_active.unmix_f64(n, bits, bit, share, d, fresh)
+        cdrop_active.mix_back_f64(n, bits, bit, share, d, fresh)
 
 
 # ---- products with packed weights ----
@@ -69,7 +69,7 @@ cdef void pack_weights(const cdrop_factor *w, int64_t first, int64_t n, int64_t 
     cdef Block block
     block.row, block.m, block.depth0, block.depth = first, n, 0, depth
     block.rows = tile_columns(to)
-    pack_share(w, &block, to, part, parts)
+    pack_part(w, &block, to, part, parts)
 
 
 cdef void pack_state(const real *rows, int64_t stride, int64_t m, int64_t depth,
@@ -187,16 +187,16 @@ cdef void back_row(const Run *r, int64_t b, int64_t t, real *dh, real *dc, real 
     cdef real *d = room
     cdef real *dkept = room + n
     cdef bint zone_c = r.share_c != 1.0
-    unmix(n, r.zone_h, bit, r.share_h, dh, d)
+    mix_back(n, r.zone_h, bit, r.share_h, dh, d)
     if zone_c:
-        unmix(n, r.zone_c, bit, r.share_c, dc, dkept)
+        mix_back(n, r.zone_c, bit, r.share_c, dc, dkept)
     elif r.kind == CDROP_CELL_LSTM:
         dkept = dc
     if real is float:
-        cdrop_active.uncell_f32(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
+        cdrop_active.cell_back_f32(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
                                 dback + at * r.width)
     else:
-        cdrop_active.uncell_f64(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
+        cdrop_active.cell_back_f64(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
                                 dback + at * r.width)
     if r.kind == CDROP_CELL_GRU:
         add_kept(n, NULL, 0, 1.0, dkept, dh)
@@ -287,8 +287,8 @@ cdef int run_batch(const Run *r, const Way *way, const cdrop_factor *w,
         pack_weights(w, 0, split, depth, weights, part, team)
         pack_weights(w, split, n - split, depth, weights + wide * depth, part, team)
     for part in prange(parts, num_threads=team, schedule="dynamic", use_threads_if=team > 1):
-        run_rows(r, way, weights, share(r.batch, part, parts, rows),
-                 share(r.batch, part + 1, parts, rows),
+        run_rows(r, way, weights, chunk_start(r.batch, part, parts, rows),
+                 chunk_start(r.batch, part + 1, parts, rows),
                  weights + all * depth + threadid() * room)
     cdrop_scratch_give(weights)
     return 0
@@ -322,7 +322,7 @@ cdef class Recurrence:
 
     cdef Run r
     cdef cdrop_factor forward_weights, back_weights
-    cdef Py_ssize_t itemsize
+    cdef int dtype
     cdef Factor weights
     cdef Buffer gates, extra, entering, kept, bias, lengths, state_bits, zone_h_bits, zone_c_bits
 
@@ -331,10 +331,8 @@ cdef class Recurrence:
         cdef int64_t states, b
         self.weights = weights
         self.forward_weights, self.back_weights = weights.transposed(), weights.f
-        self.gates = Buffer(gates, True)
-        if self.gates.view.ndim != 3:
-            raise ValueError("gates must be (batch, steps, width)")
-        self.itemsize = weights.itemsize
+        self.dtype = weights.dtype
+        self.gates = array_of("gates", gates, self.dtype, -1, True, 3)
         self.r.kind = {"tanh": CDROP_CELL_TANH, "relu": CDROP_CELL_RELU, "lstm": CDROP_CELL_LSTM,
                        "gru": CDROP_CELL_GRU}[cell]
         self.r.reverse = reverse
@@ -346,37 +344,36 @@ cdef class Recurrence:
             raise ValueError(f"weights ({weights.n_rows}, {weights.n_columns}) and gates of width "
                              f"{self.r.width} do not make a cell {cell!r}")
         states = self.r.batch * self.r.steps * self.r.units
-        self.gates.expect("gates", self.itemsize, self.r.batch * self.r.steps * self.r.width)
-        self.entering = optional("entering", entering, self.itemsize, states, True)
-        self.kept = optional("kept", kept, self.itemsize, states, True)
-        self.extra = optional("extra", extra, self.itemsize, states, True)
-        self.bias = optional("bias", bias, self.itemsize, self.r.units, False)
-        self.lengths = optional("lengths", lengths, 8, self.r.batch, False)
-        if (self.entering is None or (cell in ("lstm", "gru") and (kept is None or extra is None))
+        self.entering = array_of("entering", entering, self.dtype, states, True)
+        self.kept = optional("kept", kept, self.dtype, states, True)
+        self.extra = optional("extra", extra, self.dtype, states, True)
+        self.bias = optional("bias", bias, self.dtype, self.r.units)
+        self.lengths = optional("lengths", lengths, I64, self.r.batch)
+        if ((cell in ("lstm", "gru") and (kept is None or extra is None))
                 or (cell == "gru" and bias is None)):
-            raise ValueError(f"a cell {cell!r} needs more arrays")
-        self.r.gates, self.r.entering = address(self.gates), address(self.entering)
-        self.r.kept, self.r.extra = address(self.kept), address(self.extra)
-        self.r.bias = address(self.bias)
-        self.r.lengths = <const int64_t *> address(self.lengths)
+            raise TypeError(f"a cell {cell!r} needs kept and extra, and of GRU also bias")
+        self.r.gates, self.r.entering = self.gates.view.buf, self.entering.view.buf
+        self.r.kept, self.r.extra = pointer_of(self.kept), pointer_of(self.extra)
+        self.r.bias = pointer_of(self.bias)
+        self.r.lengths = <const int64_t *> pointer_of(self.lengths)
         for b in range(self.r.batch if lengths is not None else 0):
             if not 0 <= self.r.lengths[b] <= self.r.steps:
                 raise ValueError(f"lengths must be in [0, {self.r.steps}]")
         bits, self.r.state_scale = (None, 1.0) if state_mask is None else state_mask
-        self.state_bits = optional("bits", bits, 1, (self.r.batch * self.r.units + 7) // 8, False)
+        self.state_bits = optional("bits", bits, U8, (self.r.batch * self.r.units + 7) // 8)
         bits, self.r.share_h = (None, 1.0) if zone_h is None else zone_h
-        self.zone_h_bits = optional("bits", bits, 1, (states + 7) // 8, False)
+        self.zone_h_bits = optional("bits", bits, U8, (states + 7) // 8)
         bits, self.r.share_c = (None, 1.0) if zone_c is None else zone_c
-        self.zone_c_bits = optional("bits", bits, 1, (states + 7) // 8, False)
-        self.r.state_bits = <const uint8_t *> address(self.state_bits)
-        self.r.zone_h = <const uint8_t *> address(self.zone_h_bits)
-        self.r.zone_c = <const uint8_t *> address(self.zone_c_bits)
+        self.zone_c_bits = optional("bits", bits, U8, (states + 7) // 8)
+        self.r.state_bits = <const uint8_t *> pointer_of(self.state_bits)
+        self.r.zone_h = <const uint8_t *> pointer_of(self.zone_h_bits)
+        self.r.zone_c = <const uint8_t *> pointer_of(self.zone_c_bits)
 
     cdef int run(self, Way *way) except -1:
         cdef const cdrop_factor *w = &self.back_weights if way.back else &self.forward_weights
         if self.r.batch == 0 or self.r.steps == 0:
             return 0
-        if self.itemsize == 4:
+        if self.dtype == F32:
             with nogil:
                 run_batch[float](&self.r, way, w, NULL)
         else:
@@ -386,10 +383,10 @@ cdef class Recurrence:
 
     cdef tuple states(self, h, c, Way *way):
         cdef int64_t size = self.r.batch * self.r.units
-        cdef Buffer of_h = optional("h", h, self.itemsize, size, True)
-        cdef Buffer of_c = optional("c", c, self.itemsize, size, True)
-        if of_h is None or (self.r.kind == CDROP_CELL_LSTM) != (of_c is not None):
-            raise ValueError("the state is h, and of LSTM also c")
+        cdef Buffer of_h = array_of("h", h, self.dtype, size, True)
+        cdef Buffer of_c = optional("c", c, self.dtype, size, True)
+        if (self.r.kind == CDROP_CELL_LSTM) != (of_c is not None):
+            raise TypeError("the state is h, and of LSTM also c")
         way.h, way.c = of_h.view.buf, of_h.view.buf if of_c is None else of_c.view.buf
         return of_h, of_c
 
@@ -397,9 +394,9 @@ cdef class Recurrence:
         """h, c (batch, units): first state in, last out. y (batch, steps, units) or None."""
         cdef Way way
         cdef int64_t size = self.r.batch * self.r.steps * self.r.units
-        cdef Buffer out = optional("y", y, self.itemsize, size, True)
-        cdef tuple held = self.states(h, c, &way)  # until the end of this call
-        way.back, way.y, way.dy, way.dgates, way.dback = False, address(out), NULL, NULL, NULL
+        cdef Buffer out = optional("y", y, self.dtype, size, True)
+        cdef tuple buffers = self.states(h, c, &way)  # acquired until this call ends
+        way.back, way.y, way.dy, way.dgates, way.dback = False, pointer_of(out), NULL, NULL, NULL
         self.run(&way)
 
     def backward(self, dy, dh, dc, dgates, dback):
@@ -411,20 +408,21 @@ cdef class Recurrence:
         cdef Way way
         cdef int64_t size = self.r.batch * self.r.steps * self.r.units
         cdef int64_t whole = self.r.batch * self.r.steps * self.r.width
-        cdef Buffer given = optional("dy", dy, self.itemsize, size, False)
-        cdef Buffer of_input = optional("dgates", dgates, self.itemsize, whole, True)
-        cdef Buffer of_state = optional("dback", dback, self.itemsize, whole, True)
-        cdef tuple held = self.states(dh, dc, &way)  # until the end of this call
-        way.back, way.y, way.dy = True, NULL, address(given)
-        way.dgates, way.dback = address(of_input), address(of_state)
+        cdef Buffer given = optional("dy", dy, self.dtype, size)
+        cdef Buffer of_input = array_of("dgates", dgates, self.dtype, whole, True)
+        cdef Buffer of_state = array_of("dback", dback, self.dtype, whole, True)
+        cdef tuple buffers = self.states(dh, dc, &way)  # acquired until this call ends
+        way.back, way.y, way.dy = True, NULL, pointer_of(given)
+        way.dgates, way.dback = of_input.view.buf, of_state.view.buf
         self.run(&way)
 
 
 # ---- sums of columns: the gradient of a bias ----
 
-cdef void sum_columns_share(const real *a, int64_t m, int64_t n, real *out, int part,
+cdef void sum_columns_part(const real *a, int64_t m, int64_t n, real *out, int part,
                             int parts) noexcept nogil:
-    cdef int64_t first = share(n, part, parts, 64), last = share(n, part + 1, parts, 64), row
+    cdef int64_t first = chunk_start(n, part, parts, 64)
+    cdef int64_t last = chunk_start(n, part + 1, parts, 64), row
     if part == 0:
         cdrop_note_team()
     memset(out + first, 0, (last - first) * sizeof(real))
@@ -435,19 +433,15 @@ cdef void sum_columns_share(const real *a, int64_t m, int64_t n, real *out, int 
 cdef void sum_columns_all(const real *a, int64_t m, int64_t n, real *out) noexcept nogil:
     cdef int team = cdrop_team_for(0.25 * m * n), part
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        sum_columns_share(a, m, n, out, part, team)
+        sum_columns_part(a, m, n, out, part, team)
 
 
 def sum_columns(a, out):
     """out__n = sum over m of a__mn, row by row; both contiguous."""
-    cdef Buffer given = Buffer(a), to = Buffer(out, True)
-    cdef int64_t m, n
-    if given.view.ndim != 2:
-        raise ValueError("a must be 2-D")
-    m, n = given.view.shape[0], given.view.shape[1]
-    given.expect("a", to.view.itemsize, m * n)
-    to.expect("out", to.view.itemsize, n)
-    if to.view.itemsize == 4:
+    cdef Buffer given = array_of("a", a, REAL, -1, False, 2)
+    cdef int64_t m = given.view.shape[0], n = given.view.shape[1]
+    cdef Buffer to = array_of("out", out, given.dtype, n, True)
+    if given.dtype == F32:
         with nogil:
             sum_columns_all(<const float *> given.view.buf, m, n, <float *> to.view.buf)
     else:

@@ -23,19 +23,30 @@ int cdrop_max_threads(void);
 void cdrop_set_available(int n);
 /* 1 where OpenMP was compiled in. */
 int cdrop_has_openmp(void);
+/* What OMP_STACKSIZE and its kin ask for, 0 where they do not; whether it is too little for a team,
+ * so that there is one thread. */
+size_t cdrop_asked_stack(void);
+int cdrop_has_small_stacks(void);
 /* The team of the latest parallel region, for tests that must know that it was one. */
-extern volatile int cdrop_last_team;
+int cdrop_last_team(void);
 /* Called inside a region, by one of its threads. */
 void cdrop_note_team(void);
 /* Of the last-level cache, as far as the system tells. */
 size_t cdrop_cache_bytes(void);
 
-/* Memory of the system's, 64-byte aligned, or NULL. */
-void *cdrop_aligned_take(size_t bytes);
-void cdrop_aligned_give(void *memory);
-/* Bytes, 64-byte aligned, that last until released; kept for the next caller where possible. */
+/* Memory of arrays, 64-byte aligned, or NULL. What is given back waits for the next array of its size;
+ * at most CDROP_MEMORY_LIMIT bytes wait. Any thread may call these. */
+#define CDROP_MEMORY_LIMIT ((size_t)512 << 20)
+void *cdrop_memory_take(size_t bytes);
+void cdrop_memory_give(void *memory, size_t bytes);
+size_t cdrop_memory_waiting(void);
+/* Give all that waits to the system; how many bytes that was. */
+size_t cdrop_memory_release(void);
+
+/* Bytes, 64-byte aligned, that last until given back; kept for the next caller where possible. */
 void *cdrop_scratch_take(size_t bytes);
 void cdrop_scratch_give(void *scratch);
+size_t cdrop_scratch_release(void);
 
 /* Denormals are zero for this thread from now on, which keeps sums of tiny numbers as fast as
  * others; what to hand to restore. For products, optimisers and cells: never for masks, dropout

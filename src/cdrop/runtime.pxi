@@ -66,10 +66,13 @@ def set_threads(int n):
 
 def last_team_size():
     """How many threads the latest parallel region had."""
-    return cdrop_last_team
+    return cdrop_last_team()
 
 
 cdrop_set_available(_available())
+if cdrop_has_small_stacks():
+    warnings.warn("OMP_STACKSIZE gives OpenMP's threads less than 64 KB of stack, too little for "
+                  "dropcore's kernels: dropcore runs on one thread", RuntimeWarning, stacklevel=2)
 cdrop_use_isa(NULL)
 if os.environ.get("DROPCORE_ISA"):
     try:

@@ -236,7 +236,11 @@ void cdrop_apply_segments(int dtype, const cdrop_layout *a, const char *x, char 
     const int inner = a->ndim - 1;
     const int64_t bytes = item_bytes[dtype], width = a->shape[inner];
     const int64_t per_row = (width + CDROP_SEGMENT - 1) / CDROP_SEGMENT;
-    double staged[CDROP_SEGMENT]; /* room for a segment of any dtype */
+    union { /* room for a segment of any dtype */
+        uint16_t halves[CDROP_SEGMENT];
+        float floats[CDROP_SEGMENT];
+        double doubles[CDROP_SEGMENT];
+    } staged;
     uint8_t own_bits[CDROP_SEGMENT / 8];
     for (int64_t item = first; item < last; ++item) {
         const int64_t start = item % per_row * CDROP_SEGMENT;
@@ -261,23 +265,23 @@ void cdrop_apply_segments(int dtype, const cdrop_layout *a, const char *x, char 
             row_bits = own_bits;
             bit = 0;
         }
-        const int straight = a->x[inner] == bytes && ((uintptr_t)from % (uintptr_t)bytes) == 0;
+        const int contiguous = a->x[inner] == bytes && ((uintptr_t)from % (uintptr_t)bytes) == 0;
         double row_scale = scale;
         if (scales && a->scale[inner] == 0) row_scale = scales[scale_at];
         const int each = scales && a->scale[inner] != 0;
-        if (!straight || each) {
-            gather(bytes, from, a->x[inner], n, staged);
+        if (!contiguous || each) {
+            gather(bytes, from, a->x[inner], n, &staged);
             if (each) {
-                scale_each(dtype, n, scales + scale_at, a->scale[inner], staged);
+                scale_each(dtype, n, scales + scale_at, a->scale[inner], &staged);
                 row_scale = 1.0;
             }
-            from = (const char *)staged;
+            from = (const char *)&staged;
         }
         if (a->out[inner] == bytes && ((uintptr_t)to % (uintptr_t)bytes) == 0) {
             apply(dtype, (size_t)n, row_bits, (uint64_t)bit, row_scale, from, to);
         } else {
-            apply(dtype, (size_t)n, row_bits, (uint64_t)bit, row_scale, from, staged);
-            scatter(bytes, staged, a->out[inner], n, to);
+            apply(dtype, (size_t)n, row_bits, (uint64_t)bit, row_scale, from, &staged);
+            scatter(bytes, &staged, a->out[inner], n, to);
         }
     }
 }
@@ -298,77 +302,20 @@ typedef struct {
 #define LARGEST 1.7976931348623157e308
 static const measured not_finite = {-1.0, 1.0}; /* inside any ball: left alone */
 
-#define CLIP(T, S, STEP)                                                                          \
-    static measured in_units_##S(const T *w, int64_t n, int64_t stride) {                         \
-        measured m = {0.0, 1.0};                                                                  \
-        double unit = 0.0;                                                                        \
-        for (int64_t i = 0; i < n; ++i) {                                                         \
-            const double v = fabs((double)w[i * stride]);                                         \
-            if (!(v <= LARGEST)) return not_finite;                                               \
-            if (v > unit) unit = v;                                                               \
-        }                                                                                         \
-        if (unit == 0.0) return m;                                                                \
-        for (int64_t i = 0; i < n; ++i) {                                                         \
-            const double v = (double)w[i * stride] / unit;                                        \
-            m.root += v * v;                                                                      \
-        }                                                                                         \
-        m.root = sqrt(m.root);                                                                    \
-        m.unit = unit;                                                                            \
-        return m;                                                                                 \
-    }                                                                                             \
-    static measured measure_##S(const T *w, int64_t n, int64_t stride, double square) {           \
-        const measured m = {sqrt(square), 1.0};                                                   \
-        return square > 1e-280 && square < 1e300 ? m : in_units_##S(w, n, stride);                \
-    }                                                                                             \
-    static double goal_##S(int64_t n, double max_norm) {                                          \
-        return max_norm * (1.0 - 2.220446049250313e-16 * (4.0 + sqrt((double)n)));                \
-    }                                                                                             \
-    static int clip_##S(T *w, int64_t n, double max_norm) {                                       \
-        measured m = measure_##S(w, n, 1, cdrop_active->sum_squares_##S((size_t)n, w));           \
-        double shrink = STEP;                                                                     \
-        const double goal = goal_##S(n, max_norm);                                                \
-        if (!(m.root > max_norm / m.unit)) return 0;                                              \
-        for (double less = 1.0;; less = 1.0 - shrink, shrink *= 2) {                              \
-            const double factor = shrink < 1.0 ? goal / m.unit / m.root * less : 0.0;             \
-            for (int64_t i = 0; i < n; ++i) w[i] = (T)((double)w[i] * factor);                    \
-            m = measure_##S(w, n, 1, cdrop_active->sum_squares_##S((size_t)n, w));                \
-            if (m.root <= goal / m.unit) return 1;                                                \
-        }                                                                                         \
-    }                                                                                             \
-    int64_t cdrop_clip_rows_##S(T *w, int64_t n, double max_norm, int64_t first, int64_t last) {  \
-        int64_t clipped = 0;                                                                      \
-        for (int64_t r = first; r < last; ++r) clipped += clip_##S(w + r * n, n, max_norm);       \
-        return clipped;                                                                           \
-    }                                                                                             \
-    int64_t cdrop_clip_columns_##S(T *w, int64_t n, int64_t columns, int64_t stride,              \
-                                   double max_norm, double *square) {                             \
-        double factor[CDROP_CLIP_COLUMNS], shrink = STEP, less = 1.0;                             \
-        int64_t clipped = 0, left = 0;                                                            \
-        measured m[CDROP_CLIP_COLUMNS];                                                           \
-        const double goal = goal_##S(n, max_norm);                                                \
-        for (int64_t c = 0; c < columns; ++c) {                                                   \
-            m[c] = measure_##S(w + c, n, stride, square[c]);                                      \
-            factor[c] = m[c].root > max_norm / m[c].unit ? 0.0 : 1.0;                             \
-            clipped += factor[c] != 1.0;                                                          \
-        }                                                                                         \
-        for (left = clipped; left; less = 1.0 - shrink, shrink *= 2) {                            \
-            for (int64_t c = 0; c < columns; ++c) {                                               \
-                if (factor[c] == 1.0) continue;                                                   \
-                factor[c] = shrink < 1.0 ? goal / m[c].unit / m[c].root * less : 0.0;             \
-                square[c] = 0.0;                                                                  \
-            }                                                                                     \
-            cdrop_active->shorten_##S(n, columns, stride, factor, w, square);                     \
-            for (int64_t c = 0; c < columns; ++c) {                                               \
-                if (factor[c] == 1.0) continue;                                                   \
-                m[c] = measure_##S(w + c, n, stride, square[c]);                                  \
-                if (m[c].root <= goal / m[c].unit) {                                              \
-                    factor[c] = 1.0;                                                              \
-                    --left;                                                                       \
-                }                                                                                 \
-            }                                                                                     \
-        }                                                                                         \
-        return clipped;                                                                           \
-    }
+#define CONCAT_(a, b) a##_##b
+#define CONCAT(a, b) CONCAT_(a, b)
+#define F(name) CONCAT(name, S)
+#define KERNEL(name) cdrop_active->F(name)
 
-CLIP(float, f32, 2.384185791015625e-7)       /* 2^-22: a few units in the last place */
-CLIP(double, f64, 4.440892098500626e-16)     /* 2^-51 */
+#define S f32
+#define T float
+#define STEP 2.384185791015625e-7 /* 2^-22: a few units in the last place */
+#include "generic/clip.inc.h"
+#undef S
+#undef T
+#undef STEP
+
+#define S f64
+#define T double
+#define STEP 4.440892098500626e-16 /* 2^-51 */
+#include "generic/clip.inc.h"

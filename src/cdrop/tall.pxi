@@ -1,6 +1,6 @@
-# Tall products: thousands of rows, tens of columns. The right factor is packed once; then each thread
-# takes rows of the result and reads the left factor in place, through pointers to lines: patches of
-# images (convolution.pxi), or the rows of a plain matrix.
+# Tall products: thousands of rows, tens of columns. The right factor is packed once; then each
+# thread takes rows of the result and reads the left factor in place, through pointers to lines:
+# patches of images (convolution.pxi), or the rows of a plain matrix.
 
 cdef enum:
     LINE_ROWS = 96              # rows whose lines a thread holds, at most
@@ -28,11 +28,11 @@ cdef void cut_chunks(const cdrop_patches *p, Chunks *chunks) noexcept nogil:
         chunks.pieces = 1
         chunks.run = chunks.piece = max(CHUNK // max(chunks.run, <int64_t> 1), 1) * chunks.run
         chunks.count = (chunks.depth + chunks.run - 1) // max(chunks.run, <int64_t> 1)
-    # Room for a tile's rows, and an odd number of cache lines, so that lines differ in their place.
+    # At least a tile's rows, and an odd number of cache lines, so that lines differ in their place.
     chunks.room = (max(chunks.piece, <int64_t> 16) + 31) // 32 * 32 + 16
 
 
-cdef int64_t chunk_start(const Chunks *chunks, int64_t chunk, int64_t *length) noexcept nogil:
+cdef int64_t depth_of_chunk(const Chunks *chunks, int64_t chunk, int64_t *length) noexcept nogil:
     cdef int64_t skipped = chunk % chunks.pieces * chunks.piece
     cdef int64_t start = chunk // chunks.pieces * chunks.run + skipped
     length[0] = min(min(chunks.piece, chunks.run - skipped), chunks.depth - start)
@@ -65,7 +65,7 @@ ctypedef struct Tall:
 
 
 cdef void tall_task(const Tall *tall, int64_t task, const real *b, real *c, int64_t c_stride,
-                    real *staged, const real **lines, const Finish *finish) noexcept nogil:
+                    real *staged, const real **lines, const Epilogue *epilogue) noexcept nogil:
     """Some rows of c."""
     cdef int64_t first = task * tall.row_step, m = min(tall.row_step, tall.rows - first)
     cdef int64_t n = tall.n, group, chunk, depth0, depth, i
@@ -78,7 +78,7 @@ cdef void tall_task(const Tall *tall, int64_t task, const real *b, real *c, int6
         patches.first_channel = group * patches.taken
         to = c + first * c_stride + group * n
         for chunk in range(tall.chunks.count):
-            depth0 = chunk_start(&tall.chunks, chunk, &depth)
+            depth0 = depth_of_chunk(&tall.chunks, chunk, &depth)
             lines_of(&patches, first, m, depth0, depth, tall.chunks.room, staged, lines)
             for i in range(m, LINE_ROWS):
                 lines[i] = lines[0]
@@ -87,7 +87,7 @@ cdef void tall_task(const Tall *tall, int64_t task, const real *b, real *c, int6
             else:
                 cdrop_active.block_along_f64(m, n, depth, lines, b, to, c_stride, chunk > 0)
             b += whole_tiles(n, sizeof(real)) * depth
-        finish_block(c, c_stride, first, group * n, m, n, finish)
+        epilogue_block(c, c_stride, first, group * n, m, n, epilogue)
     cdrop_restore_denormals(control)
 
 
@@ -96,14 +96,14 @@ cdef void pack_chunk(const Tall *tall, const cdrop_factor *b, int64_t task,
     """One chunk of one group of b."""
     cdef int64_t group = task // tall.chunks.count, chunk = task % tall.chunks.count, depth, depth0
     cdef unsigned control = cdrop_flush_denormals()
-    depth0 = chunk_start(&tall.chunks, chunk, &depth)
+    depth0 = depth_of_chunk(&tall.chunks, chunk, &depth)
     pack(b, group * tall.n, tall.n, depth0, depth, tile_width(sizeof(real)),
          packed + whole_tiles(tall.n, sizeof(real)) * (group * tall.chunks.depth + depth0))
     cdrop_restore_denormals(control)
 
 
 cdef int multiply_tall(Tall *tall, const cdrop_factor *b, real *c, int64_t c_stride,
-                       const Finish *finish) except -1 nogil:
+                       const Epilogue *epilogue) except -1 nogil:
     cdef double work = 2.0 * tall.rows * tall.n * tall.groups * tall.chunks.depth
     cdef int team = cdrop_team_for(work / (80.0 if real is float else 40.0) / BARRIER_COST)
     cdef int64_t packed_room = tall.groups * whole_tiles(tall.n, sizeof(real)) * tall.chunks.depth
@@ -130,7 +130,7 @@ cdef int multiply_tall(Tall *tall, const cdrop_factor *b, real *c, int64_t c_str
     for task in prange((tall.rows + tall.row_step - 1) // tall.row_step, num_threads=team,
                        schedule="dynamic", use_threads_if=team > 1):
         tall_task(tall, task, packed, c, c_stride, rooms + threadid() * line_room,
-                  lines + threadid() * LINE_ROWS, finish)
+                  lines + threadid() * LINE_ROWS, epilogue)
     cdrop_scratch_give(packed)
     return 0
 
@@ -148,7 +148,7 @@ cdef bint is_tall(const cdrop_factor *a, int64_t m, int64_t n, int64_t depth,
 
 cdef int multiply_plain_tall(const cdrop_factor *a, const cdrop_factor *b, real *c,
                              int64_t c_stride, int64_t m, int64_t n, int64_t depth,
-                             const Finish *finish) except -1 nogil:
+                             const Epilogue *epilogue) except -1 nogil:
     """Rows of a as patches of one pixel each."""
     cdef Tall tall
     memset(&tall, 0, sizeof(tall))
@@ -164,4 +164,4 @@ cdef int multiply_plain_tall(const cdrop_factor *a, const cdrop_factor *b, real 
     tall.chunks.piece = DEPTH_BLOCK
     tall.chunks.pieces = tall.chunks.count = (depth + DEPTH_BLOCK - 1) // DEPTH_BLOCK
     tall.chunks.room = DEPTH_BLOCK + 16
-    return multiply_tall(&tall, b, c, c_stride, finish)
+    return multiply_tall(&tall, b, c, c_stride, epilogue)

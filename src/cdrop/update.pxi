@@ -16,13 +16,13 @@ cdef double READ_NS = 0.25, SGD_NS = 1.0, ADAPTIVE_NS = 1.5
 
 ctypedef struct Update:
     int rule
-    cdrop_recipe recipe
-    bint lazy                        # what is outside of a live block stays as it is
-    const void *g                    # like w, or NULL with a live block:
-    const void *live                 # gradient of live rows x live columns, zero elsewhere
-    const int64_t *live_row          # of each row of w: its row in the block, or -1
-    const int64_t *live_column       # columns of w
-    int64_t live_columns
+    cdrop_hyperparameters hyperparameters
+    bint lazy                        # what is outside of the block stays as it is
+    const void *g                    # like w, or NULL with a block:
+    const void *block                # gradient of kept rows x kept columns, zero elsewhere
+    const int64_t *kept_row          # of each row of w: its row in the block, or -1
+    const int64_t *kept_column       # columns of w
+    int64_t kept_columns
     void *m                          # states, like w, or NULL
     void *v
     void *d
@@ -42,9 +42,9 @@ cdef inline void apply_rule(real *w, const Update *u, int64_t at, int64_t n, con
     cdef real *v = <real *> u.v + at if u.v != NULL else NULL
     cdef real *d = <real *> u.d + at if u.d != NULL else NULL
     if real is float:
-        cdrop_active.update_f32[u.rule](n, &u.recipe, g, m, v, d, w + at, square)
+        cdrop_active.update_f32[u.rule](n, &u.hyperparameters, g, m, v, d, w + at, square)
     else:
-        cdrop_active.update_f64[u.rule](n, &u.recipe, g, m, v, d, w + at, square)
+        cdrop_active.update_f64[u.rule](n, &u.hyperparameters, g, m, v, d, w + at, square)
 
 
 cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, int64_t column,
@@ -56,25 +56,25 @@ cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, i
     cdef const cdrop_kernels *k = cdrop_active
     cdef int64_t at = row * width + column, j
     cdef const real *g = NULL
-    cdef const real *live
+    cdef const real *block
     cdef real *v
     if u.rule == NO_UPDATE:
         return
-    if u.live == NULL:
+    if u.block == NULL:
         g = <const real *> u.g + at
-    elif u.live_row[row] >= 0:
-        live = <const real *> u.live + u.live_row[row] * u.live_columns
+    elif u.kept_row[row] >= 0:
+        block = <const real *> u.block + u.kept_row[row] * u.kept_columns
         if u.lazy:
             v = <real *> u.v + at if u.v != NULL else NULL
             if real is float:
-                k.sgd_some_f32(u.live_columns, u.live_column, &u.recipe, live, v, w + at)
+                k.sgd_some_f32(u.kept_columns, u.kept_column, &u.hyperparameters, block, v, w + at)
             else:
-                k.sgd_some_f64(u.live_columns, u.live_column, &u.recipe, live, v, w + at)
+                k.sgd_some_f64(u.kept_columns, u.kept_column, &u.hyperparameters, block, v, w + at)
             if square != NULL:
                 add_squares(w + at, n, square)
             return
-        for j in range(u.live_columns):  # the same places in every row: the rest stays zero
-            gradient[u.live_column[j]] = live[j]
+        for j in range(u.kept_columns):  # the same places in every row: the rest stays zero
+            gradient[u.kept_column[j]] = block[j]
         g = gradient
     elif u.lazy:
         if square != NULL:
@@ -85,8 +85,8 @@ cdef void update_segment(real *w, const Update *u, int64_t row, int64_t width, i
 
 cdef void update_flat(real *w, const Update *u, int64_t size, int part,
                       int parts) noexcept nogil:
-    cdef int64_t first = share(size, part, parts, FLAT_UNIT)
-    cdef int64_t last = share(size, part + 1, parts, FLAT_UNIT)
+    cdef int64_t first = chunk_start(size, part, parts, FLAT_UNIT)
+    cdef int64_t last = chunk_start(size, part + 1, parts, FLAT_UNIT)
     cdef unsigned control = cdrop_flush_denormals()
     if part == 0:
         cdrop_note_team()
@@ -102,7 +102,7 @@ cdef int64_t update_rows(real *w, const Update *u, int64_t rows, int64_t width, 
     cdef unsigned control
     if part == 0:
         cdrop_note_team()
-    for r in range(share(rows, part, parts, 1), share(rows, part + 1, parts, 1)):
+    for r in range(chunk_start(rows, part, parts, 1), chunk_start(rows, part + 1, parts, 1)):
         control = cdrop_flush_denormals()
         update_segment(w, u, r, width, 0, width, gradient, NULL)
         cdrop_restore_denormals(control)
@@ -117,7 +117,7 @@ cdef int64_t update_rows(real *w, const Update *u, int64_t rows, int64_t width, 
 cdef void update_block(real *w, const Update *u, int64_t first, int64_t last, int64_t width,
                        double *square, real *gradient) noexcept nogil:
     """Rows [first, last), and the sums of the squares of their columns."""
-    cdef int64_t panel = PANEL_COLUMNS if u.live == NULL else width
+    cdef int64_t panel = PANEL_COLUMNS if u.block == NULL else width
     cdef int64_t column = 0, row, n
     cdef unsigned control
     memset(square, 0, width * sizeof(double))
@@ -164,7 +164,7 @@ cdef int64_t update_all(real *w, const Update *u, int64_t outer, int64_t n, int6
     cdef int64_t width = n if inner == 1 else inner, clipped = 0, task
     cdef bint by_columns = inner > 1 and max_norm > 0
     cdef size_t sums = <size_t> (outer * blocks * inner) * sizeof(double) if by_columns else 0
-    cdef size_t line = <size_t> ((width + 15) // 16 * 16) * sizeof(real) if u.live != NULL else 0
+    cdef size_t line = <size_t> ((width + 15) // 16 * 16) * sizeof(real) if u.block != NULL else 0
     cdef int part
     cdef char *room = NULL
     cdef double *squares
@@ -188,7 +188,7 @@ cdef int64_t update_all(real *w, const Update *u, int64_t outer, int64_t n, int6
             clipped += clip_panel(w + task // panels * n * inner, n, inner,
                                   task % panels * CDROP_CLIP_COLUMNS, max_norm,
                                   squares + task // panels * blocks * inner, blocks)
-    elif max_norm > 0 or u.live != NULL:
+    elif max_norm > 0 or u.block != NULL:
         for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
             clipped += update_rows(w, u, outer * n * inner // width, width, max_norm,
                                    <real *> (room + sums + line * threadid()), part, team)

@@ -78,7 +78,7 @@ cdef int update_product(const cdrop_factor *a, const cdrop_factor *b, real *w, c
             raise MemoryError("no memory for packing the factors of a gradient")
     rooms = a_packed + (m + block.rows) * depth + 64
     for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
-        pack_share(a, &block, a_packed, part, team)
+        pack_part(a, &block, a_packed, part, team)
     for task in prange(block.across, num_threads=team, schedule="dynamic", use_threads_if=team > 1):
         update_task(a_packed, b, w, u, n, &block, task,
                     rooms + threadid() * (column_room + gradient_room),

@@ -24,10 +24,10 @@ SIZE = 40_000  # bytes, well above SMALL
 def nothing_waits():
     """The pool is empty before and after."""
     gc.collect()
-    _core.give_back()
+    _core.release_pool()
     yield
     gc.collect()
-    _core.give_back()
+    _core.release_pool()
 
 
 def address(array):
@@ -36,11 +36,11 @@ def address(array):
 
 def held(*sizes):
     """What rooms of so many bytes leave waiting: at least as much, and rounded up perhaps."""
-    _core.give_back()
-    rooms = [_core.Room(size) for size in sizes]
+    _core.release_pool()
+    rooms = [_core.PooledBuffer(size) for size in sizes]
     assert _core.waiting_bytes() == 0
     del rooms
-    waiting = _core.give_back()
+    waiting = _core.release_pool()
     assert sum(sizes) <= waiting <= 2 * sum(sizes) + 64 * len(sizes)
     return waiting
 
@@ -79,7 +79,7 @@ def test_small_and_empty_arrays_are_left_to_numpy(shape):
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 100, SIZE])
 def test_a_room_is_so_many_bytes(size):
     kept = held(size)
-    room = _core.Room(size)
+    room = _core.PooledBuffer(size)
     with memoryview(room) as view:
         assert view.nbytes == len(view) == size
         assert (view.format, view.itemsize, view.ndim) == ("B", 1, 1)
@@ -91,7 +91,7 @@ def test_a_room_is_so_many_bytes(size):
         assert bytes(view[:256]) == (bytes(range(256)) if size >= 256 else bytes(size))
     del room, view
     assert _core.waiting_bytes() == kept
-    view = memoryview(_core.Room(size))  # which nobody else refers to
+    view = memoryview(_core.PooledBuffer(size))  # which nobody else refers to
     assert _core.waiting_bytes() == 0
     view.release()
     assert _core.waiting_bytes() == kept
@@ -100,7 +100,7 @@ def test_a_room_is_so_many_bytes(size):
 def test_too_large_a_room():
     for size, error in [(-1, OverflowError), (1 << 62, MemoryError)]:
         with pytest.raises(error):
-            _core.Room(size)
+            _core.PooledBuffer(size)
     assert _core.waiting_bytes() == 0
     with pytest.raises(MemoryError):
         empty((1 << 60,), np.float32)
@@ -174,30 +174,30 @@ def test_a_view_keeps_the_memory(name):
     assert _core.waiting_bytes() == 4 * kept
 
 
-def test_give_back_empties_the_pool_and_nothing_else():
+def test_release_pool_empties_the_pool_and_nothing_else():
     kept, total = held(SIZE), held(*(SIZE + 400 * (i % 3) for i in range(6)))
     living = empty((100, 100), np.float32)
     living[...] = 3
     dead = [empty((100, 100 + i % 3), np.float32) for i in range(6)]
-    assert _core.give_back() == 0
+    assert _core.release_pool() == 0
     del dead
     assert _core.waiting_bytes() == total
-    assert _core.give_back() == total
+    assert _core.release_pool() == total
     assert _core.waiting_bytes() == 0
-    assert _core.give_back() == 0
+    assert _core.release_pool() == 0
     assert (living == 3).all()
     del living
-    assert _core.give_back() == kept
+    assert _core.release_pool() == kept
 
 
 def test_no_more_waits_than_the_limit():
     """Pages that nobody writes cost nothing."""
     size = _core.POOL_BYTES // 2 + 4096
-    rooms = [_core.Room(size) for _ in range(3)]
-    rooms.append(_core.Room(1 << 20))
+    rooms = [_core.PooledBuffer(size) for _ in range(3)]
+    rooms.append(_core.PooledBuffer(1 << 20))
     del rooms
     assert size <= _core.waiting_bytes() <= _core.POOL_BYTES
-    room = _core.Room(_core.POOL_BYTES + 1)
+    room = _core.PooledBuffer(_core.POOL_BYTES + 1)
     before = _core.waiting_bytes()
     del room
     assert _core.waiting_bytes() == before

@@ -322,7 +322,7 @@ CHECK_EVERY_VALUE(bf16)
             const cdrop_ahead ahead = {(const char *)a.data, below(6), 1 + below(300), below(99), \
                                        any64() % 2 ? scattered : NULL};                          \
             int same = 1;                                                                        \
-            for (size_t i = 0; i < size / sizeof(T); ++i)                                                    \
+            for (size_t i = 0; i < size / sizeof(T); ++i)                                         \
                 c[i] = again[i] = along[i] = across[i] = (T)77;                                  \
             for (int part = 0; part < 2; ++part) { /* the depth in two blocks */                 \
                 const int64_t from = part ? cut : 0, here = part ? depth - cut : cut;            \
@@ -391,7 +391,7 @@ CHECK_EVERY_VALUE(bf16)
             const size_t n = (size_t)below(300), first = (size_t)below(70);                      \
             const size_t bytes = (first + n + 7) / 8;                                            \
             T *x = buffer(n * sizeof(T)), *w = buffer(n * sizeof(T)), *y = buffer(n * sizeof(T)); \
-            double dot = 0, size = 0, sum = 0;                                                   \
+            double sum = 0;                                                                      \
             uint8_t *bits = buffer(bytes);                                                       \
             const T a = (T)unit();                                                               \
             int same = 1;                                                                        \
@@ -401,13 +401,7 @@ CHECK_EVERY_VALUE(bf16)
                 w[i] = (T)unit();                                                                \
                 y[i] = w[i];                                                                     \
                 sum += (double)w[i] * (double)w[i];                                              \
-                if (bit_of(bits, first + i)) {                                                   \
-                    dot += (double)x[i] * (double)w[i];                                          \
-                    size += fabs((double)x[i] * (double)w[i]);                                   \
-                }                                                                                \
             }                                                                                    \
-            CHECK(fabs(k->dot_##S(n, bits, first, x, w) - dot) <=                                \
-                      (double)(n + 4) * EPSILON_##S * size, "%s dot_" #S ", n %zu", isa, n);     \
             CHECK(fabs(k->sum_squares_##S(n, w) - sum) <= 1e-13 * sum,                           \
                   "%s sum_squares_" #S ", n %zu", isa, n);                                       \
             const int all = any64() % 2;                                                         \
@@ -451,7 +445,7 @@ CHECK_EVERY_VALUE(bf16)
                 dy[i] = any64() % 4 ? (T)unit() : any_##S();                                     \
                 sum[i] = total[i] = (T)unit();                                                   \
             }                                                                                    \
-            k->finish_##S(m, n, biased ? bias : NULL, relu, masked ? bits : NULL, bit, bit_stride, \
+            k->epilogue_##S(m, n, biased ? bias : NULL, relu, masked ? bits : NULL, bit, bit_stride, \
                           scale, y, stride);                                                     \
             for (int64_t i = 0; i < size; ++i) {                                                 \
                 const int64_t row = i / stride, column = i % stride;                             \
@@ -465,23 +459,23 @@ CHECK_EVERY_VALUE(bf16)
                 }                                                                                \
                 same &= equal_##S(y[i], want);                                                   \
             }                                                                                    \
-            CHECK(same, "%s finish_" #S ", m %d, n %d, bias %d, relu %d, bits %d", isa, (int)m,  \
+            CHECK(same, "%s epilogue_" #S ", m %d, n %d, bias %d, relu %d, bits %d", isa, (int)m, \
                   (int)n, biased, relu, masked);                                                 \
-            k->unfinish_##S((size_t)n, scale, forward, dy, dz, sum);                             \
+            k->epilogue_backward_##S((size_t)n, scale, forward, dy, dz, sum);                     \
             same = 1;                                                                            \
             for (int64_t i = 0; i < n; ++i) {                                                    \
                 const T want = forward[i] > 0 ? dy[i] * scale : (T)0;                            \
                 same &= equal_##S(dz[i], want) & equal_##S(sum[i], total[i] + want);             \
             }                                                                                    \
-            CHECK(same, "%s unfinish_" #S ", n %d", isa, (int)n);                                \
+            CHECK(same, "%s epilogue_backward_" #S ", n %d", isa, (int)n);                        \
             for (int64_t i = 0; i < n; ++i) sum[i] = total[i];                                   \
-            k->unfinish_##S((size_t)n, scale, NULL, dy, masked ? dz : NULL, sum);                \
+            k->epilogue_backward_##S((size_t)n, scale, NULL, dy, masked ? dz : NULL, sum);        \
             same = 1;                                                                            \
             for (int64_t i = 0; i < n; ++i) {                                                    \
                 const T want = dy[i] * scale;                                                    \
                 same &= equal_##S(sum[i], total[i] + want) & (!masked || equal_##S(dz[i], want)); \
             }                                                                                    \
-            CHECK(same, "%s unfinish_" #S " without relu, n %d, dz %d", isa, (int)n, masked);    \
+            CHECK(same, "%s epilogue_backward_" #S " without relu, n %d, dz %d", isa, (int)n, masked); \
             free(c);                                                                             \
             free(y);                                                                             \
             free(bias);                                                                          \
@@ -496,7 +490,7 @@ CHECK_EVERY_VALUE(bf16)
     /* Squares of columns, and columns made shorter; what lies between the rows is not touched. */ \
     static void check_columns_##S(const cdrop_kernels *k) {                                      \
         for (int round = 0; round < 300; ++round) {                                              \
-            const int64_t rows = below(12), n = below(round % 10 ? 40 : CDROP_CLIP_COLUMNS + 1);                    \
+            const int64_t rows = below(12), n = below(round % 10 ? 40 : CDROP_CLIP_COLUMNS + 1);  \
             const int64_t stride = n + below(4), size = rows && n ? (rows - 1) * stride + n : 0; \
             const int few = round & 1;                                                           \
             T *w = buffer((size_t)size * sizeof(T)), *before = buffer((size_t)size * sizeof(T)); \
@@ -545,7 +539,7 @@ CHECK_EVERY_VALUE(bf16)
         }                                                                                        \
     }                                                                                            \
     /* One weight's step, each operation rounded on its own. */                                  \
-    static void plain_sgd_##S(const cdrop_recipe *a, T g, T *v, T *w) {                          \
+    static void plain_sgd_##S(const cdrop_hyperparameters *a, T g, T *v, T *w) {                  \
         const T weighed = (T)a->decay * *w, all = a->decay != 0 ? g + weighed : g;               \
         const T change = all * -(T)a->rate;                                                      \
         if (!v) {                                                                                \
@@ -564,7 +558,7 @@ CHECK_EVERY_VALUE(bf16)
         const T a = (T)beta * old, b = (T)rest * now;                                            \
         return a + b;                                                                            \
     }                                                                                            \
-    static void plain_update_##S(int rule, const cdrop_recipe *a, T g, T *m, T *v, T *d, T *w) {        \
+    static void plain_update_##S(int rule, const cdrop_hyperparameters *a, T g, T *m, T *v, T *d, T *w) { \
         const T gg = g * g, rate = (T)a->rate, epsilon = (T)a->epsilon;                          \
         T change = 0;                                                                            \
         if (rule == CDROP_SGD) {                                                                 \
@@ -629,7 +623,7 @@ CHECK_EVERY_VALUE(bf16)
                                (rule == CDROP_RMSPROP && one);                                   \
             const int with_d = rule == CDROP_RMSPROP && other;                                   \
             const double step = 1 + (double)below(50);                                           \
-            const cdrop_recipe a = {.rate = fabs(unit()), .momentum = fabs(unit()),              \
+            const cdrop_hyperparameters a = {.rate = fabs(unit()), .momentum = fabs(unit()),      \
                                     .decay = below(2) ? fabs(unit()) : 0, .beta_1 = 0.9,         \
                                     .beta_2 = 0.99, .rest_1 = 1 - 0.9, .rest_2 = 1 - 0.99,       \
                                     .scale = 1 / sqrt(1 - pow(0.99, step)), .epsilon = 1e-8,     \
@@ -655,7 +649,7 @@ CHECK_EVERY_VALUE(bf16)
                 square[i] = (double)i;                                                           \
                 g[i] = any64() % 8 ? (T)unit() : any_##S();                                      \
                 if (rule != CDROP_SGD || with_v || with_g || a.decay != 0)                       \
-                    plain_update_##S(rule, &a, with_g ? g[i] : (T)0, with_m ? want[0] + i : NULL,       \
+                    plain_update_##S(rule, &a, with_g ? g[i] : (T)0, with_m ? want[0] + i : NULL, \
                               with_v ? want[1] + i : NULL, with_d ? want[2] + i : NULL,          \
                               want[3] + i);                                                      \
             }                                                                                    \
@@ -708,10 +702,10 @@ CDROP_FOR_REAL_TYPES(CHECK_PRODUCT)
             const int64_t first = below(rows * n + 1), last = first + below(rows * n - first + 1); \
             const uint64_t index = given ? (uint64_t)below(70) : any64() >> 5;                   \
             const cdrop_draw draw = {dropcore_address_of(any64(), 5, 2, 2), any64() >> 31};      \
-            const int64_t n_a = part == CDROP_CONNECT_DX ? n : rows;                             \
-            const int64_t n_b = part == CDROP_CONNECT_DW ? n : rows * n;                         \
-            const int64_t n_out = part == CDROP_CONNECT_Y    ? n                                 \
-                                  : part == CDROP_CONNECT_DW ? rows * n                          \
+            const int64_t n_a = part == CDROP_DROPCONNECT_DX ? n : rows;                          \
+            const int64_t n_b = part == CDROP_DROPCONNECT_DW ? n : rows * n;                      \
+            const int64_t n_out = part == CDROP_DROPCONNECT_Y    ? n                              \
+                                  : part == CDROP_DROPCONNECT_DW ? rows * n                       \
                                                              : rows;                             \
             const size_t bytes = (size_t)(index % 70 + (uint64_t)(rows * n) + 7) / 8;            \
             T *a = buffer((size_t)n_a * sizeof(T)), *b = buffer((size_t)n_b * sizeof(T));        \
@@ -734,19 +728,19 @@ CDROP_FOR_REAL_TYPES(CHECK_PRODUCT)
                 if (!(given ? bit_of(bits, i)                                                    \
                             : dropcore_is_kept(&draw.address, draw.threshold, i)))               \
                     continue;                                                                    \
-                const int64_t to = part == CDROP_CONNECT_Y    ? column                           \
-                                   : part == CDROP_CONNECT_DW ? e                                \
+                const int64_t to = part == CDROP_DROPCONNECT_Y    ? column                        \
+                                   : part == CDROP_DROPCONNECT_DW ? e                             \
                                                               : row;                             \
-                const double term = (double)a[part == CDROP_CONNECT_DX ? column : row] *         \
-                                    (double)b[part == CDROP_CONNECT_DW ? column : e];            \
+                const double term = (double)a[part == CDROP_DROPCONNECT_DX ? column : row] *      \
+                                    (double)b[part == CDROP_DROPCONNECT_DW ? column : e];         \
                 want[to] += term;                                                                \
                 size[to] += fabs(term);                                                          \
             }                                                                                    \
-            k->connect_##S(part, &draw, bits, index, first, last, n, a, b, out);                 \
+            k->dropconnect_##S(part, &draw, bits, index, first, last, n, a, b, out);              \
             for (int64_t i = 0; i < n_out; ++i)                                                  \
                 same &= fabs((double)out[i] - want[i]) <=                                        \
                         (double)(rows + n + 4) * EPSILON_##S * size[i];                          \
-            CHECK(same, "%s connect_" #S ", part %d, given %d, n %d, [%d, %d)", isa, part, given, \
+            CHECK(same, "%s dropconnect_" #S ", part %d, given %d, n %d, [%d, %d)", isa, part, given, \
                   (int)n, (int)first, (int)last);                                                \
             free(a);                                                                             \
             free(b);                                                                             \
@@ -886,12 +880,12 @@ CDROP_FOR_REAL_TYPES(CHECK_ACTIVATIONS)
                     const double from_mean = (double)x[r * n + c] - 100 - sum / (double)rows;    \
                     const T from_centre = x[r * n + c] - centre[c];                              \
                     const T scaled = from_centre * gamma[c], sloped = from_centre * slope[c];    \
-                    const T straight = dy[r * n + c] * gamma[c], moved = straight + beta[c];     \
+                    const T moved = dy[r * n + c] + beta[c], whole = moved + sloped;             \
                     squares += from_mean * from_mean;                                            \
                     gradients += (double)dy[r * n + c];                                          \
                     products += (double)dy[r * n + c] * (double)from_centre;                     \
                     maps &= equal_##S(y[r * n + c], scaled + beta[c]);                           \
-                    maps &= equal_##S(dx[r * n + c], moved + sloped);                            \
+                    maps &= equal_##S(dx[r * n + c], whole * gamma[c]);                          \
                 }                                                                                \
                 columns &= fabs(mean[c] - 100 - sum / (double)rows) <= 1e-13;                    \
                 columns &= fabs(square[c] - squares) <= 1e-12;                                   \
@@ -963,7 +957,7 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
         return fabs((double)found - want) <= 16 * EPSILON_##S * (1 + fabs(want));                 \
     }                                                                                             \
     static void check_cells_##S(const cdrop_kernels *k) {                                         \
-        const int kinds[] = {CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU};                      \
+        const int kinds[] = {CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU};  \
         const size_t gates_of[] = {1, 1, 4, 3};                                                   \
         for (int round = 0; round < 400; ++round) {                                               \
             const int kind = kinds[round % 4];                                                    \
@@ -978,10 +972,10 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
             memcpy(q, extra, n * sizeof *q);                                                      \
             memcpy(d, dkept, n * sizeof *d);                                                      \
             k->cell_##S(kind, n, gates, extra, bias, kept, h, c);                                 \
-            k->uncell_##S(kind, n, gates, extra, kept, dh, dkept, dgates, dback);                 \
+            k->cell_back_##S(kind, n, gates, extra, kept, dh, dkept, dgates, dback);              \
             for (size_t u = 0; u < n; ++u) {                                                      \
                 const double before = (double)kept[u], g = (double)dh[u];                         \
-                if (kind == CDROP_CELL_LSTM) {                                                         \
+                if (kind == CDROP_CELL_LSTM) {                                                    \
                     const double i = plain_sigmoid(a[u]), f = plain_sigmoid(a[n + u]);            \
                     const double new = tanh(a[2 * n + u]), o = plain_sigmoid(a[3 * n + u]);       \
                     const double cell = f * before + i * new, t = tanh(cell);                     \
@@ -994,7 +988,7 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
                             near_##S(dgates[2 * n + u], dc * i * (1 - new * new)) &               \
                             near_##S(dgates[3 * n + u], g * t * o * (1 - o)) &                    \
                             near_##S(dkept[u], dc * f);                                           \
-                } else if (kind == CDROP_CELL_GRU) {                                                   \
+                } else if (kind == CDROP_CELL_GRU) {                                              \
                     const double z = plain_sigmoid(a[u]), r = plain_sigmoid(a[n + u]);            \
                     const double inner = (double)q[u] + (double)bias[u];                          \
                     const double new = tanh((double)a[2 * n + u] + r * inner);                    \
@@ -1010,14 +1004,14 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
                             near_##S(dkept[u], g * z);                                            \
                 } else {                                                                          \
                     const double x = (double)a[u], t = tanh(x);                                   \
-                    const double want = kind == CDROP_CELL_TANH ? t : x > 0 ? x : 0;                   \
-                    const double slope = kind == CDROP_CELL_TANH ? 1 - t * t : x > 0;                  \
+                    const double want = kind == CDROP_CELL_TANH ? t : x > 0 ? x : 0;              \
+                    const double slope = kind == CDROP_CELL_TANH ? 1 - t * t : x > 0;             \
                     same &= near_##S(h[u], want) & near_##S(gates[u], want);                      \
                     back &= near_##S(dgates[u], g * slope);                                       \
                 }                                                                                 \
             }                                                                                     \
             CHECK(same, "%s cell_" #S ", kind %d, n %zu", isa, kind, n);                          \
-            CHECK(back, "%s uncell_" #S ", kind %d, n %zu", isa, kind, n);                        \
+            CHECK(back, "%s cell_back_" #S ", kind %d, n %zu", isa, kind, n);                     \
             free(gates);                                                                          \
             free(extra);                                                                          \
             free(bias);                                                                           \
@@ -1059,7 +1053,7 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
             }                                                                                     \
             CHECK(same, "%s mix_" #S ", n %zu, bits %d", isa, n, given);                          \
             same = 1;                                                                             \
-            k->unmix_##S(n, given ? bits : NULL, first, share, to, part);                         \
+            k->mix_back_##S(n, given ? bits : NULL, first, share, to, part);                      \
             for (size_t i = 0; i < n; ++i) {                                                      \
                 const int taken = bit_of(bits, first + i);                                        \
                 const T whole = !given ? fresh[i] * share + old[i] * ((T)1 - share)               \
@@ -1067,7 +1061,7 @@ static double plain_sigmoid(double a) { return 1 / (1 + exp(-a)); }
                 same &= equal_##S(part[i], !given ? whole * share : taken ? whole : (T)0);        \
                 same &= equal_##S(to[i], !given ? whole * ((T)1 - share) : taken ? (T)0 : whole); \
             }                                                                                     \
-            CHECK(same, "%s unmix_" #S ", n %zu, bits %d", isa, n, given);                        \
+            CHECK(same, "%s mix_back_" #S ", n %zu, bits %d", isa, n, given);                     \
             free(bits);                                                                           \
             free(fresh);                                                                          \
             free(old);                                                                            \
@@ -1105,9 +1099,9 @@ CDROP_FOR_REAL_TYPES(CHECK_CELLS)
                 for (int64_t d = 0; d < (depth < high ? high : depth); ++d) {                    \
                     const int64_t at = first + i, number = depth0 + d, tap = number / p.taken;   \
                     const int64_t y = at / p.out_width % p.out_height * p.stride_height +        \
-                                      tap / p.kernel_width * p.dilation_height - p.before_height; \
+                                      tap / p.kernel_width * p.dilation_height - p.pad_before_height; \
                     const int64_t z = at % p.out_width * p.stride_width +                        \
-                                      tap % p.kernel_width * p.dilation_width - p.before_width;  \
+                                      tap % p.kernel_width * p.dilation_width - p.pad_before_width; \
                     const int64_t image = at / p.out_width / p.out_height;                       \
                     const int inside = y >= 0 && y < p.height && z >= 0 && z < p.width;          \
                     const T want = inside ? x[((image * p.height + y) * p.width + z) * channels + \
@@ -1169,9 +1163,9 @@ CDROP_FOR_REAL_TYPES(CHECK_CELLS)
                 T sum = 0;                                                                       \
                 for (int pass = 0; pass < 2; ++pass) /* what is inside, then its gradient */     \
                     for (int64_t w = 0; w < p.kernel_height * p.kernel_width; ++w) {             \
-                        const int64_t r = row * p.stride_height - p.before_height + w / p.kernel_width; \
+                        const int64_t r = row * p.stride_height - p.pad_before_height + w / p.kernel_width; \
                         const int64_t s =                                                        \
-                            column * p.stride_width - p.before_width + w % p.kernel_width;       \
+                            column * p.stride_width - p.pad_before_width + w % p.kernel_width;    \
                         if (r < 0 || r >= p.height || s < 0 || s >= width) continue;             \
                         const int64_t at = ((image * p.height + r) * p.width + s) * channels + c; \
                         if (pass) {                                                              \
@@ -1224,7 +1218,7 @@ static double normal_error(uint32_t w, double z) {
 
 #define CHECK_NORMAL(T, C, S)                                                                    \
     static void check_normal_##S(const cdrop_kernels *k) {                                       \
-        const uint32_t ends[] = {0, 1, 2, 3, 255, 322122545, 322122546, 322122547, 322122548,       \
+        const uint32_t ends[] = {0, 1, 2, 3, 255, 322122545, 322122546, 322122547, 322122548,     \
                                  0x7FFFFFFEu, 0x7FFFFFFFu};                                      \
         const size_t sizes[] = {1, 22, 1023, 1024, 1025, 20000};                                  \
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {                               \
@@ -1233,13 +1227,13 @@ static double normal_error(uint32_t w, double z) {
             T *z = buffer(n * sizeof *z);                                                         \
             int near = 1;                                                                         \
             for (size_t i = 0; i < n; ++i)                                                        \
-                w[i] = i < 11 ? ends[i] : i < 22 ? ~ends[i - 11] : (uint32_t)any64();              \
+                w[i] = i < 11 ? ends[i] : i < 22 ? ~ends[i - 11] : (uint32_t)any64();             \
             k->normal_##S(n, w, z);                                                               \
             for (size_t i = 0; i < n; ++i) {                                                      \
-                const double bound = sizeof(T) == 4 ? 0x1p-22 : 0x1p-48;                           \
-                near &= normal_error(w[i], (double)z[i]) <= bound * fabs((double)z[i]);            \
+                const double bound = sizeof(T) == 4 ? 0x1p-22 : 0x1p-48;                          \
+                near &= normal_error(w[i], (double)z[i]) <= bound * fabs((double)z[i]);           \
             }                                                                                     \
-            CHECK(near, "%s normal_" #S ", n %d", isa, (int)n);                                    \
+            CHECK(near, "%s normal_" #S ", n %d", isa, (int)n);                                   \
             free(w);                                                                              \
             free(z);                                                                              \
         }                                                                                         \

@@ -230,10 +230,10 @@ def test_the_gradient_of_a_tall_bias(isa, threads):
         y, dy = normal(m, n, dtype=np.float64), normal(m, n, dtype=np.float64, seed=1)
         for relu, wanted in ((y, np.where(y > 0, dy * 1.5, 0)), (None, dy * 1.5)):
             dz, dbias, alone = np.empty_like(dy), np.empty(n), np.empty(n)
-            _core.unfinish(dz, relu, dy, 1.5, dbias)
+            _core.epilogue_backward(dz, relu, dy, 1.5, dbias)
             np.testing.assert_array_equal(dz, wanted)
             close(dbias, wanted.sum(axis=0))
-            _core.unfinish(None, relu, dy, 1.5, alone)
+            _core.epilogue_backward(None, relu, dy, 1.5, alone)
             assert alone.tobytes() == dbias.tobytes()
 
 

@@ -36,7 +36,6 @@ from dropcore._core import product as product
 from dropcore._core import set_threads as set_threads
 from dropcore._core import softmax as softmax
 from dropcore._core import sum_columns as sum_columns
-from dropcore._core import unfinish as unfinish
 from dropcore.key import Key
 
 Array = npt.NDArray[Any]
@@ -193,7 +192,7 @@ def dropout_fast(
     elif type(out) is not np.ndarray:
         return None
     try:
-        done = _core.dropout_quick(x, out, kept, seed, stream, step, offset)
+        done = _core.dropout_fast(x, out, kept, seed, stream, step, offset)
     except (BufferError, OverflowError, ValueError):
         return None
     return out if done else None
@@ -320,7 +319,7 @@ def sparse_product(out: Array, x: Any, b: Array) -> None:
 def dropconnect_matmul(which: str, out: Array, a: Array, b: Array, mask: Decisions) -> None:
     """One of the three products with a (B, K, N) weight mask; adds to contiguous out."""
     key = mask.key or Key(0)
-    _core.connect_product(
+    _core.dropconnect_matmul(
         which, out, a, b, mask.bits, key.seed, key.stream, key.step, mask.domain,
         cast(int, mask.threshold), mask.offset,
     )  # fmt: skip

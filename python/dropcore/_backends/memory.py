@@ -26,5 +26,5 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     size = math.prod(shape)
     if size * kind.itemsize < SMALL:
         return np.empty(shape, kind)
-    room = memoryview(_core.Room(size * kind.itemsize))
+    room = memoryview(_core.PooledBuffer(size * kind.itemsize))
     return np.frombuffer(room, kind, size).reshape(shape)

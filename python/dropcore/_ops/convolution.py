@@ -170,7 +170,8 @@ class ConvolutionOp:
         turned = turned.transpose(0, 1, 4, 3, 2)
         dx = backend.empty((len(dz), *where.image, groups * channels), dz.dtype)
         rows, columns = (
-            [_phase(where, axis, phase) for phase in range(where.stride[axis])] for axis in (0, 1)
+            [_phase(where, axis, n) for n in range(min(where.stride[axis], where.image[axis]))]
+            for axis in (0, 1)
         )
         for top, (row_taps, *row) in enumerate(rows):
             for left, (column_taps, *column) in enumerate(columns):
@@ -202,7 +203,8 @@ def _phase(geometry: Geometry, axis: int, phase: int) -> tuple[slice, int, int]:
     stride, dilation = geometry.stride[axis], geometry.dilation[axis]
     kernel, place = geometry.kernel[axis], phase + geometry.pad_before[axis]
     common = math.gcd(stride, dilation)
-    first = next((k for k in range(stride) if (place - k * dilation) % stride == 0), kernel)
+    some = range(min(stride, kernel))
+    first = next((k for k in some if (place - k * dilation) % stride == 0), kernel)
     taps = range(first, kernel, stride // common)
     if not taps:
         return slice(0, 0), 1, 0

@@ -1,7 +1,7 @@
 /* Activations of n numbers, and the way back. Included once per real dtype.
  *
- * F(NAME)(x, a) is the function, with a its parameter where it has one. F(NAME_back)(held, dy, a)
- * is dy f'(x): held is y where the derivative is a function of y, for y is there anyway; else x.
+ * F(NAME)(x, a) is the function, with a its parameter where it has one. F(NAME_back)(saved, dy, a)
+ * is dy f'(x): saved is y where the derivative is a function of y, for y is there anyway; else x.
  * The softmax of a row sums in CDROP_SUMS interleaved parts, whatever the instruction set.
  */
 
@@ -126,12 +126,12 @@ static void F(activate)(int kind, size_t n, T a, const T *x, T *y) {
     }
 }
 
-static void F(activate_back)(int kind, size_t n, T a, const T *held, const T *dy, T *dx) {
+static void F(activate_back)(int kind, size_t n, T a, const T *saved, const T *dy, T *dx) {
     switch (kind) {
 #define LOOP(KIND, name)                                                                  \
     case CDROP_##KIND:                                                                    \
         INDEPENDENT                                                                       \
-        for (size_t i = 0; i < n; ++i) dx[i] = F(CONCAT(name, back))(held[i], dy[i], a);  \
+        for (size_t i = 0; i < n; ++i) dx[i] = F(CONCAT(name, back))(saved[i], dy[i], a);  \
         break;
         CDROP_FOR_ACTIVATIONS(LOOP)
 #undef LOOP

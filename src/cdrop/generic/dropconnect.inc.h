@@ -2,9 +2,9 @@
  *
  * The (K, N) mask of a sample is drawn chunk by chunk into a buffer of 512 bytes, used, and
  * forgotten; a mask that was given is read instead. With a__k of the sample and its rows k:
- *   CDROP_CONNECT_Y    out__n    += a_k * b__kn   where kept      b = w
- *   CDROP_CONNECT_DW   out__kn   += a_k * b__n    where kept      b = dz of the sample
- *   CDROP_CONNECT_DX   out__k    += sum_n a__n * b__kn where kept, a = dz of the sample, b = w
+ *   CDROP_DROPCONNECT_Y    out__n    += a_k * b__kn   where kept      b = w
+ *   CDROP_DROPCONNECT_DW   out__kn   += a_k * b__n    where kept      b = dz of the sample
+ *   CDROP_DROPCONNECT_DX   out__k    += sum_n a__n * b__kn where kept, a = dz of the sample, b = w
  */
 
 static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y) {
@@ -43,7 +43,7 @@ static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T
     return total;
 }
 
-static void F(connect)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,
+static void F(dropconnect)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,
                        int64_t first, int64_t last, int64_t n, const T *a, const T *b, T *out) {
     ALIGNED uint8_t drawn[CHUNK / 8];
     decider d;
@@ -64,9 +64,9 @@ static void F(connect)(int part, const cdrop_draw *draw, const uint8_t *bits, ui
         for (const int64_t end = first + now; first < end;) {
             const int64_t k = first / n, column = first % n;
             const int64_t run = n - column < end - first ? n - column : end - first;
-            if (part == CDROP_CONNECT_Y)
+            if (part == CDROP_DROPCONNECT_Y)
                 F(axpy)((size_t)run, now_bits, bit, a[k], b + k * n + column, out + column);
-            else if (part == CDROP_CONNECT_DW)
+            else if (part == CDROP_DROPCONNECT_DW)
                 F(axpy)((size_t)run, now_bits, bit, a[k], b + column, out + k * n + column);
             else
                 out[k] += F(dot)((size_t)run, now_bits, bit, a + column, b + k * n + column);

@@ -72,12 +72,12 @@ const cdrop_kernels TABLE(ISA) = {
     CDROP_FOR_TYPES(ENTRIES)
 #undef ENTRIES
 #define ENTRIES(T, C, S)                                                                         \
-    .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,             \
-    .pack_##S = pack_##S, .block_##S = block_##S, .finish_##S = finish_##S,                      \
+    .tile_rows_##S = v_##S##_ROWS, .tile_columns_##S = v_##S##_COLUMNS * v_##S##_LANES,           \
+    .pack_##S = pack_##S, .block_##S = block_##S, .epilogue_##S = epilogue_##S,                   \
     .block_along_##S = block_along_##S, .block_across_##S = block_across_##S,                    \
     .lines_##S = lines_##S, .pool_##S = pool_##S, .pool_back_##S = pool_back_##S,                \
-    .unfinish_##S = unfinish_##S,                                                                \
-    .axpy_##S = axpy_##S, .dot_##S = dot_##S, .connect_##S = connect_##S,
+    .epilogue_backward_##S = epilogue_backward_##S,                                               \
+    .axpy_##S = axpy_##S, .dropconnect_##S = dropconnect_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 #define ENTRIES(T, C, S) /* norms and updates */                                                  \
@@ -95,7 +95,8 @@ const cdrop_kernels TABLE(ISA) = {
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 #define ENTRIES(T, C, S) /* recurrent cells */                                                    \
-    .cell_##S = cell_##S, .uncell_##S = uncell_##S, .mix_##S = mix_##S, .unmix_##S = unmix_##S,
+    .cell_##S = cell_##S, .cell_back_##S = cell_back_##S, .mix_##S = mix_##S,                      \
+    .mix_back_##S = mix_back_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)
 #undef ENTRIES
 #define ENTRIES(T, C, S) .normal_##S = normal_##S,

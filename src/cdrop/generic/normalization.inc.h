@@ -45,15 +45,17 @@ static void F(column_products)(size_t rows, size_t n, const T *restrict centre,
         }
 }
 
-/* dx__rc = dy__rc factor__c + (x__rc - centre__c) slope__c + offset__c. */
+/* dx__rc = (dy__rc + offset__c + (x__rc - centre__c) slope__c) factor__c. The factor comes last: slope
+ * times factor is about the inverse square of the deviation, which may be denormal. */
 static void F(map_columns_back)(size_t rows, size_t n, const T *restrict centre,
                                 const T *restrict factor, const T *restrict slope,
                                 const T *restrict offset, const T *restrict x,
                                 const T *restrict dy, T *restrict dx) {
     for (size_t r = 0; r < rows; ++r)
         for (size_t c = 0; c < n; ++c)
-            dx[r * n + c] = (dy[r * n + c] * factor[c] + offset[c]) +
-                            (x[r * n + c] - centre[c]) * slope[c];
+            dx[r * n + c] = ((dy[r * n + c] + offset[c]) +
+                             (x[r * n + c] - centre[c]) * slope[c]) *
+                            factor[c];
 }
 
 static inline double F(added)(const double *part) {
@@ -70,6 +72,12 @@ typedef struct {
 static inline F(row_map) F(row_map_of)(double mean, double scale) {
     const T centre = (T)mean;
     return (F(row_map)){centre, (T)scale, (T)(((double)centre - mean) * scale)};
+}
+
+/* Whether differences within a row may be beyond the range of T, and are taken in float64: never of
+ * double, whose squares leave the range of float64 before that. */
+static inline int F(is_wide)(double scale) {
+    return sizeof(T) < sizeof(double) && scale < CDROP_WIDE_SCALE;
 }
 
 /* y__rc = (x__rc - mean__r) scale__r gamma__c + beta__c, scale = 1 / sqrt(variance + epsilon), of
@@ -97,12 +105,17 @@ static void F(normalize_rows)(size_t rows, size_t n, double epsilon, const T *re
         mean[r] = first + shift;
         scale[r] = 1 / sqrt((variance < 0 ? 0 : variance) + epsilon);
         const F(row_map) map = F(row_map_of)(mean[r], scale[r]);
+        if (F(is_wide)(scale[r])) {
+            for (c = 0; c < n; ++c)
+                y[c] = (T)(((double)x[c] - mean[r]) * scale[r]) * gamma[c] + beta[c];
+            continue;
+        }
         for (c = 0; c < n; ++c)
             y[c] = ((x[c] - map.centre) * map.factor + map.offset) * gamma[c] + beta[c];
     }
 }
 
-/* The way back: with h = (x - mean) scale and g = dy gamma, whose means over the row are taken,
+/* The backward pass: with h = (x - mean) scale and g = dy gamma, whose means over the row are taken,
  * dx = scale (g - mean(g) - h mean(g h)). dgamma__c += dy__rc h__rc and dbeta__c += dy__rc over
  * the rows. */
 static void F(normalize_rows_back)(size_t rows, size_t n, const T *restrict gamma,
@@ -112,9 +125,17 @@ static void F(normalize_rows_back)(size_t rows, size_t n, const T *restrict gamm
     for (size_t r = 0; r < rows; ++r, x += n, dy += n, dx += n) {
         const F(row_map) map = F(row_map_of)(mean[r], scale[r]);
         double sum[CDROP_SUMS] = {0}, product[CDROP_SUMS] = {0};
+        const int wide = F(is_wide)(scale[r]);
         size_t c = 0;
-        for (size_t i = 0; i < n; ++i) {
+        const size_t n_close = wide ? 0 : n, n_wide = wide ? n : 0;
+        for (size_t i = 0; i < n_close; ++i) {
             const T h = (x[i] - map.centre) * map.factor + map.offset;
+            dx[i] = h;
+            dgamma[i] += (double)(dy[i] * h);
+            dbeta[i] += (double)dy[i];
+        }
+        for (size_t i = 0; i < n_wide; ++i) {
+            const T h = (T)(((double)x[i] - mean[r]) * scale[r]);
             dx[i] = h;
             dgamma[i] += (double)(dy[i] * h);
             dbeta[i] += (double)dy[i];
@@ -132,6 +153,11 @@ static void F(normalize_rows_back)(size_t rows, size_t n, const T *restrict gamm
         }
         const T g_mean = (T)(F(added)(sum) / (double)n);
         const T product_mean = (T)(F(added)(product) / (double)n);
+        if (wide) {
+            for (size_t i = 0; i < n; ++i)
+                dx[i] = (T)((double)(dy[i] * gamma[i] - g_mean - dx[i] * product_mean) * scale[r]);
+            continue;
+        }
         for (size_t i = 0; i < n; ++i)
             dx[i] = (dy[i] * gamma[i] - g_mean - dx[i] * product_mean) * map.factor;
     }

@@ -17,7 +17,7 @@ static inline T F(sgd_change)(T rate, T decay, const T *g, size_t i, T w) {
     return g ? g[i] * -rate : -(T)0; /* 0 times -rate */
 }
 
-static inline void F(sgd_form)(size_t n, const cdrop_recipe *a, T decay, int nesterov,
+static inline void F(sgd_form)(size_t n, const cdrop_hyperparameters *a, T decay, int nesterov,
                                const T *restrict g, T *restrict v, T *restrict w,
                                double *restrict square) {
     const T rate = (T)a->rate, momentum = (T)a->momentum;
@@ -31,7 +31,7 @@ static inline void F(sgd_form)(size_t n, const cdrop_recipe *a, T decay, int nes
     }
 }
 
-static inline void F(sgd_plain)(size_t n, const cdrop_recipe *a, T decay, const T *restrict g,
+static inline void F(sgd_plain)(size_t n, const cdrop_hyperparameters *a, T decay, const T *restrict g,
                                 T *restrict w, double *restrict square) {
     const T rate = (T)a->rate;
     for (size_t i = 0; i < n; ++i) {
@@ -44,7 +44,7 @@ static inline void F(sgd_plain)(size_t n, const cdrop_recipe *a, T decay, const 
 
 /* change = -rate (g + decay w): w <- w + change, or with velocity v: v <- momentum v + change,
  * w <- w + v, and with nesterov w <- w + momentum v + change. */
-static void F(sgd)(size_t n, const cdrop_recipe *a, const T *g, T *m, T *v, T *d, T *w,
+static void F(sgd)(size_t n, const cdrop_hyperparameters *a, const T *g, T *m, T *v, T *d, T *w,
                    double *square) {
     const T decay = (T)a->decay;
     (void)m;
@@ -70,7 +70,7 @@ static void F(sgd)(size_t n, const cdrop_recipe *a, const T *g, T *m, T *v, T *d
 }
 
 /* The same for some columns of v__n and w__n, with their gradient g__columns. */
-static void F(sgd_some)(size_t columns, const int64_t *column, const cdrop_recipe *a,
+static void F(sgd_some)(size_t columns, const int64_t *column, const cdrop_hyperparameters *a,
                         const T *restrict g, T *restrict v, T *restrict w) {
     for (size_t c = 0; c < columns; ++c)
         F(sgd)(1, a, g + c, NULL, v ? v + column[c] : NULL, NULL, w + column[c], NULL);
@@ -78,7 +78,7 @@ static void F(sgd_some)(size_t columns, const int64_t *column, const cdrop_recip
 
 /* m <- beta_1 m + rest_1 g, v <- beta_2 v + rest_2 g^2,
  * w <- keep w - rate m / (sqrt(v) scale + epsilon). */
-static inline void F(adam_form)(size_t n, const cdrop_recipe *a, const T *restrict g,
+static inline void F(adam_form)(size_t n, const cdrop_hyperparameters *a, const T *restrict g,
                                 T *restrict m, T *restrict v, T *restrict d, T *restrict w,
                                 double *restrict square) {
     const T beta_1 = (T)a->beta_1, beta_2 = (T)a->beta_2, rest_1 = (T)a->rest_1;
@@ -101,7 +101,7 @@ static inline void F(adam_form)(size_t n, const cdrop_recipe *a, const T *restri
 /* v <- beta_2 v + rest_2 g^2, spread = v, or with m: m <- beta_2 m + rest_2 g, spread = v - m^2,
  * change = -rate g / (sqrt(spread) + epsilon): w <- w + change, or with d: d <- momentum d + change,
  * w <- w + d. */
-static inline void F(rmsprop_form)(size_t n, const cdrop_recipe *a, const T *restrict g,
+static inline void F(rmsprop_form)(size_t n, const cdrop_hyperparameters *a, const T *restrict g,
                                    T *restrict m, T *restrict v, T *restrict d, T *restrict w,
                                    double *restrict square) {
     const T beta = (T)a->beta_2, rest = (T)a->rest_2, rate = (T)a->rate;
@@ -129,7 +129,7 @@ static inline void F(rmsprop_form)(size_t n, const cdrop_recipe *a, const T *res
 }
 
 /* v <- v + g^2, w <- w - rate g / (sqrt(v) + epsilon). */
-static inline void F(adagrad_form)(size_t n, const cdrop_recipe *a, const T *restrict g,
+static inline void F(adagrad_form)(size_t n, const cdrop_hyperparameters *a, const T *restrict g,
                                    T *restrict m, T *restrict v, T *restrict d, T *restrict w,
                                    double *restrict square) {
     const T rate = (T)a->rate, epsilon = (T)a->epsilon;
@@ -147,7 +147,7 @@ static inline void F(adagrad_form)(size_t n, const cdrop_recipe *a, const T *res
 
 /* v <- beta_2 v + rest_2 g^2, change = sqrt(m + epsilon) / sqrt(v + epsilon) g,
  * m <- beta_2 m + rest_2 change^2, w <- w - rate change. */
-static inline void F(adadelta_form)(size_t n, const cdrop_recipe *a, const T *restrict g,
+static inline void F(adadelta_form)(size_t n, const cdrop_hyperparameters *a, const T *restrict g,
                                     T *restrict m, T *restrict v, T *restrict d, T *restrict w,
                                     double *restrict square) {
     const T beta = (T)a->beta_2, rest = (T)a->rest_2, rate = (T)a->rate;
@@ -168,7 +168,7 @@ static inline void F(adadelta_form)(size_t n, const cdrop_recipe *a, const T *re
 
 /* The body once for each of the frequent forms, so that its loop has no condition in it. */
 #define UPDATE(rule)                                                                            \
-    static void F(rule)(size_t n, const cdrop_recipe *a, const T *g, T *m, T *v, T *d, T *w,     \
+    static void F(rule)(size_t n, const cdrop_hyperparameters *a, const T *g, T *m, T *v, T *d, T *w, \
                         double *square) {                                                       \
         if (g && square)                                                                         \
             F(rule##_form)(n, a, g, m, v, d, w, square);                                         \

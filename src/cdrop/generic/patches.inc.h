@@ -43,8 +43,8 @@ static void F(lines)(const cdrop_patches *p, int64_t position0, int64_t n, int64
     int64_t column = position0 % p->out_width, row = position0 / p->out_width % p->out_height;
     const T *image = data + position0 / p->out_width / p->out_height * p->height * limit;
     for (int64_t i = 0; i < n; ++i) {
-        const int64_t top = row * p->stride_height - p->before_height;
-        const int64_t left = (column * p->stride_width - p->before_width) * p->channels +
+        const int64_t top = row * p->stride_height - p->pad_before_height;
+        const int64_t left = (column * p->stride_width - p->pad_before_width) * p->channels +
                              p->first_channel;
         const int64_t step = p->dilation_width * p->channels;
         int64_t y = top + run0 / runs_a_row * p->dilation_height, x = run0 % runs_a_row;

@@ -5,7 +5,7 @@
  * summed by one thread, in the order of the windows.
  */
 
-#define POOL_CHANNELS 32 /* at a time: their maxima and places stay in registers */
+#define POOL_CHANNELS 32 /* at a time: their maxima and their argmax stay in registers */
 
 typedef struct {
     int64_t top, bottom, left, right; /* inside the image, behind the last one */
@@ -17,8 +17,8 @@ static inline F(window) F(window_at)(const cdrop_pool *p, int64_t image, int64_t
                                      int64_t column) {
     F(window) w;
     const int64_t width = p->lengths ? p->lengths[image] : p->width;
-    w.top_place = row * p->stride_height - p->before_height;
-    w.left_place = column * p->stride_width - p->before_width;
+    w.top_place = row * p->stride_height - p->pad_before_height;
+    w.left_place = column * p->stride_width - p->pad_before_width;
     w.top = w.top_place < 0 ? 0 : w.top_place;
     w.left = w.left_place < 0 ? 0 : w.left_place;
     w.bottom = w.top_place + p->kernel_height;
@@ -31,9 +31,9 @@ static inline F(window) F(window_at)(const cdrop_pool *p, int64_t image, int64_t
     return w;
 }
 
-/* The greatest of n channels, NaN above all, and its place in the window; 0 and -1 of none. */
+/* The greatest of n channels, NaN above all, and its place in the window (the argmax); 0 and -1 of none. */
 static inline void F(max_window)(const cdrop_pool *p, const F(window) * w, int n, const T *image,
-                                 T *y, int32_t *place) {
+                                 T *y, int32_t *argmax) {
     T best[POOL_CHANNELS];
     int32_t at[POOL_CHANNELS];
     const int none = w->top >= w->bottom || w->left >= w->right;
@@ -52,7 +52,7 @@ static inline void F(max_window)(const cdrop_pool *p, const F(window) * w, int n
             }
         }
     for (int c = 0; c < n; ++c) y[c] = best[c];
-    for (int c = 0; c < n; ++c) place[c] = at[c];
+    for (int c = 0; c < n; ++c) argmax[c] = at[c];
 }
 
 static inline void F(average_window)(const cdrop_pool *p, const F(window) * w, int n,
@@ -67,9 +67,9 @@ static inline void F(average_window)(const cdrop_pool *p, const F(window) * w, i
     for (int c = 0; c < n; ++c) y[c] = sum[c] / w->count;
 }
 
-/* Rows [row0, row0 + rows) of the output, counted over all images. place is NULL for averages. */
+/* Rows [row0, row0 + rows) of the output, counted over all images. argmax is NULL for averages. */
 static void F(pool)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x, T *y,
-                    int32_t *place) {
+                    int32_t *argmax) {
     const int64_t channels = p->channels;
     for (int64_t row = row0; row < row0 + rows; ++row) {
         const int64_t image = row / p->out_height;
@@ -78,11 +78,11 @@ static void F(pool)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x,
             const F(window) w = F(window_at)(p, image, row % p->out_height, column);
             const int64_t to = (row * p->out_width + column) * channels;
             int64_t c = 0;
-            if (place) {
+            if (argmax) {
                 for (; c + POOL_CHANNELS <= channels; c += POOL_CHANNELS)
-                    F(max_window)(p, &w, POOL_CHANNELS, from + c, y + to + c, place + to + c);
+                    F(max_window)(p, &w, POOL_CHANNELS, from + c, y + to + c, argmax + to + c);
                 if (c < channels)
-                    F(max_window)(p, &w, (int)(channels - c), from + c, y + to + c, place + to + c);
+                    F(max_window)(p, &w, (int)(channels - c), from + c, y + to + c, argmax + to + c);
             } else {
                 for (; c + POOL_CHANNELS <= channels; c += POOL_CHANNELS)
                     F(average_window)(p, &w, POOL_CHANNELS, from + c, y + to + c);
@@ -93,13 +93,13 @@ static void F(pool)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x,
     }
 }
 
-/* dx of one image from its dy; place is NULL for averages. */
+/* dx of one image from its dy; argmax is NULL for averages. */
 static void F(pool_back)(const cdrop_pool *p, int64_t image, const T *restrict dy,
-                         const int32_t *restrict place, T *restrict dx) {
+                         const int32_t *restrict argmax, T *restrict dx) {
     const int64_t channels = p->channels, size = p->out_height * p->out_width * channels;
     dx += image * p->height * p->width * channels;
     dy += image * size;
-    if (place) place += image * size;
+    if (argmax) argmax += image * size;
     memset(dx, 0, sizeof(T) * (size_t)(p->height * p->width * channels));
     for (int64_t row = 0; row < p->out_height; ++row)
         for (int64_t column = 0; column < p->out_width; ++column, dy += channels) {
@@ -109,13 +109,13 @@ static void F(pool_back)(const cdrop_pool *p, int64_t image, const T *restrict d
                     T *to = dx + (r * p->width + s) * channels;
                     const int32_t here =
                         (int32_t)((r - w.top_place) * p->kernel_width + (s - w.left_place));
-                    if (place)
+                    if (argmax)
                         for (int64_t c = 0; c < channels; ++c)
-                            to[c] += place[c] == here ? dy[c] : (T)0;
+                            to[c] += argmax[c] == here ? dy[c] : (T)0;
                     else
                         for (int64_t c = 0; c < channels; ++c) to[c] += dy[c] / w.count;
                 }
-            if (place) place += channels;
+            if (argmax) argmax += channels;
         }
 }
 

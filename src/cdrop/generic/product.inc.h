@@ -89,9 +89,9 @@ static inline void F(pack_across)(const cdrop_factor *f, const T *data, int64_t 
                                   T *out) {
     const int64_t together = TOGETHER / width * width;
     const T scale = (T)f->scale;
-    const int in_line = f->panel_stride == 1, straight = in_line && !f->panel_index;
-    const int copied = straight && !f->bits && f->scale == 1.0;
-    const int applied = straight && f->bits && f->bit_panel_stride == 1;
+    const int in_line = f->panel_stride == 1, contiguous = in_line && !f->panel_index;
+    const int copied = contiguous && !f->bits && f->scale == 1.0;
+    const int applied = contiguous && f->bits && f->bit_panel_stride == 1;
     F(picks) picks;
     T picked[TOGETHER + V(LANES)];
     for (int64_t start = 0; start < n_panel; start += together) {
@@ -330,7 +330,7 @@ static void F(block_across)(int64_t m, int64_t n, int64_t depth, const T *const 
     F(tiles)(F(ACROSS), m, n, depth, NULL, lines, b, c, c_stride, accumulate, NULL);
 }
 
-static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,
+static void F(epilogue)(int64_t m, int64_t n, const T *bias, int relu, const uint8_t *bits,
                       uint64_t bit, int64_t bit_stride, T scale, T *c, int64_t c_stride) {
     const V(vec) s = V(set1)(scale);
     for (int64_t r = 0; r < m; ++r, c += c_stride, bit += (uint64_t)bit_stride) {
@@ -356,7 +356,7 @@ static void F(finish)(int64_t m, int64_t n, const T *bias, int relu, const uint8
     }
 }
 
-/* The way back through finish: under relu y tells where it was positive and kept. */
+/* The backward pass of the epilogue: under relu y tells where it was positive and kept. */
 static inline void F(unfinish_form)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
     const V(vec) s = V(set1)(scale);
     size_t i = 0;
@@ -373,7 +373,7 @@ static inline void F(unfinish_form)(size_t n, T scale, const T *y, const T *dy, 
     }
 }
 
-static void F(unfinish)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
+static void F(epilogue_backward)(size_t n, T scale, const T *y, const T *dy, T *dz, T *sum) {
     if (y && dz)
         F(unfinish_form)(n, scale, y, dy, dz, sum);
     else if (dz)

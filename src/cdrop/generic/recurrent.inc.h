@@ -99,7 +99,7 @@ static inline void F(simple_back)(size_t n, int relu, const T *restrict h, const
 
 /* The gradients of what the products gave: dgates of the input's product, dback of the recurrent
  * one, which differs for GRU only. dkept: LSTM in that of c', out that of kept; GRU out. */
-static void F(uncell)(int kind, size_t n, const T *gates, const T *extra, const T *kept, const T *dh,
+static void F(cell_back)(int kind, size_t n, const T *gates, const T *extra, const T *kept, const T *dh,
                       T *dkept, T *dgates, T *dback) {
     if (kind == CDROP_CELL_LSTM)
         F(lstm_back)(n, gates, gates + n, gates + 2 * n, gates + 3 * n, extra, kept, dh, dkept,
@@ -133,7 +133,7 @@ static void F(mix)(size_t n, const uint8_t *bits, uint64_t bit, T share, const T
 }
 
 /* Its gradient d, parted: dfresh = bit ? d : 0 and d = bit ? 0 : d, or by share. */
-static void F(unmix)(size_t n, const uint8_t *bits, uint64_t bit, T share, T *d, T *dfresh) {
+static void F(mix_back)(size_t n, const uint8_t *bits, uint64_t bit, T share, T *d, T *dfresh) {
     const V(vec) s = V(set1)(bits ? (T)1 : share), rest = V(set1)(bits ? (T)1 : (T)1 - share);
     size_t i = 0;
     for (; i + 32 <= n; i += 32) {

@@ -2,6 +2,10 @@
 #ifndef CDROP_WRAPPER_H
 #define CDROP_WRAPPER_H
 
+#if defined(__FAST_MATH__)
+#error "dropcore promises the same bits from every instruction set: build without -ffast-math"
+#endif
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
