@@ -39,7 +39,7 @@ def used(code: str) -> set[str]:
 
 
 def backward_arrows(files: dict[str, str]) -> list[str]:
-    """"file uses name of later file", for files in the order of their inclusion."""
+    """ "file uses name of later file", for files in the order of their inclusion."""
     codes = {name: code_of(text) for name, text in files.items()}
     found = []
     for index, (name, code) in enumerate(codes.items()):

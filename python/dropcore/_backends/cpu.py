@@ -43,6 +43,7 @@ Vectors = tuple[int, int, int]
 Block = tuple[Any, Any]
 
 xp: Any = np
+unfinish = _core.epilogue_backward
 PRODUCTS = ("float32", "float64")  # of factors
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
