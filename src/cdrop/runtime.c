@@ -165,7 +165,7 @@ int cdrop_has_small_stacks(void) {
 static int bound_of_teams(int processors) {
     int most = processors > LEAST_BOUND / 4 ? 4 * processors : LEAST_BOUND;
     if (cdrop_has_small_stacks()) return 1;
-#if !defined(_WIN32)
+#if defined(RLIMIT_AS)
     struct rlimit space, stack;
     if (!getrlimit(RLIMIT_AS, &space) && space.rlim_cur != RLIM_INFINITY) {
         double each = (double)cdrop_asked_stack();

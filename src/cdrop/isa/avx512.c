@@ -86,7 +86,7 @@ static inline void stream_fence(void) {
 /* Keeps a load and the masked instruction that uses it apart. A masked instruction with an operand
  * in memory must not fault on dropped lanes: where the line is not in cache, it takes twice as long
  * (Zen 5). */
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(CDROP_SIMDE)
 #define WHOLE(a) __asm__("" : "+v"(a))
 #else
 #define WHOLE(a) ((void)0)
