@@ -16,7 +16,7 @@ _ACTIVATIONS = {
 
 
 cdef void activate_part(int kind, int64_t n, double a, const real *x, const real *dy, real *out,
-                         int part, int parts) noexcept nogil:
+                        int part, int parts) noexcept nogil:
     """f(x), or with dy its gradient, from x."""
     cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
     cdef size_t m = <size_t> (chunk_start(n, part + 1, parts, CHUNK_ELEMENTS) - first)
@@ -69,7 +69,7 @@ def activate(str name, double a, x, out, dy=None):
 
 
 cdef void softmax_part(int64_t rows, int64_t n, const real *x, const real *dy, real *out,
-                        int part, int parts) noexcept nogil:
+                       int part, int parts) noexcept nogil:
     cdef int64_t first = chunk_start(rows, part, parts, 1)
     cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
     cdef const cdrop_kernels *k = cdrop_active

@@ -180,9 +180,9 @@ cdef extern from "kernels.h" nogil:
         void (*epilogue_f64)(int64_t, int64_t, const double *, int, const uint8_t *, uint64_t,
                              int64_t, double, double *, int64_t) noexcept nogil
         void (*epilogue_backward_f32)(size_t, float, const float *, const float *, float *,
-                             float *) noexcept nogil
+                                      float *) noexcept nogil
         void (*epilogue_backward_f64)(size_t, double, const double *, const double *, double *,
-                             double *) noexcept nogil
+                                      double *) noexcept nogil
         void (*dropconnect_f32)(int, const cdrop_draw *, const uint8_t *, uint64_t, int64_t,
                                 int64_t, int64_t, const float *, const float *,
                                 float *) noexcept nogil
@@ -249,17 +249,17 @@ cdef extern from "kernels.h" nogil:
         void (*mix_f32)(size_t, const uint8_t *, uint64_t, float, const float *, const float *,
                         float *) noexcept nogil
         void (*mix_back_f32)(size_t, const uint8_t *, uint64_t, float, float *,
-                          float *) noexcept nogil
+                             float *) noexcept nogil
         void (*axpy_f64)(size_t, const uint8_t *, uint64_t, double, const double *,
                          double *) noexcept nogil
         void (*cell_f64)(int, size_t, double *, double *, const double *, const double *, double *,
                          double *) noexcept nogil
         void (*cell_back_f64)(int, size_t, const double *, const double *, const double *,
-                           const double *, double *, double *, double *) noexcept nogil
+                              const double *, double *, double *, double *) noexcept nogil
         void (*mix_f64)(size_t, const uint8_t *, uint64_t, double, const double *, const double *,
                         double *) noexcept nogil
         void (*mix_back_f64)(size_t, const uint8_t *, uint64_t, double, double *,
-                          double *) noexcept nogil
+                             double *) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active

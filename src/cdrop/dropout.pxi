@@ -5,8 +5,8 @@ cdef double STRIDED_NS = 0.8
 
 
 cdef void dropout_part(int dtype, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
-                        int64_t n, double scale, const char *x, char *out, bint stream, int part,
-                        int parts) noexcept nogil:
+                       int64_t n, double scale, const char *x, char *out, bint stream, int part,
+                       int parts) noexcept nogil:
     """Part of a contiguous array: with bits, from bit `offset` of them; else drawn."""
     cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
     cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
@@ -80,7 +80,7 @@ def dropout(out, x, int dtype, uint64_t seed, uint32_t stream, uint32_t step, ui
 
 
 def dropout_fast(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
-                  uint64_t offset):
+                 uint64_t offset):
     """dropout of unchecked arguments in the common case; else False, and nothing is done.
 
     The common case: contiguous, aligned arrays of one dtype and shape, which are the same or do not
@@ -113,8 +113,8 @@ def dropout_fast(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t s
 
 
 cdef void segments_part(int dtype, const cdrop_layout *layout, const char *x, char *out,
-                         const uint8_t *bits, double scale, const double *scales, int part,
-                         int parts) noexcept nogil:
+                        const uint8_t *bits, double scale, const double *scales, int part,
+                        int parts) noexcept nogil:
     cdef int64_t segments = cdrop_segments(layout)
     if part == 0:
         cdrop_note_team()
@@ -172,4 +172,4 @@ def apply(out, x, int dtype, bits, tuple bit_strides, double scale, scales):
             for part in prange(team, num_threads=team, schedule="static",
                                use_threads_if=team > 1):
                 segments_part(dtype, &layout, <const char *> source.view.buf,
-                               <char *> target.view.buf, b, scale, each, part, team)
+                              <char *> target.view.buf, b, scale, each, part, team)

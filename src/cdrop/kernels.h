@@ -28,11 +28,11 @@ CDROP_INLINE unsigned cdrop_planes(uint64_t threshold) {
 
 /* One factor of a product, seen as panel axis x depth axis (the depth is summed over).
  * Element (p, d) is data[P(p) * panel_stride + D(d) * depth_stride], P and D through the lists
- * of live indices where they are given, and is dropped where its bit is 0. */
+ * of kept indices where they are given, and is dropped where its bit is 0. */
 typedef struct {
     const void *data;
     int64_t panel_stride, depth_stride; /* in elements; one of them is 1 */
-    const int64_t *panel_index;         /* live indices, or NULL for all */
+    const int64_t *panel_index;         /* kept indices, or NULL for all */
     const int64_t *depth_index;
     const uint8_t *bits; /* or NULL: nothing dropped */
     int64_t bit_first, bit_panel_stride, bit_depth_stride;

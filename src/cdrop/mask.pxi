@@ -34,7 +34,7 @@ def threshold(double keep):
 
 
 cdef void packed_part(const cdrop_draw *draw, uint64_t offset, int64_t n, uint8_t *bits, int part,
-                       int parts) noexcept nogil:
+                      int parts) noexcept nogil:
     cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
     cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     if part == 0:
@@ -62,8 +62,8 @@ def draw(bits, int64_t n, uint64_t seed, uint32_t stream, uint32_t step, uint32_
 
 
 cdef void packed_each_part(const cdrop_draw *draw, uint64_t offset, const cdrop_layout *layout,
-                            const uint64_t *thresholds, int64_t n, uint8_t *bits, int part,
-                            int parts) noexcept nogil:
+                           const uint64_t *thresholds, int64_t n, uint8_t *bits, int part,
+                           int parts) noexcept nogil:
     cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
     cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     if part == 0:
@@ -96,7 +96,7 @@ def draw_each(bits, thresholds, uint64_t seed, uint32_t stream, uint32_t step, u
         team = cdrop_team_for(<double> n * 1.5)
         for part in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
             packed_each_part(&address, offset, &layout, <const uint64_t *> t.view.buf, n,
-                              <uint8_t *> out.view.buf, part, team)
+                             <uint8_t *> out.view.buf, part, team)
 
 
 def kept_at(kept, indices, uint64_t seed, uint32_t stream, uint32_t step, uint32_t domain,

@@ -26,7 +26,7 @@ cdef void part_columns(Block *block, int64_t n, int team) noexcept nogil:
 
 
 cdef void pack_part(const cdrop_factor *a, const Block *block, real *packed, int part,
-                     int parts) noexcept nogil:
+                    int parts) noexcept nogil:
     """A part of the panels of a, for each block of depth."""
     cdef int64_t begin = chunk_start(block.m, part, parts, block.rows)
     cdef int64_t end = chunk_start(block.m, part + 1, parts, block.rows)
@@ -276,8 +276,9 @@ def epilogue_backward(dz, y, dy, double scale, dbias):
 # ---- a weight mask for each sample ----
 
 cdef void dropconnect(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t offset,
-                  int64_t samples, int64_t k, int64_t n, const real *a, int64_t a_stride,
-                  const real *b, int64_t b_stride, real *out, int64_t out_stride) noexcept nogil:
+                      int64_t samples, int64_t k, int64_t n, const real *a, int64_t a_stride,
+                      const real *b, int64_t b_stride, real *out,
+                      int64_t out_stride) noexcept nogil:
     """Samples in parallel for y and dx, rows of w for dw; strides are between samples."""
     cdef int team = cdrop_team_for(<double> (samples * k * n) * 0.3)
     cdef int64_t s
@@ -288,12 +289,12 @@ cdef void dropconnect(int part, const cdrop_draw *draw, const uint8_t *bits, uin
                 cdrop_note_team()
             if real is float:
                 cdrop_active.dropconnect_f32(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
-                                         k * n, n, a + s * a_stride, b + s * b_stride,
-                                         out + s * out_stride)
+                                             k * n, n, a + s * a_stride, b + s * b_stride,
+                                             out + s * out_stride)
             else:
                 cdrop_active.dropconnect_f64(part, draw, bits, offset + <uint64_t> (s * k * n), 0,
-                                         k * n, n, a + s * a_stride, b + s * b_stride,
-                                         out + s * out_stride)
+                                             k * n, n, a + s * a_stride, b + s * b_stride,
+                                             out + s * out_stride)
     else:
         for p in prange(team, num_threads=team, schedule="static", use_threads_if=team > 1):
             dropconnect_dw(draw, bits, offset, samples, k, n, a, a_stride, b, b_stride, out, p,
@@ -320,7 +321,7 @@ cdef void dropconnect_dw(const cdrop_draw *draw, const uint8_t *bits, uint64_t o
 
 
 def dropconnect_matmul(str which, out, a, b, bits, uint64_t seed, uint32_t stream, uint32_t step,
-                    uint32_t domain, uint64_t threshold, uint64_t offset):
+                       uint32_t domain, uint64_t threshold, uint64_t offset):
     """One of the three products with a (B, K, N) weight mask; adds to out. All C-contiguous.
 
     "y": out (B, N) += a (B, K), b = w (K, N).  "dw": out (K, N) += a (B, K), b = dz (B, N).

@@ -5,7 +5,7 @@ cdef double[4] FILL_NS = [0.5, 2.5, 5.0, 0.8]
 
 
 cdef void fill_part(int what, const dropcore_address *address, uint64_t offset, int64_t n,
-                     char *out, Py_ssize_t itemsize, int part, int parts) noexcept nogil:
+                    char *out, Py_ssize_t itemsize, int part, int parts) noexcept nogil:
     cdef int64_t first = chunk_start(n, part, parts, CHUNK_ELEMENTS)
     cdef int64_t last = chunk_start(n, part + 1, parts, CHUNK_ELEMENTS)
     if part == 0:

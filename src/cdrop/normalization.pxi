@@ -83,7 +83,7 @@ def batch_moments(x, mean, variance):
 
 
 cdef void map_part(const real *x, const real *dy, real *out, int64_t rows, int64_t n,
-                    const real *maps, int part, int parts) noexcept nogil:
+                   const real *maps, int part, int parts) noexcept nogil:
     """maps: centre, factor, offset and, with dy, slope, of n numbers each."""
     cdef int64_t first = chunk_start(rows, part, parts, 1)
     cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
@@ -296,8 +296,8 @@ def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, dgamm
 # ---- layer ----
 
 cdef void rows_part(const real *x, real *y, int64_t rows, int64_t n, double epsilon,
-                     const real *gamma, const real *beta, double *mean, double *scale, int part,
-                     int parts) noexcept nogil:
+                    const real *gamma, const real *beta, double *mean, double *scale, int part,
+                    int parts) noexcept nogil:
     cdef int64_t first = chunk_start(rows, part, parts, 1)
     cdef size_t m = <size_t> (chunk_start(rows, part + 1, parts, 1) - first)
     if part == 0:

@@ -54,7 +54,7 @@ cdef inline void mix(size_t n, const uint8_t *bits, uint64_t bit, double share, 
 
 
 cdef inline void mix_back(size_t n, const uint8_t *bits, uint64_t bit, double share, real *d,
-                       real *fresh) noexcept nogil:
+                          real *fresh) noexcept nogil:
     if real is float:
         cdrop_active.mix_back_f32(n, bits, bit, <float> share, d, fresh)
     else:
@@ -194,10 +194,10 @@ cdef void back_row(const Run *r, int64_t b, int64_t t, real *dh, real *dc, real 
         dkept = dc
     if real is float:
         cdrop_active.cell_back_f32(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
-                                dback + at * r.width)
+                                   dback + at * r.width)
     else:
         cdrop_active.cell_back_f64(r.kind, n, gates, extra, kept, d, dkept, dgates + at * r.width,
-                                dback + at * r.width)
+                                   dback + at * r.width)
     if r.kind == CDROP_CELL_GRU:
         add_kept(n, NULL, 0, 1.0, dkept, dh)
     elif zone_c:
@@ -420,7 +420,7 @@ cdef class Recurrence:
 # ---- sums of columns: the gradient of a bias ----
 
 cdef void sum_columns_part(const real *a, int64_t m, int64_t n, real *out, int part,
-                            int parts) noexcept nogil:
+                           int parts) noexcept nogil:
     cdef int64_t first = chunk_start(n, part, parts, 64)
     cdef int64_t last = chunk_start(n, part + 1, parts, 64), row
     if part == 0:

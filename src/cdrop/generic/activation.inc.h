@@ -1,7 +1,7 @@
-/* Activations of n numbers, and the way back. Included once per real dtype.
+/* Activations of n numbers, and their gradients. Included once per real dtype.
  *
  * F(NAME)(x, a) is the function, with a its parameter where it has one. F(NAME_back)(saved, dy, a)
- * is dy f'(x): saved is y where the derivative is a function of y, for y is there anyway; else x.
+ * is dy f'(x): saved is y where the derivative is a function of y, which is stored anyway; else x.
  * The softmax of a row sums in CDROP_SUMS interleaved parts, whatever the instruction set.
  */
 

@@ -11,7 +11,7 @@
  *
  * double: what the C library computes, the same for every instruction set.
  *
- * GCC vectorises the selections only under -fno-trapping-math (nobody looks at exception flags).
+ * GCC vectorises the selections only under -fno-trapping-math (exception flags are not used).
  */
 
 #define LOG2_E 1.44269504f

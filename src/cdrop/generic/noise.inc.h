@@ -14,8 +14,8 @@
  * it was level, and in the middle the ratio is of what comes on top of the slope at q = 0. Largest
  * errors over all words: 3.3 units in the last place of a float, a relative 2e-15 of a double.
  *
- * All words are worked out as if they were in the middle, where 85 in 100 are. The others are
- * noted, worked out side by side, and put where they belong. Every operation is rounded on its own:
+ * All words are computed as if they were in the middle, where 85 in 100 are. The others are
+ * noted, computed side by side, and put where they belong. Every operation is rounded on its own:
  * the same bits from every instruction set.
  */
 

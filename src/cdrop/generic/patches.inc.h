@@ -2,7 +2,7 @@
  *
  * The numbers of a patch are counted (kernel row, kernel column, channel). A run of them lies side by
  * side in the image: a row of the kernel where no column is left out, else the channels under one
- * weight. Where a part of a patch is inside one run, and inside the image, it is read where it lies;
+ * weight. Where a part of a patch is inside one run, and inside the image, it is read in place;
  * else it is put together beside, with zeros for the padding. So nothing of the size of all patches
  * is ever stored. (The idea of reading a product's rows through pointers instead of copying them is
  * Dukhan 2019, "The indirect convolution algorithm".)

@@ -1,7 +1,7 @@
 /* The blocked product's inner parts. Included once per real dtype: T, S.
  *
  * A. Both factors are packed into panels: `width` elements of the panel axis side by side, depth
- *    by depth, zeros behind the end. Masks, live indices and scales are dealt with there and
+ *    by depth, zeros behind the end. Masks, lists of kept indices and scales are dealt with there and
  *    nowhere else, so the register tile knows one shape of data. (Goto and van de Geijn 2008;
  *    Van Zee and van de Geijn 2015, BLIS.)
  * B. Every element of c is summed in order of depth, block by block: the same bits for any number
@@ -17,8 +17,8 @@
 
 #define TOGETHER 128 /* elements of the panel axis that are packed at a time */
 
-/* Live elements of a line, picked a vector at a time: the same pattern for every line of a block, so
- * it is worked out once. A vector may not reach behind the last live element, where memory may end.
+/* Kept elements of a line, picked a vector at a time: the same pattern for every line of a block, so
+ * it is computed once. A vector may not reach behind the last kept element, where memory may end.
  */
 typedef struct {
     int steps;
@@ -67,7 +67,7 @@ static inline void F(pick)(const F(picks) * picks, const T *row, T scale, T *out
 #endif
 }
 
-/* One depth of one panel, element by element: odd strides, live indices with a mask. */
+/* One depth of one panel, element by element: odd strides, kept indices with a mask. */
 static inline void F(gather_across)(const cdrop_factor *f, const T *row, int64_t first_bit,
                                     int64_t panel, int live, T *out) {
     const T scale = (T)f->scale;
@@ -318,7 +318,7 @@ static void F(block)(int64_t m, int64_t n, int64_t depth, const T *a, const T *b
     F(tiles)(F(PANEL), m, n, depth, a, NULL, b, c, c_stride, accumulate, ahead);
 }
 
-/* `lines` has room to the next whole tile: what is there must be lines too. */
+/* `lines` has room to the next whole tile: its entries must be lines too. */
 static void F(block_along)(int64_t m, int64_t n, int64_t depth, const T *const *lines, const T *b,
                            T *c, int64_t c_stride, int accumulate) {
     F(tiles)(F(ALONG), m, n, depth, NULL, lines, b, c, c_stride, accumulate, NULL);
