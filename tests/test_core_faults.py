@@ -15,7 +15,7 @@ import scipy.sparse
 
 import dropcore
 from dropcore import Mask, _core
-from dropcore._base.gradients import ProductGradient
+from dropcore._backends.gradients import ProductGradient
 from dropcore._ops.convolution import ConvolutionOp
 from dropcore._ops.normalization import (
     batch_moments,

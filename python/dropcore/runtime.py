@@ -82,7 +82,7 @@ def release_memory() -> int:
     >>> release_memory()
     0
     """
-    return _core.release_pool() + _core.release_scratch()
+    return cpu.release_pool() + cpu.release_scratch()
 
 
 def get_include() -> str:

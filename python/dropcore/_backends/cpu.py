@@ -33,6 +33,8 @@ from dropcore._core import max_threads as max_threads
 from dropcore._core import pool as pool
 from dropcore._core import pool_back as pool_back
 from dropcore._core import product as product
+from dropcore._core import release_pool as release_pool
+from dropcore._core import release_scratch as release_scratch
 from dropcore._core import set_threads as set_threads
 from dropcore._core import softmax as softmax
 from dropcore._core import sum_columns as sum_columns
