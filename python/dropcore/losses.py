@@ -1,10 +1,10 @@
 """Losses and metrics of a batch.
 
 A loss is a function ``loss(outputs, targets) -> (value, doutputs)``: the mean over the batch and
-its gradient. Any function will do. Those here are objects that also say what targets may be, so
-that training can refuse wrong ones before it begins. Of outputs on a GPU they give a value that is
-there too, as an array without axes, and do not look at the targets' numbers: nothing waits for the
-device. Names for them are in `LOSSES`:
+its gradient. Any such function will do. The losses of this module are objects that also check
+targets, so that training refuses wrong ones before it begins, and that take weights of samples. For
+outputs on a GPU the value is a CuPy array without axes, and the values of the targets are not
+checked, so that no call waits for the device. The names of the losses are in `LOSSES`:
 
 ==========================  ==========================================================
 "softmax_cross_entropy"     ``SoftmaxCrossEntropy()``, one class out of several
@@ -14,11 +14,16 @@ device. Names for them are in `LOSSES`:
 "huber"                     ``Huber(1.0)``
 "gaussian_nll"              ``GaussianNLL()``, a mean and a variance for each target
 ==========================  ==========================================================
+
+Values are computed in float64, so that a loss of float32 outputs does not overflow. Gradients have
+the dtype of the outputs.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
@@ -42,7 +47,6 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "accuracy",
     "binary_cross_entropy",
-    "check_labels",
     "softmax_cross_entropy",
 ]
 
@@ -58,54 +62,101 @@ Number = Any
 
 
 class CheckedLoss:
-    """A loss that knows its targets."""
+    """A loss that checks its targets and takes weights of samples.
+
+    A subclass writes `compute`, and the other methods where it differs.
+    """
 
     classifies: bool = False
-    """Whether `n_correct` says how many outputs are right."""
+    """Whether there is an accuracy: `n_correct` counts the outputs that are right."""
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        """The mean over the batch, and its gradient like outputs."""
-        raise NotImplementedError
+    def __call__(
+        self, outputs: Array, targets: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> tuple[Number, Array]:
+        """Mean over the batch, and its gradient with respect to the outputs.
 
-    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
-        """`targets` as an array, if they can be those of outputs of that shape.
+        Parameters
+        ----------
+        outputs : ndarray, shape (rows, ...)
+        targets : array_like
+            As the class says.
+        sample_weight : array_like, shape (rows,), optional
+            How much each row counts in the mean; not negative. By default all count 1.
+
+        Returns
+        -------
+        value : float
+        doutputs : ndarray, shape (rows, ...)
 
         Raises
         ------
         TypeError, ValueError
-            If not.
+            If outputs, targets or weights are not as described.
+        """
+        check_outputs(outputs)
+        weight = None
+        if on_device(outputs):
+            xp = array_namespace(outputs)
+            found = self.fitted(xp.asarray(targets), outputs.shape)
+            if sample_weight is not None:
+                weight = xp.asarray(sample_weight, np.float64)
+        else:
+            found = self.check(targets, outputs.shape)
+            if sample_weight is not None:
+                weight = checked_sample_weight("sample_weight", sample_weight, len(outputs))
+        return self.compute(outputs, found, weight)
+
+    def compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Array]:
+        """As a call, without any check.
+
+        Parameters
+        ----------
+        outputs : ndarray, shape (rows, ...)
+        targets : ndarray
+            As `check` or `fitted` returned them, on the device of the outputs.
+        sample_weight : float64 ndarray, shape (rows,), optional
+        """
+        raise NotImplementedError
+
+    def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
+        """Return `targets` as an array, checked against outputs of that shape.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they cannot be the targets of such outputs.
         """
         found = self.fitted(targets, outputs_shape)
         self.check_values(found, outputs_shape)
         return found
 
     def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
-        """`targets` as an array of the right kind and shape, whatever its numbers are.
+        """Return `targets` as an array of the right dtype and shape; values are not checked.
 
         Raises
         ------
         TypeError, ValueError
-            If they are not of that kind and shape.
+            If dtype or shape are wrong.
         """
         return _fitted(targets, outputs_shape)
 
     def check_values(self, targets: Array, outputs_shape: Shape) -> None:
-        """ValueError unless the numbers of fitted targets may be there."""
+        """Raise ValueError if a value of fitted targets is not allowed."""
         _check_finite(targets)
 
-    def weight(self, targets: Array) -> Number:
-        """What counts in a mean over these targets, to join means of several batches."""
-        return float(len(targets))
+    def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
+        """Weight of these targets when means of several batches are averaged."""
+        if sample_weight is None:
+            return float(len(targets))
+        return _number(sample_weight.sum())
 
-    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
-        """How many outputs hit their target, and how many count."""
+    def n_correct(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Number]:
+        """Number of outputs that are right, and number that count, both weighted."""
         raise NotImplementedError
-
-    def _of(self, outputs: Array, targets: ArrayLike) -> Array:
-        """The targets of a call, where the outputs are."""
-        if not on_device(outputs):
-            return self.check(targets, outputs.shape)
-        return self.fitted(array_namespace(outputs).asarray(targets), outputs.shape)
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -123,23 +174,24 @@ class SoftmaxCrossEntropy(CheckedLoss):
         dz     = (softmax(z) * (sum of r over the classes) - r) / sum of w * q
 
     so that without weights it is the mean over the labels. z = logits - max(logits), which changes
-    nothing but keeps exp from overflowing.
+    nothing but keeps exp from overflowing. A weight of a sample multiplies its w.
 
     Parameters
     ----------
     class_weights : sequence of float, optional
-        How much each class counts, not negative. By default all count 1.
+        Weight of each class, in order, not negative. By default all are 1.
     label_smoothing : float, default 0.0
         In [0, 1].
     ignore_label : int, optional
-        A label that stands for none, such as that of padding. It counts nowhere. A batch of
-        nothing else has a loss and gradients of zero.
+        A label that counts nowhere, such as that of padding. A batch of nothing else has a loss
+        and gradients of zero.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of its range. When it is called: if targets do not fit the
-        outputs, labels are not integers or not those of a class, or probabilities do not sum to 1.
+        If a parameter is not a number or out of range. When called: if targets do not fit the
+        outputs, labels are not integers or out of range, probabilities do not sum to 1, or there is
+        only one output, whose softmax is always 1.
 
     References
     ----------
@@ -154,54 +206,94 @@ class SoftmaxCrossEntropy(CheckedLoss):
     classifies = True
 
     def __post_init__(self) -> None:
-        if self.class_weights is not None:
-            if isinstance(self.class_weights, Mapping) or not isinstance(
-                self.class_weights, Iterable
-            ):
+        what = "SoftmaxCrossEntropy"
+        given: Any = self.class_weights
+        if given is not None:
+            if isinstance(given, Mapping | str) or not isinstance(given, Iterable):
+                balanced = isinstance(given, str) and given == "balanced"
+                hint = "; balanced weights are len(y) / (classes * np.bincount(y))"
                 raise TypeError(
-                    "SoftmaxCrossEntropy: class_weights must be a sequence, a number for each "
-                    f"class in order, got {self.class_weights!r}"
+                    f"{what}: class_weights must be a sequence, a number for each class in order, "
+                    f"got {given!r}{hint if balanced else ''}"
                 )
-            object.__setattr__(self, "class_weights", tuple(self.class_weights))
-            for weight in self.class_weights:
-                check_number("SoftmaxCrossEntropy: a class weight", weight, "[0, inf)")
-        check_number("SoftmaxCrossEntropy: label_smoothing", self.label_smoothing, "[0, 1]")
+            object.__setattr__(self, "class_weights", tuple(given))
+            for weight in tuple(given):
+                check_number(f"{what}: a class weight", weight, "[0, inf)")
+        check_number(f"{what}: label_smoothing", self.label_smoothing, "[0, 1]")
+        if self.ignore_label is not None:
+            try:
+                if isinstance(self.ignore_label, bool):
+                    raise TypeError
+                label = operator.index(self.ignore_label)
+            except TypeError:
+                raise TypeError(
+                    f"{what}: ignore_label must be an integer label, got {self.ignore_label!r}"
+                ) from None
+            object.__setattr__(self, "ignore_label", label)
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, found = array_namespace(outputs), self._of(outputs, targets)
+    def compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Array]:
+        with np.errstate(all="ignore"):
+            return self._compute(outputs, targets, sample_weight)
+
+    def _compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None
+    ) -> tuple[Number, Array]:
+        xp = array_namespace(outputs)
         outputs = xp.ascontiguousarray(outputs)
-        z = outputs - outputs.max(axis=-1, keepdims=True)
-        gradient = xp.exp(z)
+        top = outputs.max(axis=-1, keepdims=True)
+        gradient = outputs - top
+        xp.exp(gradient, out=gradient)
         total = gradient.sum(axis=-1, keepdims=True)
         gradient /= total
-        if found.dtype.kind in "iu" and self == SoftmaxCrossEntropy():
-            # Plain labels: no array of shares is made.
-            at = xp.arange(found.size), found.reshape(-1)
+        # In float64: the difference of two logits can overflow in their own dtype.
+        log_total = xp.log(total.astype(np.float64))
+        log_total += top
+        is_label = targets.dtype.kind in "iu"
+        if (
+            is_label
+            and sample_weight is None
+            and self.ignore_label is None
+            and self.class_weights is None
+            and not self.label_smoothing
+        ):
+            # The fast path for plain labels makes no array of shares.
             classes = outputs.shape[-1]
-            losses = xp.log(total).reshape(-1) - z.reshape(-1, classes)[at]
+            at = xp.arange(targets.size), targets.reshape(-1)
+            losses = log_total.reshape(-1) - outputs.reshape(-1, classes)[at]
             gradient.reshape(-1, classes)[at] -= 1
-            gradient /= found.size
+            gradient /= targets.size
             return _mean(losses), gradient
-        shares, count = self._shares(found, outputs), self.weight(found)
-        share = _inverse(count)
+        shares = self._shares(targets, outputs)
+        if sample_weight is not None:
+            shares *= _along_rows(sample_weight, shares).astype(shares.dtype)
+        share = _inverse(self.weight(targets, sample_weight))
         mass = shares.sum(axis=-1, keepdims=True)
         # A logit of -inf may have a share of 0.
-        n_correct = xp.where(shares != 0, shares * xp.where(shares != 0, z, 0), 0)
-        losses = mass * xp.log(total) - n_correct.sum(axis=-1, keepdims=True)
+        losses = xp.where(shares != 0, shares * (log_total - outputs), 0)
         gradient *= mass
         gradient -= shares
-        gradient *= outputs.dtype.type(share) if isinstance(share, float) else share.astype(z.dtype)
+        gradient *= (
+            outputs.dtype.type(share) if isinstance(share, float) else share.astype(outputs.dtype)
+        )
         return _number(losses.sum(dtype=np.float64) * share), gradient
 
     def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
+        if not outputs_shape or outputs_shape[-1] == 1:
+            raise ValueError(
+                f"SoftmaxCrossEntropy needs an output for each of at least 2 classes, got outputs "
+                f"of shape {tuple(outputs_shape)}: the softmax of one output is always 1. For yes "
+                "or no use 'binary_cross_entropy', for numbers 'mse'"
+            )
         classes = outputs_shape[-1]
         if self.class_weights is not None and len(self.class_weights) != classes:
             raise ValueError(
                 f"class_weights must hold one number for each of the {classes} outputs, got "
                 f"{len(self.class_weights)}"
             )
-        found: Any = targets if on_device(targets) else np.asarray(targets)
-        if classes != 1 and found.ndim == len(outputs_shape) and found.shape[-1] == 1:
+        found = _as_array(targets)
+        if found.ndim == len(outputs_shape) and found.shape[-1] == 1:
             found = found[..., 0]  # labels in a column
         if found.ndim < len(outputs_shape):
             return _fitted_labels(found, outputs_shape)
@@ -213,9 +305,10 @@ class SoftmaxCrossEntropy(CheckedLoss):
             _check_range(targets, outputs_shape[-1], self.ignore_label)
             return
         _check_finite(targets)
-        found = targets
-        sums = found.sum(axis=-1, dtype=np.float64)
-        low, worst = float(found.min()), float(sums.ravel()[abs(sums - 1).argmax()])
+        if targets.size == 0:
+            return
+        sums = targets.sum(axis=-1, dtype=np.float64)
+        low, worst = float(targets.min()), float(sums.ravel()[abs(sums - 1).argmax()])
         if low < 0 or not abs(worst - 1) <= 1e-3:
             raise ValueError(
                 "targets with an axis for the classes are probabilities: each must be in [0, 1] "
@@ -223,33 +316,41 @@ class SoftmaxCrossEntropy(CheckedLoss):
                 f"{worst:.4g}"
             )
 
-    def weight(self, targets: Array) -> Number:
-        if self.class_weights is None and self.ignore_label is None and targets.dtype.kind in "iu":
+    def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
+        is_label = targets.dtype.kind in "iu"
+        if (
+            is_label
+            and sample_weight is None
+            and self.class_weights is None
+            and self.ignore_label is None
+        ):
             return float(targets.size)
         xp = array_namespace(targets)
-        if targets.dtype.kind in "iu":
+        each: Any = 1.0 if self.class_weights is None else xp.asarray(self.class_weights, "f8")
+        if is_label:
             counted = self._counted(targets)
-            if self.class_weights is None:
-                return _number(counted.sum(dtype=np.float64))
-            weights = xp.asarray(self.class_weights, np.float64)
-            return _number((weights[xp.where(counted, targets, 0)] * counted).sum())
-        weights = 1.0 if self.class_weights is None else xp.asarray(self.class_weights, np.float64)
-        return _number((targets * weights).sum(dtype=np.float64))
+            if self.class_weights is not None:
+                each = each[xp.where(counted, targets, 0)]
+            rows = counted * each
+        else:
+            rows = (targets * each).sum(axis=-1, dtype=np.float64)
+        if sample_weight is not None:
+            rows = rows * _along_rows(sample_weight, rows)
+        return _number(rows.sum(dtype=np.float64))
 
-    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
+    def n_correct(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Number]:
         best = outputs.argmax(axis=-1)
         if targets.dtype.kind == "f":
-            targets = targets.argmax(axis=-1)
-        right = best == targets
-        if self.ignore_label is None:
-            return _number(right.sum()), float(right.size)
-        counted = self._counted(targets)
-        return _number((right & counted).sum()), _number(counted.sum())
+            return _counts(best == targets.argmax(axis=-1), None, sample_weight)
+        counted = None if self.ignore_label is None else self._counted(targets)
+        return _counts(best == targets, counted, sample_weight)
 
     def _counted(self, labels: Array) -> Array:
-        """Which labels are of a class."""
+        """True for each label that counts."""
         if self.ignore_label is None:
-            return labels == labels
+            return array_namespace(labels).ones(labels.shape, bool)
         return labels != self.ignore_label
 
     def _shares(self, targets: Array, outputs: Array) -> Array:
@@ -280,48 +381,57 @@ class BinaryCrossEntropy(CheckedLoss):
         loss = mean of -t log(s) - (1 - t) log(1 - s) = mean of max(z, 0) - z t + log(1 + exp(-|z|))
         dz   = (s - t) / n
 
-    The second form has no logarithm of 0. A target hits if z is above 0 and t above 1/2, or neither
-    is.
+    The second form has no logarithm of 0. An output is right if z > 0 and t > 1/2, or neither.
     """
 
     classifies = True
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, t = (
-            array_namespace(outputs),
-            self._of(outputs, targets).astype(outputs.dtype, copy=False),
-        )
-        small = xp.exp(-abs(outputs))
-        losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
-        sigmoid = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
-        gradient = (sigmoid - t) / outputs.dtype.type(outputs.size)
-        return _mean(losses), gradient
+    def compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Array]:
+        xp, t = array_namespace(outputs), targets.astype(outputs.dtype, copy=False)
+        with np.errstate(all="ignore"):
+            small = xp.exp(-abs(outputs))
+            losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
+            sigmoid = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
+            return _mean_and_gradient(losses, sigmoid - t, sample_weight)
 
     def check_values(self, targets: Array, outputs_shape: Shape) -> None:
         _check_finite(targets)
+        if targets.size == 0:
+            return
         low, high = targets.min(), targets.max()
         if not 0 <= low <= high <= 1:
             raise ValueError(f"targets must be in [0, 1], got {low if low < 0 else high}")
 
-    def n_correct(self, outputs: Array, targets: Array) -> tuple[Number, Number]:
-        right = (outputs > 0) == (targets > 0.5)
-        return _number(right.sum()), float(right.size)
+    def n_correct(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Number]:
+        return _counts((outputs > 0) == (targets > 0.5), None, sample_weight)
 
 
 # --- numbers -------------------------------------------------------------------------------------
 
 
 class _OfDifferences(CheckedLoss):
-    """The mean of a function of each output's distance from its target."""
+    """The mean of a function of the difference between each output and its target."""
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        wanted = self._of(outputs, targets).astype(outputs.dtype, copy=False)
-        losses, gradient = self.each(outputs - wanted)
-        gradient /= outputs.dtype.type(outputs.size)
-        return _mean(losses), gradient
+    def compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Array]:
+        with np.errstate(all="ignore"):
+            d = outputs - targets.astype(outputs.dtype, copy=False)
+            gradient = self.slope(d)
+            # In float64: the square of a float32 can overflow.
+            losses = self.each(d.astype(np.float64, copy=False))
+            return _mean_and_gradient(losses, gradient, sample_weight)
 
-    def each(self, d: Array) -> tuple[Array, Array]:
-        """The function of each difference, and its derivative in a new array."""
+    def each(self, d: Array) -> Array:
+        """The function of each difference."""
+        raise NotImplementedError
+
+    def slope(self, d: Array) -> Array:
+        """Its derivative, in a new array."""
         raise NotImplementedError
 
 
@@ -329,16 +439,23 @@ class _OfDifferences(CheckedLoss):
 class MeanSquaredError(_OfDifferences):
     """loss = mean of (y - t)^2 over all n numbers, dy = 2 (y - t) / n."""
 
-    def each(self, d: Array) -> tuple[Array, Array]:
-        return d * d, 2 * d
+    def each(self, d: Array) -> Array:
+        return d * d
+
+    def slope(self, d: Array) -> Array:
+        return 2 * d
 
 
 @dataclass(frozen=True)
 class MeanAbsoluteError(_OfDifferences):
     """loss = mean of abs(y - t) over all n numbers, dy = sign(y - t) / n, which is 0 at 0."""
 
-    def each(self, d: Array) -> tuple[Array, Array]:
-        return abs(d), array_namespace(d).sign(d)
+    def each(self, d: Array) -> Array:
+        return abs(d)
+
+    def slope(self, d: Array) -> Array:
+        found: Array = array_namespace(d).sign(d)
+        return found
 
 
 @dataclass(frozen=True)
@@ -359,7 +476,7 @@ class Huber(_OfDifferences):
     Raises
     ------
     TypeError, ValueError
-        If it is not such a number.
+        If it is not a positive number.
 
     References
     ----------
@@ -371,9 +488,12 @@ class Huber(_OfDifferences):
     def __post_init__(self) -> None:
         check_number("Huber: delta", self.delta, "(0, inf)")
 
-    def each(self, d: Array) -> tuple[Array, Array]:
-        slope = d.clip(-self.delta, self.delta)
-        return slope * (d - slope / 2), slope
+    def each(self, d: Array) -> Array:
+        slope = self.slope(d)
+        return slope * (d - slope / 2)
+
+    def slope(self, d: Array) -> Array:
+        return d.clip(-self.delta, self.delta)
 
 
 @dataclass(frozen=True)
@@ -390,20 +510,20 @@ class GaussianNLL(CheckedLoss):
     Nix and Weigend 1994, "Estimating the mean and variance of the target probability distribution".
     """
 
-    def __call__(self, outputs: Array, targets: ArrayLike) -> tuple[Number, Array]:
-        xp, t = (
-            array_namespace(outputs),
-            self._of(outputs, targets).astype(outputs.dtype, copy=False),
-        )
-        d, precision = outputs[..., 0] - t, xp.exp(-outputs[..., 1])
-        excess = d * d * precision
-        losses = (outputs[..., 1] + excess + outputs.dtype.type(math.log(2 * math.pi))) / 2
-        gradient = xp.stack([d * precision, (1 - excess) / 2], axis=-1)
-        gradient /= outputs.dtype.type(t.size)
-        return _mean(losses), gradient
+    def compute(
+        self, outputs: Array, targets: Array, sample_weight: Array | None = None
+    ) -> tuple[Number, Array]:
+        xp, t = array_namespace(outputs), targets.astype(outputs.dtype, copy=False)
+        with np.errstate(all="ignore"):
+            d, precision = outputs[..., 0] - t, xp.exp(-outputs[..., 1])
+            gradient = xp.stack([d * precision, (1 - d * d * precision) / 2], axis=-1)
+            # In float64: the square and the exponential of a float32 can overflow.
+            s, d = outputs[..., 1].astype(np.float64), d.astype(np.float64)
+            losses = (s + d * d * xp.exp(-s) + math.log(2 * math.pi)) / 2
+            return _mean_and_gradient(losses, gradient, sample_weight)
 
     def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
-        if outputs_shape[-1] != 2:
+        if outputs_shape[-1:] != (2,):
             raise ValueError(
                 "GaussianNLL: outputs must be (..., 2), a mean and the logarithm of a variance, "
                 f"got {tuple(outputs_shape)}"
@@ -429,56 +549,116 @@ LOSSES: Final[dict[str, Loss]] = {
 # --- metrics and checks --------------------------------------------------------------------------
 
 
-def accuracy(logits: Array, labels: Array) -> float:
-    """Fraction of the rows (..., classes) whose largest entry is at the label (...)."""
-    return float(np.mean(logits.argmax(axis=-1) == labels))
-
-
-def check_labels(
-    labels: ArrayLike, logits_shape: Shape, ignore_label: int | None = None
-) -> NDArray[np.integer]:
-    """`labels` as an array, if they can be the labels of logits of that shape.
+def accuracy(logits: Array, labels: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+    """Fraction of the rows whose largest logit is that of the label.
 
     Parameters
     ----------
-    labels : array_like of int, shape (...)
-    logits_shape : tuple
-        (..., classes)
-    ignore_label : int, optional
-        A label that may also be there.
+    logits : ndarray, shape (..., classes)
+    labels : array_like of int, shape (...) or (..., 1)
+        Or a probability for each class, such as one-hot rows, of the shape of `logits`.
+    sample_weight : array_like, shape (rows,), optional
+        How much each row counts.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
-    TypeError
-        If the labels are not integers.
-    ValueError
-        If a label is out of range, the shapes do not fit or there are no labels.
+    TypeError, ValueError
+        If shapes do not fit, or labels are not integers in [0, classes).
     """
-    found = _fitted_labels(labels, logits_shape)
-    _check_range(found, logits_shape[-1], ignore_label)
+    check_outputs(logits)
+    xp = array_namespace(logits)
+    targets = labels if xp is np else xp.asarray(labels)
+    found = softmax_cross_entropy.fitted(targets, logits.shape)
+    weight = None
+    if sample_weight is not None:
+        weight = xp.asarray(checked_sample_weight("sample_weight", sample_weight, len(logits)))
+    softmax_cross_entropy.check_values(found, logits.shape)
+    right, count = softmax_cross_entropy.n_correct(logits, found, weight)
+    return float(right) / float(count)
+
+
+def check_outputs(outputs: Any) -> None:
+    """Raise TypeError unless `outputs` is an array of floating-point numbers."""
+    if not (isinstance(outputs, np.ndarray) or on_device(outputs)):
+        raise TypeError(
+            f"outputs must be a NumPy or CuPy array, got {type(outputs).__name__}; use np.asarray"
+        )
+    check_not_masked("outputs", outputs)
+    if outputs.dtype.kind != "f":
+        raise TypeError(f"outputs must be floating-point numbers, got dtype {outputs.dtype}")
+    if outputs.ndim == 0:
+        raise ValueError("outputs must be of shape (rows, ...), got ()")
+
+
+def check_not_masked(name: str, x: Any) -> None:
+    """Raise TypeError for a masked array, whose hidden values would be used."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without hidden values, got a masked array: use "
+            ".filled(value), or leave those samples out"
+        )
+
+
+def checked_sample_weight(name: str, weight: Any, rows: int) -> NDArray[np.float64]:
+    """Return `weight` as float64 (rows,), finite, not negative and not all zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    check_not_masked(name, weight)
+    found = np.asarray(weight.get() if on_device(weight) else weight)
+    if found.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of numbers, got dtype {found.dtype}")
+    if found.shape != (rows,):
+        raise ValueError(
+            f"{name} must hold one number for each of the {rows} samples, got shape {found.shape}"
+        )
+    found = found.astype(np.float64)
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        bad = found[~(np.isfinite(found) & (found >= 0))][0]
+        raise ValueError(f"{name} must be finite and not negative, got {bad}")
+    if not found.any():
+        raise ValueError(f"{name} must not be all zero: no sample would count")
     return found
 
 
-def _fitted_labels(labels: ArrayLike, logits_shape: Shape) -> Array:
+def _as_array(targets: Any) -> Array:
+    check_not_masked("targets", targets)
+    return targets if on_device(targets) else np.asarray(targets)
+
+
+def _fitted_labels(labels: Array, logits_shape: Shape) -> Array:
     """`labels` as integers of the right shape."""
-    found: Any = labels if on_device(labels) else np.asarray(labels)
     *lead, classes = logits_shape
-    if found.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers in [0, {classes}), got dtype {found.dtype}")
-    if not _fits(found.shape, lead):
-        flat = found.ndim == 1 and len(lead) > 1
+    kind = labels.dtype.kind
+    if kind not in "iu":
+        hint = {
+            "f": "use .astype(np.int64), or loss='mse' if they are numbers to predict",
+            "b": "use .astype(np.int64), or one output and loss='binary_cross_entropy'",
+        }.get(kind, "classes, y = np.unique(y, return_inverse=True) numbers the classes")
+        raise TypeError(
+            f"labels must be integers in [0, {classes}), got dtype {labels.dtype}: {hint}"
+        )
+    if not _fits(labels.shape, lead):
+        flat = labels.ndim == 1 and len(lead) > 1
         hint = "; is there a Flatten or a pooling missing?" if flat else ""
         raise ValueError(
             f"labels must have shape {tuple(lead)}, one for each row of outputs "
-            f"{tuple(logits_shape)}, got {found.shape}{hint}"
+            f"{tuple(logits_shape)}, got {labels.shape}{hint}"
         )
-    if found.size == 0:
+    if labels.size == 0:
         raise ValueError("labels must not be empty")
-    return found
+    return labels
 
 
 def _check_range(labels: Array, classes: int | None, ignore_label: int | None) -> None:
-    """ValueError unless labels are in [0, classes), or the one that is ignored."""
+    """Raise ValueError unless labels are in [0, classes) or ignored."""
     counted = labels if ignore_label is None else labels[labels != ignore_label]
     if counted.size == 0:
         return
@@ -492,8 +672,8 @@ def _check_range(labels: Array, classes: int | None, ignore_label: int | None) -
 
 
 def _fitted(targets: ArrayLike, wanted: Shape) -> Array:
-    """`targets` as numbers of the shape `wanted`; a last axis of 1 may be there or not."""
-    found: Any = targets if on_device(targets) else np.asarray(targets)
+    """`targets` as numbers of the shape `wanted`; a last axis of 1 may be missing or added."""
+    found = _as_array(targets)
     if found.dtype.kind not in "fiub":
         raise TypeError(f"targets must be an array of real numbers, got dtype {found.dtype}")
     given = found.shape
@@ -509,7 +689,7 @@ def _fitted(targets: ArrayLike, wanted: Shape) -> Array:
 
 
 def _check_finite(targets: Array) -> None:
-    """ValueError unless all targets are finite."""
+    """Raise ValueError unless all targets are finite."""
     if targets.dtype.kind != "f":
         return
     finite = array_namespace(targets).isfinite(targets)
@@ -518,22 +698,62 @@ def _check_finite(targets: Array) -> None:
         raise ValueError(f"targets must be finite, got {targets[at]} at {at}")
 
 
+# --- means ---------------------------------------------------------------------------------------
+
+
+def _mean_and_gradient(
+    losses: Array, gradient: Array, sample_weight: Array | None
+) -> tuple[Number, Array]:
+    """The mean of losses (rows, ...), and its gradient from that of each, in place."""
+    if sample_weight is None:
+        gradient /= gradient.dtype.type(losses.size)
+        return _mean(losses), gradient
+    xp = array_namespace(losses)
+    share = _inverse(_number(sample_weight.sum() * (losses.size // len(losses))))
+    rows = _along_rows(sample_weight, losses)
+    weighted = xp.where(rows > 0, losses * rows, 0)  # a row that does not count may be infinite
+    gradient *= (_along_rows(sample_weight, gradient) * share).astype(gradient.dtype)
+    return _number(weighted.sum(dtype=np.float64) * share), gradient
+
+
+def _counts(
+    right: Array, counted: Array | None, sample_weight: Array | None
+) -> tuple[Number, Number]:
+    """How many are right and how many count, weighted."""
+    if sample_weight is None:
+        if counted is None:
+            return _number(right.sum()), float(right.size)
+        return _number((right & counted).sum()), _number(counted.sum())
+    rows = _along_rows(sample_weight, right)
+    if counted is not None:
+        rows = rows * counted
+    each = right.size // len(right) if counted is None else 1
+    return _number((right * rows).sum()), _number(rows.sum() * each)
+
+
+def _along_rows(sample_weight: Array, x: Array) -> Array:
+    """Weights (rows,) that broadcast to x (rows, ...)."""
+    return sample_weight.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def _mean(losses: Array) -> Number:
     return _number(losses.mean(dtype=np.float64))
 
 
 def _inverse(count: Number) -> Number:
     """1 / count, and 0 where nothing counts."""
-    if isinstance(count, float):
-        return 1.0 / count if count else 0.0
+    if isinstance(count, numbers.Real):
+        return 1.0 / float(count) if count else 0.0
     xp = array_namespace(count)
     return xp.where(count > 0, 1.0 / xp.maximum(count, 1e-300), 0.0)
 
 
 def _number(found: Any) -> Number:
-    """A float, or what is on the device as it is."""
+    """A float; an array on a device is returned as it is."""
     return found if on_device(found) else float(found)
 
 
 def _fits(shape: tuple[int, ...], wanted: Shape | list[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(b in (None, a) for a, b in zip(shape, wanted))
+    return len(shape) == len(wanted) and all(
+        b in (None, a) for a, b in zip(shape, wanted, strict=True)
+    )

@@ -18,15 +18,12 @@ from dropcore._base.device import on_device
 from dropcore._base.generators import WEIGHTS, generator
 from dropcore.key import Key, as_key
 from dropcore.nn._expectations import checked_shape, short
+from dropcore.training import TrainingState, evaluate, fit, predict
 
 if TYPE_CHECKING:
     from dropcore.constraints import Constraint
-    from dropcore.losses import Loss
     from dropcore.nn._summary import Summary
-    from dropcore.optim import Optimizer
     from dropcore.regularizers import Regularizer
-    from dropcore.training._state import TrainingState
-    from dropcore.training.history import History
 
 __all__ = [
     "Array",
@@ -444,6 +441,20 @@ class Layer:
         """The layers that hold no others, depth-first, with their paths."""
         return ((place, layer) for place, layer in self.tree(path) if not layer.children)
 
+    def trace(
+        self, x: Array, key: Key | None = None, *, lengths: Array | None = None, path: str = ""
+    ) -> Iterator[tuple[str, Layer, Array]]:
+        """Yield path, layer and output of each layer in the order of the network.
+
+        Parameters
+        ----------
+        x, key, lengths
+            As in `forward`.
+        path : str, default ""
+            Of this layer.
+        """
+        yield path, self, self.forward(x, key=key, **self.lengths_kwargs(lengths))[0]
+
     def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
         """The children with their names and the shapes of the samples that reach them.
 
@@ -529,62 +540,11 @@ class Layer:
 
         return summarize(self, input_shape)
 
-    # --- training: see dropcore.training, which builds on layers and not the other way round -----
+    # --- training --------------------------------------------------------------------------------
 
-    def fit(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        *,
-        epochs: int,
-        optimizer: Optimizer,
-        batch_size: int = 32,
-        loss: str | Loss = "softmax_cross_entropy",
-        key: Key | int | None = None,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
-        progress: bool | None = None,
-        lengths: ArrayLike | None = None,
-        cuda_graph: bool = False,
-    ) -> History:
-        """Train on arrays: :func:`dropcore.training.fit` with this layer as the model."""
-        from dropcore.training import fit
-
-        return fit(
-            self,
-            x,
-            y,
-            epochs=epochs,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            loss=loss,
-            key=key,
-            validation_data=validation_data,
-            progress=progress,
-            lengths=lengths,
-            cuda_graph=cuda_graph,
-        )
-
-    def predict(
-        self, x: ArrayLike, *, batch_size: int = 1024, lengths: ArrayLike | None = None
-    ) -> Array:
-        """Outputs without noise: :func:`dropcore.training.predict`."""
-        from dropcore.training import predict
-
-        return predict(self, x, batch_size=batch_size, lengths=lengths)
-
-    def evaluate(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        *,
-        loss: str | Loss = "softmax_cross_entropy",
-        batch_size: int = 1024,
-        lengths: ArrayLike | None = None,
-    ) -> dict[str, float]:
-        """Loss and accuracy without noise: :func:`dropcore.training.evaluate`."""
-        from dropcore.training import evaluate
-
-        return evaluate(self, x, y, loss=loss, batch_size=batch_size, lengths=lengths)
+    fit = fit
+    predict = predict
+    evaluate = evaluate
 
 
 class Stateful(Layer):

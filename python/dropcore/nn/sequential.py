@@ -118,6 +118,16 @@ class Sequential(Stateful):
             lengths = layer.output_lengths(lengths)
         return lengths
 
+    def trace(
+        self, x: Array, key: Key | None = None, *, lengths: Array | None = None, path: str = ""
+    ) -> Iterator[tuple[str, Layer, Array]]:
+        for name, child, own in self.children_with_keys(key):
+            place = f"{path}.{name}" if path else name
+            for step in child.trace(x, own, lengths=lengths, path=place):
+                yield step
+                x = step[2]
+            lengths = None if lengths is None else child.output_lengths(lengths)
+
     def forward_from(
         self,
         x: Array,

@@ -1,16 +1,28 @@
-"""Training: arrays in, a trained model and its history out.
+"""Training: fit a model to arrays, evaluate it, and predict.
 
-==========  ============================================================
-`loop`      fit, predict, evaluate
-`data`      what is accepted as data, and batches in the model's dtype
-`state`     where training stands: it goes on, or goes back
-`diverged`  which layer is to blame for a loss that is not finite
-`history`   History
-==========  ============================================================
+================  ======================================================
+`_fit`            the loop over epochs and batches: fit
+`_update`         one update: step
+`_inference`      predict, evaluate
+`_data`           checks of data, and batches in the dtype of the model
+`_choices`        optimizers by name, the loss where none is named
+`_warnings`       models and data that are probably not meant
+`_interrupts`     Ctrl-C waits for the end of an update
+`_graphed_step`   updates recorded as a CUDA graph
+`_nonfinite`      the first layer whose numbers are not finite
+`_progress`       the progress bar
+`state`           TrainingState, and a snapshot to return to
+`history`         History
+================  ======================================================
+
+Nothing here imports `dropcore.nn` at run time: models take `fit`, `predict` and `evaluate` from
+here.
 """
 
-from dropcore.training._state import TrainingState
+from dropcore.training._fit import fit
+from dropcore.training._inference import evaluate, predict
+from dropcore.training._update import StepResult, step
 from dropcore.training.history import History
-from dropcore.training.loop import evaluate, fit, predict
+from dropcore.training.state import TrainingState
 
-__all__ = ["History", "TrainingState", "evaluate", "fit", "predict"]
+__all__ = ["History", "StepResult", "TrainingState", "evaluate", "fit", "predict", "step"]

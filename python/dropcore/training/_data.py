@@ -1,4 +1,4 @@
-"""What is accepted as data, and batches of it in the model's dtype.
+"""Checks of data, and batches of it in the dtype of the model.
 
 Data stays where it is: it is checked block by block and converted batch by batch, so that it may be
 read-only, of another dtype or a memory map. For a model on a GPU batches are copied there, unless
@@ -7,21 +7,59 @@ the data is there already.
 
 from __future__ import annotations
 
-import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
-from dropcore.losses import CheckedLoss
-from dropcore.nn.layer import Array, Layer
+from dropcore.losses import (
+    Array,
+    CheckedLoss,
+    Loss,
+    Shape,
+    check_not_masked,
+    checked_sample_weight,
+)
+from dropcore.training._choices import chosen_loss
 
-__all__ = ["Data", "checked_count", "checked_data", "model_dtype"]
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Batch", "Data", "check_feature_names", "checked_data", "feature_names", "model_dtype"]
 
 _BLOCK = 1 << 20
+
+Rows = slice | NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some samples, on the device of the model.
+
+    Attributes
+    ----------
+    x, y, lengths, sample_weight
+        As in `Data`.
+    valid : int64 array or None
+        Positions of the valid steps among all steps of the outputs, (samples * steps,).
+    """
+
+    x: Array
+    y: Any = None
+    lengths: NDArray[np.int64] | None = None
+    sample_weight: Array | None = None
+    valid: Array | None = None
+
+    @property
+    def lengths_kwargs(self) -> dict[str, Any]:
+        """The keyword `lengths` for a call of the model, if there are any."""
+        return {} if self.lengths is None else {"lengths": self.lengths}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,29 +70,43 @@ class Data:
     ----------
     x : ndarray (samples, ...)
     y : ndarray (samples, ...) or None
-    lengths : ndarray (samples,) or None
-        Valid steps of each padded sequence.
     dtype : dtype
         That batches of x are converted to.
     device : str
-        Where batches of x and y are wanted.
+        Where batches are put.
+    loss : Loss or None
+        That the targets were checked for.
+    lengths : ndarray (samples,) or None
+        Valid steps of each padded sequence.
+    sample_weight : float64 array (samples,) or None
+    valid : bool array (samples, steps) or None
+        Whether a step of the outputs is valid, where `lengths` are given and outputs have steps.
     """
 
     x: NDArray[Any]
     y: Any
-    lengths: NDArray[np.int64] | None
     dtype: np.dtype[Any]
     device: str
+    loss: Loss | None = None
+    lengths: NDArray[np.int64] | None = None
+    sample_weight: NDArray[np.float64] | None = None
+    valid: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, rows: slice | NDArray[np.integer]) -> tuple[Array, Any, dict[str, Any]]:
-        """Some samples: x in `dtype`, y, and what else a call of the model takes by name."""
-        lengths_kwargs = {} if self.lengths is None else {"lengths": self.lengths[rows]}
-        x = to_device(batch(self.x, rows, self.dtype), self.device)
-        y = None if self.y is None else to_device(taken(self.y, rows), self.device)
-        return x, y, lengths_kwargs
+    def take(self, rows: Rows) -> Batch:
+        """A batch of these rows."""
+        valid = None if self.valid is None else np.flatnonzero(self.valid[rows])
+        return Batch(
+            to_device(_converted(self.x, rows, self.dtype), self.device),
+            None if self.y is None else to_device(_taken(self.y, rows), self.device),
+            None if self.lengths is None else self.lengths[rows],
+            None
+            if self.sample_weight is None
+            else to_device(self.sample_weight[rows], self.device),
+            None if valid is None else to_device(valid, self.device),
+        )
 
 
 def checked_data(
@@ -62,51 +114,61 @@ def checked_data(
     x: ArrayLike,
     y: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     *,
-    criterion: object = None,
+    loss: Loss | None = None,
     name: str = "",
     like: Data | None = None,
+    targets: bool = True,
 ) -> Data:
-    """What a user gave, if the model can take it.
+    """Check what a user gave against the model.
 
     Parameters
     ----------
     model : Layer
-    x, y, lengths
-        As in `fit`; y is None where there are no targets.
-    criterion : Loss, optional
-        Which says what targets may be.
+    x, y, lengths, sample_weight
+        As in `fit`.
+    loss : Loss, optional
+        Which checks the targets. By default it is chosen by `chosen_loss`.
     name : str, default ""
         Put before the names of the arguments in messages, such as "validation ".
     like : Data, optional
-        Whose samples have the shape that these must have.
+        Samples that the model will be built for.
+    targets : bool, default True
+        Whether there are targets; without them `y` and `loss` are not looked at.
 
     Raises
     ------
     TypeError, ValueError
-        If not.
+        If the model cannot take it.
     """
-    dtype = input_dtype(model)
-    inputs = checked_inputs(f"{name}x", x, dtype)
-    if like is not None and inputs.shape[1:] != like.x.shape[1:]:
-        raise ValueError(
-            f"{name}x must have samples of shape {like.x.shape[1:]}, as x has, "
-            f"got {inputs.shape[1:]}"
-        )
-    steps = None
+    dtype = np.dtype(np.int64) if model.integer_input else model_dtype(model)
+    inputs = _checked_inputs(f"{name}x", x, dtype)
+    given = _as_data(f"{name}y", y) if targets else None
+    outputs = _output_shape(model, f"{name}x", inputs, given, like)
+    steps = valid = None
     if lengths is not None:
         if not model.takes_lengths:
             raise ValueError(f"{name}lengths: no layer of the model takes lengths of sequences")
-        steps = checked_lengths(f"{name}lengths", lengths, inputs)
-    outputs = model.output_shape(inputs.shape[1:])
-    targets = None if y is None else checked_targets(f"{name}y", y, len(inputs), outputs, criterion)
-    for what, array in (("x", inputs), ("y", targets)):
+        steps = _checked_lengths(f"{name}lengths", lengths, inputs)
+        valid = _valid_steps(model, inputs.shape[1:], outputs, steps)
+    weight = None
+    if sample_weight is not None:
+        if loss is not None and not isinstance(loss, CheckedLoss):
+            raise TypeError(
+                f"{name}sample_weight needs a loss of dropcore.losses, which takes weights, got the "
+                f"function {loss!r}"
+            )
+        weight = checked_sample_weight(f"{name}sample_weight", sample_weight, len(inputs))
+    if targets:
+        given, loss = _checked_targets(f"{name}y", given, len(inputs), outputs, loss, valid)
+    for what, array in (("x", inputs), ("y", given)):
         if on_device(array) and model.device == "cpu":
             raise TypeError(
                 f"{name}{what} is on a GPU and the model is not: use model.to('cuda'), or "
                 f"cupy.asnumpy({what})"
             )
-    return Data(inputs, targets, steps, dtype, model.device)
+    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid)
 
 
 def model_dtype(model: Layer) -> np.dtype[Any]:
@@ -115,24 +177,68 @@ def model_dtype(model: Layer) -> np.dtype[Any]:
     return np.dtype(np.float32) if first is None else first.dtype
 
 
-def checked_count(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {count}")
-    return count
+# --- data frames ---------------------------------------------------------------------------------
 
 
-def input_dtype(model: Layer) -> np.dtype[Any]:
-    """The dtype that batches are converted to: that of the weights, or indices."""
-    return np.dtype(np.int64) if model.integer_input else model_dtype(model)
+def feature_names(x: Any) -> list[str] | None:
+    """The columns of a data frame, if they are all strings."""
+    columns = getattr(x, "columns", None)
+    if columns is None or isinstance(x, np.ndarray):
+        return None
+    names = list(columns)
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """`x` as an array of its own dtype whose values are finite in `dtype`.
+def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
+    """Compare the columns of `x` with those that the model was fitted to.
+
+    Raises
+    ------
+    ValueError
+        If names or order differ.
+
+    Warns
+    -----
+    UserWarning
+        If `x` has no names and the model was fitted to a data frame.
+    """
+    if known is None:
+        return
+    names = feature_names(x)
+    if names is None:
+        warnings.warn(
+            f"{name} has no column names, and the model was fitted to a data frame with the columns "
+            f"{_listed(known)}: the order cannot be checked",
+            UserWarning,
+            stacklevel=3,
+        )
+    elif names != known:
+        if sorted(names) == sorted(known):
+            found = "the same in another order"
+        else:
+            missing = [column for column in known if column not in names]
+            new = [column for column in names if column not in known]
+            found = "; ".join(
+                f"{what} {_listed(columns)}"
+                for what, columns in (("missing", missing), ("unknown", new))
+                if columns
+            )
+        raise ValueError(
+            f"{name} must have the columns that the model was fitted to, in their order, "
+            f"{_listed(known)}: {found}"
+        )
+
+
+def _listed(columns: list[str]) -> str:
+    shown = ", ".join(map(repr, columns[:6]))
+    return shown if len(columns) <= 6 else f"{shown} ... ({len(columns)} in all)"
+
+
+# --- inputs --------------------------------------------------------------------------------------
+
+
+def _checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return `x` as an array of its own dtype whose values are finite in `dtype`.
 
     Raises
     ------
@@ -141,14 +247,7 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     ValueError
         If it is empty or holds a value that is not finite in `dtype`.
     """
-    if hasattr(x, "toarray"):
-        raise TypeError(f"{name} must be a dense array, got {type(x).__name__}; use .toarray()")
-    try:
-        data = as_data(x)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be an array of samples of one shape; pad sequences and give lengths="
-        ) from None
+    data = _as_data(name, x)
     if dtype.kind == "i":
         if data.dtype.kind not in "iu":
             raise TypeError(
@@ -156,14 +255,16 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
                 f"{data.dtype}; use .astype(np.int64)"
             )
     elif data.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be an array of real numbers, got dtype {data.dtype}")
+        raise TypeError(
+            f"{name} must be an array of real numbers, got dtype {data.dtype}{_hint(x, data)}"
+        )
     if data.ndim == 0 or data.size == 0:
         raise ValueError(f"{name} must be of shape (samples, ...) and not empty, got {data.shape}")
     if data.dtype.kind == "f":
         rows = max(1, _BLOCK * len(data) // data.size)
         for start in range(0, len(data), rows):
             xp = array_namespace(data)
-            finite = xp.isfinite(batch(data, slice(start, start + rows), dtype))
+            finite = xp.isfinite(_converted(data, slice(start, start + rows), dtype))
             if not finite.all():
                 first, *rest = map(int, xp.argwhere(~finite)[0])
                 at = (start + first, *rest)
@@ -171,42 +272,53 @@ def checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any
     return data
 
 
-def checked_targets(
-    name: str, y: ArrayLike, samples: int, outputs: tuple[int | None, ...], criterion: object
-) -> NDArray[Any]:
-    """`y` as an array, if it can be the targets of outputs (samples, *outputs).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is not one for each sample, or as the loss says in its `check`.
-    """
-    targets = as_data(y)
-    if targets.ndim == 0 or len(targets) != samples:
-        found = f"shape {targets.shape}" if targets.ndim == 0 else f"{len(targets)}"
+def _output_shape(
+    model: Layer, name: str, x: NDArray[Any], y: NDArray[Any] | None, like: Data | None
+) -> Shape:
+    """Shape of one sample's output; ValueError if the model cannot take `x`."""
+    sample = x.shape[1:]
+    try:
+        if like is not None and sample != like.x.shape[1:]:
+            _check_like(model, name, sample, like.x.shape[1:])
+        return model.output_shape(sample)
+    except ValueError as error:
+        if x.ndim > 1 or model.integer_input:
+            if like is not None and not str(error).startswith(name):
+                error.args = (f"{name}: {error}",)
+            raise
+        swapped = "; are x and y swapped?" if y is not None and y.ndim > 1 else ""
         raise ValueError(
-            f"{name} must hold one target for each of the {samples} samples, got {found}"
+            f"{name} must be of shape (samples, features), got {x.shape}: {name}[:, None] is one "
+            f"feature, {name}[None] one sample{swapped} ({error})"
+        ) from None
+
+
+def _check_like(model: Layer, name: str, sample: Shape, wanted: Shape) -> None:
+    """ValueError unless a model for samples of shape `wanted` takes those of shape `sample`."""
+    fits = len(sample) == len(wanted)
+    if fits:
+        # Where the lengths differ, the model has to take any length.
+        free = tuple(a if a == b else None for a, b in zip(sample, wanted, strict=True))
+        try:
+            model.output_shape(free)
+        except ValueError:
+            fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must have samples of shape {wanted}, as x has, got {sample}: only lengths that "
+            "the model takes as they come may differ, such as the steps of sequences"
         )
-    if isinstance(criterion, CheckedLoss):
-        return criterion.check(targets, (samples, *outputs))
-    return targets
 
 
-def checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[np.int64]:
-    """`lengths` as int64 (samples,), each in [0, time].
-
-    Parameters
-    ----------
-    name : str
-    lengths : array_like of int, shape (samples,)
-    x : ndarray, shape (samples, time, ...)
+def _checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[np.int64]:
+    """Return `lengths` of x (samples, time, ...) as int64 (samples,), each in [0, time].
 
     Raises
     ------
     TypeError, ValueError
-        If they are not integers, not one for each sample or beyond the data.
+        If they are not.
     """
-    found = np.asarray(lengths)
+    found = np.asarray(_as_data(name, lengths))
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
     if x.ndim < 2 or found.shape != x.shape[:1]:
@@ -220,19 +332,139 @@ def checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[n
     return found.astype(np.int64)
 
 
-def as_data(x: Any) -> NDArray[Any]:
-    """x as an array, where it is."""
-    return x if on_device(x) else np.asarray(x)
+def _valid_steps(
+    model: Layer, sample: Shape, outputs: Shape, lengths: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Whether each step of the outputs is valid (samples, steps); None if they have no steps."""
+    try:
+        has_steps = model.output_shape((None, *sample[1:]))[:1] == (None,)
+    except ValueError:  # a layer needs to know all lengths
+        whole = model.output_lengths(np.array([sample[0]], np.int64))
+        has_steps = len(outputs) > 1 and int(whole[0]) == outputs[0]
+    if not has_steps:
+        return None
+    steps = outputs[0]
+    assert steps is not None  # the shape of the data is known
+    valid: NDArray[np.bool_] = np.arange(steps) < model.output_lengths(lengths)[:, None]
+    return valid
 
 
-def taken(x: Array, rows: slice | NDArray[np.integer]) -> Array:
+# --- targets -------------------------------------------------------------------------------------
+
+
+def _checked_targets(
+    name: str,
+    targets: Any,
+    samples: int,
+    outputs: Shape,
+    loss: Loss | None,
+    valid: NDArray[np.bool_] | None,
+) -> tuple[Any, Loss]:
+    """Targets of outputs (samples, *outputs) as an array, and their loss.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is not one for each sample, or as the loss says.
+    """
+    if targets.ndim == 0 or len(targets) != samples:
+        found = f"shape {targets.shape}" if targets.ndim == 0 else f"{len(targets)}"
+        raise ValueError(
+            f"{name} must hold one target for each of the {samples} samples, got {found}"
+        )
+
+    def valid_of(values: Any) -> Any:
+        if valid is None or values.shape[:2] != valid.shape:
+            return values
+        return values[to_device(valid, "cuda") if on_device(values) else valid]
+
+    with _named(name):
+        if loss is None:
+            loss = chosen_loss(valid_of(targets), targets.ndim, outputs)
+        if isinstance(loss, CheckedLoss):
+            targets = loss.fitted(targets, (samples, *outputs))
+            loss.check_values(valid_of(targets), (samples, *outputs))
+    if valid is not None and targets.shape[:2] != valid.shape:
+        raise ValueError(
+            f"{name} must be of shape {valid.shape} or {(*valid.shape, '...')}, a target for each "
+            f"step of the outputs, whose padded steps do not count, got {targets.shape}"
+        )
+    return targets, loss
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the name of the argument before the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.args = (f"{name}: {error}",)
+        raise
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def _as_data(name: str, x: Any) -> NDArray[Any]:
+    """`x` as an array, where it is; TypeError or ValueError if it is none."""
+    if on_device(x):
+        found: NDArray[Any] = x
+        return found
+    check_not_masked(name, x)
+    if hasattr(x, "toarray"):
+        raise TypeError(f"{name} must be a dense array, got {type(x).__name__}; use .toarray()")
+    is_array = hasattr(x, "__array__") or hasattr(x, "__array_interface__")
+    if x is None or isinstance(x, Mapping | set | frozenset | str | bytes):
+        raise TypeError(f"{name} must be an array, got {'None' if x is None else type(x).__name__}")
+    if not is_array and hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
+        raise TypeError(
+            f"{name} must be an array with all samples, got {type(x).__name__}: concatenate what it "
+            "yields, or write a loop around dropcore.training.step"
+        )
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an array of samples of one shape; pad sequences and give lengths="
+        ) from None
+
+
+def _hint(x: Any, data: NDArray[Any]) -> str:
+    """What to do about data that are not numbers."""
+    dtypes = getattr(x, "dtypes", None)
+    if dtypes is not None and hasattr(x, "columns"):
+        bad = [
+            f"{column!r} ({dtype})"
+            for column, dtype in zip(x.columns, dtypes, strict=True)
+            if getattr(dtype, "kind", "O") not in "fiub" or not isinstance(dtype, np.dtype)
+        ]
+        return (
+            f": the columns {', '.join(bad[:6])} are not NumPy numbers; encode text as numbers, and "
+            "convert nullable columns by .to_numpy(dtype=float)"
+        )
+    if data.dtype.kind in "US":
+        return ": encode text as numbers"
+    if data.dtype.kind == "O" and data.size:
+        kinds = {type(value).__name__ for value in data.ravel()[:1000]}
+        if "str" in kinds:
+            return f" that holds {', '.join(sorted(kinds))}: encode text as numbers"
+        return (
+            f" that holds {', '.join(sorted(kinds))}: use .astype(float), and fill what is missing"
+        )
+    if data.dtype.kind in "mM":
+        return ": convert times to numbers"
+    return ""
+
+
+def _taken(x: Array, rows: Rows) -> Array:
     """Some rows, where x is."""
     if on_device(x) and not isinstance(rows, slice):
         rows = to_device(rows, "cuda")
     return x[rows]
 
 
-def batch(x: NDArray[Any], rows: slice | NDArray[np.integer], dtype: np.dtype[Any]) -> Array:
+def _converted(x: NDArray[Any], rows: Rows, dtype: np.dtype[Any]) -> Array:
     """Some rows, contiguous and in `dtype`, where x is."""
-    with np.errstate(over="ignore"):
-        return array_namespace(x).ascontiguousarray(taken(x, rows), dtype=dtype)
+    with np.errstate(all="ignore"):
+        found: Array = array_namespace(x).ascontiguousarray(_taken(x, rows), dtype=dtype)
+        return found

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dropcore._backends.cuda.graphs import Graph
 from dropcore._backends.cuda.updates import captured_hyperparameters
 from dropcore._base.device import array_namespace
 from dropcore.key import Key
-from dropcore.losses import Number
-from dropcore.nn.layer import Array
+from dropcore.losses import Array
 from dropcore.optim import Optimizer
-from dropcore.training._state import TrainingState
+from dropcore.training.state import TrainingState
 
 __all__ = ["GraphedStep"]
 
-Update = Callable[[Array, Array, Key], tuple[Number, Array]]
-"""(x, targets, key) -> the loss and the outputs, after an update."""
+Result = TypeVar("Result")
 
 
-class GraphedStep:
-    """An update that is done once, recorded with the second batch, and launched from then on.
+class GraphedStep(Generic[Result]):
+    """An update that runs once, is recorded with the second batch, and is launched from then on.
 
     Parameters
     ----------
     update : callable
-        Which makes an update and counts it in `state`.
+        ``update(x, targets, key)`` makes an update, counts it in `state` and returns arrays.
     optimizer : Optimizer
     state : TrainingState
     x, targets : cupy.ndarray
@@ -34,7 +32,12 @@ class GraphedStep:
     """
 
     def __init__(
-        self, update: Update, optimizer: Optimizer, state: TrainingState, x: Array, targets: Array
+        self,
+        update: Callable[[Array, Array, Key], Result],
+        optimizer: Optimizer,
+        state: TrainingState,
+        x: Array,
+        targets: Array,
     ) -> None:
         self._update, self._optimizer, self._state = update, optimizer, state
         self._graph = Graph()
@@ -51,16 +54,16 @@ class GraphedStep:
         """Whether a batch is of the size that was recorded."""
         return x.shape == self._x.shape and targets.shape == self._targets.shape
 
-    def __call__(self, x: Array, targets: Array, key: Key) -> tuple[Number, Array]:
-        """Make an update. What is returned is overwritten by the next call."""
+    def __call__(self, x: Array, targets: Array, key: Key) -> Result:
+        """Make an update. The next call overwrites the arrays that are returned."""
         self._x[...] = x
         self._targets[...] = targets
         if not self._rehearsed:
-            self._graph.set(0, self._numbers())
+            self._graph.set(0, self._hyperparameters())
             self._rehearsed = True
             return self._graph.rehearse(lambda: self._update(self._x, self._targets, key))
         if self._first is None:
-            self._graph.set(0, self._numbers())
+            self._graph.set(0, self._hyperparameters())
             step = self._state.step
             try:
                 self._found = self._graph.record(lambda: self._update(self._x, self._targets, key))
@@ -69,13 +72,13 @@ class GraphedStep:
                 raise
             self._first = key
         else:
-            self._graph.set(key.step - self._first.step, self._numbers())
+            self._graph.set(key.step - self._first.step, self._hyperparameters())
             self._state.step += 1
         self._graph.launch()
         return self._found
 
-    def _numbers(self) -> list[float]:
-        """The numbers of the optimiser's rule in the update that comes."""
+    def _hyperparameters(self) -> list[float]:
+        """The hyperparameters of the optimizer in the next update."""
         step = self._state.step - self._state.begun
         with captured_hyperparameters() as found:
             self._optimizer.apply(self._like, {"one": self._like["one"].copy()}, self._slots, step)

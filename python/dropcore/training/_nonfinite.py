@@ -1,65 +1,54 @@
-"""Which layer is to blame for a loss that is not finite."""
+"""Find the first layer whose numbers are not finite."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dropcore._base.device import array_namespace
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Layer
-from dropcore.nn.sequential import Sequential
+
+if TYPE_CHECKING:
+    from dropcore.losses import Array
+    from dropcore.nn.layer import Layer
 
 __all__ = ["first_nonfinite", "nonfinite_weights"]
 
 
 def nonfinite_weights(model: Layer, path: str = "") -> str | None:
-    """Describe the first layer with a weight that is not finite, if there is one."""
-    for place, layer in model.tree(path):
-        for name, weight in layer._params.items():
-            bad = weight.size - int(array_namespace(weight).isfinite(weight).sum())
-            if bad:
-                return (
-                    f"{bad} of the {weight.size} values in the {name} of {_called(place, layer)} "
-                    "are not finite"
-                )
+    """Describe the first parameter with a value that is not finite, if there is one."""
+    layers = dict(model.tree())
+    for name, weight in model.params.items():
+        bad = weight.size - int(array_namespace(weight).isfinite(weight).sum())
+        if bad:
+            place, _, own = name.rpartition(".")
+            whole = ".".join(part for part in (path, place) if part)
+            layer = _called(whole, layers[place])
+            return f"{bad} of the {weight.size} values in the {own} of {layer} are not finite"
     return None
 
 
-def first_nonfinite(model: Layer, x: Array, key: Key, lengths: Any = None) -> str:
+def first_nonfinite(model: Layer, x: Array, key: Key | None, lengths: Any = None) -> str:
     """Describe the first layer, in the order of the network, that is not finite on `x`.
 
     Parameters
     ----------
     model : Layer
     x : ndarray, shape (batch, ...)
-    key : Key
-        Of the training step that went wrong.
+    key : Key or None
+        That of the training step that failed; None for inference.
     lengths : ndarray, optional
-        Of its sequences.
+        Valid steps of its sequences.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        found, _ = _walk(model, x, key, lengths, "")
-    return found or "all weights and outputs are finite, it is the loss itself that is not"
-
-
-def _walk(
-    layer: Layer, x: Array, key: Key | None, lengths: Any, path: str
-) -> tuple[str | None, Array]:
-    if isinstance(layer, Sequential):
-        for name, child, own in layer.children_with_keys(key):
-            found, x = _walk(child, x, own, lengths, f"{path}.{name}" if path else name)
+    with np.errstate(all="ignore"):
+        for path, layer, y in model.trace(x, key, lengths=lengths):
+            found = nonfinite_weights(layer, path)
             if found:
-                return found, x
-            lengths = None if lengths is None else child.output_lengths(lengths)
-        return None, x
-    found = nonfinite_weights(layer, path)
-    if found is None:
-        x, _ = layer.forward(x, key=key, **layer.lengths_kwargs(lengths))
-        if not array_namespace(x).isfinite(x).all():
-            found = f"the output of {_called(path, layer)} is not finite"
-    return found, x
+                return found
+            if not array_namespace(y).isfinite(y).all():
+                return f"the output of {_called(path, layer)} is not finite"
+    return "all weights and outputs are finite, it is the loss itself that is not"
 
 
 def _called(path: str, layer: Layer) -> str:

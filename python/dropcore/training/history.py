@@ -1,25 +1,35 @@
-"""What happened in each epoch."""
+"""The metrics of each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["History"]
 
 
-@dataclass(repr=False)
-class History:
-    """Numbers by epoch: ``history["val_accuracy"][-1]``.
+@dataclass(repr=False, eq=False)
+class History(Mapping[str, list[float]]):
+    """Metrics by name, a number for each epoch: ``history["val_accuracy"][-1]``.
+
+    It is a mapping: ``"loss" in history``, ``list(history)`` and ``dict(history)`` work as for a
+    dict.
 
     Attributes
     ----------
     epochs : list of int
-        Numbered from 1; a second call of `fit` counts on.
+        Numbered from 1; a second call of `fit` continues the numbers.
     metrics : dict of str to list of float
-        "loss" and "accuracy", measured while training, with the noise; "val_loss" and
-        "val_accuracy", measured without it, if there is validation data; "seconds". Losses that
-        are not classification have no accuracies.
+        "loss" and "accuracy", measured while training, under noise; "val_loss" and "val_accuracy",
+        measured without noise, if there is validation data; "seconds". Losses that are not
+        classification have no accuracies.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.append(1, {"loss": 0.5})
+    >>> dict(history)
+    {'loss': [0.5]}
     """
 
     epochs: list[int] = field(default_factory=list)
@@ -38,6 +48,13 @@ class History:
             choices = ", ".join(map(repr, self.metrics)) or "nothing yet"
             raise KeyError(f"the history has {choices}, not {name!r}") from None
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
     def __repr__(self) -> str:
         last = "".join(f", {name}={values[-1]:.4g}" for name, values in self.metrics.items())
-        return f"<History of {len(self.epochs)} epochs{last and '; the last:' + last[1:]}>"
+        epochs = "1 epoch" if len(self.epochs) == 1 else f"{len(self.epochs)} epochs"
+        return f"<History of {epochs}{last and '; the last:' + last[1:]}>"

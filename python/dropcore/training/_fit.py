@@ -1,0 +1,306 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from dropcore._base.device import on_device
+from dropcore._base.generators import SHUFFLE, generator
+from dropcore.key import Key
+from dropcore.losses import Loss, Number
+from dropcore.optim import Optimizer
+from dropcore.training._choices import (
+    address_of,
+    check_address,
+    checked_count,
+    named_loss,
+    optimizer_of,
+)
+from dropcore.training._data import (
+    Batch,
+    Data,
+    Rows,
+    check_feature_names,
+    checked_data,
+    feature_names,
+)
+from dropcore.training._inference import Means, mean_metrics
+from dropcore.training._interrupts import Interrupts
+from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
+from dropcore.training._progress import progress_bar
+from dropcore.training._update import Scored, Update, prepare
+from dropcore.training._warnings import (
+    divergence_hints,
+    warn_of_unlikely_input,
+    warn_of_unlikely_output,
+)
+from dropcore.training.history import History
+from dropcore.training.state import Snapshot, TrainingState
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+    from dropcore.training._graphed_step import GraphedStep
+
+__all__ = ["fit"]
+
+EpochEnd = Callable[[int, Mapping[str, float]], Any]
+
+
+def fit(
+    model: Layer,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    epochs: int,
+    optimizer: str | Optimizer = "adam",
+    batch_size: int = 32,
+    loss: str | Loss | None = None,
+    key: Key | int | None = None,
+    validation_data: tuple[ArrayLike, ArrayLike]
+    | tuple[ArrayLike, ArrayLike, ArrayLike]
+    | None = None,
+    progress: bool | None = None,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    shuffle: bool = True,
+    on_epoch_end: EpochEnd | None = None,
+    cuda_graph: bool = False,
+) -> History:
+    """Train a model on arrays.
+
+    All randomness derives from the seed of the key: the initial weights, the order of the samples
+    in each epoch, and the masks, which are addressed by (seed, stream, update, row). The same seed
+    on a fresh model repeats every bit, for any number of threads. A second call resumes where the
+    first stopped, with the state of the optimizer, so that two calls of 5 epochs are one of 10. An
+    optimizer of another kind begins at its step 0, also with its learning rate.
+
+    All arguments are checked before anything is changed.
+
+    Parameters
+    ----------
+    model : Layer
+        Its missing weights are drawn, in float32. For float64 call ``model.build`` first. Frozen
+        layers stay as they are.
+    x : array_like, shape (samples, ...)
+        Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
+        memory map. For a model on a GPU batches are copied there, unless x and y are there already,
+        as CuPy arrays, which is faster. The columns of a data frame are remembered: later ones must
+        have the same, in the same order.
+    y : array_like, shape (samples, ...)
+        For cross-entropy integer labels in [0, classes), or a probability for each class; else as
+        the loss says.
+    epochs : int
+        How many more times to go through the data.
+    optimizer : str or Optimizer, default "adam"
+        "adam" is ``Adam(1e-3)``, "sgd" is ``SGD(0.01, momentum=0.9)``: both suit standardised data.
+    batch_size : int, default 32
+        Samples in an update; the last one of an epoch may have fewer.
+    loss : str or callable, optional
+        A name or an object from `dropcore.losses`, or any function ``loss(outputs, targets) ->
+        (value, doutputs)``, the mean over the batch and its gradient. Regularizers add their
+        gradients; the loss that is reported is without them. By default the loss of the last `fit`;
+        without one it is chosen and printed:
+
+        - two or more outputs, and an integer for each row of outputs: "softmax_cross_entropy";
+        - one output, and targets of 0 and 1 only: "binary_cross_entropy";
+        - one output and other numbers, or a number for each of several outputs: "mse";
+        - numbers that may be probabilities for each of several outputs: ValueError.
+    key : Key or int, optional
+        Needed if the model draws masks. Without it weights and order are those of seed 0.
+    validation_data : (x, y) or (x, y, lengths), optional
+        Evaluated after each epoch, without noise. Its sequences or images may have other lengths
+        where the model takes any.
+    progress : bool, optional
+        Whether to show a progress bar; by default on a terminal and in a notebook.
+    lengths : array_like of int, shape (samples,), optional
+        Of sequences (samples, time, ...) that are padded at the end: the number of valid steps of
+        each. For models with a recurrent layer or a pooling over time. Where the outputs have steps
+        too, padded steps count neither in the loss nor in the accuracy nor in gradients, whatever
+        `y` holds there; a function as `loss` gets the valid steps as rows.
+    sample_weight : array_like, shape (samples,), optional
+        How much each sample counts in the mean loss of its batch and in the metrics, not negative.
+    shuffle : bool, default True
+        Whether each epoch takes the samples in an order of its own.
+    on_epoch_end : callable, optional
+        ``on_epoch_end(epoch, metrics)`` is called after each epoch with its number, from 1, and a
+        dict of what the history got. Training stops if it returns something true. It may freeze
+        layers or change weights in place.
+    cuda_graph : bool, default False
+        Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
+        then on, with the same masks. That saves host time, which bounds small models. Nothing in a
+        step may come from the host: no lengths, no weights of samples, no rates that change with
+        the step or are arrays, no clipping by norm.
+
+    Returns
+    -------
+    History
+        Also available as ``model.training_state.history``, for instance after Ctrl-C.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid.
+    FloatingPointError
+        If the loss or the weights are not finite. It names the step and the first layer to blame;
+        weights, optimizer state and counts are back at the start of the epoch. On a GPU this is
+        noticed at the end of the epoch, not at the step.
+    KeyboardInterrupt
+        If the user interrupts. The model is then as the last complete update left it (weights,
+        optimizer state, moments and count), so that it can be used and trained on. The epoch that
+        was interrupted does not count.
+
+    Warns
+    -----
+    UserWarning
+        If the last layer applies the softmax or sigmoid of the loss once more, the model ends with
+        a dropout, or images seem to have their channels first.
+    RuntimeWarning
+        If the validation loss is not finite.
+    """
+    epochs = checked_count("epochs", epochs, 0)
+    batch_size = checked_count("batch_size", batch_size, 1)
+    rule = optimizer_of(optimizer)
+    criterion = named_loss(loss, model)
+    address = address_of(model, key)
+    if on_epoch_end is not None and not callable(on_epoch_end):
+        raise TypeError(
+            f"on_epoch_end must be a function of (epoch, metrics), got {on_epoch_end!r}"
+        )
+    if cuda_graph:
+        _check_graph(model, lengths, sample_weight)
+    names = feature_names(x)
+    if names is not None and model.training_state is not None:
+        check_feature_names("x", x, model.training_state.feature_names)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
+    held_out = _validation(model, validation_data, data, names)
+    updates = math.ceil(len(data) / batch_size)
+    before = model.training_state
+    check_address(model, address, 0 if before is None else before.step, epochs * updates)
+    warn_of_unlikely_input(model, data)
+
+    state = prepare(model, rule, address, data, announce=loss is None)
+    warn_of_unlikely_output(model, data)
+    state.feature_names = names or state.feature_names
+    history = state.history = History()
+    graphed: GraphedStep | None = None
+    assert data.loss is not None
+    with progress_bar(epochs * updates, progress) as bar, Interrupts() as interrupts:
+        for _ in range(epochs):
+            started = perf_counter()
+            good = Snapshot(model, state)
+            update = Update(model, rule, data.loss, state, interrupts)
+            means = Means(data.loss)
+            for rows in _rows_of_batches(len(data), batch_size, address, state.epoch, shuffle):
+                batch = data.take(rows)
+                here = address.at(step=address.step + state.step)
+                if cuda_graph and graphed is None and len(batch.x) == batch_size:
+                    graphed = _graphed(update, rule, state, batch)
+                if graphed is not None and graphed.fits(batch.x, batch.y):
+                    value, scored = graphed(batch.x, batch.y, here)
+                else:
+                    value, scored, *_ = update(batch, here)
+                if not on_device(value) and not math.isfinite(value):
+                    culprit = first_nonfinite(model, batch.x, here, batch.lengths)
+                    raise _diverged(f"the loss is {value}", culprit, model, data, state, good)
+                means.add(value, scored)
+                bar.update()
+            bad = nonfinite_weights(model)
+            if bad:
+                raise _diverged("the weights are not finite", bad, model, data, state, good)
+            metrics = means.result()
+            if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
+                raise _diverged(
+                    f"the loss is {metrics['loss']}",
+                    "the weights are finite",
+                    model,
+                    data,
+                    state,
+                    good,
+                )
+            if held_out is not None:
+                metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
+            metrics["seconds"] = perf_counter() - started
+            with interrupts.deferred:
+                state.epoch += 1
+                history.append(state.epoch, metrics)
+            shown = {name: number for name, number in metrics.items() if name != "seconds"}
+            bar.set_postfix({"epoch": state.epoch} | shown)
+            if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
+                break
+    return history
+
+
+def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:
+    """ValueError if updates cannot be recorded as a CUDA graph."""
+    if model.device != "cuda":
+        raise ValueError("cuda_graph is for models on a GPU: use model.to('cuda') first")
+    for name, given in (("lengths", lengths), ("sample_weight", sample_weight)):
+        if given is not None:
+            raise ValueError(f"cuda_graph takes no {name}, which change with the batch")
+
+
+def _validation(
+    model: Layer, validation_data: Any, data: Data, names: list[str] | None
+) -> Data | None:
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, tuple | list) or not 2 <= len(validation_data) <= 3:
+        kind = type(validation_data).__name__
+        raise TypeError(
+            f"validation_data must be a pair of arrays (x, y), got {kind}; with lengths of "
+            "sequences (x, y, lengths)"
+        )
+    check_feature_names("validation x", validation_data[0], names)
+    return checked_data(model, *validation_data, loss=data.loss, name="validation ", like=data)
+
+
+def _rows_of_batches(
+    samples: int, batch_size: int, address: Key, epoch: int, shuffle: bool
+) -> list[Rows]:
+    starts = range(0, samples, batch_size)
+    if not shuffle:
+        return [slice(start, start + batch_size) for start in starts]
+    order = generator(address, SHUFFLE, epoch).permutation(samples)
+    return [order[start : start + batch_size] for start in starts]
+
+
+def _graphed(
+    update: Update, optimizer: Optimizer, state: TrainingState, batch: Batch
+) -> GraphedStep[tuple[Number, Scored]]:
+    from dropcore.training._graphed_step import GraphedStep
+
+    def of_arrays(x: Any, y: Any, key: Key) -> tuple[Number, Scored]:
+        value, scored, *_ = update(Batch(x, y), key)
+        return value, scored
+
+    return GraphedStep(of_arrays, optimizer, state, batch.x, batch.y)
+
+
+def _validated(model: Layer, data: Data, batch_size: int, epoch: int) -> dict[str, float]:
+    """Metrics of validation data; a warning if the loss is not finite."""
+    found, bad = mean_metrics(model, data, batch_size)
+    if not math.isfinite(found["loss"]):
+        culprit = "" if bad is None else f": {first_nonfinite(model, bad.x, None, bad.lengths)}"
+        warnings.warn(
+            f"fit: the validation loss is {found['loss']} in epoch {epoch}{culprit}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return {f"val_{name}": number for name, number in found.items()}
+
+
+def _diverged(
+    what: str, culprit: str, model: Layer, data: Data, state: TrainingState, good: Snapshot
+) -> FloatingPointError:
+    step, epoch = state.step, state.epoch + 1
+    good.restore()
+    return FloatingPointError(
+        f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimizer state are back "
+        f"to the start of epoch {epoch}; {divergence_hints(model, data)}"
+    )

@@ -1,0 +1,198 @@
+"""Predictions and scores of a trained model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dropcore._backends import to_device
+from dropcore._base.device import array_namespace, on_device
+from dropcore.key import MONTE_CARLO, Key, as_key
+from dropcore.losses import Array, CheckedLoss, Loss, Number
+from dropcore.training._choices import check_address, checked_count, named_loss
+from dropcore.training._data import Batch, Data, check_feature_names, checked_data
+from dropcore.training._update import Scored, loss_of
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Means", "evaluate", "mean_metrics", "predict"]
+
+
+def predict(
+    model: Layer,
+    x: ArrayLike,
+    *,
+    key: Key | int | None = None,
+    samples: int | None = None,
+    batch_size: int = 1024,
+    lengths: ArrayLike | None = None,
+) -> Array:
+    """Outputs of a model for each sample: what the last layer returns, such as logits.
+
+    With `key` and `samples` the model is sampled under dropout (Monte Carlo dropout): the mean over
+    the first axis is the prediction, the spread its uncertainty.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array_like, shape (samples, ...)
+        As in `fit`.
+    key : Key or int, optional
+        Address of the noise. Sample t draws its masks in the domain of Monte Carlo prediction, at
+        step ``key.step + t`` and at the rows of `x`: they do not depend on `batch_size`, and they
+        differ from those of training with the same key.
+    samples : int, optional
+        How many times to sample; needed with `key`.
+    batch_size : int, default 1024
+    lengths : array_like of int, optional
+        As in `fit`.
+
+    Returns
+    -------
+    ndarray, shape (samples, ...)
+        On the device of x. Of a classifier these are logits, whose ``argmax(axis=-1)`` are the
+        labels. With `key` and ``samples=T`` the shape is (T, samples, ...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fit`; if the model has no weights yet; if `key` or `samples` is given without the other.
+
+    References
+    ----------
+    Gal and Ghahramani 2016, "Dropout as a Bayesian approximation: representing model uncertainty in
+    deep learning".
+    """
+    batch_size = checked_count("batch_size", batch_size, 1)
+    if (key is None) != (samples is None):
+        given, missing = ("samples", "key") if key is None else ("key", "samples")
+        raise TypeError(
+            f"predict: {given} is given and {missing} is not; Monte Carlo prediction takes both, "
+            "as in predict(x, key=0, samples=100), and prediction without noise none"
+        )
+    state = model.training_state
+    check_feature_names("x", x, None if state is None else state.feature_names)
+    data = checked_data(model, x, lengths=lengths, targets=False)
+    keys: list[Key | None] = [None]
+    if key is not None:
+        address, count = as_key(key), checked_count("samples", samples, 1)
+        check_address(model, address, 0, count)
+        keys = [
+            Key(address.seed, address.stream, address.step + t, domain=MONTE_CARLO)
+            for t in range(count)
+        ]
+    where = "cuda" if on_device(data.x) else "cpu"
+    outputs: Any = None
+    with np.errstate(all="ignore"):
+        for start, batch in _batches(data, batch_size):
+            for t, here in enumerate(keys):
+                place = {} if here is None else {"row_offset": start}
+                found = to_device(model(batch.x, here, **place, **batch.lengths_kwargs), where)
+                if outputs is None:
+                    shape = (len(keys), len(data), *found.shape[1:])
+                    outputs = array_namespace(found).empty(shape, found.dtype)
+                outputs[t, start : start + len(found)] = found
+    result: Array = outputs[0] if key is None else outputs
+    return result
+
+
+def evaluate(
+    model: Layer,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    loss: str | Loss | None = None,
+    batch_size: int = 1024,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Mean loss over the samples, without noise, and the accuracy of a classifier.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array_like, shape (samples, ...)
+    y : array_like, shape (samples, ...)
+    loss : str or callable, optional
+        By default the loss of the last `fit`.
+    batch_size : int, default 1024
+    lengths : array_like of int, optional
+    sample_weight : array_like, shape (samples,), optional
+        All as in `fit`.
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and, for cross-entropies, "accuracy".
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `predict`, and if the model has not been fitted and no loss is named.
+    """
+    batch_size = checked_count("batch_size", batch_size, 1)
+    criterion = named_loss(loss, model)
+    if criterion is None:
+        raise ValueError(
+            "evaluate: the model remembers no loss of a fit, so name one, such as "
+            "evaluate(x, y, loss='softmax_cross_entropy')"
+        )
+    state = model.training_state
+    check_feature_names("x", x, None if state is None else state.feature_names)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
+    return mean_metrics(model, data, batch_size)[0]
+
+
+def mean_metrics(
+    model: Layer, data: Data, batch_size: int
+) -> tuple[dict[str, float], Batch | None]:
+    """Metrics over all samples, and the first batch whose loss is not finite."""
+    assert data.loss is not None
+    means, bad = Means(data.loss), None
+    with np.errstate(all="ignore"):
+        for _, batch in _batches(data, batch_size):
+            out = model(batch.x, **batch.lengths_kwargs)
+            value, _, scored = loss_of(data.loss, out, batch)
+            if bad is None and not on_device(value) and not math.isfinite(value):
+                bad = batch
+            means.add(value, scored)
+    return means.result(), bad
+
+
+class Means:
+    """Means over several batches, which need not have one size."""
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self._sums: dict[str, list[Number]] = {}
+
+    def add(self, value: Number, scored: Scored) -> None:
+        """Add the loss of a batch, its outputs and targets."""
+        loss, (out, y, sample_weight) = self._loss, scored
+        if not len(y):
+            return
+        checked = loss if isinstance(loss, CheckedLoss) else None
+        weight = float(len(y)) if checked is None else checked.weight(y, sample_weight)
+        self._add("loss", value * weight, weight)
+        if checked is not None and checked.classifies:
+            self._add("accuracy", *checked.n_correct(out, y, sample_weight))
+
+    def result(self) -> dict[str, float]:
+        """The means; 0 where nothing counts."""
+        sums = {name: (float(total), float(n)) for name, (total, n) in self._sums.items()}
+        sums = sums or {"loss": (0.0, 0.0)}
+        return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
+
+    def _add(self, name: str, total: Number, weight: Number) -> None:
+        before = self._sums.get(name, [0.0, 0.0])
+        self._sums[name] = [before[0] + total, before[1] + weight]
+
+
+def _batches(data: Data, batch_size: int) -> Iterator[tuple[int, Batch]]:
+    for start in range(0, len(data), batch_size):
+        yield start, data.take(slice(start, start + batch_size))

@@ -1,0 +1,286 @@
+"""One update of the weights, which `fit` repeats."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dropcore._base.device import array_namespace, on_device
+from dropcore.key import Key
+from dropcore.losses import Array, CheckedLoss, Loss, Number
+from dropcore.optim import Optimizer
+from dropcore.training._choices import (
+    address_of,
+    announce_loss,
+    check_address,
+    named_loss,
+    optimizer_of,
+)
+from dropcore.training._data import Batch, Data, checked_data, model_dtype
+from dropcore.training._interrupts import Interrupts
+from dropcore.training._nonfinite import first_nonfinite
+from dropcore.training.state import TrainingState, training_state_of
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Scored", "StepResult", "Update", "loss_of", "prepare", "step"]
+
+
+class StepResult(NamedTuple):
+    """What `step` returns.
+
+    Attributes
+    ----------
+    loss : float
+        Of the batch, before the update, without the penalties of regularizers. On a GPU an array
+        without axes.
+    outputs : ndarray
+        Of the model under noise, before the update.
+    state
+        Of recurrent layers at the end of the batch's sequences; None if the model carries none.
+    """
+
+    loss: Number
+    outputs: Array
+    state: Any
+
+
+def step(
+    model: Layer,
+    optimizer: str | Optimizer,
+    loss: str | Loss | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    key: Key | int | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    state: Any = None,
+) -> StepResult:
+    """Make one update of a model, exactly as `fit` does.
+
+    The moments of BatchNorm move, gradients of regularizers are added, constraints hold afterwards,
+    frozen parameters stay, and ``model.training_state`` counts the update and keeps the state of
+    the optimizer. A loop of one's own is::
+
+        for epoch in range(epochs):
+            for rows in np.random.default_rng(epoch).permutation(len(x)).reshape(-1, 32):
+                result = training.step(model, "adam", "mse", x[rows], y[rows], key=7)
+            print(epoch, result.loss)
+
+    Parameters
+    ----------
+    model : Layer
+        Missing weights are drawn, as by `fit`.
+    optimizer : str or Optimizer
+    loss : str or callable or None
+        None is the loss of the last update, or chosen as by `fit`.
+    x : array_like, shape (batch, ...)
+    y : array_like, shape (batch, ...)
+    key : Key or int, optional
+        Of the whole run, the same for every update: ``training_state.step`` is added to its step.
+        Needed if the model draws masks.
+    lengths : array_like of int, shape (batch,), optional
+    sample_weight : array_like, shape (batch,), optional
+        All as in `fit`.
+    state : optional
+        What recurrent layers start from: ``result.state`` of the update before, where sequences go
+        on from batch to batch. By default they start anew. No gradient flows into it.
+
+    Returns
+    -------
+    StepResult
+        A tuple ``(loss, outputs, state)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fit`, before anything is changed.
+    FloatingPointError
+        If the loss is not finite, with the first layer to blame. No update is made then. On a GPU
+        the loss is not looked at: check it once in a while.
+    """
+    rule, address = optimizer_of(optimizer), address_of(model, key)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=named_loss(loss, model))
+    before = model.training_state
+    check_address(model, address, 0 if before is None else before.step, 1)
+    training = prepare(model, rule, address, data, announce=loss is None)
+    batch, here = data.take(slice(None)), address.at(step=address.step + training.step)
+    assert data.loss is not None
+    with Interrupts() as interrupts:
+        update = Update(model, rule, data.loss, training, interrupts)
+        value, _, outputs, left = update(batch, here, state)
+    if not on_device(value) and not math.isfinite(value):
+        culprit = first_nonfinite(model, batch.x, here, batch.lengths)
+        raise FloatingPointError(
+            f"the loss is {value} at step {training.step}, and no update was made: {culprit}"
+        )
+    return StepResult(value, outputs, left)
+
+
+class Scored(NamedTuple):
+    """Outputs and targets that count in the loss: padded steps are left out."""
+
+    outputs: Array
+    targets: Any
+    sample_weight: Array | None
+
+
+class Update:
+    """An update of the weights by a batch.
+
+    What an update needs of the model is looked up once, at creation: make another one after layers
+    were frozen.
+
+    Parameters
+    ----------
+    model : Layer
+    optimizer : Optimizer
+    loss : Loss
+    state : TrainingState
+        Which is counted on.
+    interrupts : Interrupts
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        optimizer: Optimizer,
+        loss: Loss,
+        state: TrainingState,
+        interrupts: Interrupts,
+    ) -> None:
+        self._model, self._optimizer, self._loss, self._state = model, optimizer, loss, state
+        self._interrupts = interrupts
+        frozen = frozen_of(model)
+        self._params = {p: array for p, array in model.params.items() if p not in frozen}
+        self._constraints = {p: c for p, c in model.constraints.items() if p in self._params}
+        self._regularizers = {p: r for p, r in model.regularizers.items() if p in self._params}
+
+    def __call__(
+        self, batch: Batch, key: Key, carried: Any = None
+    ) -> tuple[Number, Scored, Array, Any]:
+        """Make an update, unless the loss is not finite.
+
+        On a GPU the loss stays there, and the update is made whatever it is: nothing waits for the
+        device before the end of the epoch.
+
+        Returns
+        -------
+        value : float
+        scored : Scored
+        outputs : ndarray
+        state
+            Of recurrent layers, for the sequences that follow.
+        """
+        # What is not finite is reported with its layer, which a warning cannot name.
+        with np.errstate(all="ignore"):
+            out, left, backward = self._model.forward_from(
+                batch.x, carried, key=key, **batch.lengths_kwargs
+            )
+            value, dout, scored = loss_of(self._loss, out, batch)
+            if on_device(value) or math.isfinite(value):
+                with self._interrupts.deferred:
+                    self._apply(backward, dout)
+        return value, scored, out, left
+
+    def _apply(self, backward: Any, dout: Array) -> None:
+        grads = backward(dout, input_gradient=False, for_update=True)[1]
+        params, state = self._params, self._state
+        for path, regularizer in self._regularizers.items():
+            grads[path] = regularizer.add_gradient(params[path], grads[path])
+        try:
+            self._optimizer.apply(
+                params, grads, state.slots, state.step - state.begun, self._constraints
+            )
+        except BaseException:
+            # An optimizer of one's own failed: the weights that remain satisfy their constraints.
+            for path, constraint in self._constraints.items():
+                constraint(params[path])
+            raise
+        state.step += 1
+
+
+def prepare(
+    model: Layer, optimizer: Optimizer, address: Key, data: Data, *, announce: bool
+) -> TrainingState:
+    """Build the model for checked data and return its training state, ready for an update."""
+    model.build(data.x.shape[1:], key=address, dtype=model_dtype(model))
+    params, frozen = model.params, frozen_of(model)
+    if not params:
+        raise ValueError(f"the model has no weights to train: {model!r}")
+    if params.keys() <= frozen:
+        raise ValueError("all parameters of the model are frozen: nothing is left to train")
+    state = training_state_of(model)
+    assert data.loss is not None
+    if announce and state.loss is None:
+        announce_loss(data.loss, model.output_shape(data.x.shape[1:]))
+    state.loss = data.loss
+    state.prepare(optimizer, params)
+    return state
+
+
+def frozen_of(model: Layer) -> set[str]:
+    """Paths of the parameters that training leaves as they are."""
+    frozen = getattr(model, "frozen", None)
+    return set() if frozen is None else set(frozen())
+
+
+def loss_of(loss: Loss, out: Array, batch: Batch) -> tuple[Number, Array, Scored]:
+    """The loss of outputs, its gradient, and what counted.
+
+    Of padded sequences only the valid steps reach the loss, as rows (steps, ...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a function of one's own returns something else.
+    """
+    y, weight, valid = batch.y, batch.sample_weight, batch.valid
+    if valid is None:
+        value, gradient = _called(loss, out, y, weight)
+        return value, gradient, Scored(out, y, weight)
+    xp, steps = array_namespace(out), out.shape[1]
+    scored = Scored(
+        out.reshape(-1, *out.shape[2:])[valid],
+        y.reshape(-1, *y.shape[2:])[valid],
+        None if weight is None else weight[valid // steps],
+    )
+    whole = xp.zeros((out.shape[0] * steps, *out.shape[2:]), out.dtype)
+    value = 0.0
+    if len(valid):
+        value, whole[valid] = _called(loss, *scored)
+    return value, whole.reshape(out.shape), scored
+
+
+def _called(loss: Loss, out: Array, y: Any, weight: Array | None) -> tuple[Number, Array]:
+    if isinstance(loss, CheckedLoss):
+        return loss.compute(out, y, weight)
+    found = loss(out, y)
+    if not isinstance(found, tuple | list) or len(found) != 2 or np.ndim(found[0]):
+        raise TypeError(
+            "loss(outputs, targets) must return (value, doutputs), a number and an array like "
+            f"outputs, got {_described(found)}"
+        )
+    value = found[0] if on_device(found[0]) else float(found[0])
+    gradient = array_namespace(out).asarray(found[1], out.dtype)
+    if gradient.shape != out.shape:
+        raise ValueError(
+            "loss(outputs, targets) must return the gradient of outputs in their shape, "
+            f"{out.shape}, got {gradient.shape}"
+        )
+    return value, gradient
+
+
+def _described(found: Any) -> str:
+    """What a loss returned, without the numbers of arrays."""
+    if isinstance(found, tuple | list):
+        parts = ", ".join(map(_described, found))
+        order = "; is the order (gradient, value)?" if len(found) == 2 and np.ndim(found[0]) else ""
+        return f"({parts}){order}"
+    shape = getattr(found, "shape", ())
+    return f"an array of shape {shape}" if shape else repr(found)

@@ -1,0 +1,100 @@
+"""Warnings about models and data that are probably not meant."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dropcore._base.device import on_device
+from dropcore.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+    from dropcore.training._data import Data
+
+__all__ = ["divergence_hints", "warn_of_unlikely_input", "warn_of_unlikely_output"]
+
+_LARGE = 1e3
+"""Standardised data stays below."""
+
+
+def warn_of_unlikely_output(model: Layer, data: Data) -> None:
+    """Warn if the last layer does not suit the loss or drops outputs."""
+    path, last = _last_layer(model)
+    name = f"layer {path}, {last!r}" if path else repr(last)
+    doubled = {SoftmaxCrossEntropy: "softmax", BinaryCrossEntropy: "sigmoid"}.get(type(data.loss))
+    if doubled is not None and doubled in (
+        getattr(last, "activation", None),
+        type(last).__name__.lower(),
+    ):
+        warnings.warn(
+            f"fit: the loss takes logits and applies the {doubled} itself, and {name}, applies one "
+            "before it, which slows learning down: leave it out, and apply it to what predict "
+            "returns",
+            UserWarning,
+            stacklevel=3,
+        )
+    if last.draws and not last.params:
+        warnings.warn(
+            f"fit: the model ends with {name}, so that noise is applied to the outputs which are "
+            "compared with y: put it before the last layer with weights",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_unlikely_input(model: Layer, data: Data) -> None:
+    """Warn if images seem to have their channels first."""
+    sample = data.x.shape[1:]
+    channels = (1, 2, 3, 4)
+    if (
+        len(sample) == 3
+        and sample[0] in channels
+        and sample[1] == sample[2] > max(channels)
+        and any("2D" in type(layer).__name__ for _, layer in model.tree())
+    ):
+        warnings.warn(
+            f"fit: x has samples of shape {sample}, which looks like (channels, height, width); "
+            "layers expect (height, width, channels): use np.moveaxis(x, 1, -1)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def divergence_hints(model: Layer, data: Data) -> str:
+    """What may help against a loss that is not finite."""
+    hints = ["a smaller learning rate may help"]
+    if any(_is_unit_dropout(layer) for _, layer in model.tree()):
+        hints.append(
+            "unit masks, which the model draws, make noisier gradients than element masks and need "
+            "a smaller learning rate"
+        )
+    for name, array in (("x", data.x), ("y", data.y)):
+        if array.dtype.kind == "f" and not on_device(array):
+            peak = float(np.abs(array).max())
+            if peak > _LARGE:
+                hints.append(
+                    f"{name} reaches {peak:.2g}: standardise it (subtract its mean, divide by its "
+                    "standard deviation)"
+                )
+    return "; ".join(hints)
+
+
+def _last_layer(model: Layer) -> tuple[str, Layer]:
+    path, layer = "", model
+    while layers := getattr(layer, "layers", None):
+        name = str(len(layers) - 1)
+        path, layer = f"{path}.{name}" if path else name, layers[-1]
+    return path, layer
+
+
+def _is_unit_dropout(layer: Layer) -> bool:
+    """Whether the layer drops units for the whole batch."""
+    if any(kind.__name__ == "UnitDropout" for kind in type(layer).__mro__):
+        return True
+    shared = getattr(layer, "shared_axes", None)
+    if shared is None or not layer.draws:
+        return False
+    return 0 in (shared if isinstance(shared, tuple | list) else (shared,))
