@@ -87,10 +87,10 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
     shares = numeric and bool((values >= 0).all()) and bool((abs(values.sum(-1) - 1) < 1e-3).all())
     if zeros_and_ones or shares:
         raise ValueError(
-            f"there is a number in [0, 1] for each of the {outputs[-1]} outputs, so the loss must be "
-            "named: loss='softmax_cross_entropy' if they are probabilities of classes, of which one "
-            "is right, 'binary_cross_entropy' if each output is a yes or no of its own, 'mse' if "
-            "they are numbers to predict"
+            f"there is a number in [0, 1] for each of the {outputs[-1]} outputs, so the loss must "
+            "be named: loss='softmax_cross_entropy' if they are probabilities of classes, of which "
+            "one is right, 'binary_cross_entropy' if each output is a yes or no of its own, 'mse' "
+            "if they are numbers to predict"
         )
     return LOSSES["mse"]
 

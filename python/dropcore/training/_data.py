@@ -156,8 +156,8 @@ def checked_data(
     if sample_weight is not None:
         if loss is not None and not isinstance(loss, CheckedLoss):
             raise TypeError(
-                f"{name}sample_weight needs a loss of dropcore.losses, which takes weights, got the "
-                f"function {loss!r}"
+                f"{name}sample_weight needs a loss of dropcore.losses, which takes weights, got "
+                f"the function {loss!r}"
             )
         weight = checked_sample_weight(f"{name}sample_weight", sample_weight, len(inputs))
     if targets:
@@ -207,8 +207,8 @@ def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
     names = feature_names(x)
     if names is None:
         warnings.warn(
-            f"{name} has no column names, and the model was fitted to a data frame with the columns "
-            f"{_listed(known)}: the order cannot be checked",
+            f"{name} has no column names, and the model was fitted to a data frame with the "
+            f"columns {_listed(known)}: the order cannot be checked",
             UserWarning,
             stacklevel=3,
         )
@@ -305,8 +305,8 @@ def _check_like(model: Layer, name: str, sample: Shape, wanted: Shape) -> None:
             fits = False
     if not fits:
         raise ValueError(
-            f"{name} must have samples of shape {wanted}, as x has, got {sample}: only lengths that "
-            "the model takes as they come may differ, such as the steps of sequences"
+            f"{name} must have samples of shape {wanted}, as x has, got {sample}: only lengths "
+            "that the model takes as they come may differ, such as the steps of sequences"
         )
 
 
@@ -418,8 +418,8 @@ def _as_data(name: str, x: Any) -> NDArray[Any]:
         raise TypeError(f"{name} must be an array, got {'None' if x is None else type(x).__name__}")
     if not is_array and hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
         raise TypeError(
-            f"{name} must be an array with all samples, got {type(x).__name__}: concatenate what it "
-            "yields, or write a loop around dropcore.training.step"
+            f"{name} must be an array with all samples, got {type(x).__name__}: concatenate what "
+            "it yields, or write a loop around dropcore.training.step"
         )
     try:
         return np.asarray(x)
@@ -439,8 +439,8 @@ def _hint(x: Any, data: NDArray[Any]) -> str:
             if getattr(dtype, "kind", "O") not in "fiub" or not isinstance(dtype, np.dtype)
         ]
         return (
-            f": the columns {', '.join(bad[:6])} are not NumPy numbers; encode text as numbers, and "
-            "convert nullable columns by .to_numpy(dtype=float)"
+            f": the columns {', '.join(bad[:6])} are not NumPy numbers; encode text as numbers, "
+            "and convert nullable columns by .to_numpy(dtype=float)"
         )
     if data.dtype.kind in "US":
         return ": encode text as numbers"

@@ -51,6 +51,9 @@ __all__ = ["fit"]
 
 EpochEnd = Callable[[int, Mapping[str, float]], Any]
 
+Validation = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+"""x, y and lengths of sequences."""
+
 
 def fit(
     model: Layer,
@@ -62,9 +65,7 @@ def fit(
     batch_size: int = 32,
     loss: str | Loss | None = None,
     key: Key | int | None = None,
-    validation_data: tuple[ArrayLike, ArrayLike]
-    | tuple[ArrayLike, ArrayLike, ArrayLike]
-    | None = None,
+    validation_data: Validation | None = None,
     progress: bool | None = None,
     lengths: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,

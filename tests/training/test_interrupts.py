@@ -1,0 +1,182 @@
+"""Ctrl-C leaves the model as the last complete update left it."""
+
+from __future__ import annotations
+
+import _thread
+import copy
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dropcore import training
+from dropcore.constraints import MaxNorm
+from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
+from dropcore.optim import SGD, Adam
+from dropcore.training._interrupts import Interrupts
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 30)).astype(np.float32)
+Y = RNG.integers(0, 3, 64)
+OPTIONS = {"loss": "softmax_cross_entropy", "progress": False, "batch_size": 16, "key": 1}
+
+
+def network():
+    return Sequential(
+        [
+            Dense(40, activation="relu", constraint=MaxNorm(1.0)),
+            BatchNorm(),
+            Dropout(0.5),
+            Dense(40, activation="relu"),
+            Dense(3),
+        ]
+    )
+
+
+def numbers(model):
+    state = model.training_state
+    arrays = [*model.params.values(), *model.buffers.values()]
+    arrays += [array for slot in state.slots.values() for array in slot.values()]
+    return b"".join(array.tobytes() for array in arrays)
+
+
+def after(steps, optimizer):
+    """What so many complete updates of `fit` give."""
+    model = network()
+    for step in range(steps):
+        rows = slice(step % 4 * 16, step % 4 * 16 + 16)
+        training.step(model, optimizer, "softmax_cross_entropy", X[rows], Y[rows], 1)
+    return numbers(model)
+
+
+class PressesInUpdate(SGD):
+    """Gets SIGINT when half of the parameters are updated."""
+
+    def apply(self, params, grads, state, step, constraints):
+        names = list(params)
+        half = len(names) // 2
+        for number, some in enumerate((names[:half], names[half:])):
+            slots = {kind: {name: a[name] for name in some} for kind, a in state.items()}
+            super().apply({name: params[name] for name in some}, grads, slots, step, constraints)
+            if step == 5 and number == 0:
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_an_update_is_completed_first():
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=9, optimizer=PressesInUpdate(0.1, momentum=0.9), shuffle=False,
+                  **OPTIONS)  # fmt: skip
+    assert model.training_state.step == 6
+    assert numbers(model) == after(6, SGD(0.1, momentum=0.9))
+    assert model.training_state.history.epochs == [1]
+    assert len(model.training_state.history["loss"]) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class PressesInBackward(BatchNorm):
+    """Gets SIGINT as its moments have moved."""
+
+    presses = 7
+
+    def forward(self, x, *, key=None, row_offset=0):
+        y, inner = super().forward(x, key=key, row_offset=row_offset)
+
+        def backward(dy, **options):
+            found = inner(dy, **options)
+            self.presses -= 1
+            if self.presses == 0:
+                signal.raise_signal(signal.SIGINT)
+            return found
+
+        return y, backward
+
+
+def test_moments_move_with_the_weights():
+    layers = network().layers
+    model = Sequential([layers[0], PressesInBackward(), *layers[2:]])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=9, optimizer=Adam(), shuffle=False, **OPTIONS)
+    assert model.training_state.step == 7
+    assert numbers(model) == after(7, Adam())
+
+
+def test_interrupts_at_any_time():
+    """At random times; what is left is always what some number of complete updates gives."""
+    wanted = {}
+    delays = np.random.default_rng(4).uniform(0.0005, 0.02, 60)
+    for delay in delays:
+        model = network()
+        model.build((30,), key=1)
+        timer = threading.Timer(delay, _thread.interrupt_main)
+        timer.start()
+        try:
+            model.fit(X, Y, epochs=10**6, optimizer="adam", shuffle=False, **OPTIONS)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            timer.join()
+        if model.training_state is None or not model.training_state.slots:
+            continue  # before the first update
+        steps = model.training_state.step
+        if steps not in wanted:
+            wanted[steps] = after(steps, "adam")
+        if steps:
+            assert numbers(model) == wanted[steps], steps
+        history = model.training_state.history
+        assert all(len(values) == len(history.epochs) for values in history.values())
+    assert len(wanted) > 3
+
+
+def test_training_goes_on_after_an_interrupt():
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=9, optimizer=PressesInUpdate(0.1, momentum=0.9), **OPTIONS)
+    twin = copy.deepcopy(model)
+    history = model.fit(X, Y, epochs=2, optimizer=SGD(0.1, momentum=0.9), **OPTIONS)
+    assert history.epochs == [2, 3]
+    assert model.training_state.step == 14
+    assert twin.training_state.step == 6
+    assert twin.training_state.history.epochs == [1]
+
+
+def test_an_interrupt_of_a_step():
+    model = network()
+    optimizer = PressesInUpdate(0.1, momentum=0.9)
+    for step in range(5):
+        training.step(model, optimizer, "softmax_cross_entropy", X[:16], Y[:16], 1)
+        assert model.training_state.step == step + 1
+    with pytest.raises(KeyboardInterrupt):
+        training.step(model, optimizer, "softmax_cross_entropy", X[:16], Y[:16], 1)
+    assert model.training_state.step == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_and_other_handlers_are_left_alone():
+    found = []
+
+    def train():
+        network().fit(X, Y, epochs=1, **OPTIONS)
+        found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        network().fit(X, Y, epochs=1, **OPTIONS)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        caught = []
+        signal.signal(signal.SIGINT, lambda *_: caught.append(time.perf_counter()))
+        with Interrupts() as interrupts:
+            with interrupts.deferred:
+                signal.raise_signal(signal.SIGINT)
+                assert not caught
+            assert len(caught) == 1
+            signal.raise_signal(signal.SIGINT)
+            assert len(caught) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
