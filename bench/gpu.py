@@ -773,8 +773,10 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
     from dropcore.losses import LOSSES
     from dropcore.nn import Dense, Dropout, Sequential
     from dropcore.optim import SGD
-    from dropcore.training import loop
-    from dropcore.training._state import TrainingState
+    from dropcore.training import TrainingState
+    from dropcore.training._data import Batch
+    from dropcore.training._interrupts import Interrupts
+    from dropcore.training._update import Update
 
     _, *hidden, classes = s.sizes.layers
     constraint = MaxNorm(1.4) if regularised else None
@@ -788,9 +790,10 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
     state.prepare(optimizer, model.params)
     data = training_data(s, batch)
 
+    make = Update(model, optimizer, LOSSES["softmax_cross_entropy"], state, Interrupts())
+
     def update(x: Any, y: Any, key: Key) -> Any:
-        criterion = LOSSES["softmax_cross_entropy"]
-        return loop._update(model, optimizer, criterion, state, x, y, key, {})
+        return make(Batch(x, y), key)[:2]
 
     step: Callable[..., Any] = update
     if graph:

@@ -45,7 +45,7 @@ def main():
             model = network(rate)
             model.fit(
                 x[train], y[train], epochs=EPOCHS, batch_size=BATCH, optimizer=optimizer,
-                key=seed, progress=False,
+                loss="softmax_cross_entropy", key=seed, progress=False,
             )  # fmt: skip
             errors.append(100 * (1 - model.evaluate(x[test], y[test])["accuracy"]))
         print(f"dropout {rate}: test error {np.mean(errors):.2f} % of {len(errors)} seeds")

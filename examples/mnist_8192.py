@@ -118,7 +118,7 @@ def main(arguments=None):
         # A call of fit goes on where the last one stopped.
         history = model.fit(
             x, y, epochs=1, batch_size=BATCH, optimizer=optimizer, key=options.seed,
-            progress=False, cuda_graph=options.device == "cuda",
+            loss="softmax_cross_entropy", progress=False, cuda_graph=options.device == "cuda",
         )  # fmt: skip
         seconds += perf_counter() - started
         error = 100 * (1 - model.evaluate(x_test, y_test)["accuracy"])

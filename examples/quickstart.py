@@ -28,6 +28,7 @@ history = model.fit(
     labels[:400],
     epochs=150,
     optimizer=SGD(0.05, momentum=0.9),
+    loss="softmax_cross_entropy",
     key=7,
     validation_data=(x[400:], labels[400:]),
 )

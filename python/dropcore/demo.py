@@ -124,7 +124,10 @@ def train(model: Sequential, seed: int, epochs: int, bar: Any) -> Curves:
     for _ in range(epochs):
         started = perf_counter()
         # A call of fit goes on where the last one stopped.
-        model.fit(x, y, epochs=1, batch_size=BATCH, optimizer=optimizer, key=seed, progress=False)
+        model.fit(
+            x, y, epochs=1, batch_size=BATCH, optimizer=optimizer, loss="softmax_cross_entropy",
+            key=seed, progress=False,
+        )  # fmt: skip
         curves.seconds += perf_counter() - started
         curves.train.append(1 - model.evaluate(x, y)["accuracy"])
         curves.test.append(1 - model.evaluate(x_test, y_test)["accuracy"])
