@@ -106,27 +106,30 @@ def test_moments_move_with_the_weights():
 def test_interrupts_at_any_time():
     """At random times; what is left is always what some number of complete updates gives."""
     wanted = {}
-    delays = np.random.default_rng(4).uniform(0.0005, 0.02, 60)
-    for delay in delays:
-        model = network()
-        model.build((30,), key=1)
-        timer = threading.Timer(delay, _thread.interrupt_main)
-        timer.start()
-        try:
-            model.fit(X, Y, epochs=10**6, optimizer="adam", shuffle=False, **OPTIONS)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            timer.join()
-        if model.training_state is None or not model.training_state.slots:
-            continue  # before the first update
-        steps = model.training_state.step
-        if steps not in wanted:
-            wanted[steps] = after(steps, "adam")
-        if steps:
-            assert numbers(model) == wanted[steps], steps
-        history = model.training_state.history
-        assert all(len(values) == len(history.epochs) for values in history.values())
+    for delay in np.random.default_rng(4).uniform(0, 0.01, 60):
+        model, begun = network(), threading.Event()
+
+        def interrupt(begun=begun, delay=delay):
+            begun.wait()
+            time.sleep(delay)
+            _thread.interrupt_main()
+
+        def on_epoch_end(epoch, metrics, begun=begun):
+            begun.set()
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y, epochs=10**6, optimizer="adam", shuffle=False,
+                      on_epoch_end=on_epoch_end, **OPTIONS)  # fmt: skip
+        thread.join()
+        state = model.training_state
+        if state.step not in wanted:
+            wanted[state.step] = after(state.step, "adam")
+        assert numbers(model) == wanted[state.step], state.step
+        assert state.history.epochs == list(range(1, state.epoch + 1))
+        assert all(len(values) == state.epoch for values in state.history.values())
+        assert 0 <= state.step - 4 * state.epoch <= 4
     assert len(wanted) > 3
 
 
