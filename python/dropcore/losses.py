@@ -569,7 +569,7 @@ def accuracy(logits: Array, labels: ArrayLike, sample_weight: ArrayLike | None =
     TypeError, ValueError
         If shapes do not fit, or labels are not integers in [0, classes).
     """
-    check_outputs(logits)
+    check_outputs(logits, "fiu")
     xp = array_namespace(logits)
     targets = labels if xp is np else xp.asarray(labels)
     found = softmax_cross_entropy.fitted(targets, logits.shape)
@@ -581,14 +581,14 @@ def accuracy(logits: Array, labels: ArrayLike, sample_weight: ArrayLike | None =
     return float(right) / float(count)
 
 
-def check_outputs(outputs: Any) -> None:
-    """Raise TypeError unless `outputs` is an array of floating-point numbers."""
+def check_outputs(outputs: Any, kinds: str = "f") -> None:
+    """Raise TypeError unless `outputs` is an array of numbers of these kinds."""
     if not (isinstance(outputs, np.ndarray) or on_device(outputs)):
         raise TypeError(
             f"outputs must be a NumPy or CuPy array, got {type(outputs).__name__}; use np.asarray"
         )
     check_not_masked("outputs", outputs)
-    if outputs.dtype.kind != "f":
+    if outputs.dtype.kind not in kinds:
         raise TypeError(f"outputs must be floating-point numbers, got dtype {outputs.dtype}")
     if outputs.ndim == 0:
         raise ValueError("outputs must be of shape (rows, ...), got ()")

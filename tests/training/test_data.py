@@ -142,7 +142,7 @@ def test_predict_and_evaluate_refuse_them_too(x):
 )
 def test_what_a_loss_returned_is_described_without_its_numbers(found, text):
     with pytest.raises(TypeError, match=text):
-        Dense(3).fit(X, Y, epochs=1, loss=lambda out, y: found, progress=False)
+        Sequential([Dense(3)]).fit(X, Y, epochs=1, loss=lambda out, y: found, progress=False)
 
 
 # --- data frames ---------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_what_a_loss_returned_is_described_without_its_numbers(found, text):
 def test_columns_must_keep_their_order():
     names = ["a", "b", "c", "d", "e", "f"]
     frame = Frame(X, names)
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     options = {"epochs": 1, "loss": "softmax_cross_entropy", "progress": False}
     model.fit(frame, Y, validation_data=(frame, Y), **options)
     assert model.training_state.feature_names == names
@@ -161,7 +161,7 @@ def test_columns_must_keep_their_order():
         lambda: model.predict(other),
         lambda: model.evaluate(other, Y),
         lambda: model.fit(other, Y, **options),
-        lambda: Dense(3).fit(frame, Y, validation_data=(other, Y), **options),
+        lambda: Sequential([Dense(3)]).fit(frame, Y, validation_data=(other, Y), **options),
     ):
         with pytest.raises(ValueError, match=r"x must have the columns .*: the same in another"):
             call()
@@ -170,7 +170,7 @@ def test_columns_must_keep_their_order():
     with pytest.warns(UserWarning, match="x has no column names") as record:
         model.predict(X)
     assert record[0].filename == __file__
-    twin = Dense(3)
+    twin = Sequential([Dense(3)])
     twin.fit(X, Y, **options)
     twin.predict(frame)  # nothing is known of its columns
 
@@ -335,11 +335,11 @@ def test_a_sample_of_weight_two_is_there_twice():
     repeated = np.repeat(np.arange(12), weight)
     options = {"epochs": 5, "optimizer": SGD(0.1), "batch_size": 12, "progress": False,
                "loss": "softmax_cross_entropy"}  # fmt: skip
-    weighted, twice = Dense(3), Dense(3)
+    weighted, twice = Sequential([Dense(3)]), Sequential([Dense(3)])
     history = weighted.fit(X, Y, sample_weight=weight, **options)
     wanted = twice.fit(X[repeated], Y[repeated], **options)
     for metric in ("loss", "accuracy"):
         np.testing.assert_allclose(history[metric], wanted[metric], rtol=1e-5)
-    np.testing.assert_allclose(weighted.params["weight"], twice.params["weight"], 1e-4, 1e-6)
+    np.testing.assert_allclose(weighted.params["0.weight"], twice.params["0.weight"], 1e-4, 1e-6)
     found = weighted.evaluate(X, Y, sample_weight=weight, batch_size=5)
     assert found == pytest.approx(weighted.evaluate(X[repeated], Y[repeated]), rel=1e-5)

@@ -77,14 +77,14 @@ def test_the_loss_is_chosen_and_printed_once(capsys, model, y, loss, reason):
 @pytest.mark.parametrize("y", [np.eye(3)[Y], np.eye(3, dtype=int)[Y], SHARES, np.eye(3)[Y] > 0,
                                RNG.integers(0, 2, (60, 3))])  # fmt: skip
 def test_an_ambiguous_loss_must_be_named(y):
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     with pytest.raises(ValueError, match=r"^y: .* so the loss must be named: loss='softmax_cross"):
         model.fit(X, y, epochs=1, progress=False)
     assert not model.built
 
 
 def test_evaluate_knows_the_loss_of_fit():
-    model = Dense(2)
+    model = Sequential([Dense(2)])
     with pytest.raises(ValueError, match="remembers no loss of a fit, so name one"):
         model.evaluate(X, X[:, :2])
     model.fit(X, X[:, :2], epochs=1, loss="mae", progress=False)
@@ -103,13 +103,13 @@ def test_evaluate_knows_the_loss_of_fit():
     ("name", "optimizer"), [("adam", Adam(1e-3)), ("sgd", SGD(0.01, momentum=0.9))]
 )
 def test_optimizers_by_name(name, optimizer):
-    named, made = Dense(3), Dense(3)
+    named, made = Sequential([Dense(3)]), Sequential([Dense(3)])
     assert named.fit(X, Y, epochs=2, optimizer=name, **CLASSES)["loss"] == \
         made.fit(X, Y, epochs=2, optimizer=optimizer, **CLASSES)["loss"]  # fmt: skip
 
 
 def test_adam_is_the_default():
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     model.fit(X, Y, epochs=1, **CLASSES)
     assert model.training_state.optimizer == "Adam"
 
@@ -137,7 +137,7 @@ def test_without_shuffle_samples_come_in_their_order():
         seen.append(y)
         return softmax_cross_entropy(out, y)
 
-    Dense(60).fit(X, np.arange(60), epochs=2, batch_size=25, loss=loss, shuffle=False,
+    Sequential([Dense(60)]).fit(X, np.arange(60), epochs=2, batch_size=25, loss=loss, shuffle=False,
                   progress=False)  # fmt: skip
     assert [len(y) for y in seen] == [25, 25, 10] * 2
     np.testing.assert_array_equal(np.concatenate(seen), np.tile(np.arange(60), 2))
@@ -154,7 +154,7 @@ def test_the_hook_sees_each_epoch_and_may_stop():
         metrics["loss"] = None  # it is a copy
         return epoch == 3
 
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     history = model.fit(
         X, Y, epochs=9, validation_data=(X, Y), on_epoch_end=on_epoch_end, **CLASSES
     )
@@ -168,7 +168,7 @@ def test_the_hook_sees_each_epoch_and_may_stop():
 
 
 def test_an_error_in_the_hook_leaves_a_counted_epoch():
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     with pytest.raises(ZeroDivisionError):
         model.fit(X, Y, epochs=2, on_epoch_end=lambda epoch, metrics: 1 / 0, **CLASSES)
     assert model.training_state.epoch == 1
@@ -176,7 +176,7 @@ def test_an_error_in_the_hook_leaves_a_counted_epoch():
 
 
 def test_a_history_is_a_mapping():
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     history = model.fit(X, Y, epochs=2, **CLASSES)
     assert "loss" in history
     assert "acc" not in history

@@ -12,6 +12,7 @@ from dropcore.nn import (
     Dense,
     DropConnect,
     Dropout,
+    GaussianNoise,
     Layer,
     Sequential,
     SpatialDropout1D,
@@ -99,6 +100,24 @@ def test_sampling_changes_nothing_and_averages_to_the_prediction():
     np.testing.assert_allclose(samples.mean(axis=0), model.predict(X), atol=0.1)
     for name, array in before.items():
         np.testing.assert_array_equal(model.params[name], array)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (Dropout(lambda step: 0.5), "rate"),
+        (Dropout(keep=lambda step: 0.5), "rate"),
+        (Sequential([GaussianNoise(lambda step: 0.5)]), "stddev"),
+        (LSTM(2, recurrent_dropout=lambda step: 0.5), "recurrent_dropout"),
+    ],
+)
+def test_a_rate_that_changes_with_the_step_is_refused(layer, name):
+    model = built([layer], (3, 2))
+    with pytest.raises(
+        ValueError, match=f"predict: {name} of layer 0.* a function of the training"
+    ):
+        model.predict(X.reshape(23, 3, 2), key=1, samples=2)
+    assert model.predict(X.reshape(23, 3, 2)).shape[0] == 23
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Means", "evaluate", "mean_metrics", "predict"]
 
+_RATES = (
+    "rate",
+    "keep",
+    "stddev",
+    "dropout",
+    "recurrent_dropout",
+    "weight_dropout",
+    "zoneout",
+)  # fmt: skip
+"""Attributes of layers that may be functions of the step."""
+
 
 def predict(
     model: Layer,
@@ -61,7 +72,8 @@ def predict(
     Raises
     ------
     TypeError, ValueError
-        As `fit`; if the model has no weights yet; if `key` or `samples` is given without the other.
+        As `fit`; if the model has no weights yet; if `key` or `samples` is given without the other;
+        if a rate changes with the step.
 
     References
     ----------
@@ -80,6 +92,7 @@ def predict(
     data = checked_data(model, x, lengths=lengths, targets=False)
     keys: list[Key | None] = [None]
     if key is not None:
+        _check_constant_rates(model)
         address, count = as_key(key), checked_count("samples", samples, 1)
         check_address(model, address, 0, count)
         keys = [
@@ -99,6 +112,19 @@ def predict(
                 outputs[t, start : start + len(found)] = found
     result: Array = outputs[0] if key is None else outputs
     return result
+
+
+def _check_constant_rates(model: Layer) -> None:
+    """ValueError if a rate is a function of the step, which means the sample in Monte Carlo."""
+    for path, layer in model.tree():
+        for name in _RATES if layer.draws else ():
+            if callable(getattr(layer, name, None)):
+                what = f"layer {path}, {layer!r}" if path else repr(layer)
+                raise ValueError(
+                    f"predict: {name} of {what}, is a function of the training step, and a step of "
+                    f"Monte Carlo prediction is the number of the sample: use a model with the "
+                    "number that is meant"
+                )
 
 
 def evaluate(

@@ -209,7 +209,9 @@ def prepare(
     model: Layer, optimizer: Optimizer, address: Key, data: Data, *, announce: bool
 ) -> TrainingState:
     """Build the model for checked data and return its training state, ready for an update."""
-    model.build(data.x.shape[1:], key=address, dtype=model_dtype(model))
+    shape = data.x.shape[1:]
+    if not model.built or model.input_shape != shape:
+        model.build(shape, key=address, dtype=model_dtype(model))
     params, frozen = model.params, frozen_of(model)
     if not params:
         raise ValueError(f"the model has no weights to train: {model!r}")
@@ -218,7 +220,7 @@ def prepare(
     state = training_state_of(model)
     assert data.loss is not None
     if announce and state.loss is None:
-        announce_loss(data.loss, model.output_shape(data.x.shape[1:]))
+        announce_loss(data.loss, model.output_shape(shape))
     state.loss = data.loss
     state.prepare(optimizer, params)
     return state
