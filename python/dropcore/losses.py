@@ -31,6 +31,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dropcore._backends import to_device
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device
 
@@ -612,7 +613,7 @@ def checked_sample_weight(name: str, weight: Any, rows: int) -> NDArray[np.float
         If it is not.
     """
     check_not_masked(name, weight)
-    found = np.asarray(weight.get() if on_device(weight) else weight)
+    found = np.asarray(to_device(weight, "cpu"))
     if found.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, got dtype {found.dtype}")
     if found.shape != (rows,):

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from dropcore import training
 from dropcore._backends.cuda import blas
 from dropcore._base.device import array_namespace
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
@@ -21,6 +22,7 @@ from dropcore.losses import (
     SoftmaxCrossEntropy,
 )
 from dropcore.nn import (
+    LSTM,
     ActivityRegularization,
     AlphaDropout,
     BatchNorm,
@@ -323,3 +325,43 @@ def test_weights_are_those_of_the_cpu_before_and_after(gpu):
     for name, weight in early.params.items():
         assert isinstance(weight, gpu.ndarray)
         np.testing.assert_array_equal(gpu.asnumpy(weight), gpu.asnumpy(late.params[name]))
+
+
+def test_weights_of_samples_and_samples_of_masks(gpu):
+    x, y = data()
+    weight = np.arange(50) % 3
+    options = OPTIONS | {"optimizer": SGD(0.05), "loss": "softmax_cross_entropy"}
+    model, other = classifier(), classifier().to("cuda")
+    wanted = model.fit(x, y, sample_weight=weight, **options)
+    found = other.fit(gpu.asarray(x), gpu.asarray(y), sample_weight=gpu.asarray(weight), **options)
+    for metric in ("loss", "accuracy"):
+        np.testing.assert_allclose(found[metric], wanted[metric], rtol=1e-4)
+    scores = other.evaluate(x, y, sample_weight=weight)
+    assert scores == pytest.approx(model.evaluate(x, y, sample_weight=weight), rel=1e-3)
+    samples = other.predict(gpu.asarray(x), key=3, samples=3, batch_size=7)
+    assert isinstance(samples, gpu.ndarray)
+    np.testing.assert_allclose(
+        gpu.asnumpy(samples), model.predict(x, key=3, samples=3), rtol=1e-3, atol=1e-4
+    )
+    result = training.step(other, SGD(0.05), None, gpu.asarray(x), gpu.asarray(y), 5)
+    wanted = training.step(model, SGD(0.05), None, x, y, 5)
+    assert float(result.loss) == pytest.approx(wanted.loss, rel=1e-3)
+
+
+def test_padded_steps_do_not_count(gpu):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 5, 3)).astype(np.float32), rng.integers(0, 4, (6, 5))
+    lengths = np.array([5, 0, 2, 4, 1, 3])
+    y[np.arange(5) >= lengths[:, None]] = -100
+    weight = np.array([1.0, 2.0, 0.5, 1.0, 3.0, 1.0])
+    options = {"epochs": 2, "batch_size": 4, "optimizer": SGD(0.1), "progress": False,
+               "loss": "softmax_cross_entropy", "lengths": lengths,
+               "sample_weight": weight}  # fmt: skip
+    model, other = (Sequential([LSTM(6, return_sequences=True), Dense(4)]) for _ in range(2))
+    other.to("cuda")
+    wanted = model.fit(x, y, **options)
+    found = other.fit(gpu.asarray(x), gpu.asarray(y), **options)
+    for metric in ("loss", "accuracy"):
+        np.testing.assert_allclose(found[metric], wanted[metric], rtol=1e-4)
+    for name, array in model.params.items():
+        np.testing.assert_allclose(gpu.asnumpy(other.params[name]), array, rtol=1e-3, atol=1e-5)

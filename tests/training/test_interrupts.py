@@ -15,6 +15,7 @@ from dropcore import training
 from dropcore.constraints import MaxNorm
 from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adam
+from dropcore.training import History
 from dropcore.training._interrupts import Interrupts
 
 RNG = np.random.default_rng(0)
@@ -103,6 +104,22 @@ def test_moments_move_with_the_weights():
         model.fit(X, Y, epochs=9, optimizer=Adam(), shuffle=False, **OPTIONS)
     assert model.training_state.step == 7
     assert numbers(model) == after(7, Adam())
+
+
+def test_an_epoch_counts_where_its_metrics_are_kept(monkeypatch):
+    append = History.append
+
+    def pressed(history, epoch, metrics):
+        if epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+        append(history, epoch, metrics)
+
+    monkeypatch.setattr(History, "append", pressed)
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=3, **OPTIONS)
+    assert model.training_state.epoch == 2
+    assert model.training_state.history.epochs == [1, 2]
 
 
 def test_interrupts_at_any_time():

@@ -202,6 +202,27 @@ def test_layers_may_be_thawed_between_epochs():
 # --- progress that is kept -----------------------------------------------------------------------
 
 
+def test_slots_belong_to_an_optimizer_and_to_parameters():
+    state, params = training.TrainingState(), {"a": np.ones(3), "b": np.ones((2, 2))}
+    state.prepare(SGD(0.1, momentum=0.9), params)
+    first, state.step = state.slots, 5
+    assert first["velocity"].keys() == params.keys()
+    state.prepare(SGD(0.2, momentum=0.8), dict(reversed(params.items())))
+    assert state.slots is first
+    assert state.begun == 0
+    for optimizer, arrays in [
+        (SGD(0.1, momentum=0.9), params | {"c": np.ones(1)}),
+        (SGD(0.1), params),
+        (Adam(), params),
+    ]:
+        state.prepare(SGD(0.1, momentum=0.9), params)
+        before = state.slots
+        state.prepare(optimizer, arrays)
+        assert state.slots is not before
+        assert state.begun == 5
+        assert all(slot.keys() == arrays.keys() for slot in state.slots.values())
+
+
 def own_loss(out, y):
     return softmax_cross_entropy(out, y)
 

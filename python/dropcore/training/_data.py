@@ -318,7 +318,7 @@ def _checked_lengths(name: str, lengths: ArrayLike, x: NDArray[Any]) -> NDArray[
     TypeError, ValueError
         If they are not.
     """
-    found = np.asarray(_as_data(name, lengths))
+    found = to_device(_as_data(name, lengths), "cpu")
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got dtype {found.dtype}")
     if x.ndim < 2 or found.shape != x.shape[:1]:
