@@ -5,7 +5,7 @@
 `_update`         one update: step
 `_inference`      predict, evaluate
 `_data`           checks of data, and batches in the dtype of the model
-`_choices`        optimizers by name, the loss where none is named
+`_choices`        optimisers by name, the loss where none is named
 `_warnings`       models and data that are probably not meant
 `_interrupts`     Ctrl-C waits for the end of an update
 `_graphed_step`   updates recorded as a CUDA graph

@@ -29,7 +29,7 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {"adam": Adam(1e-3), "sgd": SGD(0.01, 
 
 
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
-    """The optimizer, or the one of that name."""
+    """The optimiser, or the one of that name."""
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
             names = " or ".join(map(repr, OPTIMIZERS))

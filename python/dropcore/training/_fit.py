@@ -78,8 +78,8 @@ def fit(
     All randomness derives from the seed of the key: the initial weights, the order of the samples
     in each epoch, and the masks, which are addressed by (seed, stream, update, row). The same seed
     on a fresh model repeats every bit, for any number of threads. A second call resumes where the
-    first stopped, with the state of the optimizer, so that two calls of 5 epochs are one of 10. An
-    optimizer of another kind begins at its step 0, also with its learning rate.
+    first stopped, with the state of the optimiser, so that two calls of 5 epochs are one of 10. An
+    optimiser of another kind begins at its step 0, also with its learning rate.
 
     All arguments are checked before anything is changed.
 
@@ -104,7 +104,7 @@ def fit(
         Samples in an update; the last one of an epoch may have fewer.
     loss : str or callable, optional
         A name or an object from `dropcore.losses`, or any function ``loss(outputs, targets) ->
-        (value, doutputs)``, the mean over the batch and its gradient. Regularizers add their
+        (value, doutputs)``, the mean over the batch and its gradient. Regularisers add their
         gradients; the loss that is reported is without them. By default the loss of the last `fit`;
         without one it is chosen and printed:
 
@@ -149,11 +149,11 @@ def fit(
         If an argument is invalid.
     FloatingPointError
         If the loss or the weights are not finite. It names the step and the first layer to blame;
-        weights, optimizer state and counts are back at the start of the epoch. On a GPU this is
+        weights, optimiser state and counts are back at the start of the epoch. On a GPU this is
         noticed at the end of the epoch, not at the step.
     KeyboardInterrupt
         If the user interrupts. The model is then as the last complete update left it (weights,
-        optimizer state, moments and count), so that it can be used and trained on. The epoch that
+        optimiser state, moments and count), so that it can be used and trained on. The epoch that
         was interrupted does not count.
 
     Warns
@@ -302,6 +302,6 @@ def _diverged(
     step, epoch = state.step, state.epoch + 1
     good.restore()
     return FloatingPointError(
-        f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimizer state are back "
+        f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are back "
         f"to the start of epoch {epoch}; {divergence_hints(model, data)}"
     )

@@ -78,7 +78,7 @@ class GraphedStep(Generic[Result]):
         return self._found
 
     def _hyperparameters(self) -> list[float]:
-        """The hyperparameters of the optimizer in the next update."""
+        """The hyperparameters of the optimiser in the next update."""
         step = self._state.step - self._state.begun
         with captured_hyperparameters() as found:
             self._optimizer.apply(self._like, {"one": self._like["one"].copy()}, self._slots, step)

@@ -36,7 +36,7 @@ class StepResult(NamedTuple):
     Attributes
     ----------
     loss : float
-        Of the batch, before the update, without the penalties of regularizers. On a GPU an array
+        Of the batch, before the update, without the penalties of regularisers. On a GPU an array
         without axes.
     outputs : ndarray
         Of the model under noise, before the update.
@@ -63,9 +63,9 @@ def step(
 ) -> StepResult:
     """Make one update of a model, exactly as `fit` does.
 
-    The moments of BatchNorm move, gradients of regularizers are added, constraints hold afterwards,
+    The moments of BatchNorm move, gradients of regularisers are added, constraints hold afterwards,
     frozen parameters stay, and ``model.training_state`` counts the update and keeps the state of
-    the optimizer. A loop of one's own is::
+    the optimiser. A loop of one's own is::
 
         for epoch in range(epochs):
             for rows in np.random.default_rng(epoch).permutation(len(x)).reshape(-1, 32):
@@ -198,7 +198,7 @@ class Update:
                 params, grads, state.slots, state.step - state.begun, self._constraints
             )
         except BaseException:
-            # An optimizer of one's own failed: the weights that remain satisfy their constraints.
+            # An optimiser of one's own failed: the weights that remain satisfy their constraints.
             for path, constraint in self._constraints.items():
                 constraint(params[path])
             raise

@@ -28,9 +28,9 @@ class TrainingState:
     optimizer : str
         The class that `slots` belong to.
     begun : int
-        Value of `step` when `slots` were new: the optimizer counts its steps from there.
+        Value of `step` when `slots` were new: the optimiser counts its steps from there.
     slots : dict
-        The state of the optimizer.
+        The state of the optimiser.
     loss : Loss or None
         The loss of the last `fit` or `step`, which `evaluate` uses. A function of one's own is left
         out of pickles and copies.
@@ -50,7 +50,7 @@ class TrainingState:
     history: History = field(default_factory=History)
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
-        """Keep the slots if they belong to such an optimizer and these parameters; else renew."""
+        """Keep the slots if they belong to such an optimiser and these parameters; else renew."""
         name = kind_of(optimizer)
         # The kinds of state of one small parameter: no state is allocated only to be compared.
         kinds = optimizer.init({path: a.reshape(-1)[:1] for path, a in list(params.items())[:1]})
