@@ -15,8 +15,8 @@ checked, so that no call waits for the device. The names of the losses are in `L
 "gaussian_nll"              ``GaussianNLL()``, a mean and a variance for each target
 ==========================  ==========================================================
 
-Values are computed in float64, so that a loss of float32 outputs does not overflow. Gradients have
-the dtype of the outputs.
+Values are float64 numbers, and do not overflow where the outputs are float32. Gradients have the
+dtype of the outputs.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adam
 from dropcore.training import History
 from dropcore.training._interrupts import Interrupts
+from dropcore.training.state import Snapshot
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 30)).astype(np.float32)
@@ -104,6 +105,51 @@ def test_moments_move_with_the_weights():
         model.fit(X, Y, epochs=9, optimizer=Adam(), shuffle=False, **OPTIONS)
     assert model.training_state.step == 7
     assert numbers(model) == after(7, Adam())
+
+
+class PressesInBuild(Dense):
+    """Gets SIGINT as its weights are drawn."""
+
+    def _build(self, input_shape, rng, dtype):
+        signal.raise_signal(signal.SIGINT)
+        super()._build(input_shape, rng, dtype)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda model: model.fit(X, Y, epochs=1, **OPTIONS),
+        lambda model: training.step(model, "adam", "softmax_cross_entropy", X, Y, 1),
+    ],
+)
+def test_all_weights_are_drawn_or_none(begin):
+    model, twin = (Sequential([kind(8), Dense(3)]) for kind in (PressesInBuild, Dense))
+    with pytest.raises(KeyboardInterrupt):
+        begin(model)
+    twin.build((30,), key=1)
+    assert model.built
+    for name, weight in twin.params.items():
+        np.testing.assert_array_equal(model.params[name], weight)
+    assert model.training_state.step == 0
+
+
+def test_a_failed_epoch_is_undone_first(monkeypatch):
+    restore, calls = Snapshot.restore, []
+
+    def pressed(snapshot):
+        signal.raise_signal(signal.SIGINT)
+        restore(snapshot)
+        calls.append(snapshot)
+
+    monkeypatch.setattr(Snapshot, "restore", pressed)
+    model = network()
+    model.build((30,), key=1)
+    before = {name: array.copy() for name, array in model.params.items()}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=3, optimizer=SGD(1e30), **OPTIONS)
+    assert len(calls) == 1
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.params[name], array)
 
 
 def test_an_epoch_counts_where_its_metrics_are_kept(monkeypatch):
@@ -195,7 +241,8 @@ def test_other_threads_and_other_handlers_are_left_alone():
         signal.signal(signal.SIGINT, lambda *_: caught.append(time.perf_counter()))
         with Interrupts() as interrupts:
             with interrupts.deferred:
-                signal.raise_signal(signal.SIGINT)
+                with interrupts.deferred:
+                    signal.raise_signal(signal.SIGINT)
                 assert not caught
             assert len(caught) == 1
             signal.raise_signal(signal.SIGINT)

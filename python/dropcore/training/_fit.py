@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,8 @@ def fit(
         Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
         then on, with the same masks. That saves host time, which bounds small models. Nothing in a
         step may come from the host: no lengths, no weights of samples, no rates that change with
-        the step or are arrays, no clipping by norm.
+        the step or are arrays, no clipping by norm. Layers that are frozen at the first update
+        stay so until `fit` returns.
 
     Returns
     -------
@@ -185,56 +187,98 @@ def fit(
     check_address(model, address, 0 if before is None else before.step, epochs * updates)
     warn_of_unlikely_input(model, data)
 
-    state = prepare(model, rule, address, data, announce=loss is None)
-    warn_of_unlikely_output(model, data)
-    state.feature_names = names or state.feature_names
-    history = state.history = History()
-    graphed: GraphedStep | None = None
-    assert data.loss is not None
-    with progress_bar(epochs * updates, progress) as bar, Interrupts() as interrupts:
-        for _ in range(epochs):
-            started = perf_counter()
-            good = Snapshot(model, state)
-            update = Update(model, rule, data.loss, state, interrupts)
-            means = Means(data.loss)
-            for rows in _rows_of_batches(len(data), batch_size, address, state.epoch, shuffle):
-                batch = data.take(rows)
-                here = address.at(step=address.step + state.step)
-                if cuda_graph and graphed is None and len(batch.x) == batch_size:
-                    graphed = _graphed(update, rule, state, batch)
-                if graphed is not None and graphed.fits(batch.x, batch.y):
-                    value, scored = graphed(batch.x, batch.y, here)
-                else:
-                    value, scored, *_ = update(batch, here)
-                if not on_device(value) and not math.isfinite(value):
-                    culprit = first_nonfinite(model, batch.x, here, batch.lengths)
-                    raise _diverged(f"the loss is {value}", culprit, model, data, state, good)
-                means.add(value, scored)
-                bar.update()
-            bad = nonfinite_weights(model)
-            if bad:
-                raise _diverged("the weights are not finite", bad, model, data, state, good)
-            metrics = means.result()
-            if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
-                raise _diverged(
-                    f"the loss is {metrics['loss']}",
-                    "the weights are finite",
-                    model,
-                    data,
-                    state,
-                    good,
-                )
-            if held_out is not None:
-                metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
-            metrics["seconds"] = perf_counter() - started
-            with interrupts.deferred:
-                state.epoch += 1
-                history.append(state.epoch, metrics)
-            shown = {name: number for name, number in metrics.items() if name != "seconds"}
-            bar.set_postfix({"epoch": state.epoch} | shown)
-            if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
-                break
+    history = History()
+    with Interrupts() as interrupts:
+        with interrupts.deferred:
+            state = prepare(model, rule, address, data, announce=loss is None)
+            state.feature_names = names or state.feature_names
+            state.history = history
+        warn_of_unlikely_output(model, data)
+        training = _Training(
+            model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph
+        )
+        with progress_bar(epochs * updates, progress) as bar:
+            for _ in range(epochs):
+                started = perf_counter()
+                metrics = training.epoch(bar.update)
+                if held_out is not None:
+                    metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
+                metrics["seconds"] = perf_counter() - started
+                with interrupts.deferred:
+                    state.epoch += 1
+                    history.append(state.epoch, metrics)
+                shown = {name: number for name, number in metrics.items() if name != "seconds"}
+                bar.set_postfix({"epoch": state.epoch} | shown)
+                if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
+                    break
     return history
+
+
+@dataclass
+class _Training:
+    """What stays the same during a call of `fit`."""
+
+    model: Layer
+    optimizer: Optimizer
+    data: Data
+    state: TrainingState
+    address: Key
+    interrupts: Interrupts
+    batch_size: int
+    shuffle: bool
+    cuda_graph: bool
+    graphed: GraphedStep[tuple[Number, Scored]] | None = None
+
+    def epoch(self, advance: Callable[[], object]) -> dict[str, float]:
+        """Go through the data once, call `advance` after each update, and return the metrics."""
+        model, state, address = self.model, self.state, self.address
+        loss = self.data.loss
+        assert loss is not None
+        good = Snapshot(model, state)
+        update = Update(model, self.optimizer, loss, state, self.interrupts)
+        means = Means(loss)
+        for rows in self._rows():
+            batch = self.data.take(rows)
+            here = address.at(step=address.step + state.step)
+            value, scored = self._update(update, batch, here)
+            if not on_device(value) and not math.isfinite(value):
+                culprit = first_nonfinite(model, batch.x, here, batch.lengths)
+                raise self._diverged(f"the loss is {value}", culprit, good)
+            means.add(value, scored)
+            advance()
+        bad = nonfinite_weights(model)
+        if bad:
+            raise self._diverged("the weights are not finite", bad, good)
+        metrics = means.result()
+        if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
+            raise self._diverged(f"the loss is {metrics['loss']}", "the weights are finite", good)
+        return metrics
+
+    def _rows(self) -> list[Rows]:
+        """The rows of each batch."""
+        starts = range(0, len(self.data), self.batch_size)
+        if not self.shuffle:
+            return [slice(start, start + self.batch_size) for start in starts]
+        order = generator(self.address, SHUFFLE, self.state.epoch).permutation(len(self.data))
+        return [order[start : start + self.batch_size] for start in starts]
+
+    def _update(self, update: Update, batch: Batch, here: Key) -> tuple[Number, Scored]:
+        if self.cuda_graph and self.graphed is None and len(batch.x) == self.batch_size:
+            self.graphed = _graphed(update, self.optimizer, self.state, batch)
+        if self.graphed is not None and self.graphed.fits(batch.x, batch.y):
+            with self.interrupts.deferred:
+                return self.graphed(batch.x, batch.y, here)
+        return update(batch, here)[:2]
+
+    def _diverged(self, what: str, culprit: str, good: Snapshot) -> FloatingPointError:
+        """The error to raise, when model and state are back at the start of the epoch."""
+        step, epoch = self.state.step, self.state.epoch + 1
+        with self.interrupts.deferred:
+            good.restore()
+        return FloatingPointError(
+            f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are "
+            f"back to the start of epoch {epoch}; {divergence_hints(self.model, self.data)}"
+        )
 
 
 def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:
@@ -261,16 +305,6 @@ def _validation(
     return checked_data(model, *validation_data, loss=data.loss, name="validation ", like=data)
 
 
-def _rows_of_batches(
-    samples: int, batch_size: int, address: Key, epoch: int, shuffle: bool
-) -> list[Rows]:
-    starts = range(0, samples, batch_size)
-    if not shuffle:
-        return [slice(start, start + batch_size) for start in starts]
-    order = generator(address, SHUFFLE, epoch).permutation(samples)
-    return [order[start : start + batch_size] for start in starts]
-
-
 def _graphed(
     update: Update, optimizer: Optimizer, state: TrainingState, batch: Batch
 ) -> GraphedStep[tuple[Number, Scored]]:
@@ -294,14 +328,3 @@ def _validated(model: Layer, data: Data, batch_size: int, epoch: int) -> dict[st
             stacklevel=3,
         )
     return {f"val_{name}": number for name, number in found.items()}
-
-
-def _diverged(
-    what: str, culprit: str, model: Layer, data: Data, state: TrainingState, good: Snapshot
-) -> FloatingPointError:
-    step, epoch = state.step, state.epoch + 1
-    good.restore()
-    return FloatingPointError(
-        f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are back "
-        f"to the start of epoch {epoch}; {divergence_hints(model, data)}"
-    )

@@ -14,8 +14,9 @@ class Interrupts:
     """Defers SIGINT while an update changes the model.
 
     Outside `with` it does nothing. Inside, a SIGINT that arrives within ``with
-    interrupts.deferred:`` is handled when that block ends. Only the main thread gets signals, so in
-    other threads nothing is changed; nor is anything where SIGINT is ignored or ends the process.
+    interrupts.deferred:`` is handled when the outermost such block ends. Only the main thread gets
+    signals, so in other threads nothing is changed; nor is anything where SIGINT is ignored or ends
+    the process.
     """
 
     def __init__(self) -> None:
@@ -40,17 +41,17 @@ class Interrupts:
 class _Deferred:
     def __init__(self) -> None:
         self.handler: Any = None
-        self._inside = False
+        self._depth = 0
         self._pending = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._inside:
+        if self._depth:
             self._pending = True
         else:
             self.handler(number, frame)
 
     def __enter__(self) -> None:
-        self._inside = True
+        self._depth += 1
 
     def __exit__(
         self,
@@ -58,7 +59,7 @@ class _Deferred:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._inside = False
-        if self._pending:
+        self._depth -= 1
+        if self._pending and not self._depth:
             self._pending = False
             self.handler(signal.SIGINT, None)

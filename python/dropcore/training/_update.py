@@ -108,10 +108,11 @@ def step(
     data = checked_data(model, x, y, lengths, sample_weight, loss=named_loss(loss, model))
     before = model.training_state
     check_address(model, address, 0 if before is None else before.step, 1)
-    training = prepare(model, rule, address, data, announce=loss is None)
-    batch, here = data.take(slice(None)), address.at(step=address.step + training.step)
     assert data.loss is not None
     with Interrupts() as interrupts:
+        with interrupts.deferred:
+            training = prepare(model, rule, address, data, announce=loss is None)
+        batch, here = data.take(slice(None)), address.at(step=address.step + training.step)
         update = Update(model, rule, data.loss, training, interrupts)
         value, _, outputs, left = update(batch, here, state)
     if not on_device(value) and not math.isfinite(value):
