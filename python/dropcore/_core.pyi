@@ -56,8 +56,8 @@ def dropout(
     offset: int,
 ) -> None: ...
 def dropout_fast(
-    x: Any, out: Any, keep: float, seed: int, stream: int, step: int, offset: int
-) -> bool: ...
+    x: Any, rate: object, keep: object, key: object, offset: object, out: object
+) -> Any: ...
 def apply(
     out: Any,
     x: Any,

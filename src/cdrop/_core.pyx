@@ -24,7 +24,11 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport sqrt
 from libc.string cimport memcpy, memset
 
+from numpy import empty_like, ndarray
+
 from cdrop cimport *
+
+from dropcore.key import Key
 
 include "common.pxi"
 include "buffers.pxi"

@@ -79,37 +79,68 @@ def dropout(out, x, int dtype, uint64_t seed, uint32_t stream, uint32_t step, ui
                      <char *> target.view.buf, source.view.itemsize)
 
 
-def dropout_fast(x, out, double keep, uint64_t seed, uint32_t stream, uint32_t step,
-                 uint64_t offset):
-    """dropout of unchecked arguments in the common case; else False, and nothing is done.
+def dropout_fast(x, rate, keep, key, offset, out):
+    """dropout in the common case, in one call: `out` or a new array, or None and nothing is done.
 
-    The common case: contiguous, aligned arrays of one dtype and shape, which are the same or do not
-    overlap, and one keep.
+    The common case: one float rate or keep in [0, 1], contiguous, aligned NumPy arrays of one dtype
+    and shape, which are the same or do not overlap. Otherwise the caller takes the general path,
+    which also raises the errors.
     """
-    cdef Buffer source = acquire(x, False), target = acquire(out, True)
+    cdef uint64_t seed, first
+    cdef uint32_t stream = 0, step = 0
+    cdef double kept
+    cdef Buffer source, target
     cdef int dtype, d
-    cdef int64_t n = source.size()
-    cdef Py_ssize_t itemsize = source.view.itemsize
-    cdef size_t from_ = <size_t> source.view.buf, to = <size_t> target.view.buf
-    cdef size_t bytes = <size_t> source.view.len
+    cdef int64_t n
+    cdef Py_ssize_t itemsize
+    cdef size_t from_, to, bytes
     cdef cdrop_draw draw
+    if type(offset) is not int:
+        return None
+    try:
+        first = offset
+        if type(key) is Key:
+            if key.domain:
+                return None
+            seed, stream, step = key.seed, key.stream, key.step
+        elif type(key) is int:
+            seed = key
+        else:
+            return None
+    except OverflowError:
+        return None
+    if keep is None and type(rate) is float and 0.0 <= <double> rate <= 1.0:
+        kept = 1.0 - <double> rate
+    elif rate is None and type(keep) is float and 0.0 <= <double> keep <= 1.0:
+        kept = keep
+    else:
+        return None
+    if out is None:
+        out = empty_like(x, order="C")
+    elif type(out) is not ndarray:
+        return None
+    try:
+        source, target = acquire(x, False), acquire(out, True)
+    except (BufferError, TypeError, ValueError):
+        return None
+    n, itemsize, bytes = source.size(), source.view.itemsize, <size_t> source.view.len
+    from_, to = <size_t> source.view.buf, <size_t> target.view.buf
     if (not source.dtype & (F32 | F64 | F16) or source.dtype != target.dtype
-            or not 0.0 <= keep <= 1.0 or source.view.ndim != target.view.ndim
+            or source.view.ndim != target.view.ndim
             or not source.contiguous() or not target.contiguous()
             or from_ % itemsize or to % itemsize
             or (from_ != to and from_ < to + bytes and to < from_ + bytes)
-            or offset > <uint64_t> 1 << 63 or <uint64_t> n > (<uint64_t> 1 << 63) - offset
-            or stream >> 28):
-        return False
+            or first > <uint64_t> 1 << 63 or <uint64_t> n > (<uint64_t> 1 << 63) - first):
+        return None
     for d in range(source.view.ndim):
         if source.view.shape[d] != target.view.shape[d]:
-            return False
+            return None
     dtype = CDROP_F32 if source.dtype == F32 else CDROP_F64 if source.dtype == F64 else CDROP_F16
-    draw = draw_of(seed, stream, step, 0, dropcore_threshold(keep))
+    draw = draw_of(seed, stream, step, 0, dropcore_threshold(kept))
     with nogil:
-        dropout_flat(dtype, &draw, NULL, offset, n, 1.0 / keep if draw.threshold else 0.0,
+        dropout_flat(dtype, &draw, NULL, first, n, 1.0 / kept if draw.threshold else 0.0,
                      <const char *> source.view.buf, <char *> target.view.buf, itemsize)
-    return True
+    return out
 
 
 cdef void segments_part(int dtype, const cdrop_layout *layout, const char *x, char *out,

@@ -106,16 +106,37 @@ def test_the_fast_path_leaves_alone_what_is_not_plain():
             (given, given.astype(np.float32 if dtype != np.float32 else np.float64)),
         ):
             before = target.copy()
-            assert not _core.dropout_quick(source, target, 0.5, 1, 0, 0, 0)
+            assert _core.dropout_fast(source, None, 0.5, 1, 0, target) is None
             np.testing.assert_array_equal(target, before)
         found = np.empty_like(given)
-        assert _core.dropout_quick(given, found, 0.5, 1, 0, 0, 0)
+        assert _core.dropout_fast(given, None, 0.5, 1, 0, found) is found
         assert_same_bits(found, dropout(unaligned(given), 0.5, key=1))
     # NumPy gives what is not aligned a format of its own, other buffers do not.
     odd = memoryview(bytearray(4 * 10 + 1))[1:].cast("f")
     assert odd.format == memoryview(np.zeros(10, np.float32)).format
-    assert not _core.dropout_quick(odd, np.zeros(10, np.float32), 0.5, 1, 0, 0, 0)
-    assert not _core.dropout_quick(np.zeros(10, np.float32), odd, 0.5, 1, 0, 0, 0)
+    plain = np.zeros(10, np.float32)
+    assert _core.dropout_fast(odd, None, 0.5, 1, 0, plain) is None
+    calls = [
+        (None, None, 1, 0), (0.5, 0.5, 1, 0), (2.0, None, 1, 0), (np.nan, None, 1, 0),
+        (1, None, 1, 0), (None, -0.5, 1, 0), (0.5, None, -1, 0),
+        (0.5, None, 1 << 64, 0), (0.5, None, 1.0, 0),
+        (0.5, None, Key(1, domain=2), 0), (0.5, None, 1, -1), (0.5, None, 1, 1 << 63),
+        (0.5, None, 1, 1.0),
+    ]  # fmt: skip
+    for rate, keep, key, offset in calls:
+        assert _core.dropout_fast(plain, rate, keep, key, offset, None) is None
+
+
+def test_a_plain_call_is_one_frame_away_from_the_core():
+    frames = []
+    x = np.ones(10, np.float32)
+    sys.setprofile(lambda frame, event, _: frames.append(frame.f_code) if event == "call" else None)
+    try:
+        dropout(x, 0.5, key=7)
+    finally:
+        sys.setprofile(None)
+    own = [code.co_name for code in frames if "dropcore" in code.co_filename]
+    assert own == ["dropout"]
 
 
 def test_shared_axes_are_one_decision():

@@ -23,6 +23,7 @@ from dropcore._core import batch_moments as batch_moments
 from dropcore._core import batch_normalize as batch_normalize
 from dropcore._core import batch_normalize_back as batch_normalize_back
 from dropcore._core import convolution as convolution
+from dropcore._core import dropout_fast as dropout_fast
 from dropcore._core import has_openmp as has_openmp
 from dropcore._core import isa as isa
 from dropcore._core import isas as isas
@@ -166,39 +167,6 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
         None if isinstance(scale, float) else np.broadcast_to(scale, x.shape),
     )  # fmt: skip
     return out
-
-
-def dropout_fast(
-    x: Array, rate: object, keep: object, key: object, offset: object, out: object
-) -> Array | None:
-    """dropout for the commonest call, without its detours, which cost more than 1000 elements.
-
-    None, and nothing done, where anything is not as plain as it is most of the time: then the long
-    way knows what to do or what to say.
-    """
-    if type(key) is Key and not key.domain:
-        seed, stream, step = key.seed, key.stream, key.step
-    elif type(key) is int:
-        seed, stream, step = key, 0, 0
-    else:
-        return None
-    if rate is None:
-        kept = keep
-    elif keep is None and type(rate) is float and 0.0 <= rate <= 1.0:
-        kept = 1.0 - rate
-    else:
-        return None
-    if type(kept) is not float or type(offset) is not int:
-        return None
-    if out is None:
-        out = np.empty_like(x, order="C")
-    elif type(out) is not np.ndarray:
-        return None
-    try:
-        done = _core.dropout_fast(x, out, kept, seed, stream, step, offset)
-    except (BufferError, OverflowError, ValueError):
-        return None
-    return out if done else None
 
 
 def _is_contiguous_aligned(x: Array) -> bool:
