@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).parents[1] / "src" / "cdrop"
+SOURCES = Path(__file__).parents[2] / "src" / "cdrop"
 
 DEFINITIONS = (
     r"^(?:cdef|cpdef|def)\s[^=\n]*?\b(\w+)\(",  # functions, also those that return pointers
