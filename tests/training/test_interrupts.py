@@ -61,9 +61,8 @@ class PressesInUpdate(SGD):
         half = len(names) // 2
         for number, some in enumerate((names[:half], names[half:])):
             slots = {kind: {name: a[name] for name in some} for kind, a in state.items()}
-            part = {name: params[name] for name in some}
-            own = {name: grads[name] for name in some}
-            super().apply(part, own, slots, step, constraints)
+            own = [{name: arrays[name] for name in some} for arrays in (params, grads)]
+            super().apply(*own, slots, step, constraints)
             if step == 5 and number == 0:
                 signal.raise_signal(signal.SIGINT)
 

@@ -190,10 +190,10 @@ class Update:
         return value, scored, out, left
 
     def _apply(self, backward: Any, dout: Array) -> None:
-        params, state = self._params, self._state
         grads = backward(dout, input_gradient=False, for_update=True)[1]
-        if len(grads) != len(params):  # frozen parameters have gradients, too
-            grads = {path: grads[path] for path in params if path in grads}
+        params, state = self._params, self._state
+        if len(grads) != len(params):  # some are frozen
+            grads = {path: grads[path] for path in params}
         for path, regularizer in self._regularizers.items():
             grads[path] = regularizer.add_gradient(params[path], grads[path])
         try:
