@@ -149,6 +149,17 @@ def test_mistakes_change_nothing(options, error, text):
     assert model.training_state is None
 
 
+@pytest.mark.parametrize("name", ["0.weight", "3.bias"])
+def test_weights_that_became_read_only_are_refused(name):
+    model = network()
+    training.step(model, "adam", "softmax_cross_entropy", X, Y, 7)
+    model.params[name].flags.writeable = False
+    before = numbers(model)
+    with pytest.raises(ValueError, match=f"parameter '{name}' is read-only"):
+        training.step(model, "adam", "softmax_cross_entropy", X, Y, 7)
+    assert numbers(model) == before
+
+
 # --- frozen layers -------------------------------------------------------------------------------
 
 

@@ -52,8 +52,8 @@ class TrainingState:
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
         """Keep the slots if they belong to such an optimiser and these parameters; else renew."""
         name = kind_of(optimizer)
-        # The kinds of state of one small parameter: no state is allocated only to be compared.
-        kinds = optimizer.init({path: a.reshape(-1)[:1] for path, a in list(params.items())[:1]})
+        # Of one number of each parameter: `init` checks it, and allocates next to nothing.
+        kinds = optimizer.init({path: array.reshape(-1)[:1] for path, array in params.items()})
         if (
             name != self.optimizer
             or kinds.keys() != self.slots.keys()
