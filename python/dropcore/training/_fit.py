@@ -87,8 +87,8 @@ def fit(
     Parameters
     ----------
     model : Layer
-        Its missing weights are drawn, in float32. For float64 call ``model.build`` first. Frozen
-        layers stay as they are.
+        Its missing weights are drawn, in float32. For float64 call ``model.build`` first. The
+        parameters of frozen layers stay as they are; moments of BatchNorm move in any case.
     x : array_like, shape (samples, ...)
         Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
         memory map. For a model on a GPU batches are copied there, unless x and y are there already,
