@@ -11,21 +11,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dropcore._backends.cuda import kernels
+
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.py"
 PARITY = ["parity_masks", "parity_dropout", "parity_noise", "parity_max_norm", "parity_products",
           "parity_updates", "parity_training"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def gpu():
+def script():
+    """bench/gpu.py as a module."""
     if not SCRIPT.exists():  # as in an sdist without benchmarks
         pytest.skip("bench/ is not here")
+    sys.path.insert(0, str(SCRIPT.parent))  # as when the script is run
     spec = importlib.util.spec_from_file_location("bench_gpu", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_gpu"] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["bench_gpu"]
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(scope="module")
+def gpu(script):
+    """The package with its sections."""
+    return importlib.import_module("on_gpu")
 
 
 class HostClock:
@@ -51,13 +60,13 @@ def test_parity(gpu, host_graphs, name):
 
 def test_parity_is_looked_for(gpu, host, monkeypatch):
     """A wrong bit and a wrong number are found."""
-    own = gpu.normal
+    own = gpu.parity.normal
 
     def wrong(*args, like=None, **kwargs):
         z = own(*args, like=like, **kwargs)
         return z if like is None else z * np.float32(1 + 1e-6)
 
-    monkeypatch.setattr(gpu, "normal", wrong)
+    monkeypatch.setattr(gpu.parity, "normal", wrong)
     found = gpu.SECTIONS["parity_noise"](setting(gpu, host))
     assert not found["ok"]
     assert not found["checks"]["float32"]["ok"]
@@ -76,7 +85,7 @@ TIMES = {
     "dropout_passes": ("float32", ["forward", "backward", "given_bits", "in_place"]),
     "packed_masks": ("bits", ["packed_0.5", "packed_0.9"]),
     "max_norm": ("rows", ["rows", "rows_shortened", "read"]),
-    "fused_ending": ("bfloat16", ["finish", "unfinish"]),
+    "fused_epilogue": ("bfloat16", ["forward", "backward"]),
     "training_step": ("batch 8", ["regularised", "regularised_graph", "plain", "units"]),
     "unit_masks": ("8 x 32 x 32", ["plain", "units", "lazy"]),
     "small_calls": ("128 x 128", ["dropout", "masked_matmul", "max_norm", "cupy_matmul"]),
@@ -150,14 +159,14 @@ def test_interleaved_turns(gpu, host):
     assert found["a"]["ms"] == np.median([7, 12, 13, 18])
 
 
-def test_without_a_device_one_sentence(gpu, monkeypatch, capsys):
-    gpu.launching.forget()
+def test_without_a_device_one_sentence(script, monkeypatch, capsys):
+    kernels.forget()
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert gpu.main([]) == 1
+    assert script.main([]) == 1
     assert "pip install cupy-cuda12x" in capsys.readouterr().err
-    gpu.launching.forget()
+    kernels.forget()
 
 
-def test_list(gpu, capsys):
-    assert gpu.main(["--list"]) == 0
+def test_list(script, capsys):
+    assert script.main(["--list"]) == 0
     assert all(name in capsys.readouterr().out for name in ["parity_masks"])
