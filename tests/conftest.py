@@ -84,23 +84,26 @@ def host_module(request, tmp_path_factory):
 @pytest.fixture
 def host(monkeypatch, host_module):
     """The stand-in, in CuPy's place."""
-    from dropcore._backends.cuda import launching
+    from dropcore._backends.cuda import kernels
     from support import host_cupy
 
     monkeypatch.setitem(sys.modules, "cupy", host_module)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", host_cupy.special())
-    launching.forget()
+    kernels.forget()
     yield host_module
-    launching.forget()
+    kernels.forget()
 
 
 @pytest.fixture
 def host_graphs(host, monkeypatch):
-    """The stand-in, whose own product is taken where cuBLAS would be called directly."""
-    from dropcore._backends.cuda import blas
+    """The stand-in, whose own product replaces the direct calls of cuBLAS."""
+    from dropcore._backends.cuda import graphs
 
-    monkeypatch.setattr(blas, "prepare", lambda device: None)
-    monkeypatch.setattr(blas, "direct", lambda a, b, out: host.matmul(a, b, out=out))
+    class Handle:
+        def multiply(self, a, b, out):
+            host.matmul(a, b, out=out)
+
+    monkeypatch.setattr(graphs, "Handle", Handle)
     return host
 
 
@@ -129,14 +132,10 @@ def gpu(request):
 
 
 @pytest.fixture
-def products_in_graphs(monkeypatch, gpu):
-    """What cuBLAS does while a stream is captured; the stand-in takes its own product."""
-    from dropcore._backends.cuda import blas
-
-    if gpu.__name__ == "cupy" and hasattr(gpu, "_core"):
-        return  # the real one
-    monkeypatch.setattr(blas, "prepare", lambda device: None)
-    monkeypatch.setattr(blas, "direct", lambda a, b, out: gpu.matmul(a, b, out=out))
+def products_in_graphs(request, gpu):
+    """On the stand-in, its own product instead of the direct calls of cuBLAS."""
+    if not hasattr(gpu, "_core"):  # which CuPy itself has
+        request.getfixturevalue("host_graphs")
 
 
 def refuse_skip(report):

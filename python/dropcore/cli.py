@@ -94,7 +94,7 @@ def _demo(output: Path, epochs: int, seeds: int) -> int:
 
 def _gpu() -> str:
     """The device that CuPy uses, or why there is none."""
-    from dropcore._backends.cuda.launching import require_device
+    from dropcore._backends.cuda.kernels import require_device
 
     try:
         xp = require_device()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import backend_of, cpu
+from dropcore._backends import backend_of, cpu, kept_units
 from dropcore._base.checks import check_integer, expect_one_of_rate_and_keep, expect_unmasked
 from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
 from dropcore._base.device import on_device
@@ -190,8 +190,7 @@ class Mask(Decisions):
 
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of the kept elements, in C order over `shape`."""
-        indices: npt.NDArray[np.int64] = self._backend(like).kept_units(self)[0]
-        return indices
+        return kept_units(self._backend(like), self)[0]
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
         """The same decisions with another scale for the kept elements."""

@@ -156,6 +156,10 @@ class _ParameterwiseOptimizer:
             if constraint is not None:
                 constraint(weight)
 
+    def rule(self, step: int) -> tuple[str, tuple[float, ...]]:
+        """The name of the update function and its hyperparameters, for updates in a CUDA graph."""
+        return self._rule, self._numbers(step)
+
     def _kinds(self) -> tuple[str | None, ...]:
         """The kinds of state in the order of the rule, with None for what is not used."""
         raise NotImplementedError
@@ -515,6 +519,10 @@ class Clip:
         expect_parameters(self, params, grads)
         self.optimizer.apply(params, self.clipped(grads), state, step, constraints)
 
+    def rule(self, step: int) -> tuple[str, tuple[float, ...]]:
+        """The rule of the optimiser inside, whose hyperparameters do not depend on the bounds."""
+        return rule_of(self.optimizer)(step)
+
     @np.errstate(under="ignore")
     def clipped(self, grads: Gradients) -> Gradients:
         """The clipped gradients, in new arrays where they change."""
@@ -538,7 +546,9 @@ class Clip:
     def _scale(self, grads: Gradients, factor: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """The multiplication by norm / ||g||."""
         bound = self.norm
-        if bound is None or on_device(factor) or factor >= np.finfo(np.float32).tiny:
+        if on_device(factor):  # which may be too small for the gradients' dtype, as below
+            return lambda a: (a.astype(np.float64) * factor).astype(a.dtype)
+        if bound is None or factor >= np.finfo(np.float32).tiny:
             return lambda a: a * factor.astype(a.dtype)
         # The factor is too small for the gradients' dtype: divide and multiply in float64.
         norm = global_norm(grads.values())
@@ -552,6 +562,17 @@ def _each(
     if isinstance(gradient, BlockGradient):
         return replace(gradient, values=function(gradient.values))
     return function(dense(gradient))
+
+
+def rule_of(optimizer: Optimizer) -> Callable[[int], tuple[str, tuple[float, ...]]]:
+    """The method `rule` of an optimiser; TypeError if it has none."""
+    rule: Any = getattr(optimizer, "rule", None)
+    if rule is None:
+        raise TypeError(
+            "cuda_graph=True takes an optimiser of dropcore.optim, or one that has rule(step) as "
+            f"they have, got {optimizer!r}: use cuda_graph=False"
+        )
+    return rule
 
 
 def kind_of(optimizer: Optimizer) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from dropcore._backends import backend_of, cpu
+from dropcore._backends import backend_of, cpu, kept_units
+from dropcore._base.strides import expect_broadcast
 from dropcore.key import Key
 from dropcore.mask import Mask
 
@@ -248,14 +249,14 @@ class _Operands:
                     "Mask.given(kept) takes a boolean array"
                 )
         if self.x_mask is not None:
-            cpu.expect_broadcast(self.x_mask, self.x.shape, "x")
+            expect_broadcast(self.x_mask.shape, self.x.shape, "x")
         if self.y_mask is not None:
-            cpu.expect_broadcast(self.y_mask, self.y_shape, "y")
+            expect_broadcast(self.y_mask.shape, self.y_shape, "y")
         if w_mask is None:
             return
         self.per_sample = len(w_mask.shape) == 3
         if not self.per_sample:
-            cpu.expect_broadcast(w_mask, self.w.shape, "w")
+            expect_broadcast(w_mask.shape, self.w.shape, "w")
         elif self.x.ndim < 2 or w_mask.shape != (self.x.shape[0], self.k, self.n):
             raise ValueError(
                 f"{what}: a weight mask for every sample must be (B, K, N) = "
@@ -281,7 +282,7 @@ class _Product(Protocol):
 class _Side:
     """A mask on rows (M, width) of x or y, as a factor takes it: element bits, or kept units."""
 
-    bits: Array | None = None
+    bits: Any = None
     units: Array | None = None
     scale: float = 1.0
 
@@ -383,12 +384,12 @@ class _Dense:
         if not isinstance(mask.scale, float):
             return None
         if shape[-1] != 1 and mask.shape[-1:] == shape[-1:] and math.prod(mask.shape[:-1]) == 1:
-            return [_Side(units=self.backend.kept_units(mask)[0], scale=mask.scale)] * self.groups
+            return [_Side(units=kept_units(self.backend, mask)[0], scale=mask.scale)] * self.groups
         if _is_grouped(mask, shape):
-            kept = self.backend.kept_units(mask, self.groups)
+            kept = kept_units(self.backend, mask, self.groups)
             return [_Side(units=units, scale=mask.scale) for units in kept]
         if self.groups == 1 and mask.shape == shape:
-            return [_Side(bits=self.backend.element_bits(mask), scale=mask.scale)]
+            return [_Side(bits=self.backend.decisions(mask), scale=mask.scale)]
         return None
 
     def _all_sides(self) -> tuple[list[_Side], list[_Side]]:
@@ -414,7 +415,7 @@ class _Dense:
         if mask is None:
             return w, NO_MASK
         if mask.shape == w.shape and isinstance(mask.scale, float):
-            return w, _Side(bits=self.backend.element_bits(mask), scale=mask.scale)
+            return w, _Side(bits=self.backend.decisions(mask), scale=mask.scale)
         return self.of.masked_w(), NO_MASK
 
     def _w_factor(self, x_side: _Side, y_side: _Side) -> Any:

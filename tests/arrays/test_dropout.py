@@ -424,10 +424,10 @@ class BesideOnGPU:
 
 @pytest.mark.parametrize("array", [OnGPU(), BesideOnGPU()])
 def test_arrays_on_a_gpu_say_what_to_install(array, monkeypatch):
-    from dropcore._backends.cuda import launching
+    from dropcore._backends.cuda import kernels
 
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
-    launching.forget()
+    kernels.forget()
     with pytest.raises(ImportError, match=r"x is on a GPU: .*pip install cupy-cuda12x"):
         dropout(array, 0.5, key=1)
 

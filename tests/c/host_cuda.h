@@ -192,7 +192,7 @@ static void launch(void (*run)(void **), void **arguments, unsigned grid, unsign
 
 /* ---- the types of a kernel's arguments, as NumPy's letters; P for an address ---- */
 
-template <typename T> struct letter;
+template <typename T> struct letter { static constexpr char is = 'V'; }; /* a struct by value */
 template <typename T> struct letter<T *> { static constexpr char is = 'P'; };
 template <> struct letter<double> { static constexpr char is = 'd'; };
 template <> struct letter<float> { static constexpr char is = 'f'; };
@@ -208,6 +208,10 @@ static void call(void (*kernel)(P...), void **arguments, std::index_sequence<I..
 template <typename... P> static void call_with(void (*kernel)(P...), void **arguments) {
     call(kernel, arguments, std::index_sequence_for<P...>());
 }
+template <typename... P> static const size_t *sizes(void (*)(P...)) {
+    static const size_t all[] = {sizeof(P)..., 0};
+    return all;
+}
 template <typename... P> static const char *letters(void (*)(P...)) {
     static const char all[] = {letter<P>::is..., 0};
     return all;
@@ -219,6 +223,9 @@ template <typename... P> static const char *letters(void (*)(P...)) {
     }                                                                                          \
     extern "C" const char *letters_##name() {                                                  \
         return letters(name);                                                                  \
+    }                                                                                          \
+    extern "C" const size_t *sizes_##name() {                                                  \
+        return sizes(name);                                                                    \
     }                                                                                          \
     extern "C" void launch_##name(void **arguments, unsigned grid, unsigned threads,           \
                                   int together, int backwards) {                               \

@@ -27,7 +27,7 @@ from dropcore import (
 )
 from dropcore import max_norm_ as project_
 from dropcore._backends import cuda
-from dropcore._backends.cuda import launching
+from dropcore._backends.cuda import graphs, kernels
 from dropcore._backends.cuda.masks import collapsed
 from dropcore.noise import decision_uniform, normal, uniform
 from dropcore.updates import sgd_
@@ -146,9 +146,9 @@ def test_any_launch_gives_the_same(gpu, n, offset, blocks):
     """Warps that decide 1 ... 32 groups at a time, once or many times."""
     x, mask = np.ones(n, np.float32), Mask(n, 0.3, key=KEY, offset=offset)
     source, out = gpu.asarray(x), gpu.asarray(np.zeros(n, np.float32))
-    launching.launch(
-        source, "dropout", "dropout_drawn", blocks, launching.at(source), launching.at(out),
-        np.int64(n), np.float32(1), *launching.draw(KEY, mask.domain, mask.threshold, offset),
+    kernels.launch(
+        source, "dropout", "dropout_drawn", blocks, kernels.ptr(source), kernels.ptr(out),
+        np.int64(n), np.float32(1), *kernels.draw(KEY, mask.domain, mask.threshold, offset),
     )  # fmt: skip
     assert_same_bits(out, mask.to_bool().astype(np.float32))
 
@@ -227,6 +227,41 @@ def test_given_masks_move_to_the_device(gpu):
     assert_same_bits(on_device.indices(), mask.indices())
 
 
+def test_copies_that_are_kept_are_there_for_every_stream(host):
+    """A mask is copied to the device once, on the stream that first needs it."""
+    x, kept = odd_numbers((10, 30)), np.random.default_rng(1).uniform(size=(10, 30)) < 0.5
+    mask = Mask.given(kept, keep=0.5)
+    want = dropout(x, mask=mask)
+    first, second, third = (host.cuda.Stream(non_blocking=True) for _ in range(3))
+    made = {}
+    for stream in (first, second, third):
+        with stream:
+            made[stream] = host.asarray(x), host.empty(x.shape, x.dtype)
+    before = host_cupy.sent
+    with first:
+        cached = cuda.cached_on(mask, "bits")
+    assert host_cupy.sent == before + 1
+    assert (cached._a == 0xFF).all()  # the copy has not been made
+    with second:
+        assert_same_bits(dropout(made[second][0], mask=mask), want)
+    with third:
+        assert_same_bits(dropout(made[third][0], mask=mask), want)
+    assert cuda.cached_on(mask, "bits") is cached
+    assert host_cupy.sent == before + 1
+
+
+def test_copies_that_are_kept_are_there_for_a_graph(host_graphs):
+    x, kept = odd_numbers((10, 30)), np.random.default_rng(1).uniform(size=(10, 30)) < 0.5
+    mask, on = Mask.given(kept, keep=0.5), host_graphs.asarray(x)
+    graph = graphs.Graph()
+    graph.rehearse(lambda: dropout(on, 0.5, key=1))
+    with host_graphs.cuda.Stream(non_blocking=True):
+        cuda.cached_on(mask, "bits")
+    y = graph.record(lambda: dropout(on, mask=mask))
+    graph.launch()
+    assert_same_bits(y, dropout(x, mask=mask))
+
+
 class Foreign:
     """An array of another library on the device, as DLPack shows it."""
 
@@ -289,11 +324,11 @@ def test_nothing_waits_for_the_device(host):
 
 
 def test_without_cupy_one_sentence(monkeypatch):
-    launching.forget()
+    kernels.forget()
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match="pip install cupy-cuda12x"):
         cuda.require_device()
-    launching.forget()
+    kernels.forget()
 
 
 def test_long_shared_axes_are_not_cut_to_32_bits(gpu):
@@ -301,10 +336,10 @@ def test_long_shared_axes_are_not_cut_to_32_bits(gpu):
     extent, stride = [1, 1, 2, 2**32], [0, 0, 1, 0]
     x = gpu.asarray(np.arange(1, 9, dtype=np.float32))
     bits, out = gpu.asarray(np.array([1], np.uint8)), gpu.asarray(np.zeros(8, np.float32))
-    launching.launch(
-        x, "dropout", "dropout_shared", 1, launching.at(x), launching.at(out), np.int64(8),
-        np.float32(2), launching.at(bits), launching.at(None),
-        *launching.numbers(extent, stride, [0] * 4),
+    kernels.launch(
+        x, "dropout", "dropout_shared", 1, kernels.ptr(x), kernels.ptr(out), np.int64(8),
+        np.float32(2), kernels.ptr(bits), kernels.ptr(None),
+        *kernels.int64s(extent, stride, [0] * 4),
     )  # fmt: skip
     assert_same_bits(out, np.arange(2, 18, 2, dtype=np.float32))
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from dropcore import Key, Mask, masked_matmul, masked_matmul_backward, reference
-from dropcore._backends import cuda
+from dropcore._backends import cuda, dense
+from dropcore._backends.cuda import kernels
+from dropcore._backends.cuda.epilogue import apply_epilogue, apply_epilogue_backward
+from dropcore._ops.activation import Activation
+from dropcore._ops.convolution import ConvolutionOp
+from dropcore._ops.dense import DenseOp
+from support import host_cupy
 from support.arrays import assert_same_bits, odd_numbers, on_host
 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
@@ -86,8 +92,7 @@ def test_products_of_groups_and_given_masks(xp):
     )  # fmt: skip
 
 
-KINDS = ["relu", "leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid",
-         "softplus"]  # fmt: skip
+KINDS = [name for name in kernels.ENUMERATIONS["ACTIVATION"] if name != "identity"]
 
 
 def rounded(x, dtype):
@@ -95,53 +100,129 @@ def rounded(x, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("own", [None, "element", "unit", "given"])
+@pytest.mark.parametrize("own", [None, "drawn", "given"])
 @pytest.mark.parametrize("columns", [1, 5, 64, 300])
-def test_bias_relu_dropout_residual(gpu, dtype, own, columns):
-    rows = 23
-    rng = np.random.default_rng(7)
-    z, residual, dy = (rng.normal(size=(rows, columns)).astype(dtype) for _ in range(3))
+def test_epilogues(gpu, dtype, own, columns):
+    """Bias, relu and a mask, forward and backward, bit for bit."""
+    rng, shape = np.random.default_rng(7), (23, columns)
+    z, dy = (rng.normal(size=shape).astype(dtype) for _ in range(2))
     bias = rng.normal(size=columns).astype(dtype)
-    mask = kept = None
+    kept, bits, scale = np.True_, None, 1.0
     if own is not None:
-        shape = (1, columns) if own == "unit" else (rows, columns)
         mask = Mask(shape, 0.3, key=KEY, offset=37)
-        kept = np.broadcast_to(mask.to_bool(), z.shape)
+        kept, scale = mask.to_bool(), mask.scale
         if own == "given":
             mask = Mask.given(gpu.asarray(kept), keep=0.7)
-    scale = 1.0 if own is None else np.float64(mask.scale)
+        bits = cuda.decisions(mask)
+        assert isinstance(bits, Mask) == (own == "drawn")
     real = np.float64 if dtype == np.float64 else np.float32
     value = z.astype(real) + bias.astype(real)
-    value = np.where(value <= 0, 0, value)
-    if own is not None:
-        value = np.where(kept, value * real(scale), 0)
-    want = (value + residual.astype(real)).astype(dtype)
-    on = [gpu.asarray(a) for a in (z, bias, residual, dy)]
-    y = cuda.finished(on[0], on[1], kind="relu", mask=mask, residual=on[2], out=None)
-    assert_same_bits(y, want)
-    held = gpu.asarray(np.where(value > 0, 1, 0).astype(dtype))
-    back_value = dy.astype(real) * real(scale)
-    if own is not None:
-        back_value = np.where(kept, back_value, 0)
-    dz = cuda.unfinished(on[3], held, kind="relu", mask=mask)
-    assert_same_bits(dz, np.where(value > 0, back_value, 0).astype(dtype))
-    sums = gpu.zeros(columns, dtype)
-    cuda.sum_columns(dz, sums)
-    sums = on_host(sums).astype(np.float64)
+    active = np.where(value <= 0, 0, value)
+    want = np.where(kept, active * real(scale), 0).astype(dtype)
+    on = [gpu.asarray(a) for a in (z, bias, dy)]
+    how = {"activation": "relu", "bits": bits, "scale": scale}
+    assert_same_bits(apply_epilogue(*on[:2], **how), want)
+    saved = gpu.empty(shape, dtype)
+    assert_same_bits(apply_epilogue(*on[:2], saved=saved, **how), want)
+    assert_same_bits(saved, active.astype(dtype))
+    apply_epilogue(*on[:2], saved=saved, saves_input=True, **how)
+    assert_same_bits(saved, value.astype(dtype))
+    back_value = np.where(kept, dy.astype(real) * real(scale), 0)
+    wanted = np.where(active > 0, back_value, 0).astype(dtype)
+    dz, sums = gpu.empty(shape, dtype), gpu.zeros(columns, dtype)
+    cuda.epilogue_backward(dz, gpu.asarray(active.astype(dtype)), on[2], scale, sums, bits=bits)
+    assert_same_bits(dz, wanted)
     exact = on_host(dz).astype(np.float64).sum(axis=0)
     eps = float(ml_dtypes.finfo(dtype).eps)
     close = {np.float64: 1e-13, np.float32: 1e-5}[real]
-    np.testing.assert_allclose(sums, exact, rtol=eps, atol=close)
+    np.testing.assert_allclose(on_host(sums).astype(np.float64), exact, rtol=eps, atol=close)
     assert_same_bits(
-        cuda.finished(on[0], on[1], kind="relu", mask=mask, residual=on[2], out=on[0]), want
+        apply_epilogue_backward(on[2], None, bits=bits, scale=scale), back_value.astype(dtype)
     )
+    assert_same_bits(apply_epilogue(*on[:2], saved=on[0], out=None, **how), want)  # saved in place
+    assert_same_bits(on[0], active.astype(dtype))
+    z = gpu.asarray(z)
+    assert_same_bits(apply_epilogue(z, on[1], out=z, **how), want)
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_epilogues_of_unaligned_memory(gpu, start):
+    mask = Mask((700,), 0.3, key=KEY, offset=5)
+    room = gpu.asarray(np.random.default_rng(0).normal(size=704).astype(np.float32))
+    z, saved = room[start : start + 700], gpu.empty((704,), np.float32)[start:][:700]
+    y = apply_epilogue(z, activation="relu", bits=mask, scale=2.0, saved=saved)
+    active = np.maximum(on_host(z), 0)
+    assert_same_bits(saved, active)
+    assert_same_bits(y, np.where(mask.to_bool(), active * np.float32(2), 0))
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("own", [None, "element", "unit", "shared", "given"])
+def test_layers_fuse_their_epilogue(host, monkeypatch, dtype, kind, own):
+    """Dense, an activation and Dropout are one launch, with the bits of separate passes."""
+    rng, shape = np.random.default_rng(11), (9, 37)
+    x, w, bias, dy = (
+        host.asarray(rng.normal(size=s).astype(dtype)) for s in ((9, 20), (20, 37), (37,), shape)
+    )
+    mask = {
+        None: None,
+        "element": Mask(shape, 0.4, key=KEY, offset=3),
+        "unit": Mask((1, 37), 0.4, key=1),
+        "shared": Mask((9, 1), 0.4, key=1),
+        "given": Mask.given(rng.uniform(size=shape) < 0.5, keep=0.5),
+    }[own]
+    activation = Activation(kind, {"leaky_relu": 0.1, "elu": 0.7}.get(kind, 0.0))
+    found = []
+    for fuses in (True, False):
+        monkeypatch.setattr(cuda, "FUSES_ACTIVATIONS", fuses)
+        for live in (False, True):
+            before = len(host_cupy.launches)
+            op = DenseOp(x, w, bias, activation=activation, mask=mask, live=live)
+            launched = host_cupy.launches[before:]
+            if fuses and own in (None, "element"):
+                assert launched == ["apply_epilogue"]
+            compact = op.y_units is not None
+            assert compact == (live and own == "unit")
+            y = op.y.values if compact else op.y
+            back_from = dy[:, op.y_units] if compact else dy
+            before = len(host_cupy.launches)
+            dx, dw, dbias = op.backward(back_from, for_update=True)
+            if fuses and own in (None, "element"):
+                backward = ["epilogue_backward", "sum_columns", "add_chunks"]
+                assert host_cupy.launches[before:] == backward
+            dw = dense(dw)
+            dbias = dbias.values if compact else dbias
+            found.append([on_host(a) for a in (y, dx, dw, dbias)])
+    for fused, separate in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(fused, separate, strict=True):
+            assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("own", [None, "element"])
+@pytest.mark.parametrize("kind", ["gelu", "tanh"])
+def test_convolutions_fuse_their_epilogue(host, monkeypatch, kind, own):
+    rng = np.random.default_rng(12)
+    x = host.asarray(rng.normal(size=(3, 5, 6, 4)).astype(np.float32))
+    w = host.asarray(rng.normal(size=(2, 2, 4, 7)).astype(np.float32))
+    bias = host.asarray(rng.normal(size=7).astype(np.float32))
+    mask = None if own is None else Mask((3, 4, 5, 7), 0.4, key=KEY)
+    dy = host.asarray(rng.normal(size=(3, 4, 5, 7)).astype(np.float32))
+    found = []
+    for fuses in (True, False):
+        monkeypatch.setattr(cuda, "FUSES_ACTIVATIONS", fuses)
+        before = len(host_cupy.launches)
+        op = ConvolutionOp(x, w, bias, activation=Activation(kind), mask=mask)
+        if fuses:
+            assert host_cupy.launches[before:] == ["write_patches", "apply_epilogue"]
+        found.append([on_host(a) for a in (op.y, *op.backward(dy))])
+    for a, b in zip(*found, strict=True):
+        assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations(gpu, dtype, kind):
-    from dropcore._ops.activation import HOLD_INPUT, Activation
-
     x = np.concatenate([np.linspace(-30, 30, 2001), [0.0, -0.0, 1e-20, 100.0, -100.0]]).astype(
         dtype
     )
@@ -149,15 +230,15 @@ def test_activations(gpu, dtype, kind):
     dy = np.random.default_rng(8).normal(size=x.shape).astype(dtype)
     parameter = {"leaky_relu": 0.1, "elu": 0.7}.get(kind, 0.0)
     core = Activation(kind, parameter)
-    want, held = core.forward(x)
+    want, _ = core.forward(x)
     tolerance = (
         {"rtol": 4e-6, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-15}
     )
-    y = cuda.finished(gpu.asarray(x), None, kind=kind, parameter=parameter, out=None)
+    y = apply_epilogue(gpu.asarray(x), activation=kind, parameter=parameter)
     np.testing.assert_allclose(on_host(y), want, **tolerance)
-    held = gpu.asarray(x) if kind in HOLD_INPUT else gpu.asarray(want)
-    dx = cuda.unfinished(gpu.asarray(dy), held, kind=kind, parameter=parameter)
-    np.testing.assert_allclose(on_host(dx), core.backward(dy, on_host(held)), **tolerance)
+    saved = gpu.asarray(x if core.saves_input else want)
+    dx = apply_epilogue_backward(gpu.asarray(dy), saved, activation=kind, parameter=parameter)
+    np.testing.assert_allclose(on_host(dx), core.backward(dy, on_host(saved)), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -138,8 +138,8 @@ def test_a_cell_takes_one_kernel_a_step_and_waits_for_nothing(host, cell):
     recurrent_step(host.asarray, cell, arrays, own, True, lengths=lengths)
     assert host_cupy.waits == waits
     launched = host_cupy.launches[before:]
-    assert launched.count("step_forward") == launched.count("step_back") == 6
-    assert launched.count("finish_back") == 1
+    assert launched.count("step_forward") == launched.count("step_backward") == 6
+    assert launched.count("finish_backward") == 1
 
 
 def test_what_is_behind_the_end_may_be_anything(gpu):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import importlib.util
 import itertools
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dropcore._backends.cuda import launching
-from dropcore._backends.cuda.endings import ACTIVATIONS
+from dropcore._backends.cuda import kernels
 
 CAPABILITIES = ("75", "80", "90", "100")
 
@@ -40,7 +41,7 @@ def compiled_by_nvrtc(library, text, capability):
     assert not library.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None
     )
-    options = [*launching.OPTIONS, "-ftz=true", f"--gpu-architecture=sm_{capability}"]
+    options = [*kernels.OPTIONS, "-ftz=true", f"--gpu-architecture=sm_{capability}"]
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = library.nvrtcCompileProgram(program, len(options), array)
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
@@ -55,19 +56,21 @@ def compiled_by_nvrtc(library, text, capability):
 
 # Every text that is compiled: a module, the type of its numbers, and what else is fixed.
 TEXTS = [
-    (module, dtype, {"KIND": kind} if module == "ending" else {})
-    for module, dtypes in launching.MODULES.items()
+    (module, dtype, {"ACTIVATION": number} if module == "epilogue" else {})
+    for module, dtypes in kernels.MODULES.items()
     for dtype in dtypes or (None,)
-    for kind in (ACTIVATIONS.values() if module == "ending" else (0,))
-    if dtype in (None, "float32") or kind in (ACTIVATIONS[None], ACTIVATIONS["gelu"])
+    for number, name in enumerate(
+        kernels.ENUMERATIONS["ACTIVATION"] if module == "epilogue" else ("identity",)
+    )
+    if dtype in (None, "float32") or name in ("identity", "gelu")
 ]
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("module", launching.MODULES)
+@pytest.mark.parametrize("module", kernels.MODULES)
 def test_every_kernel_compiles(module, tmp_path):
     library, nvcc = nvrtc(), shutil.which("nvcc")
-    texts = [launching.source(name, dtype, **more) for name, dtype, more in TEXTS if name == module]
+    texts = [kernels.source(name, dtype, **more) for name, dtype, more in TEXTS if name == module]
     assert texts
     if library is not None:
         with ThreadPoolExecutor() as pool:
@@ -86,7 +89,7 @@ def compile_by_nvcc(nvcc, text, place):
     place.write_text(text)
     made = place.with_suffix(".fatbin")
     code = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
-    options = [option.replace("--std", "-std") for option in (*launching.OPTIONS, "-ftz=true")]
+    options = [option.replace("--std", "-std") for option in (*kernels.OPTIONS, "-ftz=true")]
     subprocess.run(
         [nvcc, *options, *code, "-Werror=all-warnings", "-diag-suppress=177", "-fatbin",
          "-o", str(made), str(place)], check=True,
@@ -95,9 +98,27 @@ def compile_by_nvcc(nvcc, text, place):
 
 
 def test_the_texts_are_whole():
-    found = {path.stem for path in launching.FOLDER.glob("*.cu")}
-    assert found == set(launching.MODULES)
+    found = {path.stem for path in kernels.FOLDER.glob("*.cu")}
+    assert found == set(kernels.MODULES)
     for module, dtype, more in TEXTS:
-        text = launching.source(module, dtype, **more)
+        text = kernels.source(module, dtype, **more)
         assert "#include" not in text.replace("#include <stdint.h>", "")
-        assert launching.HEADER.read_text() in text
+        assert kernels.HEADER.read_text() in text
+
+
+def test_enumerators_and_block_shapes_are_defined_once():
+    """No kernel defines what kernels.py puts in front of its source."""
+    defined = re.findall(r"^#define (\w+)", kernels.source("graph"), re.M)
+    assert {"WARP", "LINES", "AXES", "RULE_ADAM", "CELL_GRU", "ACTIVATION_RELU"} <= set(defined)
+    for path in (*kernels.FOLDER.glob("*.cu"), kernels.FOLDER / "common.cuh"):
+        own = re.findall(r"^#define (\w+)", path.read_text(), re.M)
+        assert not set(own) & set(kernels._defines())
+
+
+def test_the_backend_of_cuda_does_not_import_that_of_the_cpu():
+    for path in kernels.FOLDER.parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            where = getattr(node, "module", None) or ""
+            imported = [f"{where}.{name}" for name in names]
+            assert not [name for name in imported if re.search(r"_backends\.cpu|_core", name)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from dropcore import training
-from dropcore._backends.cuda import blas
+from dropcore._backends.cuda import blas, graphs, kernels
+from dropcore._backends.cuda.updates import hyperparameters_of
 from dropcore._base.device import array_namespace
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm
 from dropcore.losses import (
@@ -38,7 +41,7 @@ from dropcore.nn import (
     UnitDropout,
     VariationalDropout,
 )
-from dropcore.optim import SGD, AdamW, Clip, RMSprop
+from dropcore.optim import SGD, Adadelta, Adagrad, AdamW, Clip, RMSprop
 from dropcore.regularizers import L1, L2
 from dropcore.schedules import Cosine, Linear
 from support import host_cupy
@@ -252,7 +255,7 @@ def test_what_a_graph_cannot_do(gpu):
         fit(Dropout(lambda step: 0.5))
     with pytest.raises(ValueError, match="a stddev that changes with the step cannot be recorded"):
         fit(GaussianNoise(lambda step: 0.5))
-    with pytest.raises(ValueError, match="brings numbers from the host"):
+    with pytest.raises(ValueError, match="copies numbers from the host"):
         fit(FromTheHost())
     with pytest.raises(ValueError, match=r"use model\.to"):
         Sequential([Dense(4)]).fit(*data(), optimizer=SGD(0.1), **OPTIONS | {"cuda_graph": True})
@@ -262,7 +265,7 @@ def test_what_a_graph_cannot_do(gpu):
 def test_direct_products(host, monkeypatch, dtype):
     fake = FakeBlas()
     monkeypatch.setattr(blas, "loaded", lambda: fake)
-    blas._Handle.of.cache_clear()
+    handle = blas.Handle()
     rng = np.random.default_rng(0)
     for m, k, n in itertools.product((1, 3, 8), (1, 4, 9), (1, 5, 7)):
         a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
@@ -273,14 +276,107 @@ def test_direct_products(host, monkeypatch, dtype):
                 left[...] = host.asarray(a)
             for right in (host.asarray(b), host.asarray(b.T.copy()).T):
                 out = host.empty((m, n), dtype)
-                blas.direct(left, right, out)
+                handle.multiply(left, right, out)
                 np.testing.assert_allclose(host.asnumpy(out).astype(float), wanted, rtol=1e-14)
     assert set(fake.calls) == {70 if dtype == np.float64 else 68}
     if dtype == np.float32:
         monkeypatch.setenv("CUPY_TF32", "1")
-        blas.direct(left, right, out)
+        handle.multiply(left, right, out)
         assert fake.calls[-1] == 77
-    blas._Handle.of.cache_clear()
+    del handle
+    assert fake.destroyed == [1]
+
+
+def test_two_threads_record_at_once(host, monkeypatch):
+    """Each graph has a stream, a cuBLAS handle and a workspace of its own."""
+    fake = FakeBlas()
+    monkeypatch.setattr(blas, "loaded", lambda: fake)
+    both = threading.Barrier(2)
+    x = host.asarray(np.eye(3, dtype=np.float32))
+
+    def record(graph):
+        out = graph.empty((3, 3), np.float32)
+
+        def work():
+            for _ in range(20):
+                both.wait()
+                blas.multiply(x, x, out)
+            return out
+
+        graph.rehearse(work)
+        return graph.record(work)
+
+    made = [graphs.Graph() for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(record, made))
+    assert len(fake.on) == 80
+    pairs = set(fake.on)
+    assert len(pairs) == len({handle for handle, _ in pairs}) == 2
+    assert len({stream for _, stream in pairs} | {0}) == 3
+    assert len(set(fake.workspaces.values())) == 2
+
+
+def test_other_threads_copy_while_a_graph_is_recorded(host_graphs):
+    """Only copies of the thread that records are refused; nothing of the process is replaced."""
+    inside, copied = threading.Event(), threading.Event()
+
+    def copy_elsewhere():
+        assert inside.wait(10)
+        found = host_graphs.asnumpy(host_graphs.asarray(np.arange(5.0)))
+        copied.set()
+        return found
+
+    def work():
+        inside.set()
+        assert copied.wait(10)
+        x.fill(2)
+        return x
+
+    x = host_graphs.empty((4,), np.float32)
+    graph = graphs.Graph()
+    graph.rehearse(lambda: x.fill(1))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(copy_elsewhere)
+        graph.record(work)
+        np.testing.assert_array_equal(other.result(), np.arange(5.0))
+    np.testing.assert_array_equal(host_graphs.asnumpy(x), 1)
+    graph.launch()
+    np.testing.assert_array_equal(host_graphs.asnumpy(x), 2)
+    with pytest.raises(ValueError, match="copies numbers from the host"):
+        graph.record(lambda: host_graphs.asarray(np.arange(5.0)))
+
+
+def test_a_graph_leaves_the_pinned_memory_of_the_process_alone(host_graphs):
+    """The stand-in has no set_pinned_memory_allocator: CuPy's cannot be read, so not restored."""
+    assert not hasattr(host_graphs.cuda, "set_pinned_memory_allocator")
+    x = host_graphs.zeros((4,), np.float32)
+    graph = graphs.Graph()
+    assert graph.record(lambda: x * 2).shape == (4,)
+
+
+def test_an_optimiser_without_a_rule_has_no_graph(host_graphs):
+    class Own:
+        def init(self, params):
+            return {}
+
+        def apply(self, params, grads, state, step, constraints=()):
+            raise AssertionError("nothing is updated")
+
+    x, y = map(host_graphs.asarray, data())
+    for optimizer in (Own(), Clip(Own(), norm=1.0)):
+        with pytest.raises(TypeError, match=r"optimiser .*rule\(step\).*use cuda_graph=False"):
+            classifier().to("cuda").fit(x, y, optimizer=optimizer, cuda_graph=True, **OPTIONS)
+
+
+def test_graphs_are_given_what_updates_compute_with():
+    """rule(step) names the update that apply makes at that step, and its numbers."""
+    for optimizer in (*GRAPHS.values(), Adagrad(0.1), Adadelta(), RMSprop(centered=True)):
+        for step in (0, 5):
+            rule, numbers = optimizer.rule(step)
+            assert Clip(optimizer, norm=1.0).rule(step) == (rule, numbers)
+            values = hyperparameters_of(rule, numbers)
+            assert set(values) <= set(kernels.HYPERPARAMETERS)
+            assert values["rate"] > 0
 
 
 def test_what_is_not_finite_is_found_at_the_end_of_the_epoch(gpu):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore._backends.cuda import arrays, launching
+from dropcore._backends.cuda import arrays, graphs, kernels
 from dropcore._base.device import array_namespace, on_device
 from support import host_cupy
 
@@ -94,7 +94,7 @@ def test_cupy_has_what_its_stand_in_offers(host_module):
 # ---- arrays ----
 
 
-@pytest.mark.parametrize("dtype", launching.DTYPES)
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
 def test_every_dtype_is_taken(dtype):
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     a = somewhere((6, 8), dtype)
@@ -102,9 +102,9 @@ def test_every_dtype_is_taken(dtype):
     assert array_namespace(a) is cupy
     assert arrays.as_array("x", a) is a
     assert arrays.expect_out(a, (6, 8), dtype, "x") is a
-    assert a.dtype.name in launching.STORED
-    assert launching.at(a) == 1 << 40
-    assert launching.straight(a) is a
+    assert a.dtype.name in kernels.STORED
+    assert kernels.ptr(a) == 1 << 40
+    assert kernels.contiguous(a) is a
     assert not a.swapaxes(0, 1).flags.c_contiguous
     assert getattr(a.flags, "writeable", True)
     # What CuPy's own functions have for it.
@@ -127,17 +127,31 @@ def test_overlap_is_found_without_a_device():
     assert not arrays.overlap(somewhere((0,), address=0), a)
 
 
+def test_memory_of_a_graph_refuses_copies_from_the_host():
+    """CuPy copies from the host by these methods of the memory that an allocator returns."""
+
+    def allocate(size):
+        return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(1 << 40, size, None, 0), 128)
+
+    pointer = graphs._refuse_copies(allocate)(1024)
+    assert isinstance(pointer, cupy.cuda.MemoryPointer)
+    assert pointer.ptr == (1 << 40) + 128
+    for copy in (pointer.copy_from_host, pointer.copy_from_host_async):
+        with pytest.raises(ValueError, match="copies numbers from the host"):
+            copy(1 << 20, 1024)
+
+
 # ---- kernels ----
 
 
 def test_the_types_of_arguments_are_taken():
     from cupy._core._scalar import CScalar  # what CuPy makes of an argument that is no array
 
-    for number in (*launching.NO_DRAW, np.float32(2), np.float64(2), np.int32(2), np.int64(2)):
+    for number in (*kernels.NO_DRAW, np.float32(2), np.float64(2), np.int32(2), np.int64(2)):
         assert CScalar(number).dtype == number.dtype
 
 
-@pytest.mark.parametrize("module", launching.MODULES)
+@pytest.mark.parametrize("module", kernels.MODULES)
 def test_kernels_compile_with_the_options_that_cupy_adds(module):
     """Among them is -ftz=true, which must not reach what keeps denormal numbers."""
     from cupy._core.core import assemble_cupy_compiler_options
@@ -148,12 +162,12 @@ def test_kernels_compile_with_the_options_that_cupy_adds(module):
     except Exception as error:
         pytest.skip(f"no NVRTC (pip install cupy-cuda12x[ctk]): {error}")
     options = (
-        *assemble_cupy_compiler_options(launching.OPTIONS), "-ftz=true", "-arch=compute_90",
+        *assemble_cupy_compiler_options(kernels.OPTIONS), "-ftz=true", "-arch=compute_90",
         "--device-as-default-execution-space",
     )  # fmt: skip
-    for dtype in launching.MODULES[module] or (None,):
-        more = {"KIND": 1} if "KIND" in launching.source(module, dtype) else {}
-        program = _NVRTCProgram(launching.source(module, dtype, **more), f"{module}.cu")
+    for dtype in kernels.MODULES[module] or (None,):
+        more = {"ACTIVATION": 1} if module == "epilogue" else {}
+        program = _NVRTCProgram(kernels.source(module, dtype, **more), f"{module}.cu")
         text = program.compile(options)[0].decode()
         if module not in ("recurrent", "softmax"):  # CUDA's exp and tanh have some of their own
             assert "fma.rn.f32" not in text

@@ -60,10 +60,10 @@ def test_mnist_on_a_device(mnist, host_graphs):
 
 
 def test_mnist_without_a_device(mnist, monkeypatch):
-    from dropcore._backends.cuda import launching
+    from dropcore._backends.cuda import kernels
 
-    launching.forget()
+    kernels.forget()
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(SystemExit, match=r"pip install cupy-cuda12x.*--device cpu --units 256"):
         mnist.main(SMALL)
-    launching.forget()
+    kernels.forget()

@@ -1,11 +1,14 @@
 """A stand-in for CuPy on the host: the real kernels, compiled by g++, on memory of the host.
 
-It has the few functions that `dropcore._backends.cuda` and the tests ask for, and is stricter than
-CuPy: nothing becomes a NumPy array by itself, kernels get arguments of exactly their types, new
-memory is full of rubbish, and what is written beside an array is found. `waits` counts what would
-wait for a device, `sent` what is copied to it. While a stream is captured, work is put on a tape,
-which a graph plays again: results get other rubbish meanwhile, as nothing is done while it is
-captured.
+It has the few functions that `dropcore._backends.cuda` and the tests use, and is stricter than
+CuPy: nothing becomes a NumPy array implicitly, kernels must get arguments of exactly their types,
+new memory is full of garbage, and writes outside of an array are found. `waits` counts what would
+synchronise with a device, `sent` the copies to it.
+
+Copies from the host are asynchronous, as in CuPy: they are made when the next work of their stream
+is, or when another stream waits for it. Until then the array is full of garbage. While a stream is
+captured, work is put on a tape, which a graph plays; results are garbage meanwhile, as nothing is
+computed during a capture. The current stream, the tape and the allocator belong to a thread.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.machinery
+import itertools
 import operator
 import os
 import re
 import shutil
 import subprocess
+import threading
 import types
 import weakref
 from pathlib import Path
@@ -29,9 +34,9 @@ import scipy.special
 HEADER = Path(__file__).parents[1] / "c" / "host_cuda.h"
 FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC",
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
-TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "product_", "softmax",
-            "moment", "batch_", "layer_", "normalize_rows", "dropout_drawn", "finish", "unfinish",
-            "uniforms")  # fmt: skip
+TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "dropconnect_",
+            "softmax", "moment", "batch_", "layer_", "normalize_rows", "dropout_drawn",
+            "apply_epilogue", "epilogue_backward", "uniforms")  # fmt: skip
 GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 
@@ -53,15 +58,32 @@ def _wrap(x):
     return ndarray(x) if isinstance(x, np.ndarray | np.generic) else x
 
 
-_tape: list | None = None  # what was asked for while a stream was captured
+class _Thread(threading.local):
+    """What belongs to a thread."""
+
+    tape: list | None = None  # of the stream that is captured
+    allocator = None
+
+    def __init__(self):
+        self.streams = [_NULL]  # the current one is the last
+
+
+def _flush(stream=None):
+    """Make the copies that work on a stream, by default the current one, comes behind."""
+    stream = _thread.streams[-1] if stream is None else stream
+    for other in list(_streams):
+        legacy = _NULL in (stream, other) and not (stream.non_blocking or other.non_blocking)
+        if other is stream or legacy:
+            other.flush()
 
 
 def _done(compute, *arguments):
     """What compute() gives; while a stream is captured its shape only, and the work is noted."""
+    _flush()
     found = compute()
     if isinstance(found, tuple):
         return tuple(_wrap(part) for part in found)
-    if _tape is None or not isinstance(found, np.ndarray | np.generic):
+    if _thread.tape is None or not isinstance(found, np.ndarray | np.generic):
         return _wrap(found)
     made = np.asarray(found)
     if any(np.may_share_memory(made, a) for a in _flat(arguments)):
@@ -69,7 +91,7 @@ def _done(compute, *arguments):
     room = empty(made.shape, made.dtype)
     if made.dtype.kind != "f":
         room._a.fill(0)  # which may be an index
-    _tape.append(lambda: room._a.__setitem__(..., compute()))
+    _thread.tape.append(lambda: room._a.__setitem__(..., compute()))
     return room
 
 
@@ -83,17 +105,19 @@ def _flat(arguments):
 
 def _did(work):
     """Do what changes something in place, or note it."""
-    if _tape is None:
+    if _thread.tape is None:
+        _flush()
         work()
     else:
-        _tape.append(work)
+        _thread.tape.append(work)
 
 
 def _wait():
     """Note what waits for the device, which must not be while a stream is captured."""
     global waits
-    assert _tape is None, "nothing can wait for the device while a stream is captured"
+    assert _thread.tape is None, "nothing can wait for the device while a stream is captured"
     waits += 1
+    _flush()
 
 
 def _strict(*arguments):
@@ -122,6 +146,12 @@ class ndarray:
 
     def __init__(self, a):
         self._a = np.asarray(a)
+
+    def __deepcopy__(self, memo):
+        return array(self)
+
+    def __reduce__(self):
+        return array, (asnumpy(self),)
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
@@ -239,8 +269,8 @@ def empty(shape, dtype=float):
     room[start : start + size] = 0xFF  # NaN, or -1
     _guards[id(room)] = weakref.ref(room), start, start + size
     weakref.finalize(room, _guards.pop, id(room), None)
-    if _tape is not None:
-        _tape.append(lambda: room)  # a graph keeps its memory
+    if _thread.tape is not None:
+        _thread.tape.append(lambda: room)  # a graph keeps its memory
     return ndarray(room[start : start + size].view(kind).reshape(shape))
 
 
@@ -258,11 +288,15 @@ def asarray(x, dtype=None):
         return x if dtype in (None, x.dtype) else x.astype(dtype)
     global sent
     sent += 1
-    a = np.asarray(x, dtype)
-    if a.ndim:
-        _pinned(a.nbytes)
+    a = np.array(x, dtype)  # CuPy copies it to pinned memory at once
     new = empty(a.shape, a.dtype)
-    new._a[...] = a
+    if a.ndim == 0:  # an argument of a kernel that fills
+        _did(lambda: new._a.fill(a))
+        return new
+    if _thread.allocator is not None:
+        _thread.allocator(a.nbytes).copy_from_host_async(a.ctypes.data, a.nbytes)
+    assert _thread.tape is None, "a copy from the host while a stream is captured"
+    _thread.streams[-1].pending.append(_Copy(new._a, a))
     return new
 
 
@@ -325,74 +359,103 @@ def _function(name, of=np):
 # ---- streams and graphs ----
 
 
+class _Copy:
+    """A copy from the host, which is made once."""
+
+    def __init__(self, to, numbers):
+        self.arguments = to, numbers
+
+    def __call__(self):
+        if self.arguments:
+            (to, numbers), self.arguments = self.arguments, ()
+            to[...] = numbers
+
+
 class Graph:
     def __init__(self, tape):
         self.tape = tape
 
     def launch(self, stream=None):
-        assert _tape is None
+        assert _thread.tape is None
+        _flush(stream)
         for work in self.tape:
             work()
 
 
+class Event:
+    def __init__(self, copies=()):
+        self.copies = copies
+
+    def synchronize(self):
+        for copy in self.copies:
+            copy()
+
+
 class Stream:
-    ptr = 0
+    _numbers = itertools.count()
 
     def __init__(self, non_blocking=False):
-        self.non_blocking = non_blocking
+        self.non_blocking, self.pending, self.ptr = non_blocking, [], next(self._numbers)
+        _streams.add(self)
 
     def __enter__(self):
-        _current.append(self)
+        _thread.streams.append(self)
         return self
 
     def __exit__(self, *_):
-        _current.pop()
+        _thread.streams.pop()
+
+    def flush(self):
+        for copy in self.pending:
+            copy()
+        self.pending = []
 
     def record(self):
-        return object()
+        return Event(tuple(self.pending))
 
     def wait_event(self, event):
-        assert _tape is None
+        assert _thread.tape is None, "a captured stream cannot wait for work outside of its graph"
+        event.synchronize()
+
+    def synchronize(self):
+        assert _thread.tape is None
+        self.flush()
 
     def begin_capture(self):
-        global _tape
         assert self.non_blocking, "the default stream cannot be captured"
-        assert _tape is None
-        _tape = []
+        assert _thread.tape is None
+        _thread.tape = []
 
     def end_capture(self):
-        global _tape
-        tape, _tape = _tape, None
+        tape, _thread.tape = _thread.tape, None
         return Graph(tape)
 
 
-_current = [Stream()]
+_streams = weakref.WeakSet()
+_NULL = Stream()
+_thread = _Thread()
+
+
+class MemoryPointer:
+    def __init__(self, mem, offset):
+        self.mem, self.ptr = mem, mem.ptr + offset
+
+    def copy_from_host_async(self, mem, size, stream=None):
+        """Nothing: the stand-in has its own memory."""
 
 
 class MemoryPool:
     def malloc(self, size):
-        raise AssertionError("the stand-in has its own memory")
+        return MemoryPointer(types.SimpleNamespace(ptr=0, size=size), 0)
 
 
-PinnedMemoryPool = MemoryPool
-
-
-def _nothing_noted(size):
-    return None
-
-
-_pinned = _nothing_noted
-
-
-def set_pinned_memory_allocator(allocate):
-    """Who is told of copies from the host."""
-    global _pinned
-
-    def told(size):
-        with contextlib.suppress(AssertionError):  # of our MemoryPool
-            allocate(size)
-
-    _pinned = told
+@contextlib.contextmanager
+def using_allocator(allocator):
+    before, _thread.allocator = _thread.allocator, allocator
+    try:
+        yield
+    finally:
+        _thread.allocator = before
 
 
 # ---- kernels ----
@@ -404,12 +467,18 @@ class Kernel:
         letters = getattr(module, f"letters_{name}")
         letters.restype = ctypes.c_char_p
         self.letters = letters().decode()
+        sizes = getattr(module, f"sizes_{name}")
+        sizes.restype = ctypes.POINTER(ctypes.c_size_t)
+        self.sizes = sizes()[: len(self.letters)]
         self.together = int(name.startswith(TOGETHER))
 
     def __call__(self, grid, block, arguments):
         found = "".join(a.dtype.char for a in arguments)
         wanted = self.letters.replace("P", "L")
         assert found == wanted, f"{self.name} takes {self.letters}, got {found}"
+        for number, a in enumerate(arguments):
+            assert type(a) is not np.ndarray or a.size == 1, "CuPy passes one struct by value"
+            assert a.nbytes == self.sizes[number], f"argument {number} of {self.name}"
         slots = [np.array(a) for a in arguments]
         at = (ctypes.c_void_p * len(slots))(*(slot.ctypes.data for slot in slots))
 
@@ -474,11 +543,9 @@ def module(folder):
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
     cupy.cuda = types.SimpleNamespace(
         Device=_Device, runtime=runtime, Stream=Stream, MemoryPool=MemoryPool,
-        PinnedMemoryPool=PinnedMemoryPool, using_allocator=lambda _: contextlib.nullcontext(),
-        set_pinned_memory_allocator=set_pinned_memory_allocator,
-        get_current_stream=lambda: _current[-1],
+        MemoryPointer=MemoryPointer, using_allocator=using_allocator,
+        get_current_stream=lambda: _thread.streams[-1],
     )  # fmt: skip
-    cupy.get_default_pinned_memory_pool = lambda: PinnedMemoryPool()
     return cupy
 
 

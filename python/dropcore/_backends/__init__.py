@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dropcore._backends import cpu
 from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._base.decisions import Decisions
 from dropcore._base.device import DEVICES, lies_on_device, on_device
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "checked_device",
     "cuda_backend",
     "dense",
+    "kept_units",
     "real_array",
     "to_device",
 ]
@@ -92,7 +94,19 @@ def cached_on(like: Any, owner: Any, name: str) -> Any:
     array = getattr(owner, name)
     if on_device(array) or not on_device(like):
         return array
-    return cuda_backend().resident(owner, name)
+    return cuda_backend().cached_on(owner, name)
+
+
+def kept_units(backend: Any, mask: Decisions, groups: int = 1) -> list[npt.NDArray[np.int64]]:
+    """The sorted indices of what a mask keeps, in each group of units, as arrays of a backend.
+
+    A mask that the host can draw is drawn there: units are few, and their number is needed, which
+    would synchronise with a device.
+    """
+    there = on_device(mask.bits) or on_device(mask.threshold)
+    kept = backend.xp.asnumpy(backend.to_bool(mask)) if there else cpu.to_bool(mask)
+    rows = kept.reshape(groups, -1)
+    return [backend.xp.asarray(np.flatnonzero(row).astype(np.int64, copy=False)) for row in rows]
 
 
 def dense(gradient: Gradient) -> npt.NDArray[Any]:

@@ -14,6 +14,9 @@ from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradien
 from dropcore._backends.memory import empty as empty
 from dropcore._base.checks import expect_unmasked
 from dropcore._base.decisions import Decisions
+from dropcore._base.strides import bit_strides, expect_broadcast
+from dropcore._base.strides import may_overlap as may_overlap
+from dropcore._base.strides import overlap as overlap
 from dropcore._core import Factor as Factor
 from dropcore._core import Patches as Patches
 from dropcore._core import Recurrence as Recurrence
@@ -24,6 +27,7 @@ from dropcore._core import batch_normalize as batch_normalize
 from dropcore._core import batch_normalize_back as batch_normalize_back
 from dropcore._core import convolution as convolution
 from dropcore._core import dropout_fast as dropout_fast
+from dropcore._core import epilogue_backward as epilogue_backward
 from dropcore._core import has_openmp as has_openmp
 from dropcore._core import isa as isa
 from dropcore._core import isas as isas
@@ -46,8 +50,9 @@ Vectors = tuple[int, int, int]
 Block = tuple[Any, Any]
 
 xp: Any = np
-unfinish = _core.epilogue_backward
 PRODUCTS = ("float32", "float64")  # of factors
+FUSES_ACTIVATIONS = False
+"""Products apply relu; other activations are separate passes."""
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # The core's numbers for them. bfloat16 joins when an array of it is first seen: it belongs to
@@ -104,21 +109,6 @@ def is_array(x: object) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def may_overlap(a: Array, b: Array) -> bool:
-    """Whether the ranges of two arrays' addresses meet."""
-    return np.may_share_memory(a, b)
-
-
-def overlap(a: Array, b: Array) -> bool:
-    """Whether two arrays share an element; also said where finding out would take too long."""
-    if not np.may_share_memory(a, b):  # bounds only: cheap
-        return False
-    try:
-        return np.shares_memory(a, b, max_work=cast(Any, 100_000))  # the stubs know only -1 and 0
-    except np.exceptions.TooHardError:
-        return True
-
-
 def contiguous(x: Array) -> Array:
     """x in C order."""
     return np.asarray(x, order="C")
@@ -159,7 +149,7 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
             mask.threshold, mask.scale, mask.offset,
         )  # fmt: skip
         return out
-    expect_broadcast(mask, x.shape, name)
+    expect_broadcast(mask.shape, x.shape, name)
     scale = mask.element_scale()
     _core.apply(
         target, source, code, element_bits(mask), bit_strides(mask.shape, x.ndim),
@@ -172,24 +162,6 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
 def _is_contiguous_aligned(x: Array) -> bool:
     flags = x.flags
     return flags.c_contiguous and flags.aligned
-
-
-def expect_broadcast(mask: Decisions, shape: tuple[int, ...], name: str) -> None:
-    """ValueError unless the mask broadcasts to shape."""
-    if len(mask.shape) <= len(shape):
-        own = (1,) * (len(shape) - len(mask.shape)) + mask.shape
-        if all(m in (1, n) for m, n in zip(own, shape, strict=True)):
-            return
-    raise ValueError(
-        f"a mask of shape {mask.shape} does not broadcast to {name} of shape {shape}: every axis, "
-        "counted from the last, must be 1 or that of the array"
-    )
-
-
-def bit_strides(mask_shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """How far each axis of an array steps through the mask's bits; 0 along shared axes."""
-    own = [0 if n == 1 else math.prod(mask_shape[axis + 1 :]) for axis, n in enumerate(mask_shape)]
-    return (0,) * (ndim - len(own)) + tuple(own)
 
 
 def threshold(keep: float) -> int:
@@ -240,18 +212,16 @@ def element_bits(mask: Decisions) -> npt.NDArray[np.uint8]:
     return drawn_bits(mask) if mask.run == 1 else pack(to_bool(mask))
 
 
+def decisions(mask: Decisions) -> npt.NDArray[np.uint8]:
+    """What products take as `bits` for a mask in the shape of an array."""
+    return element_bits(mask)
+
+
 def kept_at(
     kept: Array, indices: Array, key: Key, domain: int, threshold: int, offset: int = 0
 ) -> None:
     """Fill contiguous `kept` (uint8, 0 or 1) for scattered indices, contiguous int64."""
     _core.kept_at(kept, indices, key.seed, key.stream, key.step, domain, threshold, offset)
-
-
-def kept_units(mask: Decisions, groups: int = 1) -> list[npt.NDArray[np.int64]]:
-    """For each group of units their sorted indices of what is kept."""
-    if groups == 1:
-        return [np.flatnonzero(to_bool(mask)).astype(np.int64, copy=False)]
-    return [np.flatnonzero(row) for row in to_bool(mask).reshape(groups, -1)]
 
 
 def take_rows(weight: Array, indices: Array, padding: int | None) -> Array:

@@ -38,6 +38,11 @@ class Activation:
     def elementwise(self) -> bool:
         return self.name != "softmax"
 
+    @property
+    def saves_input(self) -> bool:
+        """Whether the backward pass needs x; that of the others needs y."""
+        return self.name in HOLD_INPUT
+
     def forward(self, x: Array, *, may_overwrite: bool = False) -> tuple[Array, Array]:
         """y, and the array that `backward` needs: y itself, or x.
 

@@ -122,8 +122,8 @@ class ConvolutionOp:
         self.epilogue = Epilogue(shape, backend, relu=relu, activation=activation, mask=mask)
         z = backend.empty(shape, x.dtype)
         backend.convolution(
-            z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias, relu=relu,
-            bits=self.epilogue.bits, scale=self.epilogue.scale,
+            z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias,
+            **self.epilogue.arguments(z),
         )  # fmt: skip
         self.y, self.saved = self.epilogue.finish(z)
 

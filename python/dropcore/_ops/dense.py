@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import backend_of, dense
+from dropcore._backends import backend_of, dense, kept_units
 from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 from dropcore._base.device import recording
 from dropcore._ops.activation import Activation
@@ -72,10 +72,10 @@ def is_unit_mask(mask: Mask) -> bool:
 
 
 class Epilogue:
-    """How a product y = act(z) ∘ mask ends, and the way back through it.
+    """The epilogue of a product, y = act(z) ∘ mask, and its backward pass.
 
-    What the product can apply itself it is given: `relu`, `bits` and `scale`. The rest is done by
-    `finish`.
+    What the backend's product can apply itself is in `arguments`: relu or, on a GPU, any
+    elementwise activation, and a mask in the shape of y. `finish` does the rest.
 
     Parameters
     ----------
@@ -106,24 +106,45 @@ class Epilogue:
         self.shape, self.relu, self.activation = shape, relu, activation
         self.backend = backend
         self.units: Units | None = None
-        self.bits: npt.NDArray[np.uint8] | None = None
-        self._factor = 1.0  # of what lives
+        self.bits: Any = None  # the mask, as the product takes it
+        self._factor = 1.0  # of what is kept
         self._after: Mask | None = None  # a mask that the product cannot apply
+        fuses = activation is not None and activation.elementwise and backend.FUSES_ACTIVATIONS
+        self._fused = activation if fuses else None
+        in_product = activation is None or fuses
         if mask is not None:
             if live and is_unit_mask(mask) and (activation is None or activation.elementwise):
-                self.units, self._factor = backend.kept_units(mask)[0], float(mask.scale)
-            elif activation is None and mask.shape == shape and isinstance(mask.scale, float):
-                self.bits, self._factor = backend.element_bits(mask), mask.scale
+                self.units, self._factor = kept_units(backend, mask)[0], float(mask.scale)
+            elif in_product and mask.shape == shape and isinstance(mask.scale, float):
+                self.bits, self._factor = backend.decisions(mask), mask.scale
             else:
                 self._after = mask
-        self.scale = 1.0 if activation else self._factor
-        # Without relu the way back cannot tell from y what was dropped.
-        drawn = self.bits is not None and not relu
+        self.scale = self._factor if in_product else 1.0
+        # Without relu y does not tell the backward pass what was dropped.
+        drawn = self.bits is not None and not relu and not fuses
         self._again = mask if drawn else self._after
         self._factor_back = 1.0 if drawn else self._factor
+        self._saved: Array | None = None
+
+    def arguments(self, z: Array) -> dict[str, Any]:
+        """The keyword arguments of the product, or convolution, that computes z."""
+        arguments = {"relu": self.relu, "bits": self.bits, "scale": self.scale}
+        if self._fused is None:
+            return arguments
+        if self._fused.saves_input or self.bits is not None or self.scale != 1.0:
+            self._saved = self.backend.empty(z.shape, z.dtype)
+        return arguments | {
+            "activation": self._fused.name,
+            "parameter": self._fused.parameter,
+            "saves_input": self._fused.saves_input,
+            "saved": self._saved,
+        }
 
     def finish(self, z: Array) -> tuple[Array, Array]:
-        """y, from what the product gave, which it may overwrite; and what `back` asks for."""
+        """y, from the result of the product, which it may overwrite; and what `back` needs."""
+        if self._fused is not None:
+            saved = z if self._saved is None else self._saved
+            return z if self._after is None else self.backend.dropout(z, self._after, None), saved
         if self.activation is None:
             if self._after is not None:
                 self.backend.dropout(z, self._after, z)
@@ -139,19 +160,26 @@ class Epilogue:
         """dz (rows, units) and its sum over the rows, from dy."""
         if self._again is not None:
             dy = self.backend.dropout(dy, self._again, None)
-        empty, unfinish = self.backend.empty, self.backend.unfinish
+        empty, epilogue_backward = self.backend.empty, self.backend.epilogue_backward
         dy, factor = self.backend.contiguous(dy), self._factor_back
         dy = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1])
         saved = saved.reshape(dy.shape)
         dbias = empty(dy.shape[1:], dy.dtype)
+        if self._fused is not None:
+            dz = empty(dy.shape, dy.dtype)
+            epilogue_backward(
+                dz, saved, dy, factor, dbias, activation=self._fused.name,
+                parameter=self._fused.parameter, bits=self.bits,
+            )  # fmt: skip
+            return dz, dbias
         if self.activation is not None:
             dz = self.activation.backward(
                 dy * dy.dtype.type(factor) if factor != 1.0 else dy, saved
             )
-            unfinish(None, None, dz, 1.0, dbias)
+            epilogue_backward(None, None, dz, 1.0, dbias)
             return dz, dbias
         to = empty(dy.shape, dy.dtype) if self.relu or factor != 1.0 else None
-        unfinish(to, saved if self.relu else None, dy, factor, dbias)
+        epilogue_backward(to, saved if self.relu else None, dy, factor, dbias)
         return dy if to is None else to, dbias
 
 
@@ -201,9 +229,8 @@ class DenseOp:
         if bias is not None and self.y_units is not None:
             bias = bias[self.y_units]
         backend.product(
-            z, backend.Factor(self.x), self._weights(), bias=bias, relu=relu, bits=epilogue.bits,
-            scale=epilogue.scale,
-        )  # fmt: skip
+            z, backend.Factor(self.x), self._weights(), bias=bias, **epilogue.arguments(z)
+        )
         values, self.saved = epilogue.finish(z.reshape(*shape[:-1], self.width))
         self.y = (
             values if self.y_units is None else CompactActivation(values, self.y_units, w.shape[1])

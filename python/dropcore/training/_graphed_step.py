@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from dropcore._backends.cuda.graphs import Graph
-from dropcore._backends.cuda.updates import captured_hyperparameters
-from dropcore._base.device import array_namespace
+from dropcore._backends.cuda.updates import hyperparameters_of
 from dropcore.key import Key
 from dropcore.losses import Array
-from dropcore.optim import Optimizer
+from dropcore.optim import Optimizer, rule_of
 from dropcore.training.state import TrainingState
 
 __all__ = ["GraphedStep"]
@@ -39,16 +38,14 @@ class GraphedStep(Generic[Result]):
         x: Array,
         targets: Array,
     ) -> None:
-        self._update, self._optimizer, self._state = update, optimizer, state
+        self._update, self._state = update, state
+        self._rule = rule_of(optimizer)
         self._graph = Graph()
         self._x = self._graph.empty(x.shape, x.dtype)
         self._targets = self._graph.empty(targets.shape, targets.dtype)
         self._rehearsed = False
         self._first: Key | None = None
         self._found: Any = None
-        one = array_namespace(x).zeros((1,), x.dtype if x.dtype.kind == "f" else "float32")
-        self._like = {"one": one}
-        self._slots = {kind: {"one": one.copy()} for kind in state.slots}
 
     def fits(self, x: Array, targets: Array) -> bool:
         """Whether a batch is of the size that was recorded."""
@@ -77,9 +74,6 @@ class GraphedStep(Generic[Result]):
         self._graph.launch()
         return self._found
 
-    def _hyperparameters(self) -> list[float]:
-        """The hyperparameters of the optimiser in the next update."""
-        step = self._state.step - self._state.begun
-        with captured_hyperparameters() as found:
-            self._optimizer.apply(self._like, {"one": self._like["one"].copy()}, self._slots, step)
-        return found
+    def _hyperparameters(self) -> dict[str, float]:
+        """The hyperparameters of the next update."""
+        return hyperparameters_of(*self._rule(self._state.step - self._state.begun))

@@ -1,8 +1,8 @@
-"""CuPy arrays, through kernels that are compiled for a device when they are first used there.
+"""The backend of CuPy arrays: kernels that are compiled for a device when first used there.
 
-Everything runs on CuPy's current stream, and nothing waits for the device, but for what has to: the
-number of units that live in a mask that is on the device, and the sum of squares that `global_norm`
-returns. Denormal floats count as zero, as in the core, but for masks, dropout and the projection.
+Everything runs on CuPy's current stream. Only two results synchronise with the device: the units
+that are kept by a mask on the device, and the sum of squares that `global_norm` returns. Denormal
+floats count as zero, as in the core, except in masks, dropout and the projection.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Any
 
 from dropcore._backends.cuda.arrays import (
     as_array,
+    cached_on,
     expect_out,
     is_array,
     may_overlap,
     overlap,
-    resident,
     same_memory,
 )
 from dropcore._backends.cuda.embeddings import add_rows, take_rows
-from dropcore._backends.cuda.endings import activate, finished, softmax, unfinished
-from dropcore._backends.cuda.launching import DTYPES, contiguous, empty, library, require_device
+from dropcore._backends.cuda.epilogue import activate, softmax
+from dropcore._backends.cuda.kernels import DTYPES, contiguous, empty, library, require_device
 from dropcore._backends.cuda.masks import (
+    decisions,
     drawn_bits,
     dropout,
     element_bits,
     kept_at,
-    kept_units,
     noise_words,
     normal,
     pack,
@@ -49,10 +49,10 @@ from dropcore._backends.cuda.products import (
     compact,
     dense,
     dropconnect_matmul,
+    epilogue_backward,
     product,
     scatter,
     sum_columns,
-    unfinish,
 )
 from dropcore._backends.cuda.recurrent import Recurrence
 from dropcore._backends.cuda.updates import (
@@ -68,6 +68,7 @@ from dropcore._backends.cuda.updates import (
 
 __all__ = [
     "DTYPES",
+    "FUSES_ACTIVATIONS",
     "PRODUCTS",
     "Factor",
     "Patches",
@@ -82,20 +83,21 @@ __all__ = [
     "batch_moments",
     "batch_normalize",
     "batch_normalize_back",
+    "cached_on",
     "compact",
     "contiguous",
     "convolution",
+    "decisions",
     "dense",
     "drawn_bits",
     "dropconnect_matmul",
     "dropout",
     "element_bits",
     "empty",
+    "epilogue_backward",
     "expect_out",
-    "finished",
     "is_array",
     "kept_at",
-    "kept_units",
     "kernel_gradient",
     "layer_normalize",
     "layer_normalize_back",
@@ -110,7 +112,6 @@ __all__ = [
     "pool_back",
     "product",
     "require_device",
-    "resident",
     "resolve_keep",
     "rmsprop_",
     "same_memory",
@@ -123,12 +124,14 @@ __all__ = [
     "take_rows",
     "thresholds",
     "to_bool",
-    "unfinish",
-    "unfinished",
     "uniforms",
 ]
 
-PRODUCTS = DTYPES  # of factors: cuBLAS takes all of them, and sums up in float32 at least
+PRODUCTS = DTYPES
+"""The dtypes of factors: cuBLAS takes all of them, and accumulates in float32 at least."""
+
+FUSES_ACTIVATIONS = True
+"""Products apply any elementwise activation, not only relu."""
 
 
 def __getattr__(name: str) -> Any:

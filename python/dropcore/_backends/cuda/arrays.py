@@ -1,4 +1,4 @@
-"""What is said of CuPy arrays before anything is done with them."""
+"""Checks, copies and memory of CuPy arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends import cpu
-from dropcore._backends.cuda.launching import DTYPES, Array, library
+from dropcore._backends.cuda.kernels import DTYPES, Array, library
+from dropcore._base import strides
+from dropcore._base.device import recording
 
 
 def is_array(x: object) -> bool:
-    """Whether x is what this backend works on."""
+    """Whether x is an array of this backend."""
     return isinstance(x, library().ndarray)
 
 
 def as_array(name: str, x: Array, allowed: tuple[str, ...] = DTYPES) -> Array:
-    """x, if its dtype is taken; of another library's array on the device its memory."""
+    """x if its dtype is supported; an array of another library on the device is not copied."""
     if is_array(x):
         array = x
     elif hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
@@ -34,23 +35,32 @@ def as_array(name: str, x: Array, allowed: tuple[str, ...] = DTYPES) -> Array:
     return array
 
 
-_residents: WeakKeyDictionary[Any, dict[tuple[str, int], Array]] = WeakKeyDictionary()
+_copies: WeakKeyDictionary[Any, dict[tuple[str, int], tuple[Array, int, Any]]] = WeakKeyDictionary()
+"""By owner; by attribute and device: the copy, the stream that made it, and an event behind it."""
 
 
-def resident(owner: Any, name: str) -> Array:
-    """On the current device, the array that an object holds under a name and never changes.
+def cached_on(owner: Any, name: str) -> Array:
+    """On the current device, an array that is an attribute of its owner and never changes.
 
-    It is copied there once: a copy in every step would take longer than what is done with it.
+    It is copied there once: a copy in every step would take longer than the work on it. Another
+    stream than that of the copy waits for it on the device.
     """
     xp = library()
     array = getattr(owner, name)
     if is_array(array):
         return array
-    copies = _residents.setdefault(owner, {})
+    copies = _copies.setdefault(owner, {})
     place = name, xp.cuda.Device().id
-    if not is_array(copies.get(place)):
-        copies[place] = xp.asarray(array)
-    return copies[place]
+    stream = xp.cuda.get_current_stream()
+    if place not in copies or not is_array(copies[place][0]):
+        copies[place] = xp.asarray(array), stream.ptr, stream.record()
+    copy, made_on, event = copies[place]
+    if stream.ptr != made_on:
+        if recording():  # a captured stream cannot wait for work outside of its graph
+            event.synchronize()
+        else:
+            stream.wait_event(event)
+    return copy
 
 
 def expect_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
@@ -68,21 +78,21 @@ def expect_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: s
 
 
 def _addresses(x: Array) -> npt.NDArray[np.void]:
-    """A NumPy array that is where x is, of which nothing can be read."""
+    """A NumPy array with the addresses and strides of x, whose elements must not be read."""
     interface = {"version": 3, "data": (x.data.ptr, True), "typestr": f"|V{x.itemsize}",
                  "shape": x.shape, "strides": x.strides}  # fmt: skip
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Whether two arrays share an element; also said where finding out would take too long."""
-    # CuPy would sort the addresses of all elements, and wait for it.
-    return bool(a.size and b.size) and cpu.overlap(_addresses(a), _addresses(b))
+    """Whether two arrays share an element; True also if that would take too long to find out."""
+    # cupy.shares_memory sorts the addresses of all elements, and synchronises.
+    return bool(a.size and b.size) and strides.overlap(_addresses(a), _addresses(b))
 
 
 def may_overlap(a: Array, b: Array) -> bool:
-    """Whether the ranges of two arrays' addresses meet."""
-    return bool(a.size and b.size) and cpu.may_overlap(_addresses(a), _addresses(b))
+    """Whether the address ranges of two arrays intersect."""
+    return bool(a.size and b.size) and strides.may_overlap(_addresses(a), _addresses(b))
 
 
 def same_memory(a: Array, b: Array) -> bool:

@@ -1,4 +1,4 @@
-"""Convolutions of CuPy arrays: patches written out in rows, and products of them by cuBLAS."""
+"""Convolutions of CuPy arrays: patches are written to memory and multiplied by cuBLAS."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import math
 from collections.abc import Iterator
 
 from dropcore._backends.cuda.blas import multiply
-from dropcore._backends.cuda.endings import finished
-from dropcore._backends.cuda.launching import (
+from dropcore._backends.cuda.epilogue import Bits, apply_epilogue
+from dropcore._backends.cuda.kernels import (
     Array,
-    at,
     blocks_for,
     empty,
+    int64s,
     launch,
     library,
-    numbers,
+    ptr,
 )
 from dropcore._base.device import recording
 
 PIECE_BYTES = 256 << 20
-"""Of patches that are written out at a time, but for one position at least."""
+"""Of patches that are in memory at a time; one position at least."""
 
 
 class Patches:
-    """Images (batch, height, width, channels) as a matrix: positions x numbers of a patch.
+    """Images (batch, height, width, channels) as a matrix: positions x elements of a patch.
 
     Parameters
     ----------
     images : contiguous
-    out : (height, width) of the positions
-    kernel, stride, dilation, before : (along the height, along the width)
+    out : (height, width) of the output
+    kernel, stride, dilation, pad_before : (along the height, along the width)
     groups : int
-        The channels are cut into that many slices, each with a matrix of its own.
+        The channels are cut into that many slices, each with its own matrix.
     """
 
     def __init__(
@@ -41,39 +41,40 @@ class Patches:
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
         dilation: tuple[int, ...],
-        before: tuple[int, ...],
+        pad_before: tuple[int, ...],
         groups: int = 1,
     ) -> None:
         self.images, self.groups, self.itemsize = images, groups, images.itemsize
         batch, *image, channels = images.shape
         taken = channels // groups
         self.positions, self.depth = batch * math.prod(out), math.prod(kernel) * taken
-        self._layout = (groups, taken, *image, *out, *kernel, *stride, *dilation, *before)
+        self._layout = (groups, taken, *image, *out, *kernel, *stride, *dilation, *pad_before)
         self._pixels = (
             math.prod(kernel) == math.prod(stride) == groups == 1
             and tuple(image) == tuple(out)
-            and not any(before)
+            and not any(pad_before)
         )
 
     def pieces(self) -> Iterator[tuple[slice, Array]]:
-        """Positions after positions, and their patches (groups, positions, depth).
+        """Slices of the positions, in order, and their patches (groups, positions, depth).
 
-        They are there until the next ones are asked for. Where they are cut depends on the shape
-        alone.
+        The patches are valid until the next ones are requested. Where the positions are cut depends
+        on the shape alone.
         """
         if self.positions == 0:
             return
-        if self._pixels:  # the images are the patches
+        if self._pixels:  # the images already are the patches
             yield slice(0, self.positions), self.images.reshape(1, self.positions, self.depth)
             return
         width = self.groups * self.depth
         rows = min(max(PIECE_BYTES // (width * self.itemsize), 1), self.positions)
-        room = empty((rows * width,), self.images.dtype)
+        buffer = empty((rows * width,), self.images.dtype)
         for first in range(0, self.positions, rows):
             here = min(rows, self.positions - first)
-            patches = room[: here * width].reshape(self.groups, here, self.depth)
+            patches = buffer[: here * width].reshape(self.groups, here, self.depth)
             launch(self.images, "patches", "write_patches", blocks_for(patches.size),
-                   at(self.images), at(patches), *numbers((first, here), self._layout))  # fmt: skip
+                   ptr(self.images), ptr(patches),
+                   *int64s((first, here), self._layout))  # fmt: skip
             yield slice(first, first + here), patches
 
 
@@ -83,23 +84,32 @@ def convolution(
     w: Array,
     bias: Array | None = None,
     relu: bool = False,
-    bits: Array | None = None,
+    bits: Bits = None,
     scale: float = 1.0,
+    activation: str = "identity",
+    parameter: float = 0.0,
+    saved: Array | None = None,
+    saves_input: bool = False,
 ) -> None:
-    """c__mn = act(patches__mk @ w__kn + bias__n), then dropped by bits and scaled.
+    """c__mn = act(patches__mk @ w__kn + bias__n) ∘ mask.
 
-    All contiguous; w is (patch, groups * maps of a group), bits the packed mask of c or None.
+    All arrays are contiguous; w is (patch, groups * maps of a group). The epilogue's arguments are
+    those of `products.product`.
     """
     c = c.reshape(a.positions, w.size // a.depth)
     weights = _of_groups(w.reshape(a.depth, c.shape[1]), a.groups)
     for positions, patches in a.pieces():
         _multiply(patches, weights, _of_groups(c[positions], a.groups))
-    if bias is not None or relu or bits is not None or scale != 1.0:
-        finished(c, bias, kind="relu" if relu else None, bits=bits, scale=scale, out=c)
+    name = "relu" if relu else activation
+    if bias is not None or name != "identity" or bits is not None or scale != 1.0:
+        apply_epilogue(
+            c, bias, activation=name, parameter=parameter, bits=bits, scale=scale, saved=saved,
+            saves_input=saves_input, out=c,
+        )  # fmt: skip
 
 
 def kernel_gradient(dw: Array, a: Patches, dz: Array) -> None:
-    """dw__kn = patches__mk^T @ dz__mn, all contiguous; the pieces are added in order."""
+    """dw__kn = patches__mk^T @ dz__mn, all contiguous; pieces are added in order."""
     dw = dw.reshape(a.depth, dw.size // a.depth)
     dz = dz.reshape(a.positions, dw.shape[1])
     if a.positions == 0:
@@ -117,16 +127,16 @@ def _of_groups(matrix: Array, groups: int) -> Array:
 
 
 def _multiply(left: Array, right: Array, out: Array, *, add: bool = False) -> None:
-    """out = left @ right for each group, or added to what is there."""
+    """out = left @ right for each group; with `add` it is added to out."""
     if len(out) == 1 and not add:
         multiply(left[0], right[0], out[0])
         return
     if len(out) > 1 and not left.flags.c_contiguous:
-        # CuPy makes many products at a time of copies in C order: turned, so that it is not the
-        # patches that are copied.
+        # For batched products CuPy copies factors that are not in C order. Transposed, the product
+        # copies the small factor and not the patches.
         left, right, out = (m.swapaxes(1, 2) for m in (right, left, out))
     made = empty(out.shape, out.dtype)
-    if len(out) == 1 or recording():  # when it makes none
+    if len(out) == 1 or recording():  # CuPy refuses batched products then
         for matrices in zip(left, right, made, strict=True):
             multiply(*matrices)
     else:

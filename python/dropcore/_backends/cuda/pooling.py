@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dropcore._backends.cuda.launching import Array, at, blocks_for, launch, library, numbers
+from dropcore._backends.cuda.kernels import Array, blocks_for, int64s, launch, library, ptr
 
 
 class Windows:
@@ -17,12 +17,12 @@ class Windows:
     ----------
     images : tuple of 4 int
         Their shape.
-    out : (height, width) of the positions
-    kernel, stride, before : (along the height, along the width)
+    out : (height, width) of the output
+    kernel, stride, pad_before : (along the height, along the width)
     count_padding : bool
-        Whether an average is over all of a window, padding among it.
+        Whether an average includes the padding of its window.
     lengths : int64 (batch,) or None
-        How much of the width of each image there is: NumPy's, or on the device already.
+        The valid width of each image, in host or device memory.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Windows:
         out: tuple[int, ...],
         kernel: tuple[int, ...],
         stride: tuple[int, ...],
-        before: tuple[int, ...],
+        pad_before: tuple[int, ...],
         count_padding: bool = False,
         lengths: npt.NDArray[np.int64] | Array | None = None,
     ) -> None:
@@ -40,20 +40,20 @@ class Windows:
         self.batch = images[0]
         self.lengths = None if lengths is None else library().asarray(lengths)
         self.arguments = (
-            *numbers(images[1:], out, kernel, stride, before), np.int32(count_padding),
-            at(self.lengths),
+            *int64s(images[1:], out, kernel, stride, pad_before), np.int32(count_padding),
+            ptr(self.lengths),
         )  # fmt: skip
 
 
-def pool(y: Array, x: Array, windows: Windows, place: Array | None = None) -> None:
-    """y = maxima of the windows of x and their places (int32, like y), or without them averages."""
+def pool(y: Array, x: Array, windows: Windows, argmax: Array | None = None) -> None:
+    """y = the maxima of the windows of x, with their indices (int32, like y); or averages."""
     if y.size:
-        launch(x, "pool", "pool", blocks_for(y.size), at(x), at(y), at(place), np.int64(y.size),
+        launch(x, "pool", "pool", blocks_for(y.size), ptr(x), ptr(y), ptr(argmax), np.int64(y.size),
                *windows.arguments)  # fmt: skip
 
 
-def pool_back(dx: Array, dy: Array, windows: Windows, place: Array | None = None) -> None:
-    """dx, with the places that `pool` found, or without them of averages."""
+def pool_back(dx: Array, dy: Array, windows: Windows, argmax: Array | None = None) -> None:
+    """dx, of maxima with the indices that `pool` wrote, else of averages."""
     if dx.size:
-        launch(dy, "pool", "pool_back", blocks_for(dx.size), at(dy), at(dx), at(place),
+        launch(dy, "pool", "pool_back", blocks_for(dx.size), ptr(dy), ptr(dx), ptr(argmax),
                np.int64(dx.size), *windows.arguments)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Products of CuPy arrays with masks: cuBLAS, with passes of ours before and behind."""
+"""Products of CuPy arrays with masks: cuBLAS, with kernels for masks and epilogues around it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,48 @@ from typing import cast
 
 import numpy as np
 
-from dropcore._backends.cuda.arrays import resident
+from dropcore._backends.cuda.arrays import cached_on
 from dropcore._backends.cuda.blas import multiply
-from dropcore._backends.cuda.endings import finished, unfinished
-from dropcore._backends.cuda.launching import (
+from dropcore._backends.cuda.epilogue import (
+    Bits,
+    apply_epilogue,
+    apply_epilogue_backward,
+)
+from dropcore._backends.cuda.kernels import (
     WARP,
     Array,
-    at,
     blocks_for,
     contiguous,
     draw,
     empty,
+    int64s,
     launch,
     library,
-    numbers,
+    ptr,
     real_of,
 )
 from dropcore._backends.gradients import BlockGradient, ProductGradient
 from dropcore._base.decisions import Decisions
 from dropcore.key import Key
 
-CHUNKS = 64  # of rows whose columns are summed up on their own, at most
+CHUNKS = 64  # of rows whose columns are summed separately, at most
 
 
 class Factor:
-    """A factor of a product, with its mask applied and of what lives only."""
+    """A factor of a product: its mask applied, and only the kept rows and columns."""
 
     def __init__(
         self,
         array: Array,
         rows: Array | None = None,
         columns: Array | None = None,
-        bits: Array | None = None,
+        bits: Bits = None,
         bit_strides: tuple[int, int] | None = None,
         scale: float = 1.0,
     ) -> None:
         if bits is not None:
             assert bit_strides in (None, (array.shape[1], 1))
-            array = finished(contiguous(array), None, bits=bits, scale=scale, out=None)
+            array = apply_epilogue(contiguous(array), bits=bits, scale=scale)
             scale = 1.0
         if rows is not None or columns is not None:
             array = compact(array, rows, columns, scale)
@@ -62,21 +66,49 @@ def product(
     transpose_b: bool = False,
     bias: Array | None = None,
     relu: bool = False,
-    bits: Array | None = None,
+    bits: Bits = None,
     scale: float = 1.0,
+    activation: str = "identity",
+    parameter: float = 0.0,
+    saved: Array | None = None,
+    saves_input: bool = False,
 ) -> None:
-    """out = act(a @ b + bias) ∘ mask, the end in one pass over what cuBLAS gives."""
+    """out = act(a @ b + bias) ∘ mask: a product of cuBLAS, and one pass for the epilogue.
+
+    The arguments behind `scale` are those of `apply_epilogue`; ``relu=True`` is the activation that
+    the core's products have too.
+    """
     left = a.array.T if transpose_a else a.array
     right = b.array.T if transpose_b else b.array
     multiply(left, right, out)
-    if bias is not None or relu or bits is not None or scale != 1.0:
-        finished(out, bias, kind="relu" if relu else None, bits=bits, scale=scale, out=out)
+    name = "relu" if relu else activation
+    if bias is not None or name != "identity" or bits is not None or scale != 1.0:
+        apply_epilogue(
+            out, bias, activation=name, parameter=parameter, bits=bits, scale=scale, saved=saved,
+            saves_input=saves_input, out=out,
+        )  # fmt: skip
 
 
-def unfinish(dz: Array | None, y: Array | None, dy: Array, scale: float, dbias: Array) -> None:
-    """dz = dy * scale where y is not 0 (everywhere without y), and its sums of columns in dbias."""
+def epilogue_backward(
+    dz: Array | None,
+    y: Array | None,
+    dy: Array,
+    scale: float,
+    dbias: Array,
+    *,
+    activation: str = "relu",
+    parameter: float = 0.0,
+    bits: Bits = None,
+) -> None:
+    """dz = (dy ∘ mask) act'(y), and its sums over the rows in dbias.
+
+    Without y the activation is the identity. For activations that save their input y is that.
+    """
     if dz is not None:
-        unfinished(dy, y, kind=None if y is None else "relu", scale=scale, out=dz)
+        apply_epilogue_backward(
+            dy, y, activation="identity" if y is None else activation, parameter=parameter,
+            bits=bits, scale=scale, out=dz,
+        )  # fmt: skip
     sum_columns(dy if dz is None else dz, dbias)
 
 
@@ -89,18 +121,18 @@ def sum_columns(x: Array, out: Array) -> None:
     chunk = max(64, -(-rows // CHUNKS))
     chunks = -(-rows // chunk)
     sums = empty((chunks, columns), real_of(x.dtype))
-    launch(x, "columns", "sum_columns", -(-columns // WARP) * chunks, at(x),
-           *numbers((rows, columns, chunk)), at(sums))  # fmt: skip
-    launch(x, "columns", "add_chunks", blocks_for(columns), at(sums),
-           *numbers((chunks, columns)), at(out))  # fmt: skip
+    launch(x, "columns", "sum_columns", -(-columns // WARP) * chunks, ptr(x),
+           *int64s((rows, columns, chunk)), ptr(sums))  # fmt: skip
+    launch(x, "columns", "add_chunks", blocks_for(columns), ptr(sums),
+           *int64s((chunks, columns)), ptr(out))  # fmt: skip
 
 
 def positions(units: Array, size: int) -> Array:
-    """For each of `size` units its place among the sorted `units`, its first one, or -1."""
+    """For each of `size` units its (first) position in the sorted `units`, or -1."""
     units, places = library().asarray(units), empty((size,), np.int64)
     if size:
-        launch(places, "indices", "find_units", blocks_for(size), at(units),
-               *numbers((len(units), size)), at(places))  # fmt: skip
+        launch(places, "indices", "find_units", blocks_for(size), ptr(units),
+               *int64s((len(units), size)), ptr(places))  # fmt: skip
     return places
 
 
@@ -111,14 +143,14 @@ def compact(x: Array, rows: Array | None, columns: Array | None, scale: float = 
     out = empty(shape, x.dtype)
     if out.size:
         launch(
-            x, "live", "select_live", blocks_for(out.size), at(x), np.int64(x.shape[1]),
-            at(rows), at(columns), *numbers(shape), real_of(x.dtype)(scale), at(out),
+            x, "compact", "compact", blocks_for(out.size), ptr(x), np.int64(x.shape[1]),
+            ptr(rows), ptr(columns), *int64s(shape), real_of(x.dtype)(scale), ptr(out),
         )  # fmt: skip
     return out
 
 
 def scatter(x: Array, rows: Array | None, columns: Array | None, shape: tuple[int, int]) -> Array:
-    """The way back from `compact`: zero but for what lives."""
+    """The inverse of `compact`: zero outside the given rows and columns."""
     x = contiguous(x)
     out = empty(shape, x.dtype)
     places = [
@@ -127,8 +159,8 @@ def scatter(x: Array, rows: Array | None, columns: Array | None, shape: tuple[in
     ]
     if out.size:
         launch(
-            x, "live", "scatter_live", blocks_for(out.size), at(x),
-            np.int64(x.shape[1]), at(places[0]), at(places[1]), *numbers(shape), at(out),
+            x, "compact", "scatter", blocks_for(out.size), ptr(x),
+            np.int64(x.shape[1]), ptr(places[0]), ptr(places[1]), *int64s(shape), ptr(out),
         )  # fmt: skip
     return out
 
@@ -153,10 +185,10 @@ def dropconnect_matmul(which: str, out: Array, a: Array, b: Array, mask: Decisio
     samples, k, n = mask.shape
     if samples * k * n == 0:
         return
-    bits = None if mask.bits is None else resident(mask, "bits")
+    bits = None if mask.bits is None else cached_on(mask, "bits")
     warps = {"y": samples * -(-n // WARP), "dw": -(-k * n // WARP), "dx": samples * k}[which]
     launch(
-        out, "connect", f"product_{which}", blocks_for(warps * WARP), at(out), at(a),
-        at(b), *numbers((samples, k, n)), at(bits),
+        out, "dropconnect", f"dropconnect_{which}", blocks_for(warps * WARP), ptr(out), ptr(a),
+        ptr(b), *int64s((samples, k, n)), ptr(bits),
         *draw(mask.key or Key(0), mask.domain, cast(int, mask.threshold), mask.offset),
     )  # fmt: skip

@@ -1,11 +1,13 @@
-/* What all kernels share. Compiled behind the text of philox.h, by NVRTC or nvcc, without headers;
- * the tests compile it for the host as well, behind stand-ins for what CUDA has built in.
+/* What all kernels share. NVRTC or nvcc compile it behind philox.h, without any other header; the
+ * tests compile it for the host as well, behind replacements of CUDA's built-ins.
  *
- * A kernel is a grid-stride loop, so any launch shape gives the same numbers; indices have 64 bits.
- * Contraction is off (--fmad=false): each operation is rounded on its own, as in the C core.
+ * Kernels are grid-stride loops, so the launch shape does not change the result; indices have 64
+ * bits. Contraction is off (--fmad=false): each operation is rounded on its own, as in the C core.
  *
- * A module is compiled for one type of number at a time, STORED; numbers are worked out as REAL,
- * which is double for double, else float.
+ * A module is compiled for one element type at a time, STORED. Kernels compute in REAL, which is
+ * double for double and float for all others.
+ *
+ * kernels.py defines WARP, LINES, AXES, HYPERPARAMETERS and all enumerators.
  */
 
 typedef dropcore_u8 u8;
@@ -18,7 +20,6 @@ typedef long long i64;
 #define KERNEL extern "C" __global__ void
 #define FIRST ((i64)blockIdx.x * blockDim.x + threadIdx.x)
 #define STRIDE ((i64)gridDim.x * blockDim.x)
-#define WARP 32
 #define WHOLE_WARP 0xFFFFFFFFu
 
 struct f16 {
@@ -37,8 +38,9 @@ template <> struct computed<double> {
 template <typename T> using real_of = typename computed<T>::type;
 #define REAL real_of<STORED>
 
-/* Operations that keep denormal numbers. CuPy compiles everything with -ftz=true, which takes them
- * for zero: in activations and updates, as the C core does, but not in dropout and the projection. */
+/* Operations that keep denormal numbers. CuPy compiles everything with -ftz=true, which flushes them
+ * to zero. That is right for activations and updates, as in the C core, but not for dropout and the
+ * projection. */
 #if defined(__CUDACC__)
 INLINE float times(float x, float y) {
     float product;
@@ -80,7 +82,7 @@ INLINE float widen(f16 x) {
 #else
     const u32 sign = (u32)(x.bits & 0x8000) << 16, rest = x.bits & 0x7FFF;
     if (rest >= 0x7C00) return __uint_as_float(sign | 0x7F800000u | (rest & 0x3FF) << 13);
-    /* As if its exponent were a float's, then put right by a power of two: denormals too. */
+    /* Read the bits as a float's, then correct the exponent by a power of two: denormals too. */
     const float wide = times(__uint_as_float(rest << 13), 0x1p112f);
     return __uint_as_float(sign | __float_as_uint(wide));
 #endif
@@ -136,17 +138,17 @@ template <typename T> INLINE T narrow(real_of<T> x) {
     return narrowing<T>::of(x);
 }
 
-/* Four neighbours: one access of memory, two of doubles. */
+/* Four consecutive elements: one memory access, two for doubles. */
 template <typename T> struct alignas(sizeof(T) == 8 ? 16 : 4 * sizeof(T)) four {
     T at[4];
 };
 
-/* Whether four neighbours from index 0 on may be accessed as one; p may point before its array. */
+/* Whether an address is aligned for such an access. */
 template <typename T> INLINE bool in_fours(u64 address) {
     return address % alignof(four<T>) == 0;
 }
 
-/* Functions of either type -----------------------------------------------------------------------*/
+/* Functions of both types -----------------------------------------------------------------------*/
 
 INLINE float exp_of(float x) {
     return expf(x);
@@ -167,10 +169,11 @@ template <typename C> INLINE C sigmoid_of(C x) {
 
 /* Decisions --------------------------------------------------------------------------------------*/
 
-/* Where a mask begins and what it keeps: the arguments of kernels that draw one. A graph that is
- * launched again has its steps in the memory of the device: *more is added, if more is not NULL. */
-#define ADDRESS_ARGUMENTS u64 seed, u32 stream, u32 step, const u32 *more, u32 domain
-#define ADDRESS_OF dropcore_address_of(seed, stream, step + (more ? *more : 0), domain)
+/* The arguments of kernels that draw a mask. In a CUDA graph, whose arguments are fixed, the step
+ * changes through device memory: *step_offset is added unless the pointer is NULL. */
+#define ADDRESS_ARGUMENTS u64 seed, u32 stream, u32 step, const u32 *step_offset, u32 domain
+#define ADDRESS_OF                                                                               \
+    dropcore_address_of(seed, stream, step + (step_offset ? *step_offset : 0), domain)
 #define DRAW_ARGUMENTS ADDRESS_ARGUMENTS, u64 threshold, u64 offset
 #define DRAW_OF draw_of(ADDRESS_OF, threshold)
 
@@ -187,15 +190,14 @@ INLINE u32 bit_at(const u8 *bits, i64 i) {
     return bits[i >> 3] >> (i & 7) & 1u;
 }
 
-/* x * scale rounded once, or +0.0 by selection: a dropped NaN is gone. */
+/* x * scale rounded once, or +0.0 by selection, so that a dropped NaN becomes zero. */
 template <typename T> INLINE T kept_or_zero(u32 bit, T x, real_of<T> scale) {
     return narrow<T>(bit ? times(widen(x), scale) : (real_of<T>)0);
 }
 
 /* Broadcasting -----------------------------------------------------------------------------------*/
 
-/* An index of an array in C order, taken apart along at most four axes; a stride of 0 shares. */
-#define AXES 4
+/* A C-order index is split along at most AXES axes; an axis with stride 0 is shared. */
 #define AXES_ARGUMENTS(name) i64 name##_0, i64 name##_1, i64 name##_2, i64 name##_3
 #define AXES_OF(name) {name##_0, name##_1, name##_2, name##_3}
 
@@ -215,8 +217,8 @@ template <typename I> INLINE i64 placed_as(const axes &extent, const axes &strid
     return at + (i64)i * stride.at[0];
 }
 
-/* Where element i of an array of that extent is in what broadcasts to it. Short divisions are
- * several times as fast; every extent is below 2^31 where they are taken. */
+/* The offset of element i of an array of that extent in the array that broadcasts to it. Divisions
+ * of 32 bits are several times as fast; they are used if i and every extent are below 2^31. */
 INLINE i64 placed(const axes &extent, const axes &stride, i64 i) {
     i64 largest = i;
 #pragma unroll
@@ -225,7 +227,7 @@ INLINE i64 placed(const axes &extent, const axes &stride, i64 i) {
                          : placed_as<u32>(extent, stride, (u32)i);
 }
 
-/* i % n, with i / n left in i; both at least 0. */
+/* Returns i % n and replaces i by i / n; both must be at least 0. */
 INLINE i64 split(i64 &i, i64 n) {
     const i64 whole = (i | n) >> 31 ? i / n : (i64)((u32)i / (u32)n);
     const i64 rest = i - whole * n;
@@ -233,10 +235,10 @@ INLINE i64 split(i64 &i, i64 n) {
     return rest;
 }
 
-/* Warps that decide ------------------------------------------------------------------------------*/
+/* Decisions drawn by warps ------------------------------------------------------------------------------*/
 
-/* Groups of elements that a warp decides at a time, a lane each: 1, 2, 4 ... 32, so that all warps of
- * the grid have some. */
+/* How many groups of 128 elements a warp decides at a time, one per lane: 1, 2, 4 ... 32, such that
+ * every warp of the grid has some. */
 INLINE int groups_at_once(i64 groups) {
     const i64 warps = (i64)gridDim.x * (blockDim.x / WARP);
     int at_once = 1;
@@ -244,8 +246,8 @@ INLINE int groups_at_once(i64 groups) {
     return at_once;
 }
 
-/* The four decisions of this lane, for the elements from 4 lane on of the group that lane `from` has
- * decided. */
+/* The decisions of this lane's four elements, from element 4 lane on, of the group that lane `from`
+ * has decided. */
 INLINE u32 handed_out(const dropcore_block &kept, int from) {
     const unsigned lane = threadIdx.x % WARP;
     u32 word = 0;
@@ -257,9 +259,9 @@ INLINE u32 handed_out(const dropcore_block &kept, int from) {
     return word >> (lane % 8 * 4) & 15u;
 }
 
-/* what(start, bits) for four neighbours at a time of n elements at `offset`, whose decisions are the
- * bits 0 ... 3: those drawn, or 1 for all. Neighbouring lanes have neighbouring elements. The first
- * and the last four may reach beyond [0, n). */
+/* Calls what(start, bits) for every four consecutive elements of n elements at `offset`. Bits 0 ... 3
+ * are their decisions, or all 1 if nothing is drawn. Neighbouring lanes have neighbouring elements.
+ * The first and the last four may reach beyond [0, n). */
 template <typename What>
 INLINE void each_quad(i64 n, const draw &d, bool drawn, u64 offset, const What &what) {
     const i64 lead = (i64)(offset % DROPCORE_GROUP);
@@ -277,10 +279,10 @@ INLINE void each_quad(i64 n, const draw &d, bool drawn, u64 offset, const What &
 
 /* Groups -----------------------------------------------------------------------------------------*/
 
-/* Rows are taken by groups of threads, each a warp or a whole block. */
+/* A row is reduced by a group of threads: a warp or a whole block. */
 struct group {
-    int size, thread;  /* how many threads, and which of them this is */
-    i64 first, stride; /* the first row, and how far it is to the next */
+    int size, thread;  /* the number of threads, and the index of this one */
+    i64 first, stride; /* the group's first row, and the distance to its next one */
 };
 
 INLINE group group_of(int size) {
@@ -294,23 +296,31 @@ struct sum_of {
         return a + b;
     }
 };
-struct larger_of { /* of a number and a NaN either */
+struct larger_of { /* unspecified if one of them is NaN */
     template <typename C> __device__ __forceinline__ C operator()(C a, C b) const {
         return a < b ? b : a;
     }
 };
 
-/* The numbers of a group as one, for all its threads; room holds a number for each warp. */
+/* Reduces the values of a group's threads; every thread gets the result. `scratch` has an element for
+ * each warp. */
 template <typename C, typename Both>
-INLINE C joined(const group &g, C value, C *room, const Both &both) {
+INLINE C joined(const group &g, C value, C *scratch, const Both &both) {
 #pragma unroll
     for (int far = WARP / 2; far; far /= 2)
         value = both(value, __shfl_xor_sync(WHOLE_WARP, value, far));
     if (g.size == WARP) return value;
-    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = value;
     __syncthreads();
-    C all = room[0];
-    for (int warp = 1; warp < g.size / WARP; ++warp) all = both(all, room[warp]);
+    C all = scratch[0];
+    for (int warp = 1; warp < g.size / WARP; ++warp) all = both(all, scratch[warp]);
     __syncthreads();
     return all;
 }
+
+/* Updates ----------------------------------------------------------------------------------------*/
+
+/* The numbers of an update rule, as float64. */
+struct hyperparameters {
+    double HYPERPARAMETERS;
+};

@@ -19,7 +19,7 @@ INLINE void drawn(const T *x, T *out, i64 n, const draw &d, real_of<T> scale, u6
     });
 }
 
-/* With bits of the shape of x: a thread takes eight neighbours and their byte. */
+/* With bits in the shape of x: a thread handles the eight elements of a byte. */
 template <typename T>
 INLINE void given(const T *x, T *out, i64 n, const u8 *bits, real_of<T> scale) {
     const bool fours = in_fours<T>((u64)x) && in_fours<T>((u64)out);
@@ -44,7 +44,7 @@ INLINE void given(const T *x, T *out, i64 n, const u8 *bits, real_of<T> scale) {
     }
 }
 
-/* With bits, and scales where not NULL, that broadcast to x. */
+/* With bits, and scales unless NULL, that broadcast to x. */
 template <typename T>
 INLINE void shared(const T *x, T *out, i64 n, const u8 *bits, real_of<T> scale,
                    const double *scales, const axes &extent, const axes &bit_stride,

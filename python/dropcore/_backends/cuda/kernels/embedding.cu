@@ -1,7 +1,6 @@
-/* Rows of a weight by index, and the sums of gradients for each of them. */
+/* Lookup of rows of a weight, and the sum of the gradients of each row. */
 
-/* y = the rows of the weight that the indices name: zero for the padding, NaN where there is no such
- * row. */
+/* y = weight[indices], with zero for the padding and NaN for indices out of range. */
 KERNEL take_rows(const STORED *weight, i64 rows, i64 columns, const i64 *indices, i64 n,
                  i64 padding, STORED *y) {
     const REAL none = (REAL)__int_as_float(0x7FC00000);
@@ -15,13 +14,13 @@ KERNEL take_rows(const STORED *weight, i64 rows, i64 columns, const i64 *indices
     }
 }
 
-/* The sorted keys are runs of equal ones, and runs are cut into pieces. First each piece's sum goes to
- * its first place and zero to the others; then the first piece takes those of the others. Either way
- * one after the other, in the order of the batch. */
+/* The sorted keys are runs of equal ones, which are cut into pieces. First the sum of each piece is
+ * written to its first position, and zero to the others; then the first piece of a run adds those of
+ * the others. Both go in the order of the batch. */
 #define PIECE 64
 
-/* The gradient of place i in the sorted order is that of row order[i] of dy; keys of `rows` and above
- * have none. */
+/* Position i in the sorted order has the gradient of row order[i] of dy, or none if its key is `rows`
+ * or above. */
 KERNEL sum_pieces(const STORED *dy, i64 rows, i64 columns, const i64 *sorted, const i64 *order,
                   const i64 *starts, i64 n, STORED *sums) {
     for (i64 at = FIRST; at < n * columns; at += STRIDE) {

@@ -1,6 +1,6 @@
-/* Sorted indices and what they stand for. */
+/* Positions in sorted indices. */
 
-/* How many of n sorted numbers are less than x. */
+/* The number of elements less than x among n sorted ones. */
 INLINE i64 less_than(const i64 *sorted, i64 n, i64 x) {
     i64 from = 0, to = n;
     while (from < to) {
@@ -13,16 +13,15 @@ INLINE i64 less_than(const i64 *sorted, i64 n, i64 x) {
     return from;
 }
 
-/* For each of `size` units its place among n sorted ones, the first if it stands there several
- * times, or -1. */
-KERNEL find_units(const i64 *units, i64 n, i64 size, i64 *places) {
+/* For each of `size` units its position, the first of equal ones, among n sorted units, or -1. */
+KERNEL find_units(const i64 *units, i64 n, i64 size, i64 *positions) {
     for (i64 unit = FIRST; unit < size; unit += STRIDE) {
         const i64 at = less_than(units, n, unit);
-        places[unit] = at < n && units[at] == unit ? at : -1;
+        positions[unit] = at < n && units[at] == unit ? at : -1;
     }
 }
 
-/* Indices, with `rows` for the padding and for those of no row: sorted, they are behind all others. */
+/* Indices, with the padding and those out of range replaced by `rows`, so that they sort last. */
 KERNEL row_keys(const i64 *indices, i64 n, i64 rows, i64 padding, i64 *keys) {
     for (i64 i = FIRST; i < n; i += STRIDE) {
         const i64 index = indices[i];
@@ -30,7 +29,7 @@ KERNEL row_keys(const i64 *indices, i64 n, i64 rows, i64 padding, i64 *keys) {
     }
 }
 
-/* Where in the sorted keys the run of equal ones begins that each belongs to. */
+/* For each of the sorted keys the start of its run of equal ones. */
 KERNEL run_starts(const i64 *sorted, i64 n, i64 *starts) {
     for (i64 i = FIRST; i < n; i += STRIDE) starts[i] = less_than(sorted, i, sorted[i]);
 }

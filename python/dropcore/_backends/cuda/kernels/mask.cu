@@ -1,7 +1,7 @@
 /* Packed masks: bit k of the result, counted in little-endian order, is element k of the mask. */
 
-/* One thread makes a group's worth of bits. Where the first element of the mask is not the first of
- * a group, it draws the two groups that they come from. */
+/* A thread writes the bits of 128 elements. If the mask does not start at the start of a group, these
+ * come from two groups, and it draws both. */
 KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     const draw d = DRAW_OF;
     const u64 first = offset / DROPCORE_GROUP;
@@ -44,9 +44,8 @@ KERNEL draw_bits(u8 *bits, i64 n, DRAW_ARGUMENTS) {
     }
 }
 
-/* With a threshold for every element, which broadcasts to the mask. A thread makes a byte. It draws
- * a plane once for those of its elements that are in one group, while one of them is tied and its
- * threshold goes on. */
+/* With thresholds that broadcast to the mask. A thread writes a byte. It draws each plane once for its
+ * elements of a group, as long as one of them is tied and has lower bits in its threshold. */
 KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(extent),
                       AXES_ARGUMENTS(stride), ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;
@@ -55,7 +54,7 @@ KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(ext
     for (i64 byte = FIRST; byte < bytes; byte += STRIDE) {
         const u64 index = offset + (u64)(8 * byte), group = index / DROPCORE_GROUP;
         const unsigned first = (unsigned)(index % DROPCORE_GROUP);
-        u32 rest[8], kept = 0, tied = 0; /* rest: of the thresholds, the plane's bit at the top */
+        u32 rest[8], kept = 0, tied = 0; /* rest: remaining bits of the thresholds, next plane first */
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             const i64 i = 8 * byte + j;
@@ -82,7 +81,7 @@ KERNEL draw_bits_each(u8 *bits, i64 n, const u64 *thresholds, AXES_ARGUMENTS(ext
     }
 }
 
-/* A byte for each of n bits, and back. */
+/* A byte for each of n bits, and the inverse. */
 KERNEL unpack_bits(const u8 *bits, u8 *bytes, i64 n) {
     for (i64 i = FIRST; i < n; i += STRIDE) bytes[i] = (u8)bit_at(bits, i);
 }
@@ -97,15 +96,15 @@ KERNEL pack_bits(const u8 *bytes, u8 *bits, i64 n) {
     }
 }
 
-/* A byte for each of n scattered decisions: on average two planes each. */
+/* A byte for each of n scattered decisions, which draw two planes each on average. */
 KERNEL kept_at(u8 *kept, const i64 *indices, i64 n, DRAW_ARGUMENTS) {
     const dropcore_address address = ADDRESS_OF;
     for (i64 i = FIRST; i < n; i += STRIDE)
         kept[i] = (u8)dropcore_is_kept(&address, threshold, offset + (u64)indices[i]);
 }
 
-/* The uniforms that decide. A warp takes a group, a lane a plane, and votes on the bits of each
- * element: lane k has plane 31 - k, which is bit k. */
+/* The uniforms of decisions. A warp computes a group, each lane a plane; a vote collects the bits of
+ * each element. Lane k has plane 31 - k, which is bit k. */
 KERNEL uniforms(u32 *out, i64 n, ADDRESS_ARGUMENTS, u64 offset) {
     const dropcore_address address = ADDRESS_OF;
     const unsigned lane = threadIdx.x % WARP;

@@ -1,15 +1,13 @@
-/* Batch and layer normalisation of contiguous matrices (rows, columns): normalization.inc.h of the C
- * core with sums in another order. Sums are in float64, of differences from the first number of a
- * column or a row; a mean comes as `centre`, in T, and what T does not hold of it is in the offset.
- */
+/* Batch and layer normalisation of contiguous matrices (rows, columns): the C core's
+ * normalization.inc.h with another order of summation. Sums are in float64, of differences from the
+ * first element of the column or row. A mean is given as `centre`, rounded to T; the rounding error
+ * is in the offset. */
 
 struct pair {
     double first, second;
 };
 
-/* Columns: blocks of 32 x LINES threads take 32 columns of a chunk of rows -----------------------*/
-
-#define LINES 8
+/* Columns: a block of LINES warps handles 32 columns of a chunk of rows --------------------------*/
 
 struct place {
     i64 column, row, end, chunk; /* the thread's column and the rows from `row` on in steps of LINES */
@@ -25,22 +23,22 @@ INLINE place place_of(i64 task, i64 rows, i64 columns, i64 chunk_rows) {
             start + chunk_rows < rows ? start + chunk_rows : rows, chunk};
 }
 
-/* The sums over the lines of a block, for the first line. */
+/* Sums over the lines of a block; the first line gets the result. */
 INLINE pair lines_added(pair own) {
-    __shared__ pair room[LINES][WARP];
+    __shared__ pair scratch[LINES][WARP];
     const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
-    room[line][lane] = own;
+    scratch[line][lane] = own;
     __syncthreads();
     pair total = {0.0, 0.0};
     for (int l = 0; line == 0 && l < LINES; ++l) {
-        total.first += room[l][lane].first;
-        total.second += room[l][lane].second;
+        total.first += scratch[l][lane].first;
+        total.second += scratch[l][lane].second;
     }
     __syncthreads();
     return total;
 }
 
-/* The sums of what `terms` gives for each number of a column, by chunks: (chunk, column). */
+/* Sums of terms(row, column, index) over the rows of each chunk: (chunk, column). */
 template <typename Terms>
 INLINE void pairs_summed(i64 rows, i64 columns, i64 chunk_rows, pair *sums, const Terms &terms) {
     const i64 chunks = (rows + chunk_rows - 1) / chunk_rows;
@@ -60,7 +58,7 @@ INLINE void pairs_summed(i64 rows, i64 columns, i64 chunk_rows, pair *sums, cons
     }
 }
 
-/* The sums of all chunks, which `finish` is called with for each column. */
+/* Adds the sums of all chunks, and calls finish(column, sum) for each column. */
 template <typename Finish>
 INLINE void chunks_added(const pair *sums, i64 chunks, i64 columns, const Finish &finish) {
     for (i64 tile = blockIdx.x; tile < tiles_of(columns); tile += gridDim.x) {
@@ -80,7 +78,7 @@ INLINE void chunks_added(const pair *sums, i64 chunks, i64 columns, const Finish
 
 /* Batch ------------------------------------------------------------------------------------------*/
 
-/* The difference from the first number of the column, and its square. */
+/* The difference from the first element of the column, and its square. */
 template <typename T> struct differences {
     const T *x;
     __device__ __forceinline__ pair operator()(i64, i64 c, i64 i) const {
@@ -117,7 +115,7 @@ template <typename T> struct to_batch_gradients {
     i64 columns;
     __device__ __forceinline__ void operator()(i64 c, const pair &sums) const {
         const double scale = 1.0 / sqrt(variance[c] + epsilon);
-        const double rest = (double)(T)mean[c] - mean[c]; /* what is lacking in x - centre */
+        const double rest = (double)(T)mean[c] - mean[c]; /* the rounding error of centre */
         const double product = (sums.second + rest * sums.first) * scale;
         const double factor = (double)gamma[c] * scale, slope = -factor * scale * product / rows;
         dbeta[c] = (T)sums.first;
@@ -223,7 +221,7 @@ template <typename T> struct to_layer_gradients {
 /* y = (x - mean) scale gamma + beta, scale = 1 / sqrt(variance + epsilon), by rows. */
 KERNEL normalize_rows(const STORED *x, STORED *y, i64 rows, i64 n, int width, double epsilon,
                       const STORED *gamma, const STORED *beta, double *mean, double *scale) {
-    __shared__ double room[WARP];
+    __shared__ double scratch[WARP];
     const group g = group_of(width);
     for (i64 row = g.first; row < rows; row += g.stride) {
         const STORED *from = x + row * n;
@@ -235,8 +233,8 @@ KERNEL normalize_rows(const STORED *x, STORED *y, i64 rows, i64 n, int width, do
             sum += difference;
             square += difference * difference;
         }
-        sum = joined(g, sum, room, sum_of());
-        square = joined(g, square, room, sum_of());
+        sum = joined(g, sum, scratch, sum_of());
+        square = joined(g, square, scratch, sum_of());
         const double shift = sum / (double)n, variance = (square - shift * sum) / (double)n;
         const double middle = first + shift;
         const double factor = 1.0 / sqrt((variance < 0 ? 0.0 : variance) + epsilon);
@@ -255,7 +253,7 @@ KERNEL normalize_rows(const STORED *x, STORED *y, i64 rows, i64 n, int width, do
 KERNEL normalize_rows_back(const STORED *x, const STORED *dy, STORED *dx, i64 rows, i64 n,
                            int width, const double *mean, const double *scale,
                            const STORED *gamma) {
-    __shared__ double room[WARP];
+    __shared__ double scratch[WARP];
     const group g = group_of(width);
     for (i64 row = g.first; row < rows; row += g.stride) {
         const row_map<STORED> h = row_map_of<STORED>(mean[row], scale[row]);
@@ -267,8 +265,8 @@ KERNEL normalize_rows_back(const STORED *x, const STORED *dy, STORED *dx, i64 ro
             sum += (double)gradient;
             product += (double)(gradient * h(x[start + i]));
         }
-        const STORED mean_gradient = (STORED)(joined(g, sum, room, sum_of()) / (double)n);
-        const STORED mean_product = (STORED)(joined(g, product, room, sum_of()) / (double)n);
+        const STORED mean_gradient = (STORED)(joined(g, sum, scratch, sum_of()) / (double)n);
+        const STORED mean_product = (STORED)(joined(g, product, scratch, sum_of()) / (double)n);
 #pragma unroll 4
         for (i64 i = g.thread; i < n; i += g.size)
             dx[start + i] = (dy[start + i] * gamma[i] - mean_gradient -

@@ -1,15 +1,11 @@
-/* One step of a recurrent layer for the whole batch, there and back. A thread takes a unit of a
- * sequence. The product of the state with the weights is made between two steps, by cuBLAS, and
- * arrives in `product`; its left factor lies in `factor`, with the mask of the state applied.
+/* One step of a recurrent layer for the whole batch, forward and backward. A thread computes a unit
+ * of a sequence. cuBLAS multiplies the state by the weights between two steps: the result is in
+ * `product`, and its left factor, the state with its mask applied, in `factor`.
  *
- * The formulas, and what is kept for the way back, are those of the C core's recurrent.inc.h. */
+ * The formulas, and what is saved for the backward pass, are those of the C core's
+ * recurrent.inc.h. */
 
-#define CELL_TANH 0
-#define CELL_RELU 1
-#define CELL_LSTM 2
-#define CELL_GRU 3
-
-/* The whole run: (batch, steps, gates, units), the gates of a step one behind the other. */
+/* The whole sequence: (batch, steps, gates, units), with the gates of a step in order. */
 #define RUN_ARGUMENTS                                                                             \
     int kind, i64 batch, i64 steps, i64 units, i64 gates, const i64 *lengths,                      \
         const u8 *state_bits, REAL state_scale, const u8 *zone_h, REAL share_h,                    \
@@ -18,7 +14,7 @@
     {kind, batch, steps, units, gates, lengths, {state_bits, state_scale},                         \
      {zone_h, share_h}, {zone_c, share_c}}
 
-/* Bits, or without them a number for all. */
+/* Bits, or one number for all elements if bits is NULL. */
 struct bits_or_number {
     const u8 *bits;
     REAL number;
@@ -28,11 +24,11 @@ struct run {
     int kind;
     i64 batch, steps, units, gates;
     const i64 *lengths;          /* NULL: all steps are valid */
-    bits_or_number state;        /* what h is dropped by where it enters the product, and the scale */
-    bits_or_number zone_h, zone_c; /* zoneout: the bits say new; else the share of the new one */
+    bits_or_number state;        /* the mask of h where the product reads it, and its scale */
+    bits_or_number zone_h, zone_c; /* zoneout: a bit selects the new value; else its share */
 };
 
-/* Where a thread's unit is at step t: unit u of sequence b. */
+/* The position of a thread's unit at step t: unit u of sequence b. */
 struct place {
     i64 b, u, in_steps, in_gates;
 };
@@ -51,7 +47,7 @@ INLINE bool is_valid(const run &r, i64 b, i64 t) {
     return !r.lengths || t < r.lengths[b];
 }
 
-/* h as it enters the product, and the way back of its gradient. */
+/* h as the product reads it; also the backward pass of its gradient. */
 INLINE REAL masked(const run &r, i64 i, REAL h) {
     if (!r.state.bits) return h;
     return bit_at(r.state.bits, i) ? h * r.state.number : (REAL)0;
@@ -74,7 +70,7 @@ INLINE void parted(const bits_or_number &zone, i64 at, REAL d, REAL &fresh, REAL
     }
 }
 
-/* h and c: in before step t, out behind it. factor may be h. */
+/* h and c: in, the state before step t; out, the state after it. factor may be h. */
 KERNEL step_forward(RUN_ARGUMENTS, i64 t, const REAL *product, REAL *given, REAL *extra,
                     REAL *entering, REAL *kept, const REAL *bias, REAL *h, REAL *c, REAL *factor,
                     REAL *y) {
@@ -127,11 +123,11 @@ KERNEL step_forward(RUN_ARGUMENTS, i64 t, const REAL *product, REAL *given, REAL
     }
 }
 
-/* dh and dc: in the gradients of the state behind step t, but for what the product of the step behind
- * adds (none: NULL); out those of the state before it, but for the product of step t, whose left
- * factor is `factor`. dgates: of the input's product, dback: of the state's. All are zero where a
- * sequence has ended, and so is what the product adds. */
-KERNEL step_back(RUN_ARGUMENTS, i64 t, const REAL *product, const REAL *given, const REAL *extra,
+/* dh and dc: in, the gradients of the state after step t, without the contribution of the product of
+ * the following step (NULL: there is none); out, those of the state before it, without that of the
+ * product of step t, whose left factor is written to `factor`. dgates and dback: the gradients of the
+ * products of the inputs and of the state. After the end of a sequence all of them are zero. */
+KERNEL step_backward(RUN_ARGUMENTS, i64 t, const REAL *product, const REAL *given, const REAL *extra,
                  const REAL *kept, const REAL *dy, REAL *dh, REAL *dc, REAL *dgates, REAL *dback,
                  REAL *factor) {
     const run r = RUN_OF;
@@ -182,8 +178,8 @@ KERNEL step_back(RUN_ARGUMENTS, i64 t, const REAL *product, const REAL *given, c
     }
 }
 
-/* The gradient of the first state: the product of the first step is still to be added. */
-KERNEL finish_back(RUN_ARGUMENTS, const REAL *product, REAL *dh) {
+/* The gradient of the first state: adds the product of the first step. */
+KERNEL finish_backward(RUN_ARGUMENTS, const REAL *product, REAL *dh) {
     const run r = RUN_OF;
     for (i64 i = FIRST; i < batch * units; i += STRIDE) dh[i] = dh[i] + masked(r, i, product[i]);
 }

@@ -1,31 +1,39 @@
-/* Updates of weights and their projection onto the max-norm ball. The rules are those of
- * optimizer.inc.h of the C core, operation by operation; denormal numbers of float32 count as zero
- * there and here, but for the projection.
+/* Updates of weights, and their projection onto the max-norm ball. The rules are those of the C
+ * core's optimizer.inc.h, operation by operation. Denormal float32 numbers count as zero in the
+ * rules, here and there, but not in the projection.
  *
- * Weights are (outer, n, inner), and a vector runs over n. Where inner is 1 a block takes a vector,
- * updates and measures it, and shortens it if it has to. Otherwise vectors are columns: blocks
- * update 32 columns of some rows and store the sums of their squares; these, added in order, decide
+ * Weights are (outer, n, inner), and the vectors run over n. If inner is 1, a block updates a vector,
+ * computes its norm and shortens it if necessary. Otherwise the vectors are columns: blocks update
+ * 32 columns of a chunk of rows and store the sums of their squares; the sums, added in order, decide
  * which columns are shortened. The order of a sum depends on the shape alone.
  *
- * What is shortened is rounded towards zero, so that no rounding makes a vector longer than its
- * bound: there is no second look. */
+ * Shortened weights are rounded towards zero, so that rounding makes no vector longer than its
+ * bound and no second pass is needed. */
 
-#define NO_RULE 0
-#define SGD 1
-#define ADAM 2
-#define RMSPROP 3
-#define ADAGRAD 4
-#define ADADELTA 5
-
-template <typename T> struct recipe {
-    int rule;
-    bool lazy, nesterov;
-    T rate, momentum, decay, beta_1, beta_2, rest_1, rest_2, scale, epsilon, keep;
-    const T *g; /* like w, or of the live rows and columns */
-    const i64 *live_row, *live_column; /* of a row and a column of w: theirs in g, or -1 */
-    i64 width, live_columns;
-    T *m, *v, *d; /* NULL where a rule has none */
+/* What the host passes to every kernel that updates: UPDATE of updates.py, in the same order. */
+struct update {
+    hyperparameters values;
+    const hyperparameters *captured; /* used instead of values unless NULL: in a CUDA graph */
+    const STORED *gradient;          /* in the shape of w, or only its block of rows and columns */
+    const i64 *row_position, *column_position; /* of a row of w in the block, or -1; or NULL */
+    i64 width, block_width;                    /* columns of w and of the block */
+    STORED *mean, *square, *velocity, *change; /* NULL unless the rule has it */
+    int rule, lazy, nesterov;
 };
+
+/* The hyperparameters in the type of the weights. */
+struct rounded {
+    STORED HYPERPARAMETERS;
+};
+
+INLINE rounded rounded_of(const update &u) {
+    const hyperparameters exact = u.captured ? *u.captured : u.values;
+    rounded p;
+#pragma unroll
+    for (int k = 0; k < N_HYPERPARAMETERS; ++k)
+        ((STORED *)&p)[k] = (STORED)((const double *)&exact)[k];
+    return p;
+}
 
 INLINE float root_of(float a) {
     return sqrtf(a);
@@ -34,61 +42,62 @@ INLINE double root_of(double a) {
     return sqrt(a);
 }
 
-/* The new weight i; its states are stored. */
-template <typename T> INLINE T updated(const recipe<T> &a, i64 i, T w) {
+/* The new value of weight i; the states are updated in memory. */
+INLINE STORED updated(const update &u, const rounded &p, i64 i, STORED w) {
+    typedef STORED T;
     T g = (T)0;
-    if (a.live_row) {
-        const i64 row = a.live_row[i / a.width], column = a.live_column[i % a.width];
+    if (u.row_position) {
+        const i64 row = u.row_position[i / u.width], column = u.column_position[i % u.width];
         if (row >= 0 && column >= 0)
-            g = a.g[row * a.live_columns + column];
-        else if (a.lazy)
+            g = u.gradient[row * u.block_width + column];
+        else if (u.lazy)
             return w;
     } else {
-        g = a.g[i];
+        g = u.gradient[i];
     }
-    switch (a.rule) {
-    case SGD: {
-        const T change = (a.decay != 0 ? g + a.decay * w : g) * -a.rate;
-        if (!a.v) return w + change;
-        const T velocity = a.v[i] * a.momentum + change;
-        a.v[i] = velocity;
-        return w + (a.nesterov ? change + a.momentum * velocity : velocity);
+    switch (u.rule) {
+    case RULE_SGD: {
+        const T change = (p.decay != 0 ? g + p.decay * w : g) * -p.rate;
+        if (!u.velocity) return w + change;
+        const T velocity = u.velocity[i] * p.momentum + change;
+        u.velocity[i] = velocity;
+        return w + (u.nesterov ? change + p.momentum * velocity : velocity);
     }
-    case ADAM: {
-        const T mean = a.beta_1 * a.m[i] + a.rest_1 * g;
-        const T square = a.beta_2 * a.v[i] + a.rest_2 * (g * g);
-        a.m[i] = mean;
-        a.v[i] = square;
-        return a.keep * w - a.rate * mean / (root_of(square) * a.scale + a.epsilon);
+    case RULE_ADAM: {
+        const T mean = p.beta_1 * u.mean[i] + p.rest_1 * g;
+        const T square = p.beta_2 * u.square[i] + p.rest_2 * (g * g);
+        u.mean[i] = mean;
+        u.square[i] = square;
+        return p.keep * w - p.rate * mean / (root_of(square) * p.scale + p.epsilon);
     }
-    case RMSPROP: {
-        const T square = a.beta_2 * a.v[i] + a.rest_2 * (g * g);
+    case RULE_RMSPROP: {
+        const T square = p.beta_2 * u.square[i] + p.rest_2 * (g * g);
         T spread = square;
-        if (a.m) {
-            const T mean = a.beta_2 * a.m[i] + a.rest_2 * g;
+        if (u.mean) {
+            const T mean = p.beta_2 * u.mean[i] + p.rest_2 * g;
             spread = square - mean * mean;
             spread = spread < 0 ? (T)0 : spread;
-            a.m[i] = mean;
+            u.mean[i] = mean;
         }
-        T change = g * -a.rate / (root_of(spread) + a.epsilon);
-        if (a.d) {
-            change = a.d[i] * a.momentum + change;
-            a.d[i] = change;
+        T change = g * -p.rate / (root_of(spread) + p.epsilon);
+        if (u.velocity) {
+            change = u.velocity[i] * p.momentum + change;
+            u.velocity[i] = change;
         }
-        a.v[i] = square;
+        u.square[i] = square;
         return w + change;
     }
-    case ADAGRAD: {
-        const T sum = a.v[i] + g * g;
-        a.v[i] = sum;
-        return w - a.rate * g / (root_of(sum) + a.epsilon);
+    case RULE_ADAGRAD: {
+        const T sum = u.square[i] + g * g;
+        u.square[i] = sum;
+        return w - p.rate * g / (root_of(sum) + p.epsilon);
     }
-    default: { /* ADADELTA */
-        const T square = a.beta_2 * a.v[i] + a.rest_2 * (g * g);
-        const T change = root_of(a.m[i] + a.epsilon) / root_of(square + a.epsilon) * g;
-        a.v[i] = square;
-        a.m[i] = a.beta_2 * a.m[i] + a.rest_2 * (change * change);
-        return w - a.rate * change;
+    default: { /* RULE_ADADELTA */
+        const T square = p.beta_2 * u.square[i] + p.rest_2 * (g * g);
+        const T change = root_of(u.change[i] + p.epsilon) / root_of(square + p.epsilon) * g;
+        u.square[i] = square;
+        u.change[i] = p.beta_2 * u.change[i] + p.rest_2 * (change * change);
+        return w - p.rate * change;
     }
     }
 }
@@ -97,9 +106,10 @@ template <typename T> INLINE T updated(const recipe<T> &a, i64 i, T w) {
 
 #define BIG 0x1p500
 #define SMALL 0x1p-500
-#define SHIFT 0x1p600 /* brings either next to 1 */
+#define SHIFT 0x1p600 /* scales either to the neighbourhood of 1 */
 
-/* A sum of squares in float64. Those of floats fit; those of doubles are summed in three ranges. */
+/* A sum of squares in float64. Squares of floats are in range; those of doubles are summed in three
+ * ranges. */
 template <typename T> struct squares {
     static constexpr int parts = 1;
     double part[1];
@@ -129,14 +139,14 @@ template <typename T> INLINE squares<T> no_squares() {
     return s;
 }
 
-/* What shortens a vector: w / unit times factor, which alone might leave the range of float64.
- * The factor is -1 where the vector is inside, or not finite. */
+/* A vector is shortened to w / unit * factor; the product of the two could be out of range. The
+ * factor is -1 if the vector is inside the ball, or not finite. */
 struct shrinking {
     double factor, inverse_unit;
 };
 
-/* Of n numbers with a norm of root in units of unit. The goal lies below the bound by what another
- * order of summation could make of the same numbers. */
+/* For n numbers with the norm root * unit. The new norm is below the bound by the largest difference
+ * that another order of summation could make. */
 INLINE shrinking shrinking_of(double root, double unit, i64 n, double bound) {
     shrinking s = {-1.0, 1.0 / unit};
     if (!(root <= 1.7976931348623157e308) || !(root > bound / unit)) return s;
@@ -162,40 +172,41 @@ INLINE double shortened(double w, const shrinking &s) {
 
 /* Kernels ----------------------------------------------------------------------------------------*/
 
-template <typename T> INLINE void flat_updated(T *w, i64 n, const recipe<T> &a) {
-    for (i64 i = FIRST; i < n; i += STRIDE) w[i] = updated(a, i, w[i]);
+KERNEL update_flat(STORED *w, i64 size, update u) {
+    const rounded p = rounded_of(u);
+    for (i64 i = FIRST; i < size; i += STRIDE) w[i] = updated(u, p, i, w[i]);
 }
 
-/* A block takes a vector at a time. */
-template <typename T>
-INLINE void rows_updated(T *w, i64 vectors, i64 n, double bound, const recipe<T> &a) {
-    __shared__ double room[WARP];
+/* A block updates one vector at a time. */
+KERNEL update_rows(STORED *w, i64 vectors, i64 n, double bound, update u) {
+    __shared__ double scratch[WARP];
+    const rounded p = rounded_of(u);
     const group g = group_of(blockDim.x);
     for (i64 v = g.first; v < vectors; v += g.stride) {
-        T *row = w + v * n;
-        squares<T> s = no_squares<T>();
+        STORED *row = w + v * n;
+        squares<STORED> s = no_squares<STORED>();
 #pragma unroll 4
         for (i64 k = threadIdx.x; k < n; k += blockDim.x) {
-            T weight = row[k];
-            if (a.rule != NO_RULE) {
-                weight = updated(a, v * n + k, weight);
+            STORED weight = row[k];
+            if (u.rule != RULE_PROJECTION) {
+                weight = updated(u, p, v * n + k, weight);
                 row[k] = weight;
             }
             s.add(weight);
         }
-        for (int p = 0; p < squares<T>::parts; ++p) s.part[p] = joined(g, s.part[p], room, sum_of());
+        for (int part = 0; part < squares<STORED>::parts; ++part)
+            s.part[part] = joined(g, s.part[part], scratch, sum_of());
         const shrinking less = shrinking_for(s, n, bound);
         if (less.factor < 0) continue;
         for (i64 k = threadIdx.x; k < n; k += blockDim.x) row[k] = shortened(row[k], less);
     }
 }
 
-/* Blocks of 32 x LINES threads take 32 columns of a chunk of rows. Sums: (chunk, part, column). */
-#define LINES 8
-template <typename T>
-INLINE void columns_updated(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
-                           const recipe<T> &a) {
-    __shared__ double room[LINES][WARP];
+/* A block of LINES warps updates 32 columns of a chunk of rows. sums: (chunk, part, column). */
+KERNEL update_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
+                      update u) {
+    __shared__ double scratch[LINES][WARP];
+    const rounded p = rounded_of(u);
     const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
     const i64 columns = outer * inner, tiles = (columns + WARP - 1) / WARP;
     const i64 chunks = (n + chunk_rows - 1) / chunk_rows;
@@ -203,50 +214,48 @@ INLINE void columns_updated(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, d
         const i64 column = task % tiles * WARP + lane, chunk = task / tiles;
         const i64 start = column / inner * (n * inner) + column % inner;
         const i64 end = (chunk + 1) * chunk_rows < n ? (chunk + 1) * chunk_rows : n;
-        squares<T> s = no_squares<T>();
+        squares<STORED> s = no_squares<STORED>();
         if (column < columns) {
 #pragma unroll 4
             for (i64 r = chunk * chunk_rows + line; r < end; r += LINES) {
                 const i64 i = start + r * inner;
-                T weight = w[i];
-                if (a.rule != NO_RULE) {
-                    weight = updated(a, i, weight);
+                STORED weight = w[i];
+                if (u.rule != RULE_PROJECTION) {
+                    weight = updated(u, p, i, weight);
                     w[i] = weight;
                 }
                 s.add(weight);
             }
         }
-        for (int p = 0; p < squares<T>::parts; ++p) {
-            room[line][lane] = s.part[p];
+        for (int part = 0; part < squares<STORED>::parts; ++part) {
+            scratch[line][lane] = s.part[part];
             __syncthreads();
             if (line == 0 && column < columns) {
                 double total = 0.0;
-                for (int l = 0; l < LINES; ++l) total += room[l][lane];
-                sums[(chunk * squares<T>::parts + p) * columns + column] = total;
+                for (int l = 0; l < LINES; ++l) total += scratch[l][lane];
+                sums[(chunk * squares<STORED>::parts + part) * columns + column] = total;
             }
             __syncthreads();
         }
     }
 }
 
-template <typename T>
-INLINE void factors_of_columns(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
-                           double *factors) {
+KERNEL column_factors(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
+                      double *factors) {
     for (i64 column = FIRST; column < columns; column += STRIDE) {
-        squares<T> s = no_squares<T>();
+        squares<STORED> s = no_squares<STORED>();
         for (i64 chunk = 0; chunk < chunks; ++chunk)
-            for (int p = 0; p < squares<T>::parts; ++p)
-                s.part[p] += sums[(chunk * squares<T>::parts + p) * columns + column];
+            for (int p = 0; p < squares<STORED>::parts; ++p)
+                s.part[p] += sums[(chunk * squares<STORED>::parts + p) * columns + column];
         const shrinking less = shrinking_for(s, n, bound);
         factors[column] = less.factor;
         factors[columns + column] = less.inverse_unit;
     }
 }
 
-/* Of columns that stay as they are nothing but the factor is read. Factors: (2, column). */
-template <typename T>
-INLINE void columns_shortened(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
-                            const double *factors) {
+/* Of columns that need no shortening only the factor is read. factors: (2, column). */
+KERNEL shorten_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
+                       const double *factors) {
     const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP;
     const i64 columns = outer * inner, tiles = (columns + WARP - 1) / WARP;
     const i64 chunks = (n + chunk_rows - 1) / chunk_rows;
@@ -261,72 +270,16 @@ INLINE void columns_shortened(T *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
     }
 }
 
-/* Sums of squares of pieces of an array, one a block; added up by whoever asks. */
-template <typename T> INLINE void squares_summed(const T *w, i64 n, i64 piece, double *sums) {
-    __shared__ double room[WARP];
+/* Sums of squares of the pieces of an array, one piece a block; the caller adds them. */
+KERNEL square_sums(const STORED *w, i64 n, i64 piece, double *sums) {
+    __shared__ double scratch[WARP];
     const group g = group_of(blockDim.x);
     for (i64 p = g.first; p < (n + piece - 1) / piece; p += g.stride) {
         double sum = 0.0;
         const i64 end = (p + 1) * piece < n ? (p + 1) * piece : n;
         for (i64 i = p * piece + threadIdx.x; i < end; i += blockDim.x)
             sum += exactly(w[i]) * exactly(w[i]);
-        sum = joined(g, sum, room, sum_of());
+        sum = joined(g, sum, scratch, sum_of());
         if (threadIdx.x == 0) sums[p] = sum;
     }
-}
-
-/* The numbers of a rule come by value, or from the memory of the device where `moving` is not NULL:
- * those of a graph that is launched again. */
-struct rule_numbers {
-    double rate, momentum, decay, beta_1, beta_2, rest_1, rest_2, scale, epsilon, keep;
-};
-
-#define RECIPE_ARGUMENTS                                                                         \
-    int rule, int lazy, int nesterov, double rate, double momentum, double decay, double beta_1, \
-        double beta_2, double rest_1, double rest_2, double scale, double epsilon, double keep,  \
-        const rule_numbers *moving, const STORED *g, const i64 *live_row,                        \
-        const i64 *live_column, i64 width, i64 live_columns, STORED *m, STORED *v, STORED *d
-#define RECIPE_OF                                                                                \
-    recipe_of(rule, lazy, nesterov,                                                              \
-              moving ? *moving                                                                   \
-                     : rule_numbers{rate, momentum, decay, beta_1, beta_2, rest_1, rest_2,       \
-                                    scale, epsilon, keep},                                       \
-              g, live_row, live_column, width, live_columns, m, v, d)
-
-INLINE recipe<STORED> recipe_of(int rule, int lazy, int nesterov, const rule_numbers &n,
-                                const STORED *g, const i64 *live_row, const i64 *live_column,
-                                i64 width, i64 live_columns, STORED *m, STORED *v, STORED *d) {
-    typedef STORED T;
-    return {rule,        lazy != 0,   nesterov != 0, (T)n.rate,    (T)n.momentum,
-            (T)n.decay,  (T)n.beta_1, (T)n.beta_2,   (T)n.rest_1,  (T)n.rest_2,
-            (T)n.scale,  (T)n.epsilon, (T)n.keep,    g,            live_row,
-            live_column, width,       live_columns,  m,            v,
-            d};
-}
-
-KERNEL update_flat(STORED *w, i64 size, RECIPE_ARGUMENTS) {
-    flat_updated(w, size, RECIPE_OF);
-}
-
-KERNEL update_rows(STORED *w, i64 vectors, i64 n, double bound, RECIPE_ARGUMENTS) {
-    rows_updated(w, vectors, n, bound, RECIPE_OF);
-}
-
-KERNEL update_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows, double *sums,
-                      RECIPE_ARGUMENTS) {
-    columns_updated(w, outer, n, inner, chunk_rows, sums, RECIPE_OF);
-}
-
-KERNEL column_factors(const double *sums, i64 chunks, i64 columns, i64 n, double bound,
-                      double *factors) {
-    factors_of_columns<STORED>(sums, chunks, columns, n, bound, factors);
-}
-
-KERNEL shorten_columns(STORED *w, i64 outer, i64 n, i64 inner, i64 chunk_rows,
-                       const double *factors) {
-    columns_shortened(w, outer, n, inner, chunk_rows, factors);
-}
-
-KERNEL square_sums(const STORED *w, i64 n, i64 piece, double *sums) {
-    squares_summed(w, n, piece, sums);
 }

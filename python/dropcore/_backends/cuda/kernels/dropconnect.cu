@@ -1,14 +1,14 @@
-/* DropConnect with a weight mask for every sample: drawn where it is used, never stored.
- * The decision of (sample, k, n) has index (sample K + k) N + n of the mask. */
+/* DropConnect with a weight mask for every sample, which is drawn where it is used and never stored.
+ * The decision for (sample, k, n) has index (sample K + k) N + n in the mask. */
 
 struct weights_mask {
     draw d;
     u64 offset;
-    const u8 *bits; /* instead, if not NULL */
+    const u8 *bits; /* used instead unless NULL */
     i64 size;
 };
 
-/* The decisions of 32 neighbours from index i on: bit e is that of i + e. */
+/* The decisions of 32 consecutive elements from index i on: bit e is that of i + e. */
 INLINE u32 decided_from(const draw &d, u64 i) {
     const u64 group = i / DROPCORE_GROUP;
     const unsigned q = (unsigned)(i % DROPCORE_GROUP) / 32, shift = (unsigned)(i % 32);
@@ -19,9 +19,9 @@ INLINE u32 decided_from(const draw &d, u64 i) {
     return kept.word[q] >> shift | next << (32 - shift);
 }
 
-/* what(j, lives) for j = 0 ... count - 1, in order: whether weight first + j stride + lane lives.
- * A lane decides for its whole warp what is needed at one of 32 steps, so all lanes come here, with
- * the same numbers. Those behind the end of a row are told of weights that are not theirs. */
+/* Calls what(j, kept) for j = 0 ... count - 1, in order: whether weight first + j stride + lane is
+ * kept. Each lane draws what the warp needs at one of 32 steps, so every lane of the warp must call
+ * this with the same arguments. Lanes beyond the end of a row get decisions of other weights. */
 template <typename What>
 INLINE void each_weight(const weights_mask &m, i64 count, i64 first, i64 stride, const What &what) {
     const int lane = threadIdx.x % WARP;
@@ -37,7 +37,7 @@ INLINE void each_weight(const weights_mask &m, i64 count, i64 first, i64 stride,
     }
 }
 
-/* y (B, N) += x (B, K) @ w (K, N): a thread for each y, a warp for 32 neighbours of a sample. */
+/* y (B, N) += x (B, K) @ w (K, N): a thread for each y, a warp for 32 units of a sample. */
 template <typename T>
 INLINE void connect_y(T *y, const T *x, const T *w, i64 samples, i64 K, i64 N,
                       const weights_mask &m) {
@@ -46,8 +46,8 @@ INLINE void connect_y(T *y, const T *x, const T *w, i64 samples, i64 K, i64 N,
         const i64 s = task / across, first = task % across * WARP;
         const i64 n = first + threadIdx.x % WARP;
         T sum = n < N ? y[s * N + n] : (T)0;
-        each_weight(m, K, s * K * N + first, N, [&](i64 k, bool lives) {
-            if (lives && n < N) sum += x[s * K + k] * w[k * N + n];
+        each_weight(m, K, s * K * N + first, N, [&](i64 k, bool kept) {
+            if (kept && n < N) sum += x[s * K + k] * w[k * N + n];
         });
         if (n < N) y[s * N + n] = sum;
     }
@@ -61,8 +61,8 @@ INLINE void connect_dw(T *dw, const T *x, const T *dz, i64 samples, i64 K, i64 N
         const i64 i = first + threadIdx.x % WARP, k = i / N, n = i % N;
         const bool inside = i < K * N;
         T sum = inside ? dw[i] : (T)0;
-        each_weight(m, samples, first, K * N, [&](i64 s, bool lives) {
-            if (lives && inside) sum += x[s * K + k] * dz[s * N + n];
+        each_weight(m, samples, first, K * N, [&](i64 s, bool kept) {
+            if (kept && inside) sum += x[s * K + k] * dz[s * N + n];
         });
         if (inside) dw[i] = sum;
     }
@@ -76,9 +76,9 @@ INLINE void connect_dx(T *dx, const T *dz, const T *w, i64 samples, i64 K, i64 N
     for (i64 i = FIRST / WARP; i < samples * K; i += STRIDE / WARP) {
         const i64 s = i / K, k = i % K;
         T sum = (T)0;
-        each_weight(m, (N + WARP - 1) / WARP, i * N, WARP, [&](i64 j, bool lives) {
+        each_weight(m, (N + WARP - 1) / WARP, i * N, WARP, [&](i64 j, bool kept) {
             const i64 n = j * WARP + lane;
-            if (lives && n < N) sum += dz[s * N + n] * w[k * N + n];
+            if (kept && n < N) sum += dz[s * N + n] * w[k * N + n];
         });
 #pragma unroll
         for (int far = WARP / 2; far; far /= 2) sum += __shfl_xor_sync(WHOLE_WARP, sum, far);
@@ -87,7 +87,7 @@ INLINE void connect_dx(T *dx, const T *dz, const T *w, i64 samples, i64 K, i64 N
 }
 
 #define CONNECT(name)                                                                            \
-    KERNEL product_##name(STORED *out, const STORED *a, const STORED *b, i64 samples, i64 K,     \
+    KERNEL dropconnect_##name(STORED *out, const STORED *a, const STORED *b, i64 samples, i64 K,     \
                           i64 N, const u8 *bits, DRAW_ARGUMENTS) {                               \
         const weights_mask m = {DRAW_OF, offset, bits, samples * K * N};                         \
         connect_##name(out, a, b, samples, K, N, m);                                             \

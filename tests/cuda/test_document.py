@@ -10,7 +10,7 @@ import pytest
 
 import dropcore
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 
 
 def blocks():
