@@ -131,7 +131,8 @@ def training_step(s: Setting) -> dict[str, Any]:
 
 def layer_step(s: Setting, batch: int, width: int, kind: str) -> Call:
     """A layer's share of a step: forward with ReLU, both gradients, update; new masks each time."""
-    from dropcore._ops.dense import CompactActivation, DenseOp
+    from dropcore._ops.dense import DenseOp
+    from dropcore._ops.epilogue import CompactActivation
     from dropcore.optim import SGD
 
     x, dy = s.numbers(batch, width), s.numbers(batch, width, seed=2)

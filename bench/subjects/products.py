@@ -135,7 +135,8 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
 
     As Sequential and fit go about it. The mask of x is drawn and applied by what comes before.
     """
-    from dropcore._ops.dense import CompactActivation, DenseOp
+    from dropcore._ops.dense import DenseOp
+    from dropcore._ops.epilogue import CompactActivation
     from dropcore.optim import SGD
 
     x, w, y = operands(shape)

@@ -11,10 +11,13 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from dropcore._base.device import on_device
+
 __all__ = [
     "check_axes",
     "check_axis_numbers",
     "check_bool",
+    "check_gradient",
     "check_integer",
     "check_number",
     "expect_one_of_rate_and_keep",
@@ -197,4 +200,31 @@ def expect_unmasked(name: str, x: object) -> None:
         raise TypeError(
             f"{name} is a numpy.ma.MaskedArray, whose masked elements would be used: fill them "
             "with .filled(value), or take .data"
+        )
+
+
+def check_gradient(dy: Any, shape: tuple[int, ...], dtype: Any, what: str = "") -> None:
+    """Check the gradient of an output.
+
+    Parameters
+    ----------
+    dy : ndarray
+    shape, dtype
+        Of the output.
+    what : str, default ""
+        Put before the message, such as "Dense(3): ".
+
+    Raises
+    ------
+    TypeError
+        If it is not an array.
+    ValueError
+        If it does not have the shape and dtype of the output.
+    """
+    if type(dy) is not np.ndarray and not (isinstance(dy, np.ndarray) or on_device(dy)):
+        raise TypeError(f"{what}dy must be an array like the output, got {type(dy).__name__}")
+    if dy.shape != shape or dy.dtype != dtype:
+        raise ValueError(
+            f"{what}dy must have the shape of the output, {shape} of {dtype}, got {dy.shape} of "
+            f"{dy.dtype}"
         )

@@ -1,7 +1,8 @@
-"""Convolutions of sequences and images, with the dropout behind them, and their gradients.
+"""Convolutions of sequences and images, with the dropout after them, and their gradients.
 
-Patches are rows of a product's factor. In the core that is never stored: see
-src/cdrop/convolution.pxi. On a GPU it is written out in pieces. A sequence is an image of height 1.
+A convolution is a product of patches. In the core the patches are never stored: see
+src/cdrop/convolution.pxi. On a GPU they are written to memory in pieces. A sequence is an image of
+height 1.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 import numpy.typing as npt
 
 from dropcore._backends import backend_of, real_array
+from dropcore._base.checks import check_gradient
 from dropcore._ops.activation import Activation
-from dropcore._ops.dense import Epilogue
+from dropcore._ops.epilogue import Epilogue
 from dropcore._ops.geometry import Geometry, Padding, Pair, padding_of, per_axis
 from dropcore.mask import Mask
 
@@ -23,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 class ConvolutionOp:
-    """y = act(x * w + bias) ∘ mask, the convolution of sequences or images, and the way back.
+    """y = act(x * w + bias) ∘ mask, a convolution of sequences or images, and its backward pass.
 
     For images, with the channels c of the group that the map n belongs to, and x zero outside of
     the image::
@@ -31,9 +33,9 @@ class ConvolutionOp:
         z[b, i, j, n] = bias[n] + sum over k, l, c of
             x[b, i stride + k dilation - before, j stride + l dilation - before, c] w[k, l, c, n]
 
-    Kernels are not flipped (a cross-correlation, as in all libraries). Bias, relu and the mask are
-    applied where the product ends. On the CPU the patches are never stored, and any number of
-    threads gives the same bits.
+    Kernels are not flipped (a cross-correlation, as in other libraries). The product applies bias,
+    relu and mask. On the CPU the patches are never stored, and the result does not depend on the
+    number of threads.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ class ConvolutionOp:
     TypeError
         For other dtypes, or sizes that are not integers.
     ValueError
-        For shapes that do not belong together, or a kernel that is larger than the padded image.
+        For shapes that do not fit, or a kernel that is larger than the padded image.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class ConvolutionOp:
             z.reshape(math.prod(shape[:-1]), maps), self._patches(), w, bias=bias,
             **self.epilogue.arguments(z),
         )  # fmt: skip
-        self.y, self.saved = self.epilogue.finish(z)
+        self.y, self.saved = self.epilogue.forward(z)
 
     def _patches(self) -> Any:
         where = self.geometry
@@ -135,26 +137,22 @@ class ConvolutionOp:
         )  # fmt: skip
 
     def backward(
-        self, dy: npt.ArrayLike, *, input_gradient: bool = True
+        self, dy: Array, *, input_gradient: bool = True
     ) -> tuple[Array | None, Array, Array]:
-        """dx, or None where it is not wanted, dw and dbias.
+        """dx, or None without `input_gradient`, dw and dbias.
 
         With dz = (dy ∘ mask) act'(z), the gradient of the input is the convolution of dz with the
-        kernel turned around, once for each phase of the stride; that of the kernel is the product
-        of the patches, transposed, with dz.
+        reversed kernel, once for each phase of the stride; that of the kernel is the product of the
+        transposed patches with dz.
 
         Raises
         ------
         TypeError, ValueError
-            Where dy has not the shape and dtype of y.
+            If dy does not have the shape and dtype of y.
         """
+        check_gradient(dy, self.y.shape, self.y.dtype)
         dy = real_array(self.backend, "dy", dy)
-        if dy.shape != self.y.shape or dy.dtype != self.y.dtype:
-            raise ValueError(
-                f"dy must have the shape of the output, {self.y.shape} of {self.y.dtype}, got "
-                f"{dy.shape} of {dy.dtype}"
-            )
-        dz, dbias = self.epilogue.back(dy, self.saved)
+        dz, dbias = self.epilogue.backward(dy, self.saved)
         dw = self.backend.empty(self.w.shape, self.w.dtype)
         self.backend.kernel_gradient(dw, self._patches(), dz)
         if not input_gradient:
@@ -163,11 +161,11 @@ class ConvolutionOp:
         return self._input_gradient(dz).reshape(self.x.shape), dw, dbias
 
     def _input_gradient(self, dz: Array) -> Array:
-        """Convolutions of dz (batch, height, width, maps) with the kernel turned around."""
+        """Convolutions of dz (batch, height, width, maps) with the reversed kernel."""
         where, groups, backend = self.geometry, self.groups, self.backend
         channels, maps = self.w.shape[-2:]
-        turned = self.w.reshape(*where.kernel, channels, groups, maps // groups)
-        turned = turned.transpose(0, 1, 4, 3, 2)
+        flipped = self.w.reshape(*where.kernel, channels, groups, maps // groups)
+        flipped = flipped.transpose(0, 1, 4, 3, 2)
         dx = backend.empty((len(dz), *where.image, groups * channels), dz.dtype)
         rows, columns = (
             [_phase(where, axis, n) for n in range(min(where.stride[axis], where.image[axis]))]
@@ -176,11 +174,11 @@ class ConvolutionOp:
         for top, (row_taps, *row) in enumerate(rows):
             for left, (column_taps, *column) in enumerate(columns):
                 part = dx[:, top :: where.stride[0], left :: where.stride[1]]
-                kernel = backend.contiguous(turned[row_taps, column_taps])
+                kernel = backend.contiguous(flipped[row_taps, column_taps])
                 if not part.size or not kernel.size:
                     part[...] = 0
                     continue
-                # Phases lie between each other: one that is all there is goes where it belongs.
+                # Phases are interleaved. A single one is written in place.
                 alone = part.flags.c_contiguous
                 to = part if alone else backend.empty(part.shape, dx.dtype)
                 dilation, pad_before = zip(row, column, strict=True)
@@ -194,11 +192,11 @@ class ConvolutionOp:
 
 
 def _phase(geometry: Geometry, axis: int, phase: int) -> tuple[slice, int, int]:
-    """Which taps reach the inputs phase, phase + stride, ..., and how dz is convolved for them.
+    """The taps that reach the inputs phase, phase + stride, ..., and how dz is convolved for them.
 
     Input h is read through tap k by output i where h + before = i stride + k dilation. For one
-    phase of h that holds for every (stride / gcd)th tap. With these turned around it is a
-    convolution of stride 1: the taps, its dilation and its padding before.
+    phase of h that holds for every (stride / gcd)th tap. With these flipped around it is a
+    convolution of stride 1, given by the taps, its dilation and its padding before.
     """
     stride, dilation = geometry.stride[axis], geometry.dilation[axis]
     kernel, place = geometry.kernel[axis], phase + geometry.pad_before[axis]

@@ -1,4 +1,4 @@
-"""Where windows lie: strides, padding and dilation of convolutions and pooling."""
+"""Positions of windows: strides, padding and dilation of convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Sides = tuple[tuple[int, int], ...]
 """Numbers of zeros before and after, for each axis."""
 
 Padding = str | int | Iterable[int] | Iterable[Iterable[int]]
-"""What a user may give: "valid", "same", or numbers of zeros."""
+"""Padding as users give it: "valid", "same", or numbers of zeros."""
 
 
 def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
@@ -47,7 +47,7 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
     kind = "a positive integer" if least == 1 else f"an integer >= {least}"
     allowed = kind if axes == 1 else f"{kind} or {axes} of them"
     try:
-        numbers = tuple(operator.index(number) for number in given)
+        numbers = tuple(map(_index, given))
     except TypeError:
         raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
     if len(numbers) != axes or min(numbers) < least:
@@ -58,8 +58,8 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
 def padding_of(what: str, value: Any, axes: int) -> str | Sides:
     """The word "valid" or "same", or numbers before and after for each axis.
 
-    Taken are one number for all, one for each axis, a pair (before, after) for each axis, and of
-    sequences also (before, after).
+    Allowed are one number for all sides, one for each axis, a pair (before, after) for each axis,
+    and for sequences also (before, after).
 
     Raises
     ------
@@ -77,7 +77,7 @@ def padding_of(what: str, value: Any, axes: int) -> str | Sides:
         given = (given,)
     try:
         sides = tuple(
-            (operator.index(pad_before), operator.index(after))
+            (_index(pad_before), _index(after))
             for pad_before, after in (
                 tuple(side) if isinstance(side, Iterable) else (side, side) for side in given
             )
@@ -92,12 +92,12 @@ def padding_of(what: str, value: Any, axes: int) -> str | Sides:
 
 
 def simplest(numbers: Pair) -> int | Pair:
-    """What `per_axis` was given, in its shortest form."""
+    """The shortest value that `per_axis` takes for these numbers."""
     return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
 def simplest_padding(padding: str | Sides) -> str | int | Pair | Sides:
-    """What `padding_of` was given, in its shortest form."""
+    """The shortest value that `padding_of` takes for this padding."""
     if isinstance(padding, str):
         return padding
     if len({n for side in padding for n in side}) == 1:
@@ -107,7 +107,7 @@ def simplest_padding(padding: str | Sides) -> str | int | Pair | Sides:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the windows of a convolution or of pooling lie over an image.
+    """The windows of a convolution or of pooling over an image.
 
     Attributes
     ----------
@@ -129,19 +129,18 @@ class Geometry:
     def of(
         cls, image: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: str | Sides
     ) -> Self:
-        """As many windows as there is room for.
+        """All windows that fit.
 
         With reach = dilation * (kernel - 1) + 1 and padding on both sides of the image::
 
             out = floor((image + before + after - reach) / stride) + 1
 
-        "same" makes out = ceil(image / stride); where the zeros are odd in number, one more comes
-        after.
+        "same" makes out = ceil(image / stride); of an odd number of zeros, one more comes after.
 
         Raises
         ------
         ValueError
-            Where a window is larger than the padded image.
+            If a window is larger than the padded image.
         """
         reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
         sides: Sides
@@ -178,8 +177,8 @@ class Geometry:
         dilation: Pair,
         padding: str | Sides,
     ) -> tuple[int | None, ...]:
-        """`out` of `of`, None along the axes whose size is not known."""
-        # Along them anything that is large enough does.
+        """`out` of `of`, None along axes of unknown size."""
+        # Unknown sizes are replaced by one that is large enough.
         known = tuple(
             d * k + 1 if n is None else n for n, k, d in zip(image, kernel, dilation, strict=True)
         )
@@ -187,7 +186,7 @@ class Geometry:
         return tuple(None if n is None else o for n, o in zip(image, out, strict=True))
 
     def as_images(self) -> Geometry:
-        """Of images in any case: a sequence is one of height 1."""
+        """The geometry for images: a sequence is an image of height 1."""
         if len(self.image) == 2:
             return self
         return Geometry(
@@ -204,7 +203,7 @@ def valid_steps(
     padding: Padding,
     axes: int,
 ) -> npt.NDArray[np.int64]:
-    """As many windows, along the first axis, as sequences of these lengths have by themselves."""
+    """Number of windows along the first axis of sequences with these lengths."""
     (size, *_), (step, *_), (apart, *_) = (
         per_axis("", numbers, axes) for numbers in (kernel, stride, dilation)
     )
@@ -214,6 +213,13 @@ def valid_steps(
     around = 0 if isinstance(sides, str) else sum(sides[0])
     out = (lengths + around - (apart * (size - 1) + 1)) // step + 1
     return np.where(lengths > 0, np.maximum(out, 0), 0)
+
+
+def _index(value: Any) -> int:
+    """`value` as an int; TypeError for bools and what is no integer."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
 
 
 def _times(numbers: Pair) -> str:

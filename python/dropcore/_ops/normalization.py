@@ -1,7 +1,7 @@
 """Batch and layer normalisation of arrays, and their gradients.
 
-Arrays are (..., features), float32 or float64. Moments are float64 whatever the array is: they are
-summed from differences, so that a mean of 10^4 beside a deviation of 1 costs no digits. No result
+Arrays are (..., features), float32 or float64. Moments are always float64. They are summed from
+differences, so that no digits are lost where the mean is much larger than the deviation. No result
 depends on the number of threads.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends import backend_of
+from dropcore._base.checks import check_gradient
 from dropcore._base.device import array_namespace
 
 __all__ = [
@@ -34,7 +35,7 @@ def batch_moments(x: Array) -> tuple[Moments, Moments]:
     Raises
     ------
     ValueError
-        If there are no rows to take them of.
+        If there are no rows.
     """
     backend, rows = _matrices(x)
     mean, variance = (backend.empty(rows.shape[1:], np.float64) for _ in range(2))
@@ -75,7 +76,7 @@ def batch_normalize_backward(
     dx : ndarray, or None without `input_gradient`
     dgamma, dbeta : ndarray (features,)
     """
-    expect_gradient(dy, x)
+    check_gradient(dy, x.shape, x.dtype)
     backend, rows, gradient = _matrices(x, dy)
     dgamma, dbeta = _sums(gamma, x), _sums(gamma, x)
     dx = backend.empty(rows.shape, x.dtype) if input_gradient else None
@@ -95,7 +96,7 @@ def layer_normalize(
     -------
     y : ndarray, like x
     mean, scale : float64 ndarray (rows,)
-        What the way back needs.
+        For the backward pass.
     """
     backend, rows = _matrices(x)
     y = backend.empty(rows.shape, x.dtype)
@@ -120,7 +121,7 @@ def layer_normalize_backward(
     dx : ndarray
     dgamma, dbeta : ndarray (features,)
     """
-    expect_gradient(dy, x)
+    check_gradient(dy, x.shape, x.dtype)
     backend, rows, gradient = _matrices(x, dy)
     dgamma, dbeta = _sums(gamma, x), _sums(gamma, x)
     dx = backend.empty(rows.shape, x.dtype)
@@ -129,16 +130,8 @@ def layer_normalize_backward(
     return dx.reshape(x.shape), dgamma, dbeta
 
 
-def expect_gradient(dy: Array, x: Array) -> None:
-    if dy.shape != x.shape or dy.dtype != x.dtype:
-        raise ValueError(
-            f"dy must have the shape of the output, {x.shape} of {x.dtype}, got {dy.shape} of "
-            f"{dy.dtype}"
-        )
-
-
 def _matrices(*arrays: Array) -> tuple[Any, ...]:
-    """The backend of some arrays, and these as contiguous (rows, features)."""
+    """The backend of some arrays, and the arrays as contiguous (rows, features)."""
     backend = backend_of("x", arrays[0])
     return backend, *(
         backend.contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays
@@ -146,7 +139,7 @@ def _matrices(*arrays: Array) -> tuple[Any, ...]:
 
 
 def _sums(gamma: Array, x: Array) -> Array:
-    """Where sums over the rows of x go: zeros if there is none to begin with."""
+    """An array for sums over the rows of x: zeros if there are no rows."""
     if x.size:
         return backend_of("gamma", gamma).empty(gamma.shape, gamma.dtype)
     return array_namespace(gamma).zeros_like(gamma)

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 def padding_inside(what: str, padding: Any, window: Pair) -> str | Sides:
-    """`padding_of`, for windows that must not be all padding.
+    """`padding_of`, for padding that is smaller than a window.
 
     Raises
     ------
@@ -42,8 +42,8 @@ class Pooling:
         y = max of x, and dx = dy where x was the maximum           (the first of several)
         y = sum of x / count, and dx = dy / count                   with average=True
 
-    summed over the windows that hold an element. A NaN is greater than anything. Any number of
-    threads gives the same bits.
+    summed over the windows that contain an element. A NaN is greater than anything. The result does
+    not depend on the number of threads.
 
     Parameters
     ----------
@@ -54,14 +54,13 @@ class Pooling:
     stride : int or one for each axis, optional
         That of the windows, by default their size.
     padding : "valid", "same", int or pairs, default "valid"
-        As in `ConvolutionOp`, but smaller than a window. It holds nothing that could be the
-        maximum.
+        As in `ConvolutionOp`, but smaller than a window. Padding is never the maximum.
     average : bool, default False
     count_include_pad : bool, default False
-        Whether `count` is that of the whole window, or of its elements inside of the image.
+        Whether `count` is the size of the window, or the number of its elements in the image.
     lengths : int64 (batch,), optional
-        How many steps of each padded sequence there are. The rest is in no window; a window of
-        nothing gives 0.
+        Number of valid steps of each padded sequence. Others are in no window; an empty window
+        gives 0.
 
     Raises
     ------
@@ -117,13 +116,13 @@ class Pooling:
         self._made: dict[Any, Any] = {}
 
     def _windows(self, backend: Any) -> Any:
-        """The windows of a backend; lengths go to a device once."""
+        """The windows for a backend; lengths are copied to a device once."""
         if backend not in self._made:
             self._made[backend] = backend.Windows(*self._arguments)
         return self._made[backend]
 
     def forward(self, x: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.int32] | None]:
-        """y, and of maxima their places in the windows, which `backward` asks for."""
+        """y, and for maxima their positions in the windows, for `backward`."""
         backend = backend_of("x", x)
         x = real_array(backend, "x", x)
         if x.shape != self.shape:
@@ -140,7 +139,7 @@ class Pooling:
         if dy.shape != self.out_shape:
             raise ValueError(f"dy must have the shape of y, {self.out_shape}, got {dy.shape}")
         if (argmax is None) != self.average:
-            raise ValueError("maxima have places and averages have none")
+            raise ValueError("maxima need argmax, and averages take none")
         dx = backend.empty(self.shape, dy.dtype)
         backend.pool_back(dx, dy, self._windows(backend), argmax)
         return dx

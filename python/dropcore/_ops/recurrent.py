@@ -1,8 +1,8 @@
-"""The step of a recurrent layer, forward and backward, with its masks in the products and the cell.
+"""Recurrent layers as operations, forward and backward, with their masks.
 
-What a layer calls. The product of the inputs is made for all steps of the sequence at once; the
-recurrence runs in the core, each thread with some rows of the batch from first step to last; or on
-a GPU step after step for the whole batch.
+The product of the inputs is computed for all steps of the sequence at once. The recurrence runs in
+the core, where each thread takes some rows of the batch from the first step to the last; on a GPU
+it runs step by step for the whole batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dropcore._backends import backend_of, dense
 from dropcore._backends.gradients import Gradient, ProductGradient
+from dropcore._base.checks import check_gradient
 from dropcore.mask import Mask
 
 __all__ = ["GATES", "RecurrentOp"]
@@ -22,18 +23,18 @@ Array = npt.NDArray[Any]
 State = tuple[Array, ...]
 
 GATES: Final = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
-"""The cells, and how many gates each has."""
+"""The cells, and their numbers of gates."""
 
 
 class RecurrentOp:
-    """A recurrent cell over a batch of sequences, and the way back.
+    """A recurrent cell over a batch of sequences, and its backward pass.
 
     Parameters
     ----------
     cell : "tanh", "relu", "lstm" or "gru"
     x : ndarray (B, T, F)
-    kernel : ndarray (F, gates * H)
-    recurrent_kernel : ndarray (H, gates * H), contiguous
+    weight : ndarray (F, gates * H)
+    recurrent_weight : ndarray (H, gates * H), contiguous
     bias : ndarray (gates * H,), of GRU (2, 3 * H), or None
     state : tuple of ndarrays (B, H)
         h, and of LSTM also c. Not changed.
@@ -48,7 +49,7 @@ class RecurrentOp:
     state_mask : Mask (B, H), optional
         Of h where it enters the product, the same at every step.
     weight_mask : Mask (H, gates * H), optional
-        Of the recurrent kernel.
+        Of the recurrent weight.
     zoneout, zoneout_cell : Mask (B, T, H) or float, optional
         Of h and of c: 1 takes the new value. A float is the share of the new one in a mixture.
 
@@ -63,8 +64,8 @@ class RecurrentOp:
         self,
         cell: str,
         x: Array,
-        kernel: Array,
-        recurrent_kernel: Array,
+        weight: Array,
+        recurrent_weight: Array,
         bias: Array | None,
         state: State,
         *,
@@ -77,14 +78,14 @@ class RecurrentOp:
         zoneout: Mask | float | None = None,
         zoneout_cell: Mask | float | None = None,
     ) -> None:
-        self.cell, self.kernel, self.bias, self.sequences = cell, kernel, bias, sequences
+        self.cell, self.weight, self.bias, self.sequences = cell, weight, bias, sequences
         self.x_mask, self.weight_mask = x_mask, weight_mask
-        self.backend = backend = backend_of("kernel", kernel)
+        self.backend = backend = backend_of("weight", weight)
         xp, empty = backend.xp, backend.empty
         batch, steps, features = x.shape
-        units, width = recurrent_kernel.shape
-        kind = kernel.dtype
-        if lengths is not None:  # what lies behind the end may be anything
+        units, width = recurrent_weight.shape
+        kind = weight.dtype
+        if lengths is not None:  # the padding may hold anything
             lengths = xp.asarray(lengths)
             x = xp.where((xp.arange(steps) < lengths[:, None])[..., None], x, x.dtype.type(0))
         if x_mask is not None:
@@ -98,7 +99,7 @@ class RecurrentOp:
         elif cell == "gru":
             inner = xp.zeros(units, kind)
         backend.product(
-            gates.reshape(batch * steps, width), backend.Factor(self.x), backend.Factor(kernel),
+            gates.reshape(batch * steps, width), backend.Factor(self.x), backend.Factor(weight),
             bias=bias,
         )  # fmt: skip
         states = batch, steps, units
@@ -109,7 +110,7 @@ class RecurrentOp:
         elif cell == "gru":
             kept = self.entering
         self.core = backend.Recurrence(
-            cell, self._weights(recurrent_kernel, weight_mask), gates, self.entering, kept=kept,
+            cell, self._weights(recurrent_weight, weight_mask), gates, self.entering, kept=kept,
             extra=empty(states, kind) if cell in ("lstm", "gru") else None, bias=inner,
             lengths=lengths, reverse=reverse,
             state_mask=None if state_mask is None else self._bits(state_mask),
@@ -129,20 +130,16 @@ class RecurrentOp:
         input_gradient: bool = True,
         for_update: bool = False,
     ) -> tuple[Array | None, tuple[Gradient, Gradient, Array | None], State]:
-        """dx, the gradients of kernel, recurrent kernel and bias, and that of the first state.
+        """dx, the gradients of weight, recurrent weight and bias, and that of the first state.
 
         Parameters
         ----------
         dy : ndarray, like y
         dstate : tuple of ndarrays, like `state`, optional
         """
-        kind, backend = self.kernel.dtype, self.backend
+        kind, backend = self.weight.dtype, self.backend
         xp, empty = backend.xp, backend.empty
-        if dy.shape != self.y.shape or dy.dtype != kind:
-            raise ValueError(
-                f"dy must have the shape of the output, {self.y.shape} of {kind}, got "
-                f"{dy.shape} of {dy.dtype}"
-            )
+        check_gradient(dy, self.y.shape, kind)
         given = tuple(map(xp.zeros_like, self.state)) if dstate is None else dstate
         before = tuple(xp.array(part, kind, order="C") for part in given)
         if not self.sequences:
@@ -153,22 +150,22 @@ class RecurrentOp:
         self.core.backward(steps, before[0], self._c(before), dgates, dback)
         rows, width = len(self.x), self.gates_shape[-1]
         dz, dq = dgates.reshape(rows, width), dback.reshape(rows, width)
-        dkernel: Gradient = ProductGradient(self.x, dz)
+        dweight: Gradient = ProductGradient(self.x, dz)
         drecurrent: Gradient = ProductGradient(
             self.entering.reshape(rows, self.entering.shape[2]), dq
         )
         if not for_update or not rows:
-            dkernel, drecurrent = dense(dkernel), dense(drecurrent)
+            dweight, drecurrent = dense(dweight), dense(drecurrent)
         if self.weight_mask is not None:
             drecurrent = backend.dropout(dense(drecurrent), self.weight_mask, None)
         dx = None
         if input_gradient:
             dx = empty(self.x.shape, kind)
-            backend.product(dx, backend.Factor(dz), backend.Factor(self.kernel), transpose_b=True)
+            backend.product(dx, backend.Factor(dz), backend.Factor(self.weight), transpose_b=True)
             dx = dx.reshape(*self.gates_shape[:2], self.x.shape[1])
             if self.x_mask is not None:
                 dx = backend.dropout(dx, self.x_mask, dx)
-        return dx, (dkernel, drecurrent, self._bias_gradient(dz, dq)), before
+        return dx, (dweight, drecurrent, self._bias_gradient(dz, dq)), before
 
     def _bias_gradient(self, dz: Array, dq: Array) -> Array | None:
         if self.bias is None:
@@ -196,7 +193,7 @@ class RecurrentOp:
     def _zone(self, zoneout: Mask | float | None) -> tuple[Any, float] | None:
         """Bits and share, as the core takes them.
 
-        With bits the share says no more than: there are.
+        With bits the share is not used.
         """
         if isinstance(zoneout, Mask):
             return self.backend.element_bits(zoneout), 0.0

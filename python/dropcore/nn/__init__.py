@@ -1,34 +1,37 @@
-"""Layers: thin, one file per family, each with its formula in the docstring.
+"""Layers and models, one module per family. Each class has its formula in the docstring.
 
 ===================  ===============================================================
-`layer`              what every layer is: weights, forward, the backward it returns
-`expectations`       what layers expect of their arguments, in words
+`layer`              Layer: parameters, forward pass, backward pass
+`model`              Model: a layer with fit, predict, evaluate and summary
+`sequential`         Sequential
+`branches`           Parallel, Residual
+`bidirectional`      Bidirectional
+`weighted`           the base class of layers with a weight
 `dense`              Dense
 `maxout`             Maxout
+`dropconnect`        DropConnect
+`convolution`        Conv1D, Conv2D
+`recurrent`          SimpleRNN, GRU, LSTM
 `embedding`          Embedding
+`embedding_dropout`  EmbeddingDropout
 `dropout`            Dropout, SpatialDropout1D/2D/3D, UnitDropout, DropPath
 `block_dropout`      BlockDropout
 `noise`              GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
 `learned_dropout`    ConcreteDropout, VariationalDropout
-`embedding_dropout`  EmbeddingDropout
-`dropconnect`        DropConnect
+`rates`              rates of dropout; rates by depth, and the width that a rate needs
+`normalization`      BatchNorm, LayerNorm
+`pooling`            MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
 `activations`        ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
 `activity`           ActivityRegularization
 `reshape`            Flatten, Reshape
-`normalization`      BatchNorm, LayerNorm
-`convolution`        Conv1D, Conv2D
-`pooling`            MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
-`recurrent`          SimpleRNN, GRU, LSTM, Bidirectional
-`sequential`         Sequential
-`branches`           Parallel, Residual
 `initializers`       initial weights
-`scaling`            from training unscaled to a finished network, and back
-`ridge`              dropout on linear regression, in closed form
-`config`             layers as plain data
-`summary`            the table of a model
+`scaling`            conversion between the two scalings of dropout
+`ridge`              linear regression with dropout, in closed form
 ===================  ===============================================================
 """
 
+from dropcore.nn import initializers
+from dropcore.nn._config import KNOWN as _KNOWN
 from dropcore.nn.activations import (
     ELU,
     GELU,
@@ -42,6 +45,7 @@ from dropcore.nn.activations import (
     Tanh,
 )
 from dropcore.nn.activity import ActivityRegularization
+from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.block_dropout import BlockDropout
 from dropcore.nn.branches import Parallel, Residual
 from dropcore.nn.convolution import Conv1D, Conv2D
@@ -60,6 +64,7 @@ from dropcore.nn.embedding_dropout import EmbeddingDropout, word_mask
 from dropcore.nn.layer import Layer
 from dropcore.nn.learned_dropout import ConcreteDropout, VariationalDropout
 from dropcore.nn.maxout import Maxout
+from dropcore.nn.model import Model
 from dropcore.nn.noise import AlphaDropout, FeatureAlphaDropout, GaussianDropout, GaussianNoise
 from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.pooling import (
@@ -73,7 +78,7 @@ from dropcore.nn.pooling import (
     MaxPool2D,
 )
 from dropcore.nn.rates import rates_over_depth, width_for
-from dropcore.nn.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
+from dropcore.nn.recurrent import GRU, LSTM, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.ridge import linear_dropout_ridge
 from dropcore.nn.scaling import set_scaling_
@@ -115,6 +120,7 @@ __all__ = [
     "MaxPool1D",
     "MaxPool2D",
     "Maxout",
+    "Model",
     "Parallel",
     "ReLU",
     "Reshape",
@@ -131,9 +137,12 @@ __all__ = [
     "Tanh",
     "UnitDropout",
     "VariationalDropout",
+    "initializers",
     "linear_dropout_ridge",
     "rates_over_depth",
     "set_scaling_",
     "width_for",
     "word_mask",
 ]
+
+_KNOWN.update((name, found) for name in __all__ if isinstance(found := globals()[name], type))

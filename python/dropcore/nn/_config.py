@@ -1,43 +1,51 @@
-"""Layers as plain data and back: what `Layer.to_config` and `Layer.from_config` do."""
+"""Layers as plain data: `Layer.to_config` and `Layer.from_config`."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from dropcore.nn.layer import Layer
+from dropcore import constraints, regularizers, schedules
+from dropcore.nn import initializers
 
-__all__ = ["decode", "encode"]
+__all__ = ["KNOWN", "decode", "encode"]
 
-_MODULES: Final = (
-    "dropcore.nn",
-    "dropcore.nn.initializers",
-    "dropcore.constraints",
-    "dropcore.regularizers",
-    "dropcore.schedules",
-)
+KNOWN: Final[dict[str, type]] = {}
+"""Classes by name. `dropcore.nn` adds its layers."""
+
+MAX_DEPTH: Final = 100
+"""Levels of dicts in a config."""
+
+for _module in (initializers, constraints, regularizers, schedules):
+    KNOWN.update(
+        (name, found)
+        for name in _module.__all__
+        if isinstance(found := getattr(_module, name), type)
+    )
 
 
 def encode(value: Any) -> Any:
     """A layer, or an argument of one, as numbers, strings, lists and dicts.
 
     An object becomes ``{"class": its name}`` with the arguments that build it. Arrays become lists
-    with their dtype.
+    with their dtype. Numbers that are not finite, which strict JSON lacks, become
+    ``{"float": "inf"}``.
 
     Raises
     ------
     TypeError
-        For what cannot be written down.
+        For anything else.
     """
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, Layer):
+    if hasattr(value, "config") and not isinstance(value, type):
         arguments = value.config()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field for field in dataclasses.fields(value) if field.init)
@@ -45,14 +53,15 @@ def encode(value: Any) -> Any:
     elif isinstance(value, numbers.Integral):
         return int(value)
     elif isinstance(value, numbers.Real):
-        return float(value)
+        number = float(value)
+        return number if math.isfinite(number) else {"float": repr(number)}
     elif isinstance(value, np.ndarray):
-        return {"array": value.tolist(), "dtype": value.dtype.name}
+        return {"array": encode(value.tolist()), "dtype": value.dtype.name}
     elif isinstance(value, list | tuple):
         return [encode(item) for item in value]
     else:
         raise TypeError(
-            f"to_config: {value!r} cannot be written down; use a number, a name, an array, or an "
+            f"to_config: {value!r} cannot be written; use a number, a name, an array, or an "
             "object of dropcore or a dataclass of your own"
         )
     written = {}
@@ -65,25 +74,42 @@ def encode(value: Any) -> Any:
     return {"class": type(value).__name__} | written
 
 
-def decode(config: Any, custom: Mapping[str, type]) -> Any:
-    """What `encode` was given. Lists come back as tuples.
+def decode(config: Any, custom: Mapping[str, type], depth: int = 0) -> Any:
+    """The value that `encode` was given. Lists come back as tuples.
 
     Raises
     ------
     ValueError
-        For a class that is neither dropcore's nor in `custom`, or arguments that it does not take.
+        For a class that is neither dropcore's nor in `custom`, arguments that it does not take, or
+        anything that `encode` does not return.
     """
+    if depth > 2 * MAX_DEPTH:
+        raise ValueError(
+            f"from_config: the config is nested more than {MAX_DEPTH} levels deep, or holds itself"
+        )
     if isinstance(config, list | tuple):
-        return tuple(decode(item, custom) for item in config)
+        return tuple([decode(item, custom, depth + 1) for item in config])
     if not isinstance(config, Mapping):
         return config
     if "array" in config:
-        return np.array(config["array"], dtype=config["dtype"])
-    if "class" not in config:
-        raise ValueError(f"from_config: expected a dict with a class, got {dict(config)!r}")
-    name = config["class"]
-    kind = custom.get(name) or _find(name)
-    arguments = {key: decode(item, custom) for key, item in config.items() if key != "class"}
+        return _array(config, depth)
+    if "float" in config:
+        return _float(config)
+    name = config.get("class")
+    if not isinstance(name, str):
+        raise ValueError(
+            f"from_config: expected a dict with a class, got {sorted(config, key=str)}"
+        )
+    kind = custom.get(name) or KNOWN.get(name)
+    if kind is None:
+        raise ValueError(
+            f"from_config: there is no {name} in dropcore; give a class of your own as "
+            f"custom={{{name!r}: {name}}}"
+        )
+    arguments = {}
+    for key, item in config.items():
+        if key != "class":
+            arguments[key] = decode(item, custom, depth + 1)
     try:
         inspect.signature(kind).bind(**arguments)
     except TypeError as error:
@@ -91,16 +117,18 @@ def decode(config: Any, custom: Mapping[str, type]) -> Any:
     return kind(**arguments)
 
 
-def _find(name: str) -> type:
-    for module_name in _MODULES:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError:
-            continue
-        found = getattr(module, name, None)
-        if isinstance(found, type) and name in module.__all__:
-            return found
-    raise ValueError(
-        f"from_config: there is no {name} in dropcore; give a class of your own as "
-        f"custom={{{name!r}: {name}}}"
-    )
+def _array(config: Mapping[str, Any], depth: int) -> npt.NDArray[Any]:
+    try:
+        dtype = np.dtype(config["dtype"])
+        return np.array(decode(config["array"], {}, depth + 1), dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"from_config: an array must have numbers and a dtype: {found}") from None
+
+
+def _float(config: Mapping[str, Any]) -> float:
+    if config["float"] not in ("inf", "-inf", "nan"):
+        raise ValueError(
+            f"from_config: float must be 'inf', '-inf' or 'nan', got {config['float']!r}"
+        )
+    return float(config["float"])

@@ -1,14 +1,11 @@
-"""The table of a model: what `Layer.summary` gives."""
+"""The table of a model, as `Model.summary` returns it."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 
-from dropcore.nn._expectations import checked_shape
-from dropcore.nn.dropout import MaskLayer
-from dropcore.nn.layer import Layer, Shape
+from dropcore.nn.layer import Layer, Shape, checked_shape
 
 __all__ = ["Row", "Summary", "summarize"]
 
@@ -20,7 +17,7 @@ class Row:
     Attributes
     ----------
     path : str
-        Its place, such as ``"0.1"``; empty for the model itself.
+        Its path, such as ``"0.1"``; empty for the model itself.
     layer : str
         The name of its class.
     output_shape : tuple
@@ -50,7 +47,7 @@ class Summary:
     parameters : int
         Trained numbers in the whole model.
     buffers : int
-        Numbers that are kept and not trained, such as running means.
+        Numbers that are not trained, such as running means.
     n_streams : int
         Streams of masks or noise that the layers draw from.
     """
@@ -115,26 +112,9 @@ def _walk(layer: Layer, path: str, shape: Shape, rows: list[Row]) -> None:
     parameters = sum(array.size for array in layer.params.values())
     after = layer.output_shape(shape)
     if path or not layer.children:
-        rows.append(Row(path, type(layer).__name__, after, parameters, _notes(layer, after)))
+        rows.append(Row(path, type(layer).__name__, after, parameters, tuple(layer.notes(after))))
     for name, child, own in layer.child_shapes(shape):
         _walk(child, f"{path}.{name}" if path else name, own, rows)
-
-
-def _notes(layer: Layer, shape: Shape) -> tuple[str, ...]:
-    notes = [_live(layer, shape)] if isinstance(layer, MaskLayer) else []
-    notes += layer.noise_notes()
-    for own in (layer._constraints, layer._regularizers):
-        notes += [f"{name}: {value!r}" for name, value in own.items()]
-    return tuple(notes)
-
-
-def _live(layer: MaskLayer, shape: Shape) -> str:
-    """How many numbers of an output are expected to live, in words."""
-    kept = layer.expected_keep()
-    if kept is None or None in shape:
-        return layer.rate_note()
-    size = math.prod(n for n in shape if n is not None)
-    return f"keep {kept:.4g}: {kept * size:,.5g} of {size:,} live"
 
 
 def _shape(shape: Shape) -> str:

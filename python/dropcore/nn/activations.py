@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any, Final
 
 from dropcore._backends.gradients import Gradient
+from dropcore._base.checks import check_number
 from dropcore._ops.activation import Activation
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Layer,
+    Shape,
+    check_array,
+    check_gradient,
+    read_only,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -32,8 +39,8 @@ __all__ = [
 class ActivationLayer(Layer):
     """A layer that is one `dropcore._ops.activation.Activation` of its input, of any shape.
 
-    Nothing is kept for the way back but an array that is there already: y, or x where the
-    derivative is no function of y.
+    The backward pass needs no other array than y, or x where the derivative is not a function of
+    y.
 
     Parameters
     ----------
@@ -42,7 +49,12 @@ class ActivationLayer(Layer):
 
     def __init__(self, function: Activation) -> None:
         super().__init__()
-        self.function = function
+        self._function = function
+
+    @property
+    def function(self) -> Activation:
+        """The operation, as products apply it."""
+        return self._function
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -50,14 +62,16 @@ class ActivationLayer(Layer):
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
-        y, saved = self.function.forward(x)
+        check_array(self, x)
+        y, saved = self._function.forward(x)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            return self.function.backward(dy, saved) if input_gradient else None, {}
+            check_gradient(self, dy, y.shape, y.dtype)
+            return self._function.backward(dy, saved) if input_gradient else None, {}
 
-        return y, backward
+        return read_only(y) if saved is y else y, backward
 
 
 class ReLU(ActivationLayer):
@@ -92,8 +106,8 @@ class LeakyReLU(ActivationLayer):
     homogeneous = True
 
     def __init__(self, slope: float = 0.01) -> None:
-        super().__init__(Activation("leaky_relu", _at_least_zero("LeakyReLU", "slope", slope)))
-        self.slope = slope
+        self.slope = check_number("LeakyReLU: slope", slope, "[0, inf)")
+        super().__init__(Activation("leaky_relu", self.slope))
 
 
 class ELU(ActivationLayer):
@@ -114,8 +128,8 @@ class ELU(ActivationLayer):
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__(Activation("elu", _at_least_zero("ELU", "alpha", alpha)))
-        self.alpha = alpha
+        self.alpha = check_number("ELU: alpha", alpha, "[0, inf)")
+        super().__init__(Activation("elu", self.alpha))
 
 
 class SELU(ActivationLayer):
@@ -239,15 +253,7 @@ def activation_of(what: str, name: str | None) -> ActivationLayer | None:
     """
     if name is None:
         return None
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         choices = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"{what}: activation must be None, {choices}, got {name!r}")
     return ACTIVATIONS[name]()
-
-
-def _at_least_zero(what: str, name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{what}: {name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{what}: {name} must be a finite number, at least 0, got {value!r}")
-    return float(value)

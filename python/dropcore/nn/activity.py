@@ -1,23 +1,32 @@
-"""Regularisers of what a layer puts out."""
+"""Regularizers of the output of a layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Layer,
+    Shape,
+    check_array,
+    check_gradient,
+    read_only,
+)
 from dropcore.regularizers import ActivityRegularizer
 
 __all__ = ["ActivityRegularization"]
 
 
 class ActivityRegularization(Layer):
-    """Add a penalty for the outputs of the layer before to the loss of a training step.
+    """Add a penalty for the outputs of the previous layer to the loss of a training step.
 
-    y = x, and with the penalty P(x) of the batch ``dx = dy + dP / dx``. Inference does not know it,
-    and the loss that is reported is that of the data; `penalty` tells P.
+    y = x, and with the penalty P(x) of the batch ``dx = dy + dP / dx``. Inference ignores it, and
+    the reported loss is that of the data alone; `penalty` returns P.
 
     Parameters
     ----------
@@ -56,14 +65,20 @@ class ActivityRegularization(Layer):
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         check_array(self, x)
+        y = read_only(x.view()) if type(x) is np.ndarray else x
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, x.shape, x.dtype)
             if not input_gradient:
                 return None, {}
             dx = self.regularizer.activity_gradient(x)
             dx += dy
             return dx, {}
 
-        return x, backward
+        return y, backward
+
+    def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
+        check_array(self, x)
+        return x

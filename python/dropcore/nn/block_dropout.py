@@ -9,7 +9,7 @@ from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn.dropout import MaskLayer, first_element
+from dropcore.nn.dropout import MaskLayer, check_row_offset, first_element
 from dropcore.nn.layer import Array
 from dropcore.nn.rates import Given
 
@@ -17,23 +17,24 @@ __all__ = ["BlockDropout"]
 
 
 class BlockDropout(MaskLayer):
-    """Drop blocks of neighbouring places, in every sample and channel others (DropBlock).
+    """Drop blocks of neighbouring positions, for each sample and channel separately (DropBlock).
 
-    A block begins at a place, if it fits there, with probability gamma, which makes about `rate` of
-    all places part of one: less, where blocks overlap, so that even at rate 1 something may live::
+    A block begins at a position, if it fits there, with probability gamma, so that about `rate` of
+    all positions belong to one. They are fewer where blocks overlap: even at rate 1 some may be
+    kept::
 
         gamma = rate * product over the axes of size / (block * (size - block + 1))
-        y = x * m * (places of the sample) / (places of it that live)
+        y = x * m * (positions of the sample) / (its kept positions)
 
-    The paper normalises by the count of what lives; here each sample has its own count, so that no
-    sample depends on how the batch is cut. A sample of which nothing lives is zero.
+    The paper normalises by the count of kept positions in the batch; here each sample has its own
+    count, so that no sample depends on how the batch is cut. A sample with none is zero.
 
     Parameters
     ----------
     rate, keep : float or callable
         As for `Dropout`.
     block_size : int, default 7
-        Edge of a block; along a shorter axis, the whole axis.
+        Edge of a block; the whole axis where that is shorter.
 
     Raises
     ------
@@ -63,6 +64,7 @@ class BlockDropout(MaskLayer):
         self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
     ) -> Mask:
         self.shared(len(shape))
+        row_offset = check_row_offset(shape, row_offset)
         address = as_key(key)
         blocks = [min(self.block_size, n) for n in shape[1:-1]]
         fits = [n - block + 1 if n else 0 for n, block in zip(shape[1:-1], blocks, strict=True)]
@@ -76,7 +78,7 @@ class BlockDropout(MaskLayer):
 
 
 def _spread(begins: Array, blocks: list[int]) -> Array:
-    """All places of the blocks that begin where `begins` says, axis by axis."""
+    """All positions of the blocks that begin where `begins` is true, axis by axis."""
     xp, places = array_namespace(begins), begins
     for axis, block in enumerate(blocks, 1):
         n = places.shape[axis]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array, check_gradient
-from dropcore.nn.layer import Array, BackwardFrom, Layer, Shape, Stateful, error_context, prefixed
+from dropcore.nn._views import ReadOnlyList
+from dropcore.nn.layer import (
+    Array,
+    BackwardFrom,
+    Layer,
+    Shape,
+    Stateful,
+    check_array,
+    check_gradient,
+    error_context,
+    prefixed,
+)
+from dropcore.nn.model import Model
 from dropcore.nn.sequential import Sequential
 
 __all__ = ["Parallel", "Residual"]
@@ -17,10 +28,10 @@ __all__ = ["Parallel", "Residual"]
 _MERGES: Final = ("concat", "sum", "mean")
 
 
-class Parallel(Stateful):
+class Parallel(Stateful, Model):
     """Layers that all get the same input: y = merge(branch_0(x), branch_1(x), ...).
 
-    Sites of noise are numbered through the branches in order.
+    Streams of noise are numbered through the branches in order.
 
     Parameters
     ----------
@@ -58,21 +69,28 @@ class Parallel(Stateful):
                 raise TypeError(
                     f"{type(self).__name__} takes layers, got {branch!r} at position {index}"
                 )
-            self.children[str(index)] = branch
-        if not self.children:
+            self._add_child(self._name_of(index), branch)
+        if not self._children:
             raise ValueError(f"{type(self).__name__} needs at least one layer, got none")
 
+    def _name_of(self, index: int) -> str:
+        """The name of a branch in paths."""
+        return str(index)
+
     @property
-    def branches(self) -> list[Layer]:
-        return list(self.children.values())
+    def branches(self) -> Sequence[Layer]:
+        """The layers, read-only."""
+        return ReadOnlyList(
+            list(self._children.values()), "the branches", "create another Parallel from them"
+        )
 
     @property
     def integer_input(self) -> bool:
-        return any(branch.integer_input for branch in self.branches)
+        return any(branch.integer_input for branch in self._children.values())
 
     def output_shape(self, input_shape: Shape) -> Shape:
         shapes = []
-        for name, branch in self.children.items():
+        for name, branch in self._children.items():
             with error_context(name):
                 shapes.append(branch.output_shape(input_shape))
         apart = len({shape[:-1] if self.merge == "concat" else shape for shape in shapes}) > 1
@@ -101,9 +119,8 @@ class Parallel(Stateful):
         valid = self.checked_lengths(x, lengths)
         for name, branch, own in self.children_with_keys(key):
             with error_context(name):
-                outputs.append(
-                    branch(x, own, row_offset=row_offset, **branch.lengths_kwargs(valid))
-                )
+                y = branch(x, own, row_offset=row_offset, **branch.lengths_kwargs(valid))
+            outputs.append(y)
         return self._merged(outputs)
 
     def forward_from(
@@ -115,18 +132,18 @@ class Parallel(Stateful):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """As of any layer; the state is those of the branches that carry one, by name."""
+        """As for any layer; the state is a dict of those of the branches that carry one."""
         check_array(self, x)
         states = self.states_by_name("state", state)
         valid = self.checked_lengths(x, lengths)
         outputs: list[Array] = []
         steps: list[tuple[str, Any]] = []
-        left: dict[str, Any] = {}
+        last: dict[str, Any] = {}
         for name, branch, own in self.children_with_keys(key):
             step: Any
             with error_context(name):
                 if branch.carries_state:
-                    part, left[name], step = branch.forward_from(
+                    part, last[name], step = branch.forward_from(
                         x, states.get(name), key=own, row_offset=row_offset, lengths=valid
                     )
                 else:
@@ -137,7 +154,7 @@ class Parallel(Stateful):
             steps.append((name, step))
         widths = [part.shape[-1] for part in outputs]
         y = self._merged(outputs)
-        shape = y.shape
+        shape, dtype = y.shape, y.dtype
 
         def backward(
             dy: Any,
@@ -148,28 +165,33 @@ class Parallel(Stateful):
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
             how = {"input_gradient": input_gradient, "for_update": for_update}
             dx: Any = None
-            check_gradient(self, dy, shape)
+            check_gradient(self, dy, shape, dtype)
             dstates = self.states_by_name("dstate", dstate)
             grads: dict[str, Gradient] = {}
-            came: dict[str, Any] = {}
+            first_dstate: dict[str, Any] = {}
             for (name, step), part in zip(steps, self._parts(dy, widths)):
                 with error_context(name):
-                    if name in left:
-                        own, inner, came[name] = step(part, dstates.get(name), **how)
+                    if name in last:
+                        own, inner, first_dstate[name] = step(part, dstates.get(name), **how)
                     else:
                         own, inner = step(part, **how)
                 grads |= prefixed(name, inner)
                 if input_gradient and own is not None:
                     dx = own if dx is None else dx + own
-            return dx, grads, came
+            return dx, grads, first_dstate
 
-        return y, left, backward
+        return y, last, backward
 
     def _merged(self, outputs: list[Array]) -> Array:
         if self.merge == "concat":
             return array_namespace(outputs[0]).concatenate(outputs, axis=-1)
         total = outputs[0]
         for y in outputs[1:]:
+            if y.shape != total.shape:
+                raise ValueError(
+                    f"{type(self).__name__}, merge={self.merge!r}: the branches' outputs must be "
+                    f"equal in shape, got {total.shape} and {y.shape}"
+                )
             total = total + y
         return total * total.dtype.type(1 / len(outputs)) if self.merge == "mean" else total
 
@@ -186,13 +208,13 @@ class Parallel(Stateful):
 
 
 class Residual(Parallel):
-    """A layer with a way around it: y = layer(x) + shortcut(x).
+    """A layer with a shortcut around it: y = layer(x) + shortcut(x).
 
     Parameters
     ----------
     layer : Layer or list of Layer
-        The residual; a list is put into a Sequential. With `DropPath` at its end it is left out for
-        some samples (stochastic depth).
+        The residual; a list becomes a Sequential. With `DropPath` at its end it is dropped for some
+        samples (stochastic depth).
     shortcut : Layer, optional
         By default the identity. Needed where the layer changes the shape.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,26 @@ from dropcore._ops.geometry import (
 from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array, check_built
-from dropcore.nn.activations import activation_of
-from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.initializers import Initializer
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Shape,
+    check_array,
+    check_built,
+    check_dtype,
+    read_only,
+)
+from dropcore.nn.weighted import Weighted
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Conv1D", "Conv2D"]
 
 
-class _Convolution(Layer):
-    input_weights = ("weight",)
+class _Convolution(Weighted):
     axes: int
+
+    _fixed = Weighted._fixed | {"filters", "kernel_size", "groups"}
 
     def __init__(
         self,
@@ -52,7 +60,7 @@ class _Convolution(Layer):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(activation, use_bias, initializer, constraint, regularizer)
         name = type(self).__name__
         self.filters = check_integer(f"{name}: filters", filters, 1)
         self.kernel_size = simplest(per_axis(f"{name}: kernel_size", kernel_size, self.axes))
@@ -62,19 +70,6 @@ class _Convolution(Layer):
         self.groups = check_integer(f"{name}: groups", groups, 1)
         if self.filters % self.groups:
             raise ValueError(f"{name}: filters must divide into {groups} groups, got {filters}")
-        behind = activation_of(name, activation)
-        initializer_of(f"{name}: initializer", initializer)
-        self.activation = activation
-        self._function = behind.function if behind and activation != "relu" else None
-        self.use_bias = use_bias
-        self.initializer = initializer
-        self.constraint = constraint
-        self.regularizer = regularizer
-        self._register("weight", constraint, regularizer)
-
-    @property
-    def built(self) -> bool:
-        return bool(self._params)
 
     def _expected(self, batch: str = "") -> str:
         """What samples look like, for messages."""
@@ -114,14 +109,12 @@ class _Convolution(Layer):
         if self.built:
             return
         channels = input_shape[-1]
-        assert channels is not None  # output_shape has seen to it
+        assert channels is not None  # checked by output_shape
         kernel = per_axis("", self.kernel_size, self.axes)
         shape = (*kernel, channels // self.groups, self.filters)
         # An input feeds the maps of its own group only.
         fans = math.prod(kernel) * shape[-2], math.prod(kernel) * self.filters // self.groups
-        self._params["weight"] = drawn(self.initializer, rng, shape, dtype, fans=fans)
-        if self.use_bias:
-            self._params["bias"] = np.zeros(self.filters, dtype)
+        self._draw(shape, rng, dtype, fans)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
@@ -130,20 +123,20 @@ class _Convolution(Layer):
         return self.forward_masked(x)
 
     def forward_masked(
-        self, x: Array, mask: Mask | None = None, *, live: bool = False
+        self, x: Array, mask: Mask | None = None, *, compact: bool = False
     ) -> tuple[Array, Backward]:
-        """`forward` and the dropout behind it in one: what Sequential calls for the two.
+        """`forward` and the dropout after it in one product, as Sequential calls them.
 
         Parameters
         ----------
         x : ndarray
-            That `check` has seen.
+            Accepted by `check`.
         mask : Mask, optional
             Of the output.
-        live : bool
-            Nothing here: all maps are worked out.
+        compact : bool
+            Has no effect: all maps are computed.
         """
-        step = ConvolutionOp(
+        op = ConvolutionOp(
             x, self._params["weight"], self._params.get("bias"), stride=self.stride,
             padding=self.padding, dilation=self.dilation, groups=self.groups,
             relu=self.activation == "relu", activation=self._function, mask=mask,
@@ -152,26 +145,24 @@ class _Convolution(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            dx, dweight, dbias = step.backward(dy, input_gradient=input_gradient)
+            dx, dweight, dbias = op.backward(dy, input_gradient=input_gradient)
             grads: dict[str, Gradient] = {"weight": dweight}
-            return dx, grads | ({"bias": dbias} if self.use_bias else {})
+            if self.use_bias:
+                grads["bias"] = dbias
+            return dx, grads
 
-        return step.y, backward
+        return read_only(op.y) if op.saved is op.y else op.y, backward
 
-    def check(self, x: Array) -> None:
-        """TypeError or ValueError for what the layer cannot take."""
-        check_built(self)
-        weight = self._params["weight"]
+    def check(self, x: Array) -> tuple[int, ...]:
+        """The shape of the output; TypeError or ValueError for an x that the layer cannot take."""
         check_array(self, x)
-        if x.ndim != self.axes + 2 or x.shape[-1] != weight.shape[-2] * self.groups:
+        check_built(self)
+        if x.ndim != self.axes + 2 or x.shape[-1] != self._params["weight"].shape[-2] * self.groups:
             raise ValueError(
                 f"{self!r} expects x of shape {self._expected('batch, ')}, got {x.shape}"
             )
-        if x.dtype != weight.dtype:
-            raise TypeError(
-                f"{self!r} has {weight.dtype} weights and expects x of that dtype, got {x.dtype}"
-            )
-        self.output_shape(x.shape[1:])
+        check_dtype(self, x)
+        return cast(tuple[int, ...], (len(x), *self.output_shape(x.shape[1:])))
 
 
 class Conv1D(_Convolution):

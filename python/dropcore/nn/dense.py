@@ -8,20 +8,28 @@ import numpy as np
 
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
-from dropcore._ops.dense import CompactActivation, DenseOp
+from dropcore._ops.dense import DenseOp
+from dropcore._ops.epilogue import CompactActivation
 from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array, check_built
-from dropcore.nn.activations import activation_of
-from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.initializers import Initializer
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Shape,
+    check_array,
+    check_built,
+    check_dtype,
+    read_only,
+)
+from dropcore.nn.weighted import Weighted
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Dense"]
 
 
-class Dense(Layer):
+class Dense(Weighted):
     """Fully connected layer: y = activation(x @ weight + bias).
 
     The gradients, with dz that of the activation's input (dz = dy * (y > 0) under ReLU)::
@@ -37,7 +45,8 @@ class Dense(Layer):
         saves a pass over the output.
     use_bias : bool, default True
     initializer : str or callable, default "he_uniform"
-        A name from `dropcore.nn.initializers`, one made there, or ``initializer(rng, shape)``.
+        A name from `dropcore.nn.initializers`, an object of its classes, or
+        ``initializer(rng, shape)``.
     constraint : callable, optional
         What must hold for `weight` after every update, such as ``MaxNorm(2.0)``. It is called with
         the array and changes it in place.
@@ -52,7 +61,7 @@ class Dense(Layer):
         If `units` is not positive, or for an unknown activation or initializer.
     """
 
-    input_weights = ("weight",)
+    _fixed = Weighted._fixed | {"units"}
 
     def __init__(
         self,
@@ -64,21 +73,8 @@ class Dense(Layer):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
     ) -> None:
-        super().__init__()
-        self.units = check_integer("Dense: units", units, 1)
-        behind = activation_of("Dense", activation)
-        initializer_of("Dense: initializer", initializer)
-        self.activation = activation
-        self._function = behind.function if behind and activation != "relu" else None
-        self.use_bias = use_bias
-        self.initializer = initializer
-        self.constraint = constraint
-        self.regularizer = regularizer
-        self._register("weight", constraint, regularizer)
-
-    @property
-    def built(self) -> bool:
-        return bool(self._params)
+        super().__init__(activation, use_bias, initializer, constraint, regularizer)
+        self.units = check_integer(f"{type(self).__name__}: units", units, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         features = self._params["weight"].shape[0] if self.built else None
@@ -94,10 +90,8 @@ class Dense(Layer):
         if self.built:
             return
         features = input_shape[-1]
-        assert features is not None  # output_shape has seen to it
-        self._params["weight"] = drawn(self.initializer, rng, (features, self.units), dtype)
-        if self.use_bias:
-            self._params["bias"] = np.zeros(self.units, dtype)
+        assert features is not None  # checked by output_shape
+        self._draw((features, self.units), rng, dtype)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
@@ -106,44 +100,43 @@ class Dense(Layer):
         return self.forward_masked(x)
 
     def forward_masked(
-        self, x: Array | CompactActivation, mask: Mask | None = None, *, live: bool = False
+        self, x: Array | CompactActivation, mask: Mask | None = None, *, compact: bool = False
     ) -> tuple[Any, Backward]:
-        """`forward` and the dropout behind it in one: what Sequential calls for the two.
+        """`forward` and the dropout after it in one product, as Sequential calls them.
 
         Parameters
         ----------
         x : ndarray or CompactActivation
-            That `check` has seen.
+            Accepted by `check`.
         mask : Mask, optional
             Of the output.
-        live : bool, default False
-            Whether the output may come as CompactActivation, and its gradient likewise.
+        compact : bool, default False
+            Whether the output and its gradient may be a CompactActivation.
         """
-        step = DenseOp(
+        op = DenseOp(
             x, self._params["weight"], self._params.get("bias"),
-            relu=self.activation == "relu", activation=self._function, mask=mask, live=live,
+            relu=self.activation == "relu", activation=self._function, mask=mask, compact=compact,
         )  # fmt: skip
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            dx, dweight, dbias = step.backward(
+            dx, dweight, dbias = op.backward(
                 dy, input_gradient=input_gradient, for_update=for_update
             )
-            return dx, {"weight": dweight} | ({} if dbias is None else {"bias": dbias})
+            grads: dict[str, Gradient] = {"weight": dweight}
+            if dbias is not None:
+                grads["bias"] = dbias
+            return dx, grads
 
-        return step.y, backward
+        return read_only(op.y) if op.saved is op.y else op.y, backward
 
-    def check(self, x: Array | CompactActivation) -> None:
-        """TypeError or ValueError for what the layer cannot take."""
-        check_built(self)
-        weight = self._params["weight"]
+    def check(self, x: Array | CompactActivation) -> tuple[int, ...]:
+        """The shape of the output; TypeError or ValueError for an x that the layer cannot take."""
         check_array(self, x)
-        if x.ndim < 2 or x.shape[-1] != weight.shape[0]:
-            raise ValueError(
-                f"{self!r} expects x of shape (batch, ..., {weight.shape[0]}), got {x.shape}"
-            )
-        if x.dtype != weight.dtype:
-            raise TypeError(
-                f"{self!r} has {weight.dtype} weights and expects x of that dtype, got {x.dtype}"
-            )
+        check_built(self)
+        features = self._params["weight"].shape[0]
+        if x.ndim < 2 or x.shape[-1] != features:
+            raise ValueError(f"{self!r} expects x of shape (batch, ..., {features}), got {x.shape}")
+        check_dtype(self, x)
+        return (*x.shape[:-1], self.units)

@@ -13,9 +13,9 @@ from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
 from dropcore.nn.dense import Dense
-from dropcore.nn.dropout import RatedLayer, first_element, mode_of
+from dropcore.nn.dropout import RatedLayer, check_row_offset, first_element, mode_of
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward
+from dropcore.nn.layer import Array, Backward, Shape, check_gradient, read_only
 from dropcore.nn.noise import noise_like
 from dropcore.nn.rates import Rate, Schedule
 from dropcore.products import masked_matmul, masked_matmul_backward
@@ -25,15 +25,15 @@ __all__ = ["DropConnect"]
 
 
 class DropConnect(RatedLayer, Dense):
-    """A Dense layer that drops weights in place of units.
+    """A Dense layer that drops weights instead of units.
 
-    With m = 1 where a weight lives, which has probability keep = 1 - rate::
+    With m = 1 where a weight is kept, which has probability keep = 1 - rate::
 
         y = activation(x @ (weight * m / keep) + bias)
 
-    The bias is always there. At inference, without a key, m / keep is replaced by its mean, 1. With
-    ``inference="gaussian"`` the sum of many dropped weights is taken for a Gaussian of the same two
-    moments, as in the paper::
+    The bias is never dropped. At inference, without a key, m / keep is replaced by its mean, 1.
+    With ``inference="gaussian"`` the sum over dropped weights is approximated by a Gaussian of the
+    same mean and variance, as in the paper::
 
         mean = x @ weight + bias        variance = rate / keep * x**2 @ weight**2
         y = the mean of activation(mean + sqrt(variance) * z), z standard normal
@@ -41,20 +41,20 @@ class DropConnect(RatedLayer, Dense):
     in closed form without an activation and for ReLU; other activations get the mean. Called with a
     key it gives a sample, activation(mean + sqrt(variance) * z) with the z of that key, and under
     ``inference="mean"`` the output under the mask of that key. A training step, `forward`, draws
-    masks in any case.
+    masks whatever `inference` is.
 
     Parameters
     ----------
     units : int
         Outputs. `weight` is (in, units), `bias` is (units,).
-    rate : float or callable, optional
-        Fraction of the weights dropped, in [0, 1]; 0.5 by default. A function of the step is a
-        schedule.
-    keep : float or callable, optional
-        Fraction kept, instead of `rate`.
+    rate : float or callable
+        Fraction of the weights dropped, in [0, 1]. Give `rate` or `keep`. A function of the step is
+        a schedule.
+    keep : float or callable
+        Fraction kept.
     mode : "row" or "batch", default "row"
-        Whether each sample has a mask of its own, (batch, in, units), which is never stored, or one
-        mask (in, units) holds for the batch, which is much faster.
+        Whether each sample has a mask of its own, (batch, in, units), which is never stored, or the
+        batch shares one mask (in, units), which is much faster.
     inference : "mean" or "gaussian", default "mean"
     activation, use_bias, initializer, constraint, regularizer
         As for `Dense`.
@@ -139,6 +139,7 @@ class DropConnect(RatedLayer, Dense):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, y.shape, y.dtype)
             if self._function is not None:
                 dy = self._function.backward(dy, saved)
             dx, dweight, dbias = masked_matmul_backward(
@@ -147,14 +148,15 @@ class DropConnect(RatedLayer, Dense):
             grads: dict[str, Gradient] = {"weight": dweight}
             return dx, grads if bias is None else grads | {"bias": dbias}
 
-        return y, backward
+        return read_only(y) if relu or self._function else y, backward
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [f"{self.rate_note()} of the weights"]
 
     def mask(self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0) -> Mask:
-        """The weight mask for an input of `shape`, whose first row is `row_offset` in the batch."""
+        """The weight mask of an input of `shape` whose first row is row `row_offset`."""
         address = as_key(key)
+        row_offset = check_row_offset((shape[0], shape[-1], self.units), row_offset)
         own = (shape[0], shape[-1], self.units)
         if self.mode == "batch":
             return Mask(own[1:], keep=self._rate(address.step), key=address)
@@ -162,8 +164,8 @@ class DropConnect(RatedLayer, Dense):
         return Mask(own, keep=self._rate(address.step), key=address, offset=offset)
 
     def _activated(self, values: Array) -> tuple[Array, Array]:
-        """The activation of values that nobody else needs, and what its gradient needs."""
-        if self.activation == "relu":  # the product has applied it, or it comes here once more
+        """The activation of values, which may be overwritten, and what its gradient needs."""
+        if self.activation == "relu":  # it changes nothing where the product has applied it
             return array_namespace(values).maximum(values, 0, out=values), values
         if self._function is None:
             return values, values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 from collections.abc import Iterable
@@ -13,13 +12,13 @@ import numpy.typing as npt
 
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_integer
+from dropcore._base.decisions import INDEX_LIMIT
 from dropcore._base.device import array_namespace
-from dropcore._ops.dense import CompactActivation
+from dropcore._ops.epilogue import CompactActivation
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 from dropcore.nn.rates import Given, Rate
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "UnitDropout",
+    "check_row_offset",
     "first_element",
     "identity_backward",
     "mode_of",
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class RatedLayer(Layer):
-    """A layer with a `dropcore.nn.rates.Rate`, under the names that the constructors give it."""
+    """A layer with a `dropcore.nn.rates.Rate`, given as `rate` or as `keep`."""
 
     _rate: Rate
 
@@ -54,7 +54,7 @@ class RatedLayer(Layer):
         return self._rate.keep
 
     def expected_keep(self) -> float | None:
-        """The fraction kept, in the mean over units or rows; None if it changes with the step."""
+        """The mean fraction kept over units or rows; None if it changes with the step."""
         return None if self._rate.is_schedule else float(np.mean(self.keep))
 
     def rate_note(self) -> str:
@@ -64,21 +64,18 @@ class RatedLayer(Layer):
             return f"keep {kept:.4g}"
         return ", ".join(f"{name} {given!r}" for name, given in self._rate.config().items())
 
-    def config(self) -> dict[str, Any]:
-        found = {}
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            value = self._argument(name)
-            if isinstance(value, np.ndarray) or value != parameter.default:
-                found[name] = value
-        return found
-
     def _argument(self, name: str) -> Any:
-        """What the constructor was given under that name."""
-        return self._rate.given[name] if name in ("rate", "keep") else getattr(self, name)
+        return self._rate.given[name] if name in ("rate", "keep") else super()._argument(name)
+
+    def _arguments(self, changed: str = "") -> dict[str, Any]:
+        found = super()._arguments(changed)
+        if changed in ("rate", "keep"):  # the other one no longer holds
+            found |= {"rate": None, "keep": None}
+        return found
 
 
 class MaskLayer(RatedLayer):
-    """A layer with a mask of its input. What shares a decision is the subclass's to say.
+    """A layer that masks its input. `shared` says which elements share a decision.
 
     Parameters
     ----------
@@ -96,19 +93,28 @@ class MaskLayer(RatedLayer):
         self.shared(1 + len(input_shape))
         return input_shape
 
+    def noise_notes(self, shape: Shape) -> list[str]:
+        """How many elements of an output are expected to be kept."""
+        kept = self.expected_keep()
+        if kept is None or None in shape:
+            return [self.rate_note()]
+        size = math.prod(n for n in shape if n is not None)
+        return [f"keep {kept:.4g}: {kept * size:,.5g} of {size:,} kept"]
+
     def shared(self, ndim: int) -> set[int]:
-        """The axes of an input with `ndim` axes along which one decision holds."""
+        """The axes of an input with `ndim` axes along which decisions are shared."""
         raise NotImplementedError
 
     def mask(
         self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
     ) -> Mask:
-        """The mask of an input of `shape` whose first row is `row_offset` of the global batch.
+        """The mask of an input of `shape` whose first row is row `row_offset` of the global batch.
 
-        What arrays it has, such as those of rates, are where `like` is.
+        Its arrays, such as those of rates, are on the device of `like`.
         """
         address, shared = as_key(key), self.shared(len(shape))
-        own = tuple(1 if axis in shared else n for axis, n in enumerate(shape))
+        row_offset = check_row_offset(shape, row_offset)
+        own = tuple(1 if axis in shared else n for axis, n in enumerate(shape)) if shared else shape
         keep = self._rate.keep_for_rows(address.step, len(shape), shape[0], row_offset, like)
         offset = 0 if 0 in shared else first_element(own, row_offset)
         return Mask(own, keep=keep, key=address, offset=offset)
@@ -119,55 +125,60 @@ class MaskLayer(RatedLayer):
         check_array(self, x)
         if key is None:
             return self._expected(x, row_offset)
-        mask = self.mask(x.shape, key, row_offset, x)
+        return self.forward_under(x, self.mask(x.shape, key, row_offset, x))
+
+    def forward_under(self, x: Array, mask: Mask) -> tuple[Array, Backward]:
+        """`forward` with a given mask."""
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, x.shape, x.dtype)
             return dropout_backward(dy, mask=mask) if input_gradient else None, {}
 
         return dropout(x, mask=mask), backward
 
     def _expected(self, x: Array, row_offset: int) -> tuple[Array, Backward]:
-        """What stands for the layer where nothing is dropped."""
-        return x, identity_backward
+        """`forward` without a key."""
+        return x, identity_backward(self, x)
 
 
 class Dropout(MaskLayer):
     """Zero a random part of the elements and scale up the rest.
 
-    With m = 1 where an element lives, which has probability keep = 1 - rate::
+    With m = 1 where an element is kept, which has probability keep = 1 - rate::
 
         y = x * m / keep          dx = dy * m / keep
 
     Without a key y = x. The backward pass draws m again, so nothing is stored. With
-    ``scaling="test"``, the papers' way, y = x * m under a key, and y = x * keep without one.
+    ``scaling="test"``, as in the papers, y = x * m with a key, and y = x * keep without one.
 
     Parameters
     ----------
-    rate : float, array_like or callable, optional
-        Fraction dropped, in [0, 1]. 0.5 if neither `rate` nor `keep` is given. An array broadcasts
-        to the mask, the batch included: (units,) for a rate per unit, (rows, 1) for one per row of
-        the global batch. A function of the step is a schedule, ``rate(key.step)``.
-    keep : float, array_like or callable, optional
-        Fraction kept, 1 - rate; the papers' p. Instead of `rate`.
+    rate : float, array_like or callable
+        Fraction dropped, in [0, 1]. Give `rate` or `keep`. An array broadcasts to the mask, the
+        batch included: (units,) for a rate per unit, (rows, 1) for one per row of the global batch.
+        A function of the step is a schedule, ``rate(key.step)``.
+    keep : float, array_like or callable
+        Fraction kept, 1 - rate; the papers' p.
     shared_axes : int or iterable of int, default ()
-        Axes along which one decision holds, counted with the batch axis: with ``shared_axes=1``
+        Axes along which decisions are shared, counted with the batch axis: with ``shared_axes=1``
         on (batch, time, features) a feature is dropped at all times. Keras' noise_shape has a 1
         there.
     scaling : "inverted" or "test", default "inverted"
         See above, and `dropcore.nn.set_scaling_`.
     mask : Mask or array_like of bool, optional
-        Your own mask, True = kept, used wherever a key is given, whatever the key. It broadcasts to
-        the input; with a batch axis it has the rows of the global batch. An array is scaled by
-        1 / keep, with keep = 1 unless `rate` or `keep` says otherwise; a `Mask` has its own scale.
+        A given mask, True = kept, used for every key. It broadcasts to the input; with a batch axis
+        it has the rows of the global batch. An array is scaled by 1 / keep, with keep = 1 unless
+        `rate` or `keep` is given; a `Mask` has its own scale.
 
     Raises
     ------
     TypeError
-        If rate or keep is not a number, or an axis not an integer.
+        If neither `rate` nor `keep` is given, one is not a number, or an axis is not an integer.
     ValueError
-        If rate or keep is outside [0, 1], both are given, or arguments contradict each other.
+        If rate or keep is outside [0, 1], both are given, or arguments contradict each other. The
+        integer 1 is refused as a rate; 1.0 drops everything.
 
     References
     ----------
@@ -187,9 +198,10 @@ class Dropout(MaskLayer):
         scaling: str = "inverted",
         mask: Mask | npt.ArrayLike | None = None,
     ) -> None:
-        super().__init__(rate, keep)
-        self.shared_axes = tuple_of_axes(shared_axes)
+        given = rate is not None or keep is not None
+        super().__init__(rate, keep if given or mask is None else 1.0)
         what = type(self).__name__
+        self.shared_axes = tuple_of_axes(shared_axes)
         if scaling not in ("inverted", "test"):
             raise ValueError(f"{what}: scaling must be 'inverted' or 'test', got {scaling!r}")
         if scaling == "test" and self._rate.is_schedule:
@@ -198,11 +210,14 @@ class Dropout(MaskLayer):
                 "give a number or an array, or scaling='inverted'"
             )
         self.scaling = scaling
-        self._held = None if mask is None else self._holding(mask)
+        self._given: Mask | None = None
+        self._own_scale = isinstance(mask, Mask)
+        if mask is not None:
+            self._given = self._checked(mask, given)
 
-    def _holding(self, mask: Mask | npt.ArrayLike) -> Mask:
-        """The mask to hold on to; the rate becomes that of its scale."""
-        what, given = type(self).__name__, self._rate.config()
+    def _checked(self, mask: Mask | npt.ArrayLike, given: bool) -> Mask:
+        """The given mask; the rate becomes that of its scale."""
+        what = type(self).__name__
         if self.shared_axes or self._rate.is_schedule or (isinstance(mask, Mask) and given):
             raise ValueError(
                 f"{what}: mask= has its own shape, and a Mask its own scale: give no shared axes, "
@@ -213,19 +228,23 @@ class Dropout(MaskLayer):
             keep = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
             self._rate = Rate(what, None, keep if keep.ndim else float(keep))
             return mask
-        if not given:
-            self._rate = Rate(what, None, 1.0)
         return Mask.given(mask, keep=self._rate(0))
 
     def expected_keep(self) -> float | None:
-        if self._held is None:
+        if self._given is None:
             return super().expected_keep()
-        return float(np.mean(self._held.to_bool()))
+        return float(np.mean(self._given.to_bool()))
 
     def _argument(self, name: str) -> Any:
         if name == "mask":
-            return None if self._held is None else self._held.to_bool()
+            return None if self._given is None else self._given.to_bool()
         return super()._argument(name)
+
+    def _arguments(self, changed: str = "") -> dict[str, Any]:
+        found = super()._arguments(changed)
+        if self._own_scale:  # the exact scale, which keep does not give
+            found |= {"mask": self._given, "rate": None, "keep": None}
+        return found
 
     def shared(self, ndim: int) -> set[int]:
         return shared_axes_of(self, self.shared_axes, ndim)
@@ -233,7 +252,8 @@ class Dropout(MaskLayer):
     def mask(
         self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0, like: Any = None
     ) -> Mask:
-        if self._held is None:
+        row_offset = check_row_offset(shape, row_offset)
+        if self._given is None:
             mask = self._drawn(shape, key, row_offset, like)
         else:
             mask = self._rows(shape, row_offset, like)
@@ -243,8 +263,8 @@ class Dropout(MaskLayer):
         return super().mask(shape, key, row_offset, like)
 
     def _rows(self, shape: tuple[int, ...], row_offset: int, like: Any) -> Mask:
-        """The mask that is held, for some rows of the global batch."""
-        mask = self._held
+        """The given mask, for some rows of the global batch."""
+        mask = self._given
         assert mask is not None
         own = mask.shape[max(len(mask.shape) - len(shape) + 1, 0) :]  # without the batch
         if len(mask.shape) > len(shape) or any(
@@ -266,19 +286,20 @@ class Dropout(MaskLayer):
 
     def _expected(self, x: Array, row_offset: int) -> tuple[Array, Backward]:
         if self.scaling == "inverted":
-            return x, identity_backward
+            return x, identity_backward(self, x)
         keep = self._rate.keep_for_rows(0, x.ndim, len(x), row_offset, x)
         return multiply_backward(
-            x, x.dtype.type(keep) if isinstance(keep, float) else keep.astype(x.dtype)
+            self, x, x.dtype.type(keep) if isinstance(keep, float) else keep.astype(x.dtype)
         )
 
-    def forward_live(self, x: Array, mask: Mask) -> tuple[CompactActivation, Backward]:
+    def forward_compact(self, x: Array, mask: Mask) -> tuple[CompactActivation, Backward]:
         """`forward` with a unit mask, for a next layer that takes a CompactActivation."""
         y = CompactActivation.of(x, mask)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, y.values.shape, x.dtype)
             if not input_gradient:
                 return None, {}
             dx = array_namespace(x).zeros(x.shape, x.dtype)
@@ -310,7 +331,7 @@ class _SpatialDropout(Dropout):
 class SpatialDropout1D(_SpatialDropout):
     """Drop whole features of a sequence: one decision for each sample and feature.
 
-    Neighbouring steps go together, so that dropping one of them alone would hide little.
+    Neighbouring steps are correlated, so dropping one of them alone would hide little.
 
     Parameters
     ----------
@@ -342,9 +363,9 @@ class UnitDropout(Dropout):
     """Drop units for the whole batch, or for groups of its rows.
 
     `Dropout` with a mask (1, ..., units). Between Dense layers in a Sequential the products then
-    leave dropped units out: at 0.5 on both sides a quarter of the multiplications remains, forward
-    and backward. Another estimator than dropping elements: all samples of a batch thin the same
-    network, and the gradient is noisier.
+    skip dropped units: at 0.5 on both sides a quarter of the multiplications remains, forward and
+    backward. It is another estimator than dropping elements: all samples of a batch use the same
+    thinned network, and the gradient is noisier.
 
     Parameters
     ----------
@@ -392,15 +413,15 @@ class UnitDropout(Dropout):
 class DropPath(Dropout):
     """Stochastic depth: drop the residual branch of a sample as a whole.
 
-    At the end of a `Residual` the sample then goes around it: y = x + m / keep * f(x). The branch
-    is worked out all the same. Rates that rise with depth: `dropcore.nn.rates_over_depth`.
+    At the end of a `Residual` only the shortcut of the sample is left: y = x + m / keep * f(x). The
+    branch is computed in any case. Rates that rise with depth: `dropcore.nn.rates_over_depth`.
 
     Parameters
     ----------
     rate, keep, scaling
         As for `Dropout`. The paper trains unscaled, ``scaling="test"``.
     mode : "row" or "batch", default "row"
-        Whether each sample decides, or one decision holds for the batch, as in the paper.
+        Whether samples are dropped separately, or all of a batch at once, as in the paper.
 
     References
     ----------
@@ -423,13 +444,17 @@ class DropPath(Dropout):
 
 
 def tuple_of_axes(axes: int | Iterable[int]) -> tuple[int, ...]:
-    """`shared_axes` as it was given, as a tuple."""
+    """`shared_axes` as a tuple of int."""
+    given = tuple(axes) if isinstance(axes, Iterable) else (axes,)
     try:
-        return tuple(map(operator.index, axes if isinstance(axes, Iterable) else (axes,)))
+        found = tuple(map(operator.index, given))
     except TypeError:
+        found = (True,)
+    if any(isinstance(axis, bool) for axis in (*given, *found)):
         raise TypeError(
             f"shared_axes must be an integer or several, got {axes!r} of type {type(axes).__name__}"
-        ) from None
+        )
+    return found
 
 
 def shared_axes_of(layer: Layer, axes: tuple[int, ...], ndim: int) -> set[int]:
@@ -455,24 +480,46 @@ def mode_of(what: str, mode: str) -> str:
     return mode
 
 
+def check_row_offset(shape: tuple[int, ...], row_offset: int) -> int:
+    """`row_offset` as an int, if rows of an array of `shape` can begin there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not an integer, negative, or beyond the 2**63 elements that have decisions.
+    """
+    if type(row_offset) is not int or row_offset < 0:
+        row_offset = check_integer("row_offset", row_offset, 0)
+    if row_offset:
+        most = INDEX_LIMIT // max(math.prod(shape[1:]), 1) - shape[0]
+        check_integer("row_offset", row_offset, 0, max(most, 0))
+    return row_offset
+
+
 def first_element(shape: tuple[int, ...], row_offset: int) -> int:
     """Index of the first element of an array that starts at `row_offset` of the global batch."""
-    return row_offset * math.prod(shape[1:])
+    return row_offset * math.prod(shape[1:]) if row_offset else 0
 
 
-def identity_backward(
-    dy: Array, *, input_gradient: bool = True, for_update: bool = False
-) -> tuple[Any, dict[str, Gradient]]:
-    """The way back of a layer that does nothing."""
-    return dy, {}
+def identity_backward(layer: Layer, x: Array) -> Backward:
+    """The backward pass of y = x."""
+
+    def backward(
+        dy: Array, *, input_gradient: bool = True, for_update: bool = False
+    ) -> tuple[Any, dict[str, Gradient]]:
+        check_gradient(layer, dy, x.shape, x.dtype)
+        return dy, {}
+
+    return backward
 
 
-def multiply_backward(x: Array, factor: Array) -> tuple[Array, Backward]:
+def multiply_backward(layer: Layer, x: Array, factor: Array) -> tuple[Array, Backward]:
     """y = x * factor in the dtype of x, rounded once, and its backward pass."""
 
     def backward(
         dy: Array, *, input_gradient: bool = True, for_update: bool = False
     ) -> tuple[Any, dict[str, Gradient]]:
+        check_gradient(layer, dy, x.shape, x.dtype)
         return product(dy) if input_gradient else None, {}
 
     @np.errstate(under="ignore")

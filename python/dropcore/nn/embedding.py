@@ -13,9 +13,16 @@ from dropcore._base.checks import check_integer
 from dropcore._base.device import on_device
 from dropcore.constraints import Constraint, with_default_axis
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array, check_built, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Layer,
+    Shape,
+    check_array,
+    check_built,
+    check_gradient,
+)
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Embedding"]
@@ -24,17 +31,17 @@ __all__ = ["Embedding"]
 class Embedding(Layer):
     """A vector for each index: y[..., :] = weight[x[...]].
 
-    The gradient of `weight` is the sum of dy over the places of each index, and zero for indices
-    that the batch does not hold. An optimiser takes it as the rows that are there
-    (`dropcore._backends.gradients.BlockGradient`); indices have no gradient, so dx is None.
+    The gradient of `weight` is the sum of dy over the positions of each index, and zero for indices
+    that are not in the batch. An optimiser gets the rows that are, as a
+    `dropcore._backends.gradients.BlockGradient`. Indices have no gradient: dx is None.
 
-    On a GPU the indices may be NumPy's or CuPy's. CuPy's are not looked at, which would be to wait
-    for the device: where one is out of range, y is NaN and the gradient has nothing.
+    On a GPU the indices may be NumPy or CuPy arrays. CuPy's are not checked, because that would
+    wait for the device: for an index out of range y is NaN, and no gradient is added.
 
     Parameters
     ----------
     input_dim : int
-        How many indices there are: x holds 0 ... input_dim - 1.
+        Number of indices: x holds 0 ... input_dim - 1.
     output_dim : int
         Length of a vector. `weight` is (input_dim, output_dim).
     initializer : str or callable, default "zaremba_uniform"
@@ -50,10 +57,11 @@ class Embedding(Layer):
     Raises
     ------
     TypeError, ValueError
-        For dimensions that are not positive integers, or an index that is not there.
+        For dimensions that are not positive integers, or a `padding_index` out of range.
     """
 
     integer_input = True
+    _fixed = frozenset({"input_dim", "output_dim", "initializer", "padding_index"})
 
     def __init__(
         self,
@@ -68,9 +76,11 @@ class Embedding(Layer):
         super().__init__()
         self.input_dim = check_integer("Embedding: input_dim", input_dim, 1)
         self.output_dim = check_integer("Embedding: output_dim", output_dim, 1)
-        self.padding_index = padding_index
-        if padding_index is not None:
-            check_integer("Embedding: padding_index", padding_index, 0, self.input_dim - 1)
+        self.padding_index = (
+            None
+            if padding_index is None
+            else check_integer("Embedding: padding_index", padding_index, 0, self.input_dim - 1)
+        )
         initializer_of("Embedding: initializer", initializer)
         self.initializer = initializer
         self.constraint = constraint
@@ -103,7 +113,7 @@ class Embedding(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            check_gradient(self, dy, (*indices.shape, self.output_dim))
+            check_gradient(self, dy, (*indices.shape, self.output_dim), weight.dtype)
             rows = dy.reshape(indices.size, self.output_dim)
             gradient = backend.add_rows(rows, indices, self.padding_index, weight.shape)
             return None, {"weight": gradient if for_update else dense(gradient)}
@@ -111,11 +121,11 @@ class Embedding(Layer):
         return backend.take_rows(weight, indices, self.padding_index), backward
 
     def check(self, x: Array) -> npt.NDArray[np.integer]:
-        """`x` if it holds indices that are there, where `weight` is."""
+        """`x` on the device of `weight`, if its indices are in range."""
         check_array(self, x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{self!r} takes integers, got {x.dtype}; use .astype(np.int64)")
-        if on_device(x):  # a look at them would be a wait
+        if on_device(x):  # checking them would wait for the device
             return x
         if x.size and not 0 <= x.min() <= x.max() < self.input_dim:
             bad = x.min() if x.min() < 0 else x.max()

@@ -9,13 +9,22 @@ import numpy.typing as npt
 
 from dropcore._backends import backend_of, cpu
 from dropcore._backends.gradients import Gradient
+from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace, on_device
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array
-from dropcore.nn.dropout import RatedLayer, mode_of
-from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
+from dropcore.nn.dropout import RatedLayer, check_row_offset, mode_of
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Layer,
+    Shape,
+    check_array,
+    check_gradient,
+    error_context,
+    prefixed,
+)
 from dropcore.nn.rates import Given, Rate
 
 __all__ = ["EmbeddingDropout", "word_mask"]
@@ -31,18 +40,18 @@ def word_mask(
     row_offset: int = 0,
     mode: str = "row",
 ) -> Mask:
-    """The mask of the vectors of some words, where a word is kept or dropped wherever it stands.
+    """The mask of the vectors of some words: a word is kept or dropped at all its positions.
 
-    A mask over the rows of an embedding, drawn for the words that are there alone. Decision i of
+    It is a mask over the rows of an embedding, drawn only for the words that occur. Decision i of
     the mask contract belongs to word i, or in sequence r of the global batch to word
     i - r * vocabulary.
 
     Parameters
     ----------
     words : ndarray of int, (batch, ...)
-        In [0, vocabulary). A CuPy array, whose mask is on its device, is not looked at.
+        In [0, vocabulary). The values of a CuPy array are not checked; its mask is on its device.
     vocabulary : int
-        How many words there are.
+        Number of words.
     rate, keep : float, optional
         Fraction of the words dropped, or kept.
     key : Key or int
@@ -59,13 +68,18 @@ def word_mask(
     Raises
     ------
     TypeError, ValueError
-        For a rate outside [0, 1], or words that are not there.
+        For a rate outside [0, 1], or words out of range.
 
     References
     ----------
     Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
     networks", section 4.2.
     """
+    if not hasattr(words, "dtype") or words.dtype.kind not in "iu":
+        found = getattr(words, "dtype", type(words).__name__)
+        raise TypeError(f"word_mask: words must be an array of integers, got {found}")
+    vocabulary = check_integer("word_mask: vocabulary", vocabulary, 1)
+    offset = check_row_offset((len(words), vocabulary), row_offset)
     kept_fraction = Rate("word_mask", rate, keep, arrays=False, schedules=False)(0)
     address = as_key(key)
     xp = array_namespace(words)
@@ -75,7 +89,7 @@ def word_mask(
             f"word_mask: words must be in [0, {vocabulary}), got {index.min()} ... {index.max()}"
         )
     if mode_of("word_mask", mode) == "row":
-        sequence = xp.arange(row_offset, row_offset + len(index), dtype=np.int64) * vocabulary
+        sequence = xp.arange(offset, offset + len(index), dtype=np.int64) * vocabulary
         index += sequence.reshape(-1, *(1,) * (index.ndim - 1))
     kept = xp.empty(index.shape, np.uint8)
     backend_of("words", index).kept_at(
@@ -85,14 +99,14 @@ def word_mask(
 
 
 class EmbeddingDropout(RatedLayer):
-    """An embedding that forgets words: whole vectors are dropped, wherever their word stands.
+    """An embedding that drops words: the vector of a word is dropped at all its positions.
 
-    With m = 1 where the word lives, which has probability keep = 1 - rate::
+    With m = 1 where the word is kept, which has probability keep = 1 - rate::
 
         y = embedding(words) * m[words] / keep
 
-    A word is dropped at all its places or at none: two places of one word would otherwise give it
-    away. Without a key nothing is dropped.
+    A word is dropped at all its positions or at none, because another position would reveal it.
+    Without a key nothing is dropped.
 
     Parameters
     ----------
@@ -128,7 +142,7 @@ class EmbeddingDropout(RatedLayer):
                 "EmbeddingDropout: embedding must be a layer that takes indices, such as "
                 f"Embedding(10000, 200), got {embedding!r}"
             )
-        self.embedding = self.children["embedding"] = embedding
+        self.embedding = self._add_child("embedding", embedding)
         self._rate = Rate("EmbeddingDropout", rate, keep, arrays=False)
         self.mode = mode_of("EmbeddingDropout", mode)
 
@@ -136,7 +150,7 @@ class EmbeddingDropout(RatedLayer):
     def integer_input(self) -> bool:
         return True
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [f"{self.rate_note()} of the words"]
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -166,6 +180,7 @@ class EmbeddingDropout(RatedLayer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, y.shape, y.dtype)
             if mask is not None:
                 dy = dropout_backward(dy, mask=mask)
             dx, grads = inner(dy, input_gradient=input_gradient, for_update=for_update)

@@ -18,8 +18,8 @@ name                is                                            by
 "zeros", "ones"     ``Fill(0.0)``, ``Fill(1.0)``
 ==================  ============================================  ================================
 
-Normal distributions are not truncated: the papers do not, and neither does PyTorch. Keras cuts them
-at two standard deviations and widens them to make up for it.
+Normal distributions are not truncated, as in the papers and in PyTorch. Keras truncates them at two
+standard deviations and widens them to compensate.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Initializer = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float6
 
 @dataclass(frozen=True)
 class VarianceScaling:
-    """Keep the variance of what flows through a layer: var(w) = scale / fan.
+    """Keep the variance of the signal through a layer: var(w) = scale / fan.
 
     A unit sums fan_in inputs, and an input feeds fan_out units. Of a kernel (..., in, out) both
     count each position of the kernel: fan_in = positions * in, fan_out = positions * out::
@@ -63,9 +63,9 @@ class VarianceScaling:
     Parameters
     ----------
     scale : float
-        2 makes up for ReLU, which lets half of the variance through.
+        2 compensates for ReLU, which halves the variance.
     fan : {"in", "out", "mean"}, default "in"
-        Which of the two counts, or the mean of both.
+        Which of the two is used, or their mean.
     distribution : {"uniform", "normal"}, default "uniform"
 
     Raises
@@ -98,7 +98,7 @@ class VarianceScaling:
         shape: tuple[int, ...],
         fans: tuple[int, int] | None = None,
     ) -> NDArray[np.float64]:
-        """Draw `shape`; `fans` = (fan_in, fan_out) where its last two axes do not tell them."""
+        """Draw `shape`; `fans` = (fan_in, fan_out) if they do not follow from the shape."""
         fan_in, fan_out = fans or _fans(shape)
         fan = {"in": fan_in, "out": fan_out, "mean": (fan_in + fan_out) / 2}[self.fan]
         if self.distribution == "normal":
@@ -111,8 +111,8 @@ class VarianceScaling:
 class Orthogonal:
     """A random matrix with orthonormal columns, or rows where they are fewer, times `gain`.
 
-    It changes no length, so that a signal survives many layers or many time steps. A kernel
-    (..., in, out) is seen as a matrix (... * in, out).
+    It preserves lengths, so that a signal survives many layers or time steps. A kernel
+    (..., in, out) is treated as a matrix (... * in, out).
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class Orthogonal:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         gaussian = rng.normal(size=(max(rows, columns), min(rows, columns)))
         q, r = np.linalg.qr(gaussian)
-        # The signs of the factorisation are fixed: without them q would not be uniform.
+        # The signs of the factorisation are fixed; otherwise q would not be uniform.
         q *= np.where(np.diag(r) < 0, -1.0, 1.0)
         return self.gain * (q if rows >= columns else q.T).reshape(shape)
 
@@ -238,7 +238,7 @@ INITIALIZERS: Final[dict[str, Initializer]] = {
 
 
 def initializer_of(what: str, value: str | Initializer) -> Initializer:
-    """The initialiser that a layer was given, by its name or as it is.
+    """The initialiser for a name, or the callable itself.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def drawn(
     fans: tuple[int, int] | None = None,
     gates: int = 1,
 ) -> NDArray[Any]:
-    """Initial weights as a layer keeps them: contiguous and in `dtype`.
+    """Initial weights, contiguous and in `dtype`.
 
     Parameters
     ----------
@@ -278,10 +278,10 @@ def drawn(
         Its last axis is the units.
     dtype : numpy.dtype
     fans : (int, int), optional
-        Inputs that a unit sums and units that an input feeds, where the shape does not tell: an
-        embedding (words, features) has (1, features), as one word comes at a time.
+        Inputs that a unit sums and units that an input feeds, if they do not follow from the shape:
+        an embedding (words, features) has (1, features), as its input is one word.
     gates : int, default 1
-        A recurrent kernel (in, gates * units) is drawn gate by gate, each for its own (in, units).
+        A recurrent weight (in, gates * units) is drawn gate by gate, each of shape (in, units).
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""What every layer is: named weights, a forward pass, and the backward pass that it returns."""
+"""The base class of layers: named parameters, a forward pass and its backward pass."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import sys
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -14,16 +14,18 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from dropcore._backends import checked_device, to_device
 from dropcore._backends.gradients import Gradient
+from dropcore._base import checks
 from dropcore._base.device import on_device
 from dropcore._base.generators import WEIGHTS, generator
+from dropcore._ops.epilogue import CompactActivation
 from dropcore.key import Key, as_key
-from dropcore.nn._expectations import checked_shape, short
-from dropcore.training import TrainingState, evaluate, fit, predict
+from dropcore.nn._config import decode, encode
+from dropcore.nn._views import ReadOnlyDict
 
 if TYPE_CHECKING:
     from dropcore.constraints import Constraint
-    from dropcore.nn._summary import Summary
     from dropcore.regularizers import Regularizer
+    from dropcore.training import TrainingState
 
 __all__ = [
     "Array",
@@ -32,8 +34,18 @@ __all__ = [
     "Layer",
     "Shape",
     "Stateful",
+    "add_context",
+    "check_array",
+    "check_built",
+    "check_dtype",
+    "check_gradient",
+    "checked_shape",
+    "child_key",
     "error_context",
     "prefixed",
+    "read_only",
+    "short",
+    "writeable",
 ]
 
 Array = NDArray[Any]
@@ -41,6 +53,9 @@ Array = NDArray[Any]
 
 Shape = tuple[int | None, ...]
 """The shape of one sample, without the batch axis. None is an axis of any length."""
+
+
+_WRITE = "write into an array, params[name][...] = w, or call load_params(mapping)"
 
 
 class Backward(Protocol):
@@ -70,70 +85,112 @@ class BackwardFrom(Protocol):
     ) -> tuple[Any, dict[str, Gradient], Any]: ...
 
 
-class Layer:
-    """A function of an array, the weights it needs, and its gradient.
+class LayerType(type):
+    """The type of layer classes: checks a constructor's arguments, and notes when it is done."""
 
-    There is no switch between training and inference. What is asked for is in the call::
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> None:
+        super().__init__(name, bases, namespace)
+        if "__signature__" not in vars(cls):
+            parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+            cls.__signature__ = inspect.Signature(parameters)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            layer = super().__call__(*args, **kwargs)
+        except TypeError:
+            signature = inspect.signature(cls)
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                message = f"{cls.__name__}: {error}; it is called as {cls.__name__}{signature}"
+                raise TypeError(_without_annotations(message, cls)) from None
+            raise
+        vars(layer)["_constructed"] = True
+        return layer
+
+
+class Layer(metaclass=LayerType):
+    """A function of an array, with its parameters and its gradient.
+
+    There is no switch between training and inference; each call says what is wanted::
 
         y = layer(x)                                # inference
-        y = layer(x, key)                           # inference under the noise that key addresses
+        y = layer(x, key)                           # inference with the noise addressed by key
         y, backward = layer.forward(x, key=key)     # a training step ...
         dx, grads = backward(dy)                    # ... and its gradients, by parameter name
 
-    Nothing is stored on the layer by any of them, so that several threads may use one model.
+    None of them stores anything on the layer, so several threads may use one model.
 
-    A subclass writes `output_shape` and `forward`, and `_build` where it has weights. A container
-    fills `children`, and names of parameters become paths such as ``"0.weight"``.
+    A subclass implements `output_shape` and `forward`, and `_build` if it has parameters. A
+    container adds its children with `_add_child` in its constructor; parameters of children are
+    named by paths such as ``"0.weight"``.
+
+    An argument of the constructor may be assigned later. The constructor then runs again, with its
+    checks, and the new value takes effect at once. Arguments that decide the shapes or the initial
+    values of parameters cannot be assigned once the layer is built. Other attributes are refused.
 
     Attributes
     ----------
     params : dict of str to ndarray
-        The weights, by name or path. An optimiser changes these arrays in place.
+        The parameters, by name or path. Optimisers change these arrays in place. The dict is
+        read-only: write into an array, or call `load_params`.
     constraints : dict of str to Constraint
-        What must hold after every update, under the name of the parameter.
+        What must hold after every update, by parameter. Read-only.
     regularizers : dict of str to Regularizer
-        What is added to the loss for a parameter, under its name.
+        What is added to the loss for a parameter. Read-only.
     buffers : dict of str to ndarray
-        Numbers that belong to the model and are not trained, such as running means. They move
-        only inside ``backward(dy, for_update=True)``.
+        Arrays that belong to the model and are not trained, such as running means. They change
+        only inside ``backward(dy, for_update=True)``. Read-only, as `params`.
+    children : dict of str to Layer
+        The layers inside this one, by name. Read-only.
+    trainable : bool
+        Whether `fit` updates the parameters. Assigning it to a container sets all layers inside.
     n_streams : int
-        How many streams of masks the layer draws from.
+        Number of mask streams that the layer draws from.
     takes_lengths : bool
-        Whether `forward` and a call take ``lengths=``, the valid steps of each padded sequence.
-        What comes out of a layer has `output_lengths` of them.
+        Whether `forward` and a call take ``lengths=``, the number of valid steps of each padded
+        sequence. `output_lengths` gives the lengths of the output.
     carries_state : bool
-        Whether `forward_from` goes on from a state.
+        Whether `forward_from` continues from a state.
     integer_input : bool
-        Whether the input is indices, which are not converted to the dtype of the weights.
+        Whether the input is indices, which are not converted to the dtype of the parameters.
     input_shape : tuple or None
-        What `build` was given.
+        The shape passed to `build`.
     homogeneous : bool
         Whether f(a x) = a f(x) for every a > 0.
     input_weights : tuple of str
         Names of the parameters (..., in, out) that multiply the input.
     built : bool
-        Whether the weights are there.
+        Whether the parameters exist.
     device : str
-        Where the weights are or will be, "cpu" or "cuda".
+        Where the parameters are, or will be: "cpu" or "cuda".
     training_state : TrainingState or None
-        Where `fit` stopped, so that the next call of `fit` goes on.
+        Where `fit` stopped. The next call of `fit` continues from it.
     """
 
     own_streams: int = 0
     homogeneous: bool = False
     input_weights: tuple[str, ...] = ()
 
+    _fixed: frozenset[str] = frozenset()  # arguments that cannot change once the layer is built
+    _lasting: frozenset[str] = frozenset(
+        {"_params", "_buffers", "_input_shape", "_children", "_device", "_trainable",
+         "_constructed", "_cache", "training_state"}
+    )  # what an assignment of an argument keeps  # fmt: skip
+
     def __init__(self) -> None:
         self._params: dict[str, Array] = {}
         self._constraints: dict[str, Constraint] = {}
         self._regularizers: dict[str, Regularizer] = {}
         self._buffers: dict[str, Array] = {}
-        self.input_shape: Shape | None = None
-        self.children: dict[str, Layer] = {}
+        self._input_shape: Shape | None = None
+        self._children: dict[str, Layer] = {}
+        self._device = "cpu"
+        self._trainable = True
+        self._cache: dict[str, Any] = {}  # derived from the children, which never change
         self.training_state: TrainingState | None = None
-        self.device = "cpu"
 
-    # --- what a layer is ------------------------------------------------------------------------
+    # --- what a subclass implements ---------------------------------------------------------------
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample's output; ValueError if the layer cannot take `input_shape`."""
@@ -142,7 +199,10 @@ class Layer:
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
-        """Output of a training step, and the function that takes its gradient back.
+        """Output of a training step, and the function that computes its gradients.
+
+        The backward pass reads `x` and `y`, which are saved and not copied: do not change them
+        before it has run. Where it needs `y`, a NumPy array `y` is read-only; change a copy of it.
 
         Parameters
         ----------
@@ -158,14 +218,20 @@ class Layer:
         -------
         y : ndarray
         backward : callable
-            ``dx, grads = backward(dy)``, with `grads` named like `params`. Valid until the weights
-            change.
+            ``dx, grads = backward(dy)``, with `grads` named like `params`. Valid until the
+            parameters change.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an input that the layer cannot take. `backward` raises them for a `dy` of another
+            type, shape or dtype than `y`.
         """
         raise NotImplementedError
 
     def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         """Inference, with noise if a key is given; parameters as in `forward`."""
-        return self.forward(x, key=key, row_offset=row_offset)[0]
+        return writeable(self.forward(x, key=key, row_offset=row_offset)[0], x)
 
     def forward_from(
         self,
@@ -176,28 +242,28 @@ class Layer:
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, Any, BackwardFrom]:
-        """`forward` of a piece of a sequence, from the state that the piece before it left.
+        """`forward` of a piece of a sequence, from the state after the previous piece.
 
         Parameters
         ----------
         x, key, row_offset, lengths
             As in `forward`.
         state : optional
-            What the call for the piece before returned; None is where sequences begin.
+            What the call for the previous piece returned; None at the start of sequences.
 
         Returns
         -------
         y : ndarray
         state
-            For the piece that follows; None of layers that carry none.
+            For the next piece; None for layers that carry no state.
         backward : callable
-            ``dx, grads, dstate = backward(dy, dstate)``, with the gradient of the state that was
-            returned (None: zero) and of the state that was given.
+            ``dx, grads, dstate = backward(dy, dstate)``: takes the gradient of the returned state
+            (None: zero) and gives that of the given state.
 
         Raises
         ------
         ValueError
-            If there is a state and the layer carries none.
+            If a state is given and the layer carries none.
         """
         if state is not None:
             raise ValueError(f"{self!r} carries no state, got one")
@@ -215,14 +281,21 @@ class Layer:
         return y, None, backward
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
-        """Draw the weights that are missing."""
+        """Draw the parameters that do not exist yet."""
         for _, child, own in self.child_shapes(input_shape):
             child._build(own, rng, dtype)
+
+    def _add_child(self, name: str, layer: Layer) -> Layer:
+        """Add a layer inside this one, in the constructor, and return it."""
+        if "_constructed" in vars(self):
+            raise TypeError(f"{short(self)}: layers can be added in the constructor only")
+        self._children[name] = layer
+        return layer
 
     def _register(
         self, name: str, constraint: Constraint | None, regularizer: Regularizer | None
     ) -> None:
-        """Note what a constructor was given for a parameter; TypeError if it is something else."""
+        """Register a parameter's constraint and regularizer; TypeError for other objects."""
         if constraint is not None and (isinstance(constraint, type) or not callable(constraint)):
             raise TypeError(
                 f"{type(self).__name__}: a constraint must be an object such as MaxNorm(2.0), or a "
@@ -240,10 +313,118 @@ class Layer:
         if regularizer is not None:
             self._regularizers[name] = regularizer
 
-    # --- what follows from it, for layers and containers -----------------------------------------
+    # --- attributes -------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name.startswith("_") or "_constructed" not in vars(self):
+                object.__setattr__(self, name, value)
+                return
+            kind = type(self)
+            if getattr(getattr(kind, name, None), "fset", None) is not None:
+                object.__setattr__(self, name, value)
+            elif name in inspect.signature(kind).parameters:
+                self._assign(name, value)
+            elif name in vars(self) and not any(
+                name in inspect.signature(base).parameters
+                for base in kind.__mro__
+                if isinstance(base, LayerType)
+            ):
+                object.__setattr__(self, name, value)
+            elif hasattr(self, name):
+                raise AttributeError(f"{short(self)}: {name} cannot be assigned")
+            else:
+                arguments = ", ".join([*inspect.signature(kind).parameters, "trainable"])
+                raise AttributeError(
+                    f"{short(self)} has no attribute {name!r}; it takes {arguments}. A subclass "
+                    "defines its own attributes in its constructor"
+                )
+
+        def __delattr__(self, name: str) -> None:
+            raise AttributeError(f"{short(self)}: {name} cannot be deleted")
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("fit", "predict", "evaluate", "summary"):
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name}, which models have: put the layer into a "
+                    f"Sequential, as in Sequential([{type(self).__name__}(...)]).{name}(...)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _assign(self, name: str, value: Any) -> None:
+        """Give a constructor's argument another value, by constructing the layer again."""
+        arguments = self._arguments(name)
+        given = arguments.get(name)
+        if any(isinstance(item, Layer) for item in _items(given) + _items(value)):
+            raise AttributeError(
+                f"{short(self)}: {name} cannot be assigned: create another {type(self).__name__}"
+            )
+        if name in self._fixed and self.built:
+            raise AttributeError(
+                f"{short(self)}: {name} cannot be assigned once the layer is built: create another "
+                f"{type(self).__name__}"
+            )
+        self._adopt(type(self)(**arguments | {name: value}))
+
+    def _arguments(self, changed: str = "") -> dict[str, Any]:
+        """The constructor's arguments, before `changed` gets another value."""
+        return {name: self._argument(name) for name in inspect.signature(type(self)).parameters}
+
+    def _argument(self, name: str) -> Any:
+        """The value of a constructor's argument."""
+        return getattr(self, name)
+
+    def _adopt(self, other: Layer) -> None:
+        """Take over the settings of a layer of the same class, but not its parameters."""
+        vars(self).update(
+            (name, value) for name, value in vars(other).items() if name not in self._lasting
+        )
+        for name, child in self._children.items():
+            if other._children[name] is not child:
+                child._adopt(other._children[name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_cache": {}}
+
+    @property
+    def input_shape(self) -> Shape | None:
+        return self._input_shape
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    @property
+    def children(self) -> Mapping[str, Layer]:
+        return ReadOnlyDict(
+            self._children, "the layers of a model", "create another model from them"
+        )
+
+    @property
+    def trainable(self) -> bool:
+        return all(layer._trainable for _, layer in self.tree())
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{short(self)}: trainable must be True or False, got {value!r}")
+        for _, layer in self.tree():
+            layer._trainable = bool(value)
+
+    def frozen(self) -> set[str]:
+        """Paths of the parameters that training must not change: see `trainable`."""
+        return {
+            f"{path}.{name}" if path else name
+            for path, layer in self.tree()
+            if not layer._trainable
+            for name in layer._params
+        }
+
+    # --- parameters -------------------------------------------------------------------------------
 
     def build(self, input_shape: Shape, *, key: Key | int, dtype: DTypeLike | None = None) -> None:
-        """Draw initial weights. Layers that have weights keep them. `fit` calls this.
+        """Draw initial parameters. Layers that have parameters keep them. `fit` calls this.
 
         Parameters
         ----------
@@ -252,15 +433,15 @@ class Layer:
         key : Key or int
             Its seed decides the weights.
         dtype : float32 or float64, optional
-            That of the weights that are there already, else float32.
+            By default that of the existing parameters, else float32.
 
         Raises
         ------
         TypeError
             If `input_shape` is not a tuple of integers.
         ValueError
-            If a layer cannot take what the one before gives, an object with weights is in the model
-            twice, or `dtype` is none of the above.
+            If a layer cannot take the output of the one before, a layer with parameters is in the
+            model twice, or `dtype` is neither of these.
         """
         input_shape = checked_shape("build", input_shape)
         self._check_distinct()
@@ -271,20 +452,78 @@ class Layer:
             raise ValueError(f"build: dtype must be float32 or float64, got {kind}")
         if here is not None and kind != here.dtype:
             raise ValueError(f"build: dtype must be {here.dtype}, as there are weights, got {kind}")
-        if self.device == "cpu":
+        if self._device == "cpu":
             self._build(input_shape, generator(key, WEIGHTS), kind)
-        else:  # the same weights as on the CPU, where they are drawn
-            device = self.device
+        else:  # drawn on the CPU, so that they are the same everywhere
+            device = self._device
             self.to("cpu")
             self._build(input_shape, generator(key, WEIGHTS), kind)
             self.to(device)
-        self.input_shape = input_shape
+        self._input_shape = input_shape
+
+    def load_params(self, params: Mapping[str, ArrayLike]) -> None:
+        """Replace the values of all parameters.
+
+        Nothing is changed unless everything fits. The values are written into the existing arrays,
+        so that an optimiser can continue.
+
+        Parameters
+        ----------
+        params : mapping of str to array_like
+            An array for each name in `params`, of its shape and dtype. The values are copied.
+
+        Raises
+        ------
+        TypeError
+            If `params` is not a mapping, or an array has another dtype.
+        ValueError
+            If the layer has no parameters yet, a name is missing or unknown, or a shape differs.
+
+        Examples
+        --------
+        >>> from dropcore.nn import Dense
+        >>> layer, other = Dense(3), Dense(3)
+        >>> layer.build((2,), key=0)
+        >>> other.build((2,), key=1)
+        >>> other.load_params(layer.params)
+        """
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                "load_params: params must be a mapping of names to arrays, such as model.params, "
+                f"got {type(params).__name__}"
+            )
+        if not self.built:
+            raise ValueError("load_params: call build(input_shape, key=...) first")
+        own = self.params
+        for what, names in (("lacks", own.keys() - params.keys()),
+                            ("has unknown names:", params.keys() - own.keys())):  # fmt: skip
+            if names:
+                raise ValueError(
+                    f"load_params: params {what} {', '.join(map(repr, sorted(names, key=str)))}; "
+                    f"the names are {', '.join(map(repr, own))}"
+                )
+        values = {}
+        for name, array in own.items():
+            given: Any = params[name]
+            value: Any = given if on_device(given) else np.asarray(given)
+            if value.shape != array.shape:
+                raise ValueError(
+                    f"load_params: {name} must have shape {array.shape}, got {value.shape}"
+                )
+            if value.dtype != array.dtype:
+                raise TypeError(
+                    f"load_params: {name} must be {array.dtype}, got {value.dtype}; use "
+                    f".astype({array.dtype.name!r})"
+                )
+            values[name] = to_device(value, self._device).copy()
+        for name, array in own.items():
+            array[...] = values[name]
 
     def to(self, device: str) -> Self:
-        """Move the weights, and all else that training goes on from, to another device.
+        """Move the parameters, buffers and training state to another device.
 
-        The layer then takes arrays of that device, draws the same masks there and gives arrays of
-        that device. Weights that are not drawn yet will be there.
+        The layer then takes and returns arrays of that device, and draws the same masks there.
+        Parameters that do not exist yet will be created there.
 
         Parameters
         ----------
@@ -294,18 +533,18 @@ class Layer:
         Returns
         -------
         Layer
-            Itself.
+            The layer itself.
 
         Raises
         ------
         ValueError
             For another device.
         ImportError, RuntimeError
-            If there is no CuPy, or no device; they say what to install.
+            If CuPy or a device is missing; the message says what to install.
         """
         place = checked_device("to", device)
         for _, layer in self.tree():
-            layer.device = place
+            layer._device = place
             for arrays in (layer._params, layer._buffers):
                 for name, array in arrays.items():
                     arrays[name] = to_device(array, place)
@@ -322,59 +561,72 @@ class Layer:
             first = paths.setdefault(id(layer), path)
             if first != path and (not layer.built or layer._params or layer._buffers):
                 raise ValueError(
-                    f"layer {path}, {layer!r}, is the very object that is layer {first}, and "
-                    "weights cannot be shared: make another one"
+                    f"layers {first} and {path}, {layer!r}, are the same object; weights cannot be "
+                    "shared: create a second layer"
                 )
 
     @property
-    def params(self) -> dict[str, Array]:
-        return self._gathered("_params")
+    def params(self) -> Mapping[str, Array]:
+        return self._gathered("_params", _WRITE)
 
     @property
-    def constraints(self) -> dict[str, Constraint]:
-        return self._gathered("_constraints")
+    def constraints(self) -> Mapping[str, Constraint]:
+        return self._gathered("_constraints", "assign layer.constraint")
 
     @property
-    def regularizers(self) -> dict[str, Regularizer]:
-        return self._gathered("_regularizers")
+    def regularizers(self) -> Mapping[str, Regularizer]:
+        return self._gathered("_regularizers", "assign layer.regularizer")
 
     @property
-    def buffers(self) -> dict[str, Array]:
-        return self._gathered("_buffers")
+    def buffers(self) -> Mapping[str, Array]:
+        return self._gathered("_buffers", "write into an array, buffers[name][...] = values")
 
-    def _gathered(self, attribute: str) -> dict[str, Any]:
-        """What this layer and its children hold under that attribute, by path."""
-        found = dict(getattr(self, attribute))
-        for name, child in self.children.items():
-            found |= prefixed(name, child._gathered(attribute))
-        return found
+    def _gathered(self, attribute: str, advice: str) -> ReadOnlyDict:
+        """That attribute of this layer and of all layers inside, by path."""
+        found = {
+            f"{path}.{name}" if path else name: value
+            for path, layer in self.tree()
+            for name, value in vars(layer)[attribute].items()
+        }
+        return ReadOnlyDict(found, f"the dict of {attribute[1:]}", advice)
+
+    @property
+    def learns(self) -> bool:
+        """Whether an update changes anything in the layer."""
+        return any(layer._params or layer._buffers for _, layer in self.tree())
+
+    # --- what follows from the children -----------------------------------------------------------
 
     @property
     def n_streams(self) -> int:
-        return self.own_streams + sum(child.n_streams for child in self.children.values())
+        found = self._cache.get("n_streams")
+        if found is None:
+            inside = sum(child.n_streams for child in self._children.values())
+            found = self._cache["n_streams"] = self.own_streams + inside
+        return int(found)
 
     @property
     def built(self) -> bool:
-        return all(child.built for child in self.children.values())
+        return all(child.built for child in self._children.values())
 
     @property
     def takes_lengths(self) -> bool:
-        return any(child.takes_lengths for child in self.children.values())
+        return any(child.takes_lengths for child in self._children.values())
 
     @property
     def carries_state(self) -> bool:
-        return any(child.carries_state for child in self.children.values())
+        return any(child.carries_state for child in self._children.values())
 
     @property
     def integer_input(self) -> bool:
         return False
 
     def lengths_kwargs(self, lengths: Array | None) -> dict[str, Any]:
-        """The keyword `lengths` for a call of this layer, if there are any and it takes them."""
+        """The keyword `lengths` for a call of this layer, if it takes lengths."""
         return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
 
     def checked_lengths(self, x: Array, lengths: ArrayLike | None) -> NDArray[np.int64] | None:
-        """`lengths` of the sequences x (batch, time, ...), if they can be."""
+        """`lengths` as int64, checked against the sequences x (batch, time, ...)."""
         if lengths is None:
             return None
         what = short(self)
@@ -400,46 +652,60 @@ class Layer:
         return np.ascontiguousarray(found, np.int64)
 
     def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The valid steps of what comes out of sequences with `lengths` valid steps."""
-        for child in self.children.values():
-            return child.output_lengths(lengths)  # those beside it give sequences as long
-        return lengths
+        """The number of valid steps of each output, from that of each input."""
+        first = next(iter(self._children.values()), None)  # all children give the same lengths
+        return lengths if first is None else first.output_lengths(lengths)
 
     def states_by_name(self, what: str, state: Any) -> Mapping[str, Any]:
-        """`state` as the states of the children that carry one; ValueError if it cannot be."""
-        names = [name for name, child in self.children.items() if child.carries_state]
+        """`state` as a mapping from children's names to their states; ValueError for others."""
         if state is None:
             return {}
+        names = [name for name, child in self._children.items() if child.carries_state]
         if not isinstance(state, Mapping) or not set(state) <= set(names):
             found = sorted(state) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(
-                f"{self!r} expects {what} to be a dict of what its layers named "
-                f"{', '.join(map(repr, names)) or 'nothing'} carry, got {found}"
+                f"{self!r} expects {what} to be a dict with the states of the layers "
+                f"{', '.join(map(repr, names)) or '(none)'}, got {found}"
             )
         return state
 
     def children_with_keys(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
-        """The children with their names and the keys of their own streams, depth-first."""
-        key = None if key is None else as_key(key)
-        site = self.own_streams
-        for name, child in self.children.items():
-            yield name, child, key.at(stream=key.stream + site) if key and child.n_streams else None
-            site += child.n_streams
+        """The children, with their names and the keys that begin at their first streams."""
+        address = None if key is None else as_key(key)
+        for name, child, stream in self.child_streams():
+            yield name, child, child_key(address, stream)
+
+    def child_streams(self) -> list[tuple[str, Layer, int | None]]:
+        """The children, with their names and the offsets of their streams, None without any."""
+        found: list[tuple[str, Layer, int | None]] | None = self._cache.get("child_streams")
+        if found is None:
+            found, stream = [], self.own_streams
+            for name, child in self._children.items():
+                found.append((name, child, stream if child.n_streams else None))
+                stream += child.n_streams
+            self._cache["child_streams"] = found
+        return found
 
     @property
     def draws(self) -> bool:
-        """Whether the layer itself draws noise where there is a key."""
+        """Whether the layer itself draws noise if it gets a key."""
         return self.own_streams > 0
 
-    def tree(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """The layer and all that it holds, depth-first, with their paths."""
-        yield path, self
-        for name, child in self.children.items():
-            yield from child.tree(f"{path}.{name}" if path else name)
+    def tree(self, path: str = "") -> Iterable[tuple[str, Layer]]:
+        """The layer and all layers inside it, depth-first, with their paths."""
+        found: list[tuple[str, Layer]] | None = self._cache.get("tree")
+        if found is None:
+            found = [("", self)]
+            for name, child in self._children.items():
+                found += child.tree(name)
+            self._cache["tree"] = found
+        if not path:
+            return found
+        return [(f"{path}.{inner}" if inner else path, layer) for inner, layer in found]
 
     def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """The layers that hold no others, depth-first, with their paths."""
-        return ((place, layer) for place, layer in self.tree(path) if not layer.children)
+        """The layers without layers inside, depth-first, with their paths."""
+        return ((place, layer) for place, layer in self.tree(path) if not layer._children)
 
     def trace(
         self, x: Array, key: Key | None = None, *, lengths: Array | None = None, path: str = ""
@@ -456,22 +722,38 @@ class Layer:
         yield path, self, self.forward(x, key=key, **self.lengths_kwargs(lengths))[0]
 
     def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
-        """The children with their names and the shapes of the samples that reach them.
+        """The children, with their names and the shapes of the samples that reach them.
 
-        Unless a container says otherwise, all get what it gets.
+        By default every child gets the input of the container.
         """
-        for name, child in self.children.items():
+        for name, child in self._children.items():
             yield name, child, input_shape
 
-    def noise_notes(self) -> list[str]:
-        """Words about the layer's noise for a summary, beyond what `keep` says."""
+    def noise_notes(self, shape: Shape) -> list[str]:
+        """Notes about the layer's noise for a summary.
+
+        Parameters
+        ----------
+        shape : tuple of int or None
+            Of one sample of the output.
+        """
         return []
+
+    def notes(self, shape: Shape) -> list[str]:
+        """Notes for a summary: noise, constraints, regularizers, and whether it is frozen."""
+        notes = self.noise_notes(shape)
+        for own in (self._constraints, self._regularizers):
+            notes += [f"{name}: {value!r}" for name, value in own.items()]
+        return notes if self._trainable or not self._params else [*notes, "frozen"]
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that differ from their defaults, by name."""
-        parameters = inspect.signature(type(self)).parameters.values()
-        values = {p.name: (getattr(self, p.name), p.default) for p in parameters}
-        return {name: value for name, (value, usual) in values.items() if value != usual}
+        found = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = self._argument(name)
+            if isinstance(value, np.ndarray) or value != parameter.default:
+                found[name] = value
+        return found
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters
@@ -484,24 +766,22 @@ class Layer:
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def to_config(self) -> dict[str, Any]:
-        """What the layer is made of, without its weights, as numbers, strings, lists and dicts.
+        """The layer without its parameters, as numbers, strings, lists and dicts.
 
-        `json.dumps` takes it; `from_config` builds the layer again.
+        `json.dumps` takes it, also with ``allow_nan=False``; `from_config` builds the layer again.
 
         Raises
         ------
         TypeError
-            For an argument that cannot be written down, such as a function of your own.
+            For an argument that cannot be written, such as a function of your own.
         """
-        from dropcore.nn._config import encode
-
         return encode(self)
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], *, custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The layer that `to_config` described, without weights.
+        """The layer that `to_config` described, without parameters.
 
         Parameters
         ----------
@@ -512,43 +792,19 @@ class Layer:
         Raises
         ------
         ValueError
-            If a class is not known, or does not take what the config holds.
+            If a class is unknown or does not take the arguments of the config, or the config is
+            not one that `to_config` returns.
         TypeError
-            If the config is of something else than this class.
+            If the config describes another class than this one.
         """
-        from dropcore.nn._config import decode
-
         layer = decode(config, custom or {})
         if not isinstance(layer, cls):
             raise TypeError(f"{cls.__name__}.from_config: this is the config of {layer!r}")
         return layer
 
-    def summary(self, input_shape: Shape | None = None) -> Summary:
-        """A table of the layers: shapes, parameters, dropout, constraints.
-
-        Parameters
-        ----------
-        input_shape : tuple of int, optional
-            Of one sample, without the batch axis. By default what the model was built for.
-
-        Raises
-        ------
-        ValueError
-            If the model has not been built and no shape is given.
-        """
-        from dropcore.nn._summary import summarize
-
-        return summarize(self, input_shape)
-
-    # --- training --------------------------------------------------------------------------------
-
-    fit = fit
-    predict = predict
-    evaluate = evaluate
-
 
 class Stateful(Layer):
-    """A layer whose `forward_from` does the work: `forward` and calls start where sequences do."""
+    """A layer that implements `forward_from`; `forward` and calls start without a state."""
 
     def __call__(
         self,
@@ -558,7 +814,8 @@ class Stateful(Layer):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> Array:
-        return self.forward_from(x, key=key, row_offset=row_offset, lengths=lengths)[0]
+        y = self.forward_from(x, key=key, row_offset=row_offset, lengths=lengths)[0]
+        return writeable(y, x)
 
     def forward(
         self,
@@ -578,27 +835,160 @@ class Stateful(Layer):
         return y, backward
 
 
+def check_array(layer: Layer, x: Any) -> None:
+    """TypeError or ValueError unless x is an array of numbers with a batch axis."""
+    array = x.values if isinstance(x, CompactActivation) else x
+    if type(array) is not np.ndarray or layer._device != "cpu":
+        _check_foreign(layer, array)
+    if array.dtype.kind in "OSUMmcT":
+        raise TypeError(
+            f"{short(layer)} expects an array of real numbers, got dtype {array.dtype}; use "
+            ".astype(np.float32)"
+        )
+    if array.ndim < 1:
+        raise ValueError(f"{short(layer)} expects an array with a batch axis, got a scalar")
+
+
+def _check_foreign(layer: Layer, x: Any) -> None:
+    """`check_array` for what is not a plain NumPy array on the CPU."""
+    if isinstance(x, np.ma.MaskedArray | np.matrix):
+        raise TypeError(
+            f"{short(layer)} expects a plain array, got {type(x).__name__}; use x.filled(value) or "
+            "np.asarray(x)"
+        )
+    if not isinstance(x, np.ndarray) and not on_device(x):
+        found, hint = type(x).__name__, "np.asarray(x, dtype)"
+        if hasattr(x, "toarray"):
+            hint = "x.toarray()"
+        elif type(x).__module__.partition(".")[0] == "torch":
+            found, hint = "torch.Tensor", "x.numpy(), or cupy.asarray(x) for a tensor on a GPU"
+        raise TypeError(f"{short(layer)} expects an array, got {found}; use {hint}")
+    weights = next(iter(layer._params.values()), None)
+    apart = weights is not None and on_device(weights) != on_device(x)
+    if apart and not (on_device(weights) and layer.integer_input):  # NumPy's indices are moved
+        found = (
+            "on a GPU and x is not: use cupy.asarray(x), or model.to('cpu')"
+            if on_device(weights)
+            else "not on a GPU and x is: use model.to('cuda'), or cupy.asnumpy(x)"
+        )
+        raise TypeError(f"{short(layer)}: the weights are {found}")
+
+
+def check_dtype(layer: Layer, x: Array | CompactActivation) -> None:
+    """TypeError unless x has the dtype of the layer's parameters."""
+    wanted = next(iter(layer._params.values())).dtype
+    if x.dtype != wanted:
+        raise TypeError(
+            f"{short(layer)} has {wanted} weights and expects x of that dtype, got {x.dtype}; use "
+            f"x.astype(np.{wanted}), or model.predict(x), which converts"
+        )
+
+
+def check_built(layer: Layer) -> None:
+    """ValueError unless the layer has its weights."""
+    if not layer.built:
+        raise ValueError(
+            f"{short(layer)} has no weights yet: call build(input_shape, key=...) or "
+            "fit(..., key=...) first"
+        )
+
+
+def check_gradient(layer: Layer, dy: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """TypeError unless dy is an array, ValueError unless it has the output's shape and dtype."""
+    if type(dy) is not np.ndarray or dy.shape != shape or dy.dtype != dtype:
+        checks.check_gradient(dy, shape, dtype, f"{short(layer)}: ")
+
+
+def read_only(y: Array) -> Array:
+    """y, read-only because the backward pass needs it. CuPy arrays have no such flag."""
+    if type(y) is np.ndarray:
+        y.flags.writeable = False
+    return y
+
+
+def writeable(y: Array, x: Any) -> Array:
+    """y, writeable because no backward pass needs it, unless it shares memory with x."""
+    if type(y) is np.ndarray and not y.flags.writeable and not np.may_share_memory(x, y):
+        y.flags.writeable = True
+    return y
+
+
+def short(layer: Layer) -> str:
+    """The layer as messages show it: its repr, or the name of its class if it has children."""
+    return type(layer).__name__ if layer._children else repr(layer)
+
+
+def checked_shape(what: str, shape: Any) -> Shape:
+    """`shape` as the shape of one sample; TypeError or ValueError for anything else."""
+    if hasattr(shape, "dtype") and np.ndim(shape) != 1:
+        raise TypeError(
+            f"{what}: input_shape must be the shape of one sample, got an array of shape "
+            f"{np.shape(shape)}; use x.shape[1:]"
+        )
+    found = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else None
+    if found is None or any(
+        n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")) for n in found
+    ):
+        such = f"({shape},)" if isinstance(shape, int) else "(28, 28, 1)"
+        raise TypeError(
+            f"{what}: input_shape must be a tuple of integers, the shape of one sample without the "
+            f"batch axis, such as {such}, got {shape!r}"
+        )
+    if any(n is not None and n < 0 for n in found):
+        raise ValueError(f"{what}: input_shape must have no negative lengths, got {shape!r}")
+    return tuple(None if n is None else operator.index(n) for n in found)
+
+
 def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"weight": w}`` of child ``"0"`` is ``{"0.weight": w}`` of its container."""
     return {f"{name}.{inner}": value for inner, value in values.items()}
 
 
+def child_key(key: Key | None, stream: int | None) -> Key | None:
+    """The key of a child whose streams begin at `stream`; None if it has none."""
+    if key is None or stream is None:
+        return None
+    return key.at(stream=key.stream + stream) if stream else key
+
+
 @contextmanager
 def error_context(name: str) -> Iterator[None]:
-    """Put the place in the network before the message of an error that a layer raises."""
+    """Put the name of a layer before the message of an error that it raises."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        message = str(error)
-        inner = message.removeprefix("layer ")
-        error.args = (f"layer {name}.{inner}" if inner != message else f"layer {name}, {message}",)
+        add_context(error, name)
         raise
 
 
+def add_context(error: Exception, name: str) -> None:
+    """Put the name of a layer before the message of an error that it raised."""
+    message = str(error)
+    inner = message.removeprefix("layer ")
+    error.args = (f"layer {name}.{inner}" if inner != message else f"layer {name}, {message}",)
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _without_annotations(message: str, cls: type) -> str:
+    """The message with the parameters of a class as they are called, without their types."""
+    signature = inspect.signature(cls)
+    bare = signature.replace(
+        parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()],
+        return_annotation=signature.empty,
+    )
+    return message.replace(str(signature), str(bare))
+
+
 def _source(value: Any) -> str:
+    """`value` as an expression, for a repr; of a function its name."""
+    if isinstance(value, np.generic) and value.dtype.kind in "fiub":
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
-    if isinstance(value, np.ndarray):  # all of it, in digits that tell it from its neighbours
-        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-            return repr(value)
+    if isinstance(value, np.ndarray):
+        usual = value.dtype in (np.float64, np.bool_)
+        return f"np.array({value.tolist()!r}{'' if usual else f', dtype=np.{value.dtype}'})"
     return value.__name__ if inspect.isfunction(value) else repr(value)

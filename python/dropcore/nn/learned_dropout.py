@@ -12,12 +12,12 @@ from scipy.special import expit, logit
 
 from dropcore._backends import backend_of, dense, to_device
 from dropcore._backends.gradients import Gradient
-from dropcore._base.checks import check_number
+from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace, special_of
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array, check_built
 from dropcore.nn.dropout import (
     RatedLayer,
+    check_row_offset,
     first_element,
     shared_axes_of,
     tuple_of_axes,
@@ -29,6 +29,9 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
+    check_array,
+    check_built,
+    check_gradient,
     error_context,
     prefixed,
 )
@@ -42,7 +45,7 @@ __all__ = ["ConcreteDropout", "VariationalDropout"]
 class ConcreteDropout(RatedLayer, Stateful):
     """Dropout on the input of a layer, at a rate that is learned.
 
-    The decision of each element is relaxed to a number between 0 and 1, which has a gradient. With
+    The decision for each element is relaxed to a number between 0 and 1, which has a gradient. With
     p = sigmoid(logit) the fraction dropped, u uniform, W the weights and K the inputs of `layer`::
 
         s = sigmoid((logit(p) + log(u) - log(1 - u)) / temperature)
@@ -81,6 +84,7 @@ class ConcreteDropout(RatedLayer, Stateful):
     """
 
     own_streams = 1
+    _fixed = frozenset({"rate", "keep"})
 
     def __init__(
         self,
@@ -96,11 +100,10 @@ class ConcreteDropout(RatedLayer, Stateful):
         super().__init__()
         if not isinstance(layer, Layer) or not layer.input_weights or layer.integer_input:
             raise TypeError(
-                "ConcreteDropout: layer must be one with weights for its input, such as Dense(10), "
+                "ConcreteDropout: layer must have weights for its input, as Dense(10) has, "
                 f"got {layer!r}"
             )
-        self.layer = self.children["layer"] = layer
-        self.input_weights = tuple(f"layer.{name}" for name in layer.input_weights)
+        self.layer = self._add_child("layer", layer)
         self._rate = _starting_rate("ConcreteDropout", rate, keep, 0.1, 1.0)
         self.data_points = _data_points("ConcreteDropout", data_points)
         self.temperature = check_number("ConcreteDropout: temperature", temperature, "(0, inf)")
@@ -108,15 +111,19 @@ class ConcreteDropout(RatedLayer, Stateful):
         self.shared_axes = tuple_of_axes(shared_axes)
 
     @property
-    def learned_rate(self) -> float:
-        """The fraction dropped by now."""
-        return float(expit(self._logit_here())) if self._params else self.rate
+    def input_weights(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"layer.{name}" for name in self.layer.input_weights)
 
-    def _logit_here(self) -> np.float64:
-        """The logit as a number, which waits for the device that it is on."""
+    @property
+    def learned_rate(self) -> float:
+        """The current fraction dropped."""
+        return float(expit(self._logit_on_cpu())) if self._params else float(self.rate)
+
+    def _logit_on_cpu(self) -> np.float64:
+        """The logit as a number; this waits for its device."""
         return np.float64(to_device(self._params["logit"], "cpu")[0])
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
 
     @property
@@ -142,10 +149,10 @@ class ConcreteDropout(RatedLayer, Stateful):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """As of any layer; the state is that of `layer`, under its name."""
+        """As for any layer; the state is a dict with that of `layer`."""
         check_built(self)
         check_array(self, x)
-        ((name, layer, child_key),) = self.children_with_keys(key)
+        ((name, layer, own_key),) = self.children_with_keys(key)
         factor = slope = None
         inside = x
         if key is not None:
@@ -155,7 +162,7 @@ class ConcreteDropout(RatedLayer, Stateful):
         first = self.states_by_name("state", state).get(name)
         with error_context(name):
             y, last, inner = layer.forward_from(
-                inside, first, key=child_key, row_offset=row_offset, lengths=valid
+                inside, first, key=own_key, row_offset=row_offset, lengths=valid
             )
 
         def backward(
@@ -165,6 +172,7 @@ class ConcreteDropout(RatedLayer, Stateful):
             input_gradient: bool = True,
             for_update: bool = False,
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
+            check_gradient(self, dy, y.shape, y.dtype)
             wanted = input_gradient or factor is not None
             dlast = self.states_by_name("dstate", dstate).get(name)
             dx, grads, dfirst = inner(dy, dlast, input_gradient=wanted, for_update=for_update)
@@ -182,18 +190,19 @@ class ConcreteDropout(RatedLayer, Stateful):
     def _relaxed(self, x: Array, key: Key | int, row_offset: int) -> tuple[Array, Array]:
         """(1 - s) / (1 - p) for each element, and its derivative by the logit."""
         shared = shared_axes_of(self, self.shared_axes, x.ndim)
+        row_offset = check_row_offset(x.shape, row_offset)
         own = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
         u = decision_uniform(own, key, 0 if 0 in shared else first_element(own, row_offset), like=x)
         special, at = special_of(x), self._params["logit"].astype(np.float64)
         p, keep = special.expit(at), special.expit(-at)
-        lives = special.expit(-(at + special.logit(u)) / self.temperature)
-        factor = lives / keep
-        slope = (p - (1.0 - lives) / self.temperature) * factor
+        kept = special.expit(-(at + special.logit(u)) / self.temperature)
+        factor = kept / keep
+        slope = (p - (1.0 - kept) / self.temperature) * factor
         return factor.astype(x.dtype), slope.astype(x.dtype)
 
     def penalty(self) -> float:
-        """What the rate and the weights cost, as part of the loss."""
-        at = self._logit_here()
+        """The part of the loss for the rate and the weights."""
+        at = self._logit_on_cpu()
         p, keep = expit(at), expit(-at)
         entropy = p * np.log1p(np.exp(-at)) + keep * np.log1p(np.exp(at)) if p * keep else 0.0
         squares, inputs = self._squares()
@@ -202,7 +211,7 @@ class ConcreteDropout(RatedLayer, Stateful):
         )
 
     def _squares(self) -> tuple[Any, int]:
-        """Sum of the squares of the weights, where they are, and how many inputs they have."""
+        """Sum of the squares of the weights, on their device, and the number of their inputs."""
         weights = [self.layer.params[name] for name in self.layer.input_weights]
         return sum(backend_of("weight", w).square_sum(w) for w in weights), weights[0].shape[-2]
 
@@ -256,6 +265,8 @@ class VariationalDropout(RatedLayer):
     """
 
     own_streams = 1
+    _fixed = frozenset({"rate", "keep", "per_unit"})
+    _lasting = RatedLayer._lasting | {"_units"}
     coefficients = (1.16145124, -1.50204118, 0.58629921)
 
     def __init__(
@@ -269,23 +280,22 @@ class VariationalDropout(RatedLayer):
         super().__init__()
         self._rate = _starting_rate("VariationalDropout", rate, keep, 0.5, 0.5)
         self.data_points = _data_points("VariationalDropout", data_points)
-        self.per_unit = bool(per_unit)
+        self.per_unit = check_bool("VariationalDropout: per_unit", per_unit)
         self._constraints["log_alpha"] = AtMost(0.0)
-
         self._units = 0
 
     @property
     def learned_rate(self) -> float:
-        """The fraction dropped by a dropout of the same variance, by now; the mean over units."""
+        """The current rate of a dropout of the same variance; the mean over units."""
         if not self.built:
             return float(self.rate)
-        return float(np.mean(expit(self._log_alpha_here())))
+        return float(np.mean(expit(self._log_alpha_on_cpu())))
 
-    def _log_alpha_here(self) -> Array:
-        """log_alpha in float64 as NumPy's, which waits for the device that it is on."""
+    def _log_alpha_on_cpu(self) -> Array:
+        """log_alpha as a NumPy array of float64; this waits for its device."""
         return to_device(self._params["log_alpha"], "cpu").astype(np.float64)
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [f"rate {self.learned_rate:.4g}, learned"]
 
     @property
@@ -323,6 +333,7 @@ class VariationalDropout(RatedLayer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, x.shape, x.dtype)
             log_alpha = self._params["log_alpha"]
             gradient = self._penalty_gradient()
             if noise is not None:
@@ -335,8 +346,8 @@ class VariationalDropout(RatedLayer):
         return x if factor is None else x * factor, backward
 
     def penalty(self) -> float:
-        """What the noise costs, as part of the loss, up to a constant."""
-        log_alpha = self._log_alpha_here()
+        """The part of the loss for the noise, up to a constant."""
+        log_alpha = self._log_alpha_on_cpu()
         alpha, (c1, c2, c3) = np.exp(log_alpha), self.coefficients
         each = log_alpha / 2 + alpha * (c1 + alpha * (c2 + alpha * c3))
         return float(-each.mean() * self._units / self.data_points)
@@ -355,7 +366,7 @@ class AtMost:
     bound: float
 
     def __call__(self, weight: Array) -> None:
-        """Bring down what is above, in place."""
+        """Clip the weight, in place."""
         array_namespace(weight).minimum(weight, weight.dtype.type(self.bound), out=weight)
 
 

@@ -9,10 +9,9 @@ from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace
 from dropcore.constraints import Constraint
 from dropcore.key import Key
-from dropcore.nn._expectations import check_gradient
 from dropcore.nn.dense import Dense
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, error_context, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]
@@ -45,6 +44,8 @@ class Maxout(Layer):
     """
 
     input_weights = ("linear.weight",)
+    _fixed = frozenset({"units", "pieces", "use_bias", "initializer"})
+    _lasting = Layer._lasting | {"_linear"}
 
     def __init__(
         self,
@@ -63,23 +64,26 @@ class Maxout(Layer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        self.children["linear"] = Dense(
-            self.units * self.pieces,
-            use_bias=use_bias,
-            initializer=initializer,
-            constraint=constraint,
-            regularizer=regularizer,
+        self._linear = self._add_child(
+            "linear",
+            Dense(
+                self.units * self.pieces,
+                use_bias=use_bias,
+                initializer=initializer,
+                constraint=constraint,
+                regularizer=regularizer,
+            ),
         )
 
     def output_shape(self, input_shape: Shape) -> Shape:
         with error_context("linear"):
-            return (*self.children["linear"].output_shape(input_shape)[:-1], self.units)
+            return (*self._linear.output_shape(input_shape)[:-1], self.units)
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         with error_context("linear"):
-            z, inner = self.children["linear"].forward(x)
+            z, inner = self._linear.forward(x)
         z = z.reshape(*z.shape[:-1], self.pieces, self.units)
         xp = array_namespace(z)
         largest = z.argmax(axis=-2)[..., None, :]
@@ -87,7 +91,7 @@ class Maxout(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            check_gradient(self, dy, (*z.shape[:-2], self.units))
+            check_gradient(self, dy, (*z.shape[:-2], self.units), z.dtype)
             chosen = xp.arange(self.pieces)[:, None] == largest
             dz = xp.where(chosen, dy[..., None, :], z.dtype.type(0))
             dz = dz.reshape(*dy.shape[:-1], self.pieces * self.units)

@@ -12,10 +12,10 @@ from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device, recording
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
-from dropcore.nn._expectations import check_array
 from dropcore.nn.dropout import (
     MaskLayer,
     RatedLayer,
+    check_row_offset,
     first_element,
     identity_backward,
     maps_shared,
@@ -23,7 +23,7 @@ from dropcore.nn.dropout import (
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 from dropcore.nn.rates import Given, Rate
 from dropcore.noise import normal
 
@@ -34,10 +34,11 @@ SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
 
 
 def noise_like(x: Array, key: Key | int, row_offset: int) -> Array:
-    """A standard normal for each element of x, which starts at `row_offset` of the global batch.
+    """A standard normal for each element of x, whose first row is row `row_offset` of the batch.
 
     Float32 for x of 16 bits, so that the result is rounded once.
     """
+    row_offset = check_row_offset(x.shape, row_offset)
     dtype = np.float32 if x.dtype.name in ("float16", "bfloat16") else x.dtype
     return normal(x.shape, key=key, offset=first_element(x.shape, row_offset), dtype=dtype, like=x)
 
@@ -64,14 +65,14 @@ class GaussianNoise(Layer):
 
     def __init__(self, stddev: float | Callable[[int], float]) -> None:
         super().__init__()
-        self.stddev = stddev
         if not callable(stddev):
-            check_number("GaussianNoise: stddev", stddev, "[0, inf)")
+            stddev = check_number("GaussianNoise: stddev", stddev, "[0, inf)")
+        self.stddev = stddev
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [f"stddev {self.stddev!r}"]
 
     def forward(
@@ -79,7 +80,7 @@ class GaussianNoise(Layer):
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, identity_backward
+            return x, identity_backward(self, x)
         step = as_key(key).step
         if callable(self.stddev) and recording():
             raise ValueError(
@@ -91,7 +92,7 @@ class GaussianNoise(Layer):
         with np.errstate(under="ignore"):
             y *= y.dtype.type(check_number("GaussianNoise: stddev", given, "[0, inf)"))
             y += x
-            return y.astype(x.dtype, copy=False), identity_backward
+            return y.astype(x.dtype, copy=False), identity_backward(self, x)
 
 
 class GaussianDropout(RatedLayer):
@@ -126,7 +127,7 @@ class GaussianDropout(RatedLayer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         return [self.rate_note()]
 
     def forward(
@@ -134,13 +135,13 @@ class GaussianDropout(RatedLayer):
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, identity_backward
+            return x, identity_backward(self, x)
         keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
         factor = noise_like(x, key, row_offset)
         with np.errstate(under="ignore"):
             factor *= self._stddev(keep).astype(factor.dtype)
         factor += 1
-        return multiply_backward(x, factor)
+        return multiply_backward(self, x, factor)
 
     def _stddev(self, keep: Any) -> Array:
         if not on_device(keep) and not np.all(keep):
@@ -191,7 +192,7 @@ class AlphaDropout(MaskLayer):
     ) -> tuple[Array, Backward]:
         check_array(self, x)
         if key is None:
-            return x, identity_backward
+            return x, identity_backward(self, x)
         mask = self.mask(x.shape, key, row_offset, x)
         keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
         xp = array_namespace(keep)
@@ -209,6 +210,7 @@ class AlphaDropout(MaskLayer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, y.shape, y.dtype)
             return dropout_backward(dy, mask=mask) if input_gradient else None, {}
 
         return y, backward

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dropcore._backends.gradients import Gradient
-from dropcore._base.checks import check_number
+from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace
 from dropcore._ops.normalization import (
     batch_moments,
@@ -17,54 +17,63 @@ from dropcore._ops.normalization import (
     layer_normalize_backward,
 )
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array, check_built
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import (
+    Array,
+    Backward,
+    Layer,
+    Shape,
+    check_array,
+    check_built,
+)
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
 
 class _Normalization(Layer):
-    """What the two share: y = h gamma + beta, of features on the last axis."""
+    """The base of both: y = h gamma + beta, with the features on the last axis."""
+
+    _fixed = frozenset({"scale", "center"})
+    _lasting = Layer._lasting | {"_features"}
 
     def __init__(self, epsilon: float, scale: bool, center: bool) -> None:
         super().__init__()
-        check_number(f"{type(self).__name__}: epsilon", epsilon, "(0, inf)")
-        self.epsilon = epsilon
-        self.scale = scale
-        self.center = center
-        self.features: int | None = None
+        name = type(self).__name__
+        self.epsilon = check_number(f"{name}: epsilon", epsilon, "(0, inf)")
+        self.scale = check_bool(f"{name}: scale", scale)
+        self.center = check_bool(f"{name}: center", center)
+        self._features: int | None = None
 
     @property
     def built(self) -> bool:
-        return self.features is not None
+        return self._features is not None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         found = input_shape[-1] if input_shape else None
-        if found is None or found < 1 or self.features not in (None, found):
-            expected = "features" if self.features is None else self.features
+        if found is None or found < 1 or self._features not in (None, found):
+            expected = "features" if self._features is None else self._features
             raise ValueError(
                 f"{self!r} expects samples of shape (..., {expected}), got {input_shape}"
             )
         return input_shape
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
-        if self.features is not None:
+        if self._features is not None:
             return
-        self.features = input_shape[-1]
-        assert self.features is not None  # output_shape has seen to it
+        self._features = input_shape[-1]
+        assert self._features is not None  # checked by output_shape
         if self.scale:
-            self._params["gamma"] = np.ones(self.features, dtype)
+            self._params["gamma"] = np.ones(self._features, dtype)
         if self.center:
-            self._params["beta"] = np.zeros(self.features, dtype)
+            self._params["beta"] = np.zeros(self._features, dtype)
 
     def _check(self, x: Array) -> tuple[Array, Array]:
         """gamma and beta for x, if the layer can take it."""
         check_built(self)
-        assert self.features is not None  # which is what built means here
+        assert self._features is not None
         check_array(self, x)
-        if x.ndim < 2 or x.shape[-1] != self.features:
+        if x.ndim < 2 or x.shape[-1] != self._features:
             raise ValueError(
-                f"{self!r} expects x of shape (batch, ..., {self.features}), got {x.shape}"
+                f"{self!r} expects x of shape (batch, ..., {self._features}), got {x.shape}"
             )
         kinds = {weight.dtype for weight in self._params.values()} or {
             np.dtype(np.float32),
@@ -72,12 +81,15 @@ class _Normalization(Layer):
         }
         if x.dtype not in kinds:
             allowed = " or ".join(sorted(map(str, kinds)))
-            raise TypeError(f"{self!r} expects x of {allowed}, as its weights, got {x.dtype}")
+            raise TypeError(
+                f"{self!r} expects x of {allowed}, as its weights, got {x.dtype}; use "
+                f"x.astype(np.{min(map(str, kinds))}), or model.predict(x), which converts"
+            )
         gamma, beta = self._params.get("gamma"), self._params.get("beta")
         xp = array_namespace(x)
         return (
-            xp.ones(self.features, x.dtype) if gamma is None else gamma,
-            xp.zeros(self.features, x.dtype) if beta is None else beta,
+            xp.ones(self._features, x.dtype) if gamma is None else gamma,
+            xp.zeros(self._features, x.dtype) if beta is None else beta,
         )
 
     def _gradients(self, dgamma: Array, dbeta: Array) -> dict[str, Gradient]:
@@ -94,8 +106,8 @@ class BatchNorm(_Normalization):
     Mean and variance are those of each feature over all other axes. In a training step (`forward`,
     with a key or without) they are those of the batch, the variance divided by the number of rows;
     the gradient goes through them. In a call, which is inference even where a key brings noise,
-    they are running means over the training steps, in `buffers`, which move where a gradient is
-    taken for an update::
+    they are running means over the training steps, in `buffers`, which change in
+    ``backward(dy, for_update=True)``, unless `trainable` is False::
 
         mean     <- momentum mean     + (1 - momentum) batch mean
         variance <- momentum variance + (1 - momentum) batch variance * rows / (rows - 1)
@@ -107,7 +119,7 @@ class BatchNorm(_Normalization):
 
     Ioffe and Szegedy 2015, "Batch normalization: accelerating deep network training by reducing
     internal covariate shift". Dropout before it shifts the variance between training and
-    inference (Li et al. 2019); put dropout behind the last one.
+    inference (Li et al. 2019); put dropout after the last one.
 
     Parameters
     ----------
@@ -134,14 +146,13 @@ class BatchNorm(_Normalization):
         center: bool = True,
     ) -> None:
         super().__init__(epsilon, scale, center)
-        check_number("BatchNorm: momentum", momentum, "[0, 1)")
-        self.momentum = momentum
+        self.momentum = check_number("BatchNorm: momentum", momentum, "[0, 1)")
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         super()._build(input_shape, rng, dtype)
         if not self._buffers:
-            self._buffers["mean"] = np.zeros(self.features or 0)
-            self._buffers["variance"] = np.ones(self.features or 0)
+            self._buffers["mean"] = np.zeros(self._features or 0)
+            self._buffers["variance"] = np.ones(self._features or 0)
 
     def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         gamma, beta = self._check(x)
@@ -164,7 +175,7 @@ class BatchNorm(_Normalization):
             dx, dgamma, dbeta = batch_normalize_backward(
                 dy, x, mean, variance, gamma, epsilon=self.epsilon, input_gradient=input_gradient
             )
-            if for_update and x.size:
+            if for_update and x.size and self._trainable:
                 self._move(mean, variance, x.size // x.shape[-1])
             return dx, self._gradients(dgamma, dbeta)
 

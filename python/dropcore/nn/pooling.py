@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends.gradients import Gradient
+from dropcore._base.checks import check_bool
 from dropcore._ops.geometry import (
     Geometry,
     Padding,
@@ -20,8 +21,7 @@ from dropcore._ops.geometry import (
 )
 from dropcore._ops.pooling import Pooling, padding_inside
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 
 __all__ = [
     "AveragePool1D",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class _Pool(Layer):
-    """What all pooling has in common: where a window's numbers come from is in `_pooling`."""
+    """The base of pooling layers; `_pooling` gives the windows."""
 
     homogeneous = True
     axes: int
@@ -60,6 +60,7 @@ class _Pool(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, y.shape, y.dtype)
             return pooling.backward(dy, argmax) if input_gradient else None, {}
 
         return y, backward
@@ -132,7 +133,9 @@ class _AveragePool(_WindowPool):
         count_include_pad: bool = False,
     ) -> None:
         super().__init__(pool_size, stride=stride, padding=padding)
-        self.count_include_pad = count_include_pad
+        self.count_include_pad = check_bool(
+            f"{type(self).__name__}: count_include_pad", count_include_pad
+        )
 
 
 class MaxPool1D(_MaxPool):
@@ -154,7 +157,7 @@ class MaxPool1D(_MaxPool):
     Raises
     ------
     TypeError, ValueError
-        For a size or padding that is none of these.
+        For another size or padding.
     """
 
     axes = 1
@@ -175,7 +178,7 @@ class MaxPool2D(_MaxPool):
     Raises
     ------
     TypeError, ValueError
-        For a size or padding that is none of these.
+        For another size or padding.
     """
 
     axes = 2
@@ -196,7 +199,7 @@ class AveragePool1D(_AveragePool):
     Raises
     ------
     TypeError, ValueError
-        For a size or padding that is none of these.
+        For another size or padding.
     """
 
     axes = 1
@@ -217,7 +220,7 @@ class AveragePool2D(_AveragePool):
     Raises
     ------
     TypeError, ValueError
-        For a size or padding that is none of these.
+        For another size or padding.
     """
 
     axes = 2
@@ -233,13 +236,15 @@ class _GlobalPool(_Pool):
 
     def _pooled(self, x: Array, lengths: Array | None = None) -> tuple[Array, Backward]:
         y, inner = super()._pooled(x, lengths)
+        shape = len(x), x.shape[-1]
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
+            check_gradient(self, dy, shape, y.dtype)
             return inner(dy.reshape(y.shape), input_gradient=input_gradient)
 
-        return y.reshape(len(x), x.shape[-1]), backward
+        return y.reshape(shape), backward
 
 
 class _GlobalPool1D(_GlobalPool):

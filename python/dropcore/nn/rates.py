@@ -1,4 +1,4 @@
-"""Rates of dropout: how they are given, how they change with depth, what widths they ask for."""
+"""Rates of dropout: numbers, arrays and schedules, by depth, and the width that they need."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Rate:
         Which layer asks, for messages.
     rate, keep : float, array_like, or callable of the step, optional
         One of them. A function gets ``key.step`` and returns a number.
-    default : float, default 0.5
-        The rate if neither is given.
+    default : float, optional
+        The rate if neither is given; without it one must be.
     arrays, schedules : bool, default True
-        Whether those are taken.
+        Whether arrays and functions are allowed.
 
     Raises
     ------
     TypeError
-        For what is none of these.
+        For anything else, or if neither is given.
     ValueError
-        Outside [0, 1], NaN, or if both are given.
+        Outside [0, 1], NaN, if both are given, or for the integer 1, which may be a mistake.
     """
 
     def __init__(
@@ -51,13 +51,23 @@ class Rate:
         rate: Given,
         keep: Given,
         *,
-        default: float = 0.5,
+        default: float | None = None,
         arrays: bool = True,
         schedules: bool = True,
     ) -> None:
         if isinstance(rate, numbers.Real) and rate > 1 and float(rate).is_integer():
             hint = "" if ":" in what else f"; did you mean Dense({rate})?"
             raise ValueError(f"{what}: rate is the fraction dropped, in [0, 1], got {rate}{hint}")
+        if isinstance(rate, numbers.Integral) and not isinstance(rate, bool) and rate == 1:
+            raise ValueError(
+                f"{what}: rate=1 drops everything: write 1.0 if that is meant, rate=0.0 or keep=1 "
+                "to drop nothing"
+            )
+        if rate is None and keep is None and default is None:
+            raise TypeError(
+                f"{what}: give rate, the fraction dropped, or keep, the fraction kept, as in "
+                f"{what}(0.5)"
+            )
         self.what = what
         self.is_schedule = callable(rate) or callable(keep)
         if self.is_schedule:
@@ -68,19 +78,19 @@ class Rate:
         else:
             numbers_given = cast(Any, rate), cast(Any, keep)
             if rate is None and keep is None:
-                self._kept: Any = 1.0 - default
+                self._kept: Any = 1.0 - cast(float, default)
             else:
                 self._kept = resolve_keep(*numbers_given, what=what)
             if not isinstance(self._kept, float):
                 if not arrays:
                     raise TypeError(f"{what}: rate and keep must be numbers here, not arrays")
                 rate, keep = (None if given is None else np.array(given) for given in (rate, keep))
-        # What was given is kept as it was, because 1 - (1 - rate) is another float64.
+        # Both are stored as they were given, because 1 - (1 - rate) is another float64.
         self.given: dict[str, Any] = {"rate": rate, "keep": keep}
 
     @property
     def rate(self) -> Any:
-        """Fraction dropped: a float, an array, or what gives it for a step."""
+        """Fraction dropped: a float, an array, or a function of the step."""
         given = self.given["rate"]
         if given is not None:
             return given if callable(given) or np.ndim(given) else float(given)
@@ -88,7 +98,7 @@ class Rate:
 
     @property
     def keep(self) -> Any:
-        """Fraction kept: a float, a float64 array, or what gives it for a step."""
+        """Fraction kept: a float, a float64 array, or a function of the step."""
         return self if self.is_schedule else self._kept
 
     def __call__(self, step: int) -> Any:
@@ -100,19 +110,25 @@ class Rate:
                 f"{self.what}: a rate that changes with the step cannot be recorded in a CUDA "
                 "graph: use cuda_graph=False, or a number"
             )
-        rate, keep = (None if given is None else given(step) for given in self.given.values())
-        kept = resolve_keep(rate, keep, what=f"{self.what}, step {step}")
+        ((name, schedule),) = self.config().items()
+        found = schedule(step)
+        kept: Any = None
+        if found is not None:
+            kept = resolve_keep(**{"rate": None, "keep": None, name: found},
+                                what=f"{self.what}, step {step}")  # fmt: skip
         if not isinstance(kept, float):
-            raise TypeError(f"{self.what}: a schedule must return a number, got {rate or keep!r}")
+            raise TypeError(
+                f"{self.what}: a schedule must return a number, got {found!r} at step {step}"
+            )
         return kept
 
     def keep_for_rows(
         self, step: int, ndim: int, rows: int, row_offset: int, like: Any = None
     ) -> Keep:
-        """The fraction kept, for the rows [row, row + rows) of the global batch.
+        """The fraction kept, for rows row_offset ... row_offset + rows - 1 of the global batch.
 
-        An array with `ndim` axes has a rate for each of its rows; others are the same for all. It
-        comes where `like` is.
+        An array with `ndim` axes has a rate for each row; others are the same for all rows. Arrays
+        are returned on the device of `like`.
         """
         found: Keep = self(step)
         if isinstance(found, float):
@@ -132,15 +148,15 @@ class Rate:
         return {name: given for name, given in self.given.items() if given is not None}
 
     def __repr__(self) -> str:
-        return ", ".join(f"{name}={given!r}" for name, given in self.config().items()) or "rate=0.5"
+        return ", ".join(f"{name}={given!r}" for name, given in self.config().items())
 
 
 def width_for(units: int, rate: float | None = None, *, keep: float | None = None) -> int:
-    """How many units a layer needs under dropout that needs `units` without: units / keep.
+    """The number of units that a layer needs with dropout if it needs `units` without.
 
-    Of n units n * keep live at a time, and they cannot rely on each other: this is where a search
-    for the width begins. Rounded up, and exact for rates as they are written: ``rate=0.9`` means
-    nine tenths, not the float64 next to it.
+    That is units / keep: of n units n * keep are kept at a time, and they cannot rely on each
+    other. Use it as the start of a search for the width. It is rounded up, and exact for rates as
+    they are written: ``rate=0.9`` means nine tenths, not the nearest float64.
 
     Parameters
     ----------
@@ -182,13 +198,13 @@ def width_for(units: int, rate: float | None = None, *, keep: float | None = Non
 def rates_over_depth(n: int, last: float, first: float = 0.0) -> list[float]:
     """Rates that rise linearly with depth: block l of 1 ... n gets first + l / n * (last - first).
 
-    The first layers, which the others build on, are dropped least. `first` is the rate of the input
-    of block 1, and `last` that of block n.
+    The first layers, on which the others depend, are dropped least. `first` is the rate of the
+    input of block 1, and `last` that of block n.
 
     Parameters
     ----------
     n : int
-        How many blocks.
+        Number of blocks.
     last : float
         Rate of the last block, in [0, 1].
     first : float, default 0.0

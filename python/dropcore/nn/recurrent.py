@@ -1,30 +1,36 @@
-"""Recurrent layers: SimpleRNN, GRU, LSTM, and both directions of time."""
+"""Recurrent layers: SimpleRNN, GRU, LSTM."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends.gradients import Gradient
-from dropcore._base.checks import check_integer
+from dropcore._base.checks import check_bool, check_integer
 from dropcore._base.device import array_namespace, on_device
 from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array, check_built
-from dropcore.nn.branches import Parallel
+from dropcore.nn.dropout import check_row_offset
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, BackwardFrom, Shape, Stateful
+from dropcore.nn.layer import (
+    Array,
+    BackwardFrom,
+    Shape,
+    Stateful,
+    check_array,
+    check_built,
+    check_dtype,
+)
 from dropcore.nn.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
 
-__all__ = ["GRU", "LSTM", "Bidirectional", "Recurrent", "SimpleRNN"]
+__all__ = ["GRU", "LSTM", "Recurrent", "SimpleRNN"]
 
 NOISE: Final = {
     "dropout": "x_mask",
@@ -33,7 +39,7 @@ NOISE: Final = {
     "zoneout": "zoneout",
     "zoneout_cell": "zoneout_cell",
 }
-"""The kinds of noise in the order of their sites, and what `RecurrentOp` calls them."""
+"""The kinds of noise in the order of their streams, and their names in `RecurrentOp`."""
 
 Lengths = NDArray[np.int64]
 
@@ -41,38 +47,38 @@ LAST_STEP = (1 << 32) - 1
 
 
 class Recurrent(Stateful):
-    """What the recurrent layers share: all but the formula of the cell.
+    """The base of recurrent layers: all but the formula of the cell.
 
-    A cell takes a_t = x_t @ kernel + h_{t-1} @ recurrent_kernel + bias to the next state. The
-    product of the inputs is made for all steps at once; the steps run in the core.
+    A cell computes the next state from a_t = x_t @ weight + h_{t-1} @ recurrent_weight + bias. The
+    product of the inputs is computed for all steps at once; the steps run in the core.
 
     Parameters
     ----------
     units : int
-        H, the width of the state. `kernel` is (in, gates * H), `recurrent_kernel` (H, gates * H),
+        H, the width of the state. `weight` is (in, gates * H), `recurrent_weight` (H, gates * H),
         `bias` (gates * H,).
     return_sequences : bool, default False
         Whether the output is h after every step, (batch, time, H), or after the last, (batch, H).
     reverse : bool, default False
-        Run from the last step to the first. Outputs stay at the places of their inputs.
+        Run from the last step to the first. Outputs keep the positions of their inputs.
     dropout : float or callable, default 0.0
         Rate for the inputs: one mask for each sequence, the same at every step, (batch, 1, in).
     recurrent_dropout : float or callable, default 0.0
-        Rate for h where it enters the product: one mask for each sequence, (batch, H). What the
-        cell carries on (c, and z * h of GRU) is not dropped.
+        Rate for h in the product: one mask for each sequence, (batch, H). What the cell carries on
+        without a product (c, and z * h of GRU) is not dropped.
     weight_dropout : float or callable, default 0.0
-        Rate for the recurrent kernel: one mask for the whole batch, the same at every step.
+        Rate for the recurrent weight: one mask for the whole batch, the same at every step.
     zoneout : float or callable, default 0.0
         Probability that a unit of h keeps its previous value: masks (batch, time, H), nothing is
         scaled. Without a key h is the expectation, zoneout * h_{t-1} + (1 - zoneout) * h_t.
     use_bias : bool, default True
     initializer, recurrent_initializer : str or callable
-        Of the kernels, "glorot_uniform" and "orthogonal" by default, or ``f(rng, shape)``; drawn
+        Of the weights, "glorot_uniform" and "orthogonal" by default, or ``f(rng, shape)``; drawn
         for each gate on its own.
     constraint, recurrent_constraint : callable, optional
-        What must hold for the kernels after every update.
+        What must hold for the weights after every update.
     regularizer, recurrent_regularizer : optional
-        What is added to the loss for the kernels.
+        What is added to the loss for the weights.
 
     Raises
     ------
@@ -84,10 +90,10 @@ class Recurrent(Stateful):
     Notes
     -----
     A rate may be a function of the key's step; zoneout without a key then has the rate of the last
-    step, 2**32 - 1. Each kind of noise is a site of its own, whether its rate is zero or not.
+    step, 2**32 - 1. Each kind of noise has a stream of its own, whether its rate is zero or not.
 
-    With `lengths` (batch,), the steps from a sequence's length on leave its state as it is, and
-    their output is zero. ``forward_from`` takes a state and gives the last one: h, or (h, c).
+    With `lengths` (batch,), the steps after the end of a sequence do not change its state, and
+    their output is zero. ``forward_from`` takes a state and returns the last one: h, or (h, c).
 
     References
     ----------
@@ -99,9 +105,13 @@ class Recurrent(Stateful):
 
     takes_lengths = True
     carries_state = True
-    input_weights = ("kernel",)
-    own_streams = 4  # of NOISE, from the first on
+    input_weights = ("weight",)
+    own_streams = 4  # the first ones of NOISE
     cell: str
+
+    _fixed = frozenset(
+        {"units", "use_bias", "unit_forget_bias", "initializer", "recurrent_initializer"}
+    )
 
     def __init__(
         self,
@@ -124,48 +134,50 @@ class Recurrent(Stateful):
         super().__init__()
         what = type(self).__name__
         self.units = check_integer(f"{what}: units", units, 1)
-        self.return_sequences = return_sequences
-        self.reverse = reverse
-        self.dropout = self._rate("dropout", dropout).rate
-        self.recurrent_dropout = self._rate("recurrent_dropout", recurrent_dropout).rate
-        self.weight_dropout = self._rate("weight_dropout", weight_dropout).rate
-        self.zoneout = self._rate("zoneout", zoneout).rate
-        self.use_bias = use_bias
+        self.return_sequences = check_bool(f"{what}: return_sequences", return_sequences)
+        self.reverse = check_bool(f"{what}: reverse", reverse)
+        self._rates: dict[str, Rate] = {}
+        self.dropout = self._checked_rate("dropout", dropout)
+        self.recurrent_dropout = self._checked_rate("recurrent_dropout", recurrent_dropout)
+        self.weight_dropout = self._checked_rate("weight_dropout", weight_dropout)
+        self.zoneout = self._checked_rate("zoneout", zoneout)
+        self.use_bias = check_bool(f"{what}: use_bias", use_bias)
         self.initializer = initializer
         self.recurrent_initializer = recurrent_initializer
         initializer_of(f"{what}: initializer", initializer)
         initializer_of(f"{what}: recurrent_initializer", recurrent_initializer)
         self.constraint, self.recurrent_constraint = constraint, recurrent_constraint
         self.regularizer, self.recurrent_regularizer = regularizer, recurrent_regularizer
-        self._register("kernel", constraint, regularizer)
-        self._register("recurrent_kernel", recurrent_constraint, recurrent_regularizer)
+        self._register("weight", constraint, regularizer)
+        self._register("recurrent_weight", recurrent_constraint, recurrent_regularizer)
 
     def __init_subclass__(cls) -> None:
-        """A subclass names its own arguments and ``**options``: here is the signature of all."""
+        """Give a subclass that takes ``**options`` the signature with all arguments."""
         own = inspect.signature(cls.__init__).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in own):
             shared = list(inspect.signature(Recurrent).parameters.values())
             added = [p for p in own if p.kind is p.KEYWORD_ONLY]
             signature = inspect.Signature([shared[0], *added, *shared[1:]])
-            cls.__signature__ = signature  # type: ignore[attr-defined]
+            cls.__signature__ = signature
 
-    def _rate(self, name: str, rate: float | Schedule) -> Rate:
+    def _checked_rate(self, name: str, rate: float | Schedule) -> float | Schedule:
         what = f"{type(self).__name__}: {name}"
         if rate is None:
             raise TypeError(f"{what} must be a number in [0, 1] or a function, got None")
-        return Rate(what, rate, None, arrays=False)
+        self._rates[name] = Rate(what, rate, None, arrays=False)
+        return cast(float | Schedule, self._rates[name].rate)
 
     @property
     def _noises(self) -> list[tuple[str, str]]:
         return list(NOISE.items())[: self.own_streams]
 
-    def noise_notes(self) -> list[str]:
+    def noise_notes(self, shape: Shape) -> list[str]:
         rates = {name: getattr(self, name) for name, _ in self._noises}
         return [f"{name} {rate!r}" for name, rate in rates.items() if rate != 0.0]
 
     @property
     def draws(self) -> bool:
-        return bool(self.noise_notes())
+        return bool(self.noise_notes(()))
 
     @property
     def built(self) -> bool:
@@ -176,12 +188,17 @@ class Recurrent(Stateful):
         return GATES[self.cell]
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        features = self._params["kernel"].shape[0] if self.built else None
+        features = self._params["weight"].shape[0] if self.built else None
         found = input_shape[-1] if len(input_shape) == 2 else None
         if found is None or found < 1 or features not in (None, found):
             expected = "in_features" if features is None else features
+            hint = (
+                "; a recurrent layer in front of another needs return_sequences=True"
+                if len(input_shape) == 1
+                else ""
+            )
             raise ValueError(
-                f"{self!r} expects samples of shape (time, {expected}), got {input_shape}"
+                f"{self!r} expects samples of shape (time, {expected}), got {input_shape}{hint}"
             )
         return (input_shape[0], self.units) if self.return_sequences else (self.units,)
 
@@ -189,10 +206,10 @@ class Recurrent(Stateful):
         if self.built:
             return
         features, width = input_shape[-1], self.gates * self.units
-        assert features is not None  # output_shape has seen to it
+        assert features is not None  # checked by output_shape
         for name, draw, rows in (
-            ("kernel", self.initializer, features),
-            ("recurrent_kernel", self.recurrent_initializer, self.units),
+            ("weight", self.initializer, features),
+            ("recurrent_weight", self.recurrent_initializer, self.units),
         ):
             self._params[name] = drawn(draw, rng, (rows, width), dtype, gates=self.gates)
         if self.use_bias:
@@ -210,13 +227,13 @@ class Recurrent(Stateful):
         row_offset: int = 0,
         lengths: Lengths | None = None,
     ) -> tuple[Array, Any, BackwardFrom]:
-        """`forward` from a given state, which also gives the last one.
+        """`forward` from a given state; it also returns the last state.
 
         Parameters
         ----------
         x : ndarray (batch, time, in)
         state : ndarray h (batch, H), or the tuple (h, c) of LSTM, optional
-            Zeros by default. Pass on the state of the piece before, for truncated backpropagation.
+            Zeros by default. Pass the state after the previous piece for truncated backpropagation.
         key, row_offset
             As in `forward`.
         lengths : int array (batch,), optional
@@ -232,10 +249,10 @@ class Recurrent(Stateful):
         """
         self._check(x)
         lengths = self.checked_lengths(x, lengths)
-        kernel = self._params["kernel"]
-        step = RecurrentOp(
-            self.cell, x, kernel, self._params["recurrent_kernel"], self._params.get("bias"),
-            self._state(state, len(x), kernel.dtype), lengths=lengths, reverse=self.reverse,
+        weight = self._params["weight"]
+        op = RecurrentOp(
+            self.cell, x, weight, self._params["recurrent_weight"], self._params.get("bias"),
+            self._state(state, len(x), weight.dtype), lengths=lengths, reverse=self.reverse,
             sequences=self.return_sequences, **self._noise(x.shape, key, row_offset),
         )  # fmt: skip
 
@@ -246,21 +263,22 @@ class Recurrent(Stateful):
             input_gradient: bool = True,
             for_update: bool = False,
         ) -> tuple[Any, dict[str, Gradient], Any]:
-            given = None if dstate is None else self._state(dstate, len(x), kernel.dtype)
-            dx, (dkernel, drecurrent, dbias), dfirst = step.backward(
+            given = None if dstate is None else self._state(dstate, len(x), weight.dtype)
+            dx, (dweight, drecurrent, dbias), dfirst = op.backward(
                 dy, given, input_gradient=input_gradient, for_update=for_update
             )
-            grads: dict[str, Gradient] = {"kernel": dkernel, "recurrent_kernel": drecurrent}
+            grads: dict[str, Gradient] = {"weight": dweight, "recurrent_weight": drecurrent}
             if dbias is not None:
                 grads["bias"] = dbias
             return dx, grads, self._unpacked(dfirst)
 
-        return step.y, self._unpacked(step.state), backward
+        return op.y, self._unpacked(op.state), backward
 
     def _noise(
         self, shape: tuple[int, ...], key: Key | int | None, row_offset: int
     ) -> dict[str, Any]:
-        """The masks of a call: each kind of noise has its own stream, in the order of the sites."""
+        """The masks of a call: each kind of noise has its own stream."""
+        row_offset = check_row_offset((shape[0], shape[1] * max(shape[2], self.units)), row_offset)
         batch, steps, features = shape
         shapes = {
             "dropout": (batch, 1, features),
@@ -271,50 +289,47 @@ class Recurrent(Stateful):
         }
         found: dict[str, Any] = {}
         key = None if key is None else as_key(key)
-        for site, (name, argument) in enumerate(self._noises):
+        for stream, (name, argument) in enumerate(self._noises):
             if key is None and not name.startswith("zoneout"):
                 continue
             own, step = shapes[name], LAST_STEP if key is None else key.step
-            keep = self._rate(name, getattr(self, name))(step)
+            keep = self._rates[name](step)
             if keep == 1.0:
                 continue
             if key is None:
                 found[argument] = keep  # the share of the new state in the expectation
                 continue
             offset = 0 if name == "weight_dropout" else row_offset * math.prod(own[1:])
-            here = key.at(stream=key.stream + site)
+            here = key.at(stream=key.stream + stream)
             found[argument] = Mask(own, keep=keep, key=here, offset=offset)
         return found
 
     def _check(self, x: Array) -> None:
-        check_built(self)
-        kernel = self._params["kernel"]
         check_array(self, x)
-        if x.ndim != 3 or x.shape[-1] != kernel.shape[0]:
+        check_built(self)
+        weight = self._params["weight"]
+        if x.ndim != 3 or x.shape[-1] != weight.shape[0]:
             raise ValueError(
-                f"{self!r} expects x of shape (batch, time, {kernel.shape[0]}), got {x.shape}"
+                f"{self!r} expects x of shape (batch, time, {weight.shape[0]}), got {x.shape}"
             )
-        if x.dtype != kernel.dtype:
-            raise TypeError(
-                f"{self!r} has {kernel.dtype} weights and expects x of that dtype, got {x.dtype}"
-            )
+        check_dtype(self, x)
 
     def _state(self, state: Any, batch: int, dtype: np.dtype[Any]) -> tuple[Array, ...]:
         """The parts of a state, checked."""
-        own, kernel = (batch, self.units), self._params["kernel"]
+        own, weight = (batch, self.units), self._params["weight"]
         if state is None:
-            zeros = array_namespace(kernel).zeros
+            zeros = array_namespace(weight).zeros
             return tuple(zeros(own, dtype) for _ in self._parts)
         parts = tuple(state) if len(self._parts) > 1 else (state,)
         if len(parts) != len(self._parts) or any(
             getattr(part, "shape", None) != own
             or part.dtype != dtype
-            or on_device(part) != on_device(kernel)
+            or on_device(part) != on_device(weight)
             for part in parts
         ):
             raise ValueError(
                 f"{self!r} expects a state {' and '.join(self._parts)} of shape {own} and "
-                f"{dtype}{' on the GPU' if on_device(kernel) else ''}, got "
+                f"{dtype}{' on the GPU' if on_device(weight) else ''}, got "
                 f"{', '.join(map(_kind_of, parts))}"
             )
         return parts
@@ -328,10 +343,10 @@ class Recurrent(Stateful):
 
 
 class SimpleRNN(Recurrent):
-    """Elman's network: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
+    """Elman's network: h_t = activation(x_t @ weight + h_{t-1} @ recurrent_weight + bias).
 
-    Backward, with dh of the output and of the step behind: da = dh * (1 - h * h) under tanh, or
-    dh * (h > 0) under ReLU, and dh_{t-1} = da @ recurrent_kernel.T.
+    Backward, with dh of the output and of the next step: da = dh * (1 - h * h) under tanh, or
+    dh * (h > 0) under ReLU, and dh_{t-1} = da @ recurrent_weight.T.
 
     Parameters
     ----------
@@ -357,14 +372,14 @@ class SimpleRNN(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit, with the reset gate behind the product (Keras, cuDNN, PyTorch).
+    """Gated recurrent unit, with the reset gate after the product (Keras, cuDNN, PyTorch).
 
     With biases b of the input and c of the state::
 
         z = sigmoid(x @ K_z + b_z + h @ R_z + c_z)      r = sigmoid(x @ K_r + b_r + h @ R_r + c_r)
         n = tanh(x @ K_n + b_n + r * (h @ R_n + c_n))   h' = (1 - z) * n + z * h
 
-    The gates lie in this order in the kernels. `bias` is (2, 3 * units), b
+    The gates lie in this order in the weights. `bias` is (2, 3 * units), b
     and c. The parameters are those of `Recurrent`.
 
     References
@@ -381,7 +396,7 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory.
 
-    With a = x @ kernel + h @ recurrent_kernel + bias, whose gates lie in the order i, f, g, o::
+    With a = x @ weight + h @ recurrent_weight + bias, whose gates lie in the order i, f, g, o::
 
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)     g = tanh(a_g)
         c_t = f * c_{t-1} + i * g                              h_t = o * tanh(c_t)
@@ -416,8 +431,8 @@ class LSTM(Recurrent):
         **options: Any,
     ) -> None:
         super().__init__(units, **options)
-        self.zoneout_cell = self._rate("zoneout_cell", zoneout_cell).rate
-        self.unit_forget_bias = unit_forget_bias
+        self.zoneout_cell = self._checked_rate("zoneout_cell", zoneout_cell)
+        self.unit_forget_bias = check_bool("LSTM: unit_forget_bias", unit_forget_bias)
 
     def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
         bias = super()._initial_bias(dtype)
@@ -427,43 +442,6 @@ class LSTM(Recurrent):
     @property
     def _parts(self) -> tuple[str, ...]:
         return ("h", "c")
-
-
-class Bidirectional(Parallel):
-    """A recurrent layer in both directions of time: y = merge(forward(x), backward(x)).
-
-    Without sequences each direction gives its own last state: that of the backward one is at the
-    first step. The two have weights and noise of their own. The state is a dict of theirs, by the
-    names ``"forward"`` and ``"backward"``.
-
-    Parameters
-    ----------
-    layer : Recurrent
-        The forward direction; the backward one is a copy with its `reverse` turned round.
-    merge : "concat", "sum" or "mean", default "concat"
-
-    Raises
-    ------
-    TypeError
-        If `layer` is not a recurrent layer.
-    ValueError
-        If `merge` is unknown.
-
-    References
-    ----------
-    Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
-    """
-
-    input_weights = ("forward.kernel", "backward.kernel")
-
-    def __init__(self, layer: Recurrent, merge: str = "concat") -> None:
-        if not isinstance(layer, Recurrent):
-            raise TypeError(f"Bidirectional takes a recurrent layer, got {layer!r}")
-        other = copy.deepcopy(layer)
-        other.reverse = not layer.reverse
-        super().__init__([layer, other], merge=merge)
-        self.layer = layer
-        self.children = {"forward": layer, "backward": other}
 
 
 def _kind_of(part: Any) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 
 from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn._expectations import check_array, check_gradient
-from dropcore.nn.layer import Array, Backward, Layer, Shape
+from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
 
 __all__ = ["Flatten", "Reshape"]
 
@@ -21,7 +20,7 @@ class Reshape(Layer):
     Parameters
     ----------
     target_shape : tuple of int
-        Of one sample, without the batch axis. One -1 is worked out from the rest.
+        Of one sample, without the batch axis. One -1 is computed from the other lengths.
 
     Raises
     ------
@@ -38,12 +37,13 @@ class Reshape(Layer):
                 f"Reshape: target_shape must be a tuple, the shape of one sample, got "
                 f"{target_shape!r}; did you mean ({target_shape},)?"
             )
+        lengths = tuple(target_shape)
         try:
-            self.target_shape = tuple(operator.index(n) for n in target_shape)
+            self.target_shape = tuple(operator.index(n) for n in lengths)
         except TypeError:
-            raise TypeError(
-                f"Reshape: target_shape must be integers, got {target_shape!r}"
-            ) from None
+            self.target_shape = (True,)
+        if any(isinstance(n, bool) for n in (*lengths, *self.target_shape)):
+            raise TypeError(f"Reshape: target_shape must be integers, got {lengths}")
         if min(self.target_shape, default=0) < -1 or self.target_shape.count(-1) > 1:
             raise ValueError(
                 "Reshape: target_shape takes lengths >= 0 and at most one -1, got "
@@ -75,7 +75,7 @@ class Reshape(Layer):
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
-            check_gradient(self, dy, target)
+            check_gradient(self, dy, target, x.dtype)
             return dy.reshape(shape) if input_gradient else None, {}
 
         return x.reshape(target), backward

@@ -1,4 +1,4 @@
-"""What dropout does to linear regression, in closed form."""
+"""Linear regression with dropout, in closed form."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def linear_dropout_ridge(
 ) -> NDArray[Any]:
     """The weights that linear regression with dropout on its inputs converges to.
 
-    Averaged over the masks, the squares that dropout leaves are those of a ridge regression, with a
-    penalty for each weight that grows with the scale of its input. It is solved at once::
+    Averaged over the masks, the squared error under dropout is that of a ridge regression, with a
+    penalty for each weight that grows with the scale of its input. It has a closed form::
 
         w = argmin ||y - x w||^2 + (1 - keep) / keep * ||g w||^2,     g = diag(x.T x)^(1/2)
 
-    These are the weights to multiply new inputs with, as ``Dense(units, use_bias=False)`` behind
-    ``Dropout(rate)`` stores them; the paper calls them w~. Trained without inverted scaling they
-    would be w / keep. Where columns of x leave w open, it is the shortest.
+    These weights multiply new inputs, as those of ``Dense(units, use_bias=False)`` after
+    ``Dropout(rate)`` do; the paper calls them w~. Trained without inverted scaling they would be
+    w / keep. If columns of x do not determine w, it is the shortest solution.
 
     Parameters
     ----------
     x : array_like, shape (samples, features)
     y : array_like, shape (samples,) or (samples, outputs)
     rate, keep : float
-        Of the dropout; give one of them. keep = 0 gives zeros, rate = 0 the least squares.
+        Give one of them. keep = 0 gives zeros, rate = 0 the least-squares solution.
 
     Returns
     -------

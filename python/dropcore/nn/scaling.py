@@ -1,4 +1,4 @@
-"""The two scalings of dropout, and the way from one to the other."""
+"""Conversion between the two scalings of dropout."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ SCALINGS: Final = ("inverted", "test")
 
 
 def set_scaling_(model: Layer, scaling: str) -> None:
-    """Train on, or finish, with the other scaling of dropout: the same function of the input.
+    """Change the scaling of all dropouts of a model without changing its outputs.
 
-    A network that is trained unscaled, ``Dropout(scaling="test")``, multiplies what dropout is
-    given by keep at inference. The same numbers come out if the weights behind it are multiplied by
-    keep once, which is how the papers finish a network, and is what inverted scaling stores all
-    along. So, in place, for every dropout whose scaling changes::
+    A network that is trained unscaled, ``Dropout(scaling="test")``, multiplies the input of a
+    dropout by keep at inference. Its outputs are the same if the weights after the dropout are
+    multiplied by keep once instead. The papers finish a network like this, and inverted scaling
+    stores such weights all the time. So, in place, for every dropout whose scaling changes::
 
-        "inverted"    weights behind it <- weights * keep       the finished network of the papers
-        "test"        weights behind it <- weights / keep       what pretrained weights need before
-                                                                they are trained on unscaled
+        "inverted"    weights after it <- weights * keep       the finished network of the papers
+        "test"        weights after it <- weights / keep       to continue training pretrained
+                                                               weights unscaled
 
-    Outputs without a key stay the same up to rounding. Bounds of max-norm constraints are left
-    alone: see `dropcore.constraints.MaxNorm.paper`.
+    Outputs without a key stay the same up to rounding. Bounds of max-norm constraints do not
+    change: see `dropcore.constraints.MaxNorm.paper`.
 
     Parameters
     ----------
     model : Layer
-        With its weights. Between a dropout and the weights that it feeds may stand what only moves
-        or picks numbers, such as Flatten, pooling or ReLU.
+        A model that is built. Between a dropout and the weights after it there may be layers that
+        are homogeneous, such as Flatten, pooling or ReLU.
     scaling : "inverted" or "test"
 
     Raises
     ------
     ValueError
-        For another `scaling`, or a dropout whose weights cannot be told: at the end of the model,
-        in front of a sigmoid, with a rate that changes or keeps nothing. Nothing is changed then.
+        For another `scaling`, or a dropout without weights that can take its scale: at the end of
+        the model, before a sigmoid, with a rate that changes or is 1. Nothing is changed then.
 
     References
     ----------
@@ -64,8 +64,8 @@ def set_scaling_(model: Layer, scaling: str) -> None:
     factor = _walk(model, "", None, scaling, changes)
     if factor is not None:
         raise ValueError(
-            "set_scaling_: no weights stand behind the last dropout of the model, so nothing can "
-            "take its scale"
+            "set_scaling_: there are no weights after the last dropout of the model, so nothing "
+            "can take its scale"
         )
     for weight, own in changes:
         weight *= own
@@ -77,7 +77,7 @@ def set_scaling_(model: Layer, scaling: str) -> None:
 def _walk(
     layer: Layer, path: str, factor: Any, scaling: str, changes: list[tuple[Any, Any]]
 ) -> Any:
-    """What is left of `factor` behind `layer`, None for nothing; notes which weights take it."""
+    """The factor that is left after `layer`, or None; adds the weights that take one to changes."""
     if isinstance(layer, Dropout) and layer.scaling != scaling:
         return (1.0 if factor is None else factor) * _factor(layer, path, scaling)
     if isinstance(layer, Sequential):
@@ -99,8 +99,8 @@ def _walk(
         return None
     if any(isinstance(one, Dropout) and one.scaling != scaling for _, one in layer.leaves()):
         raise ValueError(
-            f"set_scaling_: layer {path}, {layer!r}, is a container of your own: which weights "
-            "stand behind the dropout in it cannot be told"
+            f"set_scaling_: layer {path}, {layer!r}, is a container of another class: the weights "
+            "after the dropout in it are not known"
         )
     if factor is None or layer.homogeneous:
         return factor

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import dropwhile
-from typing import Any, Protocol, TypeGuard, cast
+from typing import Any, ClassVar, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends.gradients import Gradient
-from dropcore._ops.dense import CompactActivation, is_unit_mask
-from dropcore.key import Key
+from dropcore._ops.epilogue import CompactActivation, is_unit_mask
+from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn._expectations import check_array
+from dropcore.nn._views import ReadOnlyList
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
 from dropcore.nn.layer import (
@@ -23,19 +25,24 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
+    add_context,
+    check_array,
+    check_gradient,
+    child_key,
     error_context,
     prefixed,
 )
+from dropcore.nn.model import Model
 from dropcore.nn.reshape import Reshape
 
 __all__ = ["Sequential"]
 
 
-class Sequential(Stateful):
+class Sequential(Stateful, Model):
     """Layers one after the other: y = layer_n(... layer_1(layer_0(x))).
 
-    Every dropout site inside has a stream of its own: sites are numbered depth-first and added to
-    ``key.stream``.
+    Every layer that draws noise has streams of its own: they are numbered depth-first, from
+    ``key.stream`` on.
 
     Parameters
     ----------
@@ -48,8 +55,13 @@ class Sequential(Stateful):
 
     Examples
     --------
-    >>> Sequential([Dense(256, activation="relu"), Dropout(0.5), Dense(10)])
+    >>> model = Sequential([Dense(256, activation="relu"), Dropout(0.5), Dense(10)])
+    >>> model
     Sequential([Dense(256, activation='relu'), Dropout(0.5), Dense(10)])
+    >>> model[0]
+    Dense(256, activation='relu')
+    >>> model[:2]  # of the same layers
+    Sequential([Dense(256, activation='relu'), Dropout(0.5)])
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
@@ -61,41 +73,54 @@ class Sequential(Stateful):
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential takes layers, got {layer!r} at position {index}")
-            self.children[str(index)] = layer
+            self._add_child(str(index), layer)
 
     @property
-    def layers(self) -> list[Layer]:
-        return list(self.children.values())
+    def layers(self) -> Sequence[Layer]:
+        """The layers, read-only."""
+        return ReadOnlyList(
+            list(self._children.values()),
+            "the layers of a Sequential",
+            "create another one, as in Sequential([*model.layers, Dense(10)])",
+        )
 
-    def __getitem__(self, index: int) -> Layer:
-        return self.layers[index]
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Layer:
+        """A layer, or for a slice a Sequential of the same layers."""
+        layers = list(self._children.values())
+        return Sequential(layers[index]) if isinstance(index, slice) else layers[index]
 
     def __len__(self) -> int:
-        return len(self.children)
+        return len(self._children)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(list(self._children.values()))
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        behind = self._behind_reshapes()[1:]
-        for name, layer in self.children.items():
+        seen = False  # a layer that does more than reshape its input
+        for name, layer in self._children.items():
             with error_context(name):
-                if layer.integer_input and any(layer is other for other in behind):
+                if seen and layer.integer_input:
                     raise ValueError(
                         f"{layer!r} takes indices, and the layer before it gives none: put it first"
                     )
+                seen = seen or not isinstance(layer, Reshape)
                 input_shape = layer.output_shape(input_shape)
         return input_shape
 
     def child_shapes(self, input_shape: Shape) -> Iterator[tuple[str, Layer, Shape]]:
-        for name, layer in self.children.items():
+        for name, layer in self._children.items():
             yield name, layer, input_shape
             input_shape = layer.output_shape(input_shape)
 
     @property
     def integer_input(self) -> bool:
-        return any(layer.integer_input for layer in self._behind_reshapes()[:1])
-
-    def _behind_reshapes(self) -> list[Layer]:
-        """The layers from the first one that does more than to reshape its input."""
-        return list(dropwhile(lambda layer: isinstance(layer, Reshape), self.layers))
+        others = dropwhile(lambda layer: isinstance(layer, Reshape), self._children.values())
+        first = next(others, None)
+        return first is not None and first.integer_input
 
     def __call__(
         self,
@@ -106,15 +131,21 @@ class Sequential(Stateful):
         lengths: Array | None = None,
     ) -> Array:
         check_array(self, x)
+        address = None if key is None else as_key(key)
         valid = self.checked_lengths(x, lengths)
-        for name, layer, own in self.children_with_keys(key):
-            with error_context(name):
+        for name, layer, stream in self.child_streams():
+            own = child_key(address, stream)
+            try:
                 x = layer(x, own, row_offset=row_offset, **layer.lengths_kwargs(valid))
-            valid = None if valid is None else layer.output_lengths(valid)
+            except (TypeError, ValueError) as error:
+                add_context(error, name)
+                raise
+            if valid is not None:
+                valid = layer.output_lengths(valid)
         return x
 
     def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        for layer in self.layers:
+        for layer in self._children.values():
             lengths = layer.output_lengths(lengths)
         return lengths
 
@@ -137,43 +168,24 @@ class Sequential(Stateful):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """As of any layer; the state is those of the layers that carry one, by name."""
-        check_array(self, x)
+        """As for any layer; the state is a dict of those of the layers that carry one."""
+        if type(x) is not np.ndarray or not self._children:  # else the first layer checks it
+            check_array(self, x)
         states = self.states_by_name("state", state)
+        address = None if key is None else as_key(key)
         valid = self.checked_lengths(x, lengths)
-        steps: list[tuple[str, Any]] = []
-        left: dict[str, Any] = {}
-        y: Any = x  # an array, or CompactActivation between two layers that know them
-        children = list(self.children_with_keys(key))
-        while children:
-            (name, layer, own), *children = children
-            following = children[0] if children else None
-            step: Any
-            with error_context(name):
-                maskable = masks_output(layer)
-                if maskable is not None:
-                    maskable.check(y)
-                elif layer.carries_state:
-                    y, left[name], step = layer.forward_from(
-                        y, states.get(name), key=own, row_offset=row_offset, lengths=valid
-                    )
-                elif (
-                    _joins(layer)
-                    and own is not None
-                    and following is not None
-                    and type(following[1]) is Dense
-                    and is_unit_mask(mask := layer.mask(y.shape, own, row_offset))
-                ):
-                    y, step = layer.forward_live(y, mask)
-                else:
-                    y, step = layer.forward(
-                        y, key=own, row_offset=row_offset, **layer.lengths_kwargs(valid)
-                    )
-            if maskable is not None:
-                y, step = self._masked(maskable, y, children, row_offset)
-            valid = None if valid is None else layer.output_lengths(valid)
-            steps.append((name, step))
-        first = next((i for i, (name, _) in enumerate(steps) if _learns(self.children[name])), 0)
+        last: dict[str, Any] = {}
+        backwards: list[tuple[_Stage, Any]] = []
+        y: Any = x  # between two layers that know it, a CompactActivation
+        for stage in self._stages():
+            y, own_state, inner = stage.forward(
+                y, address, row_offset, valid, states.get(stage.name)
+            )
+            if stage.carries_state:
+                last[stage.name] = own_state
+            if valid is not None:
+                valid = stage.layer.output_lengths(valid)
+            backwards.append((stage, inner))
 
         def backward(
             dy: Any,
@@ -182,81 +194,204 @@ class Sequential(Stateful):
             input_gradient: bool = True,
             for_update: bool = False,
         ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
+            if not backwards:
+                check_gradient(self, dy, y.shape, y.dtype)
             dstates = self.states_by_name("dstate", dstate)
             grads: dict[str, Gradient] = {}
-            came: dict[str, Any] = {}
-            for i, (name, step) in reversed(list(enumerate(steps))):
-                wanted = {"input_gradient": input_gradient or i > first, "for_update": for_update}
-                with error_context(name):
-                    if name in left:
-                        dy, inner, came[name] = step(dy, dstates.get(name), **wanted)
+            first_dstate: dict[str, Any] = {}
+            first = 0  # the first stage with anything to learn: nothing before it has to be done
+            if not input_gradient:
+                learning = (i for i, (stage, _) in enumerate(backwards) if stage.layer.learns)
+                first = next(learning, 0)
+            for i in range(len(backwards) - 1, first - 1, -1):
+                stage, inner = backwards[i]
+                wanted = input_gradient or i > first
+                try:
+                    if stage.carries_state:
+                        dy, found, first_dstate[stage.name] = inner(
+                            dy,
+                            dstates.get(stage.name),
+                            input_gradient=wanted,
+                            for_update=for_update,
+                        )
                     else:
-                        dy, inner = step(dy, **wanted)
-                grads |= prefixed(name, inner)
-                if i == first and not input_gradient:
-                    return None, grads, came  # nothing before this learns
-            return dy, grads, came
+                        dy, found = inner(dy, input_gradient=wanted, for_update=for_update)
+                except (TypeError, ValueError) as error:
+                    add_context(error, stage.name)
+                    raise
+                if found:
+                    grads |= prefixed(stage.name, found)
+            return dy if input_gradient else None, grads, first_dstate
 
-        return y, left, backward
+        return y, last, backward
 
-    def _masked(
-        self,
-        layer: MasksOutput,
-        x: Any,
-        behind: list[tuple[str, Layer, Key | None]],
-        row_offset: int,
-    ) -> tuple[Any, Backward]:
-        """`layer` with the dropout behind it, if there is one, which is taken from the list.
+    def _stages(self) -> list[_Stage]:
+        """The steps of a forward pass, planned once: a layer, or two in one product."""
+        plan: list[_Stage] | None = self._cache.get("stages")
+        if plan is None:
+            plan = self._cache["stages"] = list(_planned(self.child_streams()))
+        return plan
 
-        The dropout is applied where the product ends.
-        """
-        if not behind or not _joins(behind[0][1]) or behind[0][2] is None:
-            return layer.forward_masked(x)
-        name, dropout, key = behind.pop(0)
-        assert isinstance(dropout, Dropout)
-        assert key is not None
-        with error_context(name):
-            shape = (x.shape[0], *layer.output_shape(x.shape[1:]))
-            mask = dropout.mask(
-                shape, key, row_offset, x.values if isinstance(x, CompactActivation) else x
-            )
-        live = any(type(next_layer) is Dense for _, next_layer, _ in behind[:1])
-        return layer.forward_masked(x, mask, live=live)
+
+@dataclass(eq=False)
+class _Stage:
+    """One layer of a Sequential.
+
+    Attributes
+    ----------
+    name : str
+    layer : Layer
+    stream : int or None
+        Offset of the layer's streams; None if it has none.
+    """
+
+    name: str
+    layer: Layer
+    stream: int | None
+    carries_state: ClassVar[bool] = False
+
+    def forward(
+        self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
+    ) -> tuple[Any, Any, Any]:
+        """Output, state and backward pass; `key` is that of the whole network."""
+        try:
+            return self._forward(x, child_key(key, self.stream), row_offset, lengths, state)
+        except (TypeError, ValueError) as error:
+            add_context(error, self.name)
+            raise
+
+    def _forward(
+        self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
+    ) -> tuple[Any, Any, Any]:
+        options = {} if lengths is None else self.layer.lengths_kwargs(lengths)
+        y, backward = self.layer.forward(x, key=key, row_offset=row_offset, **options)
+        return y, None, backward
+
+
+class _StatefulStage(_Stage):
+    """A layer that carries a state."""
+
+    carries_state = True
+
+    def _forward(
+        self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
+    ) -> tuple[Any, Any, Any]:
+        return self.layer.forward_from(x, state, key=key, row_offset=row_offset, lengths=lengths)
+
+
+class _DropoutStage(_Stage):
+    """A dropout in front of a Dense, which computes with the kept units only if it drops units."""
+
+    def _forward(
+        self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
+    ) -> tuple[Any, Any, Any]:
+        layer = cast(Dropout, self.layer)
+        if key is None:
+            y, backward = layer.forward(x, row_offset=row_offset)
+            return y, None, backward
+        check_array(layer, x)
+        mask = layer.mask(x.shape, key, row_offset, x)
+        if is_unit_mask(mask):
+            compact, backward = layer.forward_compact(x, mask)
+            return compact, None, backward
+        y, backward = layer.forward_under(x, mask)
+        return y, None, backward
+
+
+@dataclass(eq=False)
+class _ProductStage(_Stage):
+    """A layer that ends in a product, which also applies the mask of the dropout after it.
+
+    Attributes
+    ----------
+    dropout : tuple of name, layer, offset of its streams, or None
+    compact : bool
+        Whether the layer after them takes a CompactActivation.
+    """
+
+    dropout: tuple[str, Dropout, int] | None
+    compact: bool
+
+    def forward(
+        self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
+    ) -> tuple[Any, Any, Any]:
+        layer, name, mask = cast(MasksOutput, self.layer), self.name, None
+        try:
+            shape = layer.check(x)
+            if key is not None and self.dropout is not None:
+                name, dropout, stream = self.dropout
+                like = x.values if isinstance(x, CompactActivation) else x
+                own = key.at(stream=key.stream + stream) if stream else key
+                mask = dropout.mask(shape, own, row_offset, like)
+                name = self.name
+            y, backward = layer.forward_masked(x, mask, compact=self.compact)
+        except (TypeError, ValueError) as error:
+            add_context(error, name)
+            raise
+        if key is None and self.dropout is not None and self.dropout[1].scaling == "test":
+            y, backward = _chained(y, backward, self.dropout[1], row_offset)
+        return y, None, backward
 
 
 class MasksOutput(Protocol):
-    """A layer that applies a mask of its output as it makes it: see Dense."""
+    """A layer that can apply a mask to its output as it computes it, such as Dense."""
 
-    def check(self, x: Any) -> None:
-        """TypeError or ValueError for what the layer cannot take."""
-
-    def output_shape(self, input_shape: Shape) -> Any:
-        """As of any layer."""
+    def check(self, x: Any) -> tuple[int, ...]:
+        """The shape of the output; TypeError or ValueError for an x that the layer cannot take."""
 
     def forward_masked(
-        self, x: Any, mask: Mask | None = None, *, live: bool = False
+        self, x: Any, mask: Mask | None = None, *, compact: bool = False
     ) -> tuple[Any, Backward]:
-        """`forward` of x, which `check` has seen, under the mask."""
+        """`forward` of an x that `check` accepts, with the mask applied to the output."""
 
 
-def masks_output(layer: Layer) -> MasksOutput | None:
-    """The layer, if it offers `forward_masked`, for the same function as its `forward`.
+def _chained(
+    y: Array, backward: Backward, dropout: Dropout, row_offset: int
+) -> tuple[Array, Backward]:
+    """A layer's output and backward pass, and a dropout without a key after them."""
+    y, of_dropout = dropout.forward(y, row_offset=row_offset)
 
-    A class made from one that does, with a `forward` of its own, is another function.
+    def both(
+        dy: Array, *, input_gradient: bool = True, for_update: bool = False
+    ) -> tuple[Any, dict[str, Gradient]]:
+        dy, _ = of_dropout(dy)
+        return backward(dy, input_gradient=input_gradient, for_update=for_update)
+
+    return y, both
+
+
+def _planned(children: list[tuple[str, Layer, int | None]]) -> Iterator[_Stage]:
+    """The stages of some layers: a dropout joins the product before it."""
+    rest = deque(children)
+    while rest:
+        name, layer, stream = rest.popleft()
+        if masks_output(layer):
+            dropout = None
+            if rest and _joins(rest[0][1]):
+                dropout = cast(tuple[str, Dropout, int], rest.popleft())
+            compact = dropout is not None and bool(rest) and type(rest[0][1]) is Dense
+            yield _ProductStage(name, layer, stream, dropout, compact)
+        elif layer.carries_state:
+            yield _StatefulStage(name, layer, stream)
+        elif _joins(layer) and rest and type(rest[0][1]) is Dense:
+            yield _DropoutStage(name, layer, stream)
+        else:
+            yield _Stage(name, layer, stream)
+
+
+def masks_output(layer: Layer) -> bool:
+    """Whether the layer is a `MasksOutput` whose `forward` computes the same function.
+
+    A subclass with a `forward` of its own computes another one.
     """
     for kind in type(layer).__mro__:
         if "forward_masked" in vars(kind):
-            return cast(MasksOutput, layer)
+            return True
         if "forward" in vars(kind):
-            return None
-    return None
+            return False
+    return False
 
 
-def _learns(layer: Layer) -> bool:
-    """Whether a step for an update changes anything in the layer."""
-    return bool(layer.params or layer.buffers)
-
-
-def _joins(layer: Layer) -> TypeGuard[Dropout]:
+def _joins(layer: Layer) -> bool:
     """Whether a product may apply the layer's mask: not if a subclass does more than that."""
     return isinstance(layer, Dropout) and type(layer).forward is Dropout.forward
