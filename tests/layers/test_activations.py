@@ -13,7 +13,8 @@ from scipy import special
 import dropcore
 from dropcore import Key, Mask
 from dropcore._ops.activation import Activation
-from dropcore._ops.dense import CompactActivation, DenseOp
+from dropcore._ops.dense import DenseOp
+from dropcore._ops.epilogue import CompactActivation
 from dropcore.nn import (
     ELU,
     GELU,
@@ -325,8 +326,8 @@ def test_activation_of():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LeakyReLU(-0.1), "LeakyReLU: slope must be a finite number, at least 0, got -0.1"),
-        (lambda: ELU(math.inf), "ELU: alpha must be a finite number, at least 0, got inf"),
+        (lambda: LeakyReLU(-0.1), "LeakyReLU: slope must be finite and not negative, got -0.1"),
+        (lambda: ELU(math.inf), "ELU: alpha must be finite and not negative, got inf"),
         (lambda: ELU(math.nan), "alpha must be"),
         (lambda: GELU("sigmoid"), "GELU: approximate must be None or 'tanh', got 'sigmoid'"),
         (lambda: Softmax().output_shape(()), r"samples of shape \(..., features\), got \(\)"),
@@ -397,7 +398,7 @@ def test_dense_applies_the_activation_before_the_mask(name):
 def test_softmax_needs_every_unit_of_a_row():
     mask = Mask.given([[True, False, True]], keep=0.5)
     step = DenseOp(
-        np.ones((2, 3)), np.eye(3), None, activation=Activation("softmax"), mask=mask, live=True
+        np.ones((2, 3)), np.eye(3), None, activation=Activation("softmax"), mask=mask, compact=True
     )
     assert not isinstance(step.y, CompactActivation)
     np.testing.assert_allclose(step.y, [[2 / 3, 0, 2 / 3]] * 2, rtol=1e-14)
@@ -409,7 +410,7 @@ def test_dense_step_with_live_units(name):
     x, w, dy = rng.normal(size=(5, 6)), rng.normal(size=(6, 9)), rng.normal(size=(5, 9))
     kept = np.array([True, False] * 4 + [True])
     mask = Mask.given(kept[None], keep=0.5)
-    step = DenseOp(x, w, None, activation=Activation(name), mask=mask, live=True)
+    step = DenseOp(x, w, None, activation=Activation(name), mask=mask, compact=True)
     full = DenseOp(x, w, None, activation=Activation(name), mask=mask)
     assert isinstance(step.y, CompactActivation)
     np.testing.assert_allclose(step.y.values, full.y[:, kept], rtol=1e-13)

@@ -194,7 +194,7 @@ def test_maxout_is_the_largest_of_its_pieces():
 
 def test_a_config_says_what_it_cannot_write_down():
     model = Sequential([Dense(3), Dense(4, initializer=lambda rng, shape: np.zeros(shape))])
-    with pytest.raises(TypeError, match=r"Dense\.initializer: <function .* cannot be written down"):
+    with pytest.raises(TypeError, match=r"Dense\.initializer: <function .* cannot be written"):
         model.to_config()
 
 
@@ -254,8 +254,8 @@ def test_the_summary_is_a_table():
     assert [row.parameters for row in table.rows] == [0, 352, 0, 552, 552, 264, 288, 0, 99]
     assert table.parameters == 352 + 552 + 99
     text = str(table)
-    assert "keep 0.8: 8 of 10 live" in text
-    assert "keep 0.5: 16 of 32 live" in text
+    assert "keep 0.8: 8 of 10 kept" in text
+    assert "keep 0.5: 16 of 32 kept" in text
     assert "weight: MaxNorm(2.0)" in text
     assert "1,003 parameters, 2 streams of noise" in text
     assert not model.built
@@ -298,11 +298,11 @@ def test_wrong_arguments_say_what_is_allowed(make, error, message):
 
 
 NOTES = [
-    (Dropout(np.linspace(0, 1, 8)), "keep 0.5: 4 of 8 live"),
-    (Dropout(mask=[True, False, True, True, False, True, True, True]), "keep 0.75: 6 of 8 live"),
+    (Dropout(np.linspace(0, 1, 8)), "keep 0.5: 4 of 8 kept"),
+    (Dropout(mask=[True, False, True, True, False, True, True, True]), "keep 0.75: 6 of 8 kept"),
     (Dropout(Linear(0.0, 0.5, 10)), "rate Linear(start=0.0, end=0.5, steps=10)"),
-    (UnitDropout(keep=0.25), "keep 0.25: 2 of 8 live"),
-    (AlphaDropout(0.5), "keep 0.5: 4 of 8 live"),
+    (UnitDropout(keep=0.25), "keep 0.25: 2 of 8 kept"),
+    (AlphaDropout(0.5), "keep 0.5: 4 of 8 kept"),
     (DropConnect(4, 0.25), "keep 0.75 of the weights"),
     (GaussianDropout(0.2), "keep 0.8"),
     (GaussianNoise(0.3), "stddev 0.3"),

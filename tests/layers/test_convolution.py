@@ -139,9 +139,9 @@ def test_the_dropout_behind_is_applied_where_the_product_ends(isa, name, dtype, 
     for kind in (Conv1D, Conv2D):
         original = kind.forward_masked
 
-        def watched(self, x, mask=None, *, live=False, original=original):
+        def watched(self, x, mask=None, *, compact=False, original=original):
             masked.append(mask)
-            return original(self, x, mask, live=live)
+            return original(self, x, mask, compact=compact)
 
         monkeypatch.setattr(kind, "forward_masked", watched)
     y, backward = model.forward(x, key=KEY)
@@ -194,7 +194,7 @@ def test_any_team_gives_the_same_bits(threads, assert_team, name, dtype):
         if team == threads:
             assert_team()
         dy = normal(*step.y.shape, dtype=dtype, seed=3)
-        dz, dbias = step.epilogue.back(dy, step.saved)
+        dz, dbias = step.epilogue.backward(dy, step.saved)
         dw = np.empty_like(w)
         _core.kernel_gradient(dw, step._patches(), dz)
         if team == threads:

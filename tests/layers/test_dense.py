@@ -12,7 +12,8 @@ import pytest
 import dropcore
 from dropcore import Key, Mask, _core, masked_matmul, masked_matmul_backward
 from dropcore._backends.gradients import BlockGradient, ProductGradient
-from dropcore._ops.dense import CompactActivation, DenseOp, is_unit_mask
+from dropcore._ops.dense import DenseOp
+from dropcore._ops.epilogue import CompactActivation, is_unit_mask
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, ReLU, Sequential
 from dropcore.optim import SGD, Adam
@@ -409,7 +410,7 @@ def test_step_is_the_masked_product(isa, name, dtype, relu):
             (x, y, expected),
             (CompactActivation.of(x, x_mask), live_y, live_expected),
         ]:
-            step = DenseOp(given, w, bias, relu=relu, mask=mask, live=live)
+            step = DenseOp(given, w, bias, relu=relu, mask=mask, compact=live)
             found, back = step.y, dy
             assert isinstance(found, CompactActivation) == (
                 live and mask is not None and is_unit_mask(mask)
@@ -468,7 +469,7 @@ def test_gradient_that_does_not_fit():
         step.backward(normal32(B, N - 1))
     with pytest.raises(ValueError, match=r"of float32, got .* of float64"):
         step.backward(normal(B, N, dtype=np.float64))
-    live = DenseOp(x, w, None, mask=MASKS["unit"], live=True)
+    live = DenseOp(x, w, None, mask=MASKS["unit"], compact=True)
     with pytest.raises(ValueError, match=rf"\(37, {len(live.y.units)}\) of float32, got"):
         live.backward(normal32(B, N))
 
@@ -485,7 +486,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_errors_name_the_layer(name):
     x, error, message = WRONG[name]
-    model = Sequential([Dense(9), Dropout(shared_axes=2 if name == "axis" else 0), Dense(4)])
+    model = Sequential([Dense(9), Dropout(0.5, shared_axes=2 if name == "axis" else 0), Dense(4)])
     model.build((3, FEATURES), key=0)
     with pytest.raises(error, match=f"^layer {message}"):
         model.forward(x, key=KEY)

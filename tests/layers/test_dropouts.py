@@ -138,7 +138,7 @@ def test_unit_dropout_takes_the_product_of_what_lives():
 @pytest.mark.parametrize(
     ("layer", "options"),
     [
-        (Dropout(), {"rate": 0.5}),
+        (Dropout(0.5), {"rate": 0.5}),
         (Dropout(0.2), {"rate": 0.2}),
         (Dropout(keep=0.3), {"keep": 0.3}),
         (Dropout(0.4, shared_axes=1), {"rate": 0.4, "shared_axes": (1,)}),
@@ -449,7 +449,7 @@ def test_the_ends_of_the_range_for_other_layers(dtype):
         (lambda: ConcreteDropout(Dense(3), data_points=0), ValueError, "positive and finite"),
         (lambda: ConcreteDropout(Dense(3), falling, data_points=1), TypeError, "not change with"),
         (lambda: VariationalDropout(0.6, data_points=9), ValueError, "0 and 0.5, and not 0"),
-        (lambda: DropConnect(3, inference="max"), ValueError, "'mean' or 'gaussian', got 'max'"),
+        (lambda: DropConnect(3, 0.5, inference="max"), ValueError, "'gaussian', got 'max'"),
         (lambda: DropConnect(3, falling, inference="gaussian"), ValueError, "needs one rate"),
         (lambda: DropConnect(3, 1.0, inference="gaussian"), ValueError, "needs one rate"),
         (lambda: DropConnect(3, 0.5, mode="sample"), ValueError, "'row' or 'batch'"),
@@ -478,7 +478,7 @@ def test_a_mask_of_your_own():
         layer = Dropout(mask=held)
         assert layer.keep == pytest.approx(0.7)
         np.testing.assert_array_equal(layer(x, KEY), dropcore.dropout(x, mask=drawn))
-        twin = eval(repr(layer), {"Dropout": Dropout, "array": np.array})
+        twin = eval(repr(layer), {"Dropout": Dropout, "np": np})
         np.testing.assert_allclose(twin(x, KEY), layer(x, KEY), 1e-15)
 
 

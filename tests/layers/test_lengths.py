@@ -155,5 +155,5 @@ def test_a_learned_rate_in_front_of_a_recurrent_layer():
     _, grads, dstate = backward(np.ones_like(second), {"0": {"layer": end["0"]["layer"]}})
     assert grads.keys() == model.params.keys()
     assert [part.shape for part in dstate["0"]["layer"]] == [(6, 3), (6, 3)]
-    with pytest.raises(ValueError, match="'layer' carry, got"):
+    with pytest.raises(ValueError, match="states of the layers 'layer', got"):
         layer.forward_from(x, {"0": state})

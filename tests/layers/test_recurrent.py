@@ -53,7 +53,7 @@ def masks_of(layer, shape, key, row_offset=0):
 def reference(layer, x, state=None, key=None, row_offset=0, lengths=None):
     """Outputs of all steps and the last state, a sequence and a step at a time."""
     p = layer.params
-    kernel, recurrent = p["kernel"], p["recurrent_kernel"]
+    kernel, recurrent = p["weight"], p["recurrent_weight"]
     batch, steps, _ = x.shape
     units, gates = layer.units, layer.gates
     of_x, of_h, of_w, zone_h, zone_c = masks_of(layer, x.shape, key, row_offset)
@@ -170,8 +170,8 @@ def test_cells_have_the_same_bits_on_every_instruction_set(cell, units):
     layer = layer_of(cell, units, return_sequences=True, zoneout=0.3)
     width = layer.gates * units
     layer = built(layer, None, width, dtype=np.float32)
-    layer.params["kernel"][...] = np.eye(width)  # products that round nothing
-    layer.params["recurrent_kernel"][...] = 0
+    layer.params["weight"][...] = np.eye(width)  # products that round nothing
+    layer.params["recurrent_weight"][...] = 0
     x = 3 * normal(5, 4, width, dtype=np.float32, seed=2)
     found, before = [], dropcore.build_info()["isa"]
     try:
@@ -232,7 +232,7 @@ def test_gradients_equal_finite_differences(cell, name, sequences):
     if name not in ("frozen", "all dropped"):
         assert all(np.abs(array).max() > 1e-3 for array in [dx, *grads.values(), *leaves(dfirst)])
     if name == "all dropped":
-        assert not np.asarray(grads["recurrent_kernel"]).any()
+        assert not np.asarray(grads["recurrent_weight"]).any()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -449,7 +449,7 @@ def test_bias_and_initial_weights():
     bias = layer.params["bias"]
     assert bias.dtype == np.float32
     assert np.array_equal(bias, np.repeat([0, 1, 0, 0], 8))
-    for gate in np.split(layer.params["recurrent_kernel"], 4, axis=1):
+    for gate in np.split(layer.params["recurrent_weight"], 4, axis=1):
         np.testing.assert_allclose(gate.T @ gate, np.eye(8), atol=1e-6)
     plain = LSTM(8, unit_forget_bias=False)
     plain.build((None, 3), key=1)
@@ -576,7 +576,7 @@ WRONG = [
             normal(2, 3, 4), np.zeros((2, 2))
         ),
         ValueError,
-        r"expects state to be a dict .* named 'forward', 'backward' carry, got ndarray",
+        r"expects state to be a dict with the states of the layers 'forward', 'backward', got",
     ),
     (lambda: Bidirectional(Dense(2)), TypeError, "takes a recurrent layer, got Dense"),
     (lambda: Bidirectional(GRU(2), "max"), ValueError, "'sum', 'mean', got 'max'"),

@@ -93,7 +93,7 @@ class Own(Layer):
 
     def __init__(self, inner):
         super().__init__()
-        self.inner = self.children["inner"] = inner
+        self.inner = self._add_child("inner", inner)
 
     def output_shape(self, input_shape):
         return self.inner.output_shape(input_shape)
@@ -102,7 +102,7 @@ class Own(Layer):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([Dense(3), Dropout(0.5)], "no weights stand behind the last dropout"),
+        ([Dense(3), Dropout(0.5)], "no weights after the last dropout"),
         ([Dropout(0.5), Sigmoid(), Dense(3)], r"layer 1, Sigmoid\(\), cannot take over the scale"),
         ([Dropout(1.0), Dense(3)], r"layer 0, Dropout\(1.0\), must keep a fixed fraction above 0"),
         ([Dropout(lambda step: 0.5), Dense(3)], "must keep a fixed fraction"),
@@ -111,7 +111,7 @@ class Own(Layer):
         ([Dropout(0.5), Dense(6), Reshape((2, 3)), Dropout([0.1, 0.2, 0.3]), Flatten(), Dense(2)],
          r"layer 5, Dense\(2\), cannot take over the scale"),
         ([Dropout(0.5), Dense(6), Own(Sequential([Dropout(0.5), Dense(6)]))],
-         "layer 2, .* is a container of your own"),
+         "layer 2, .* is a container of another class"),
     ],
 )  # fmt: skip
 def test_nothing_changes_where_no_weights_can_take_the_scale(layers, message):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dropcore.constraints import MaxNorm, MinMaxNorm, NonNeg, UnitNorm, with_default_axis
-from dropcore.nn import Dense
+from dropcore.nn import Dense, Sequential
 from dropcore.optim import SGD
 
 DTYPES = [np.float32, np.float64]
@@ -250,10 +250,10 @@ def test_repr():
 def test_it_holds_after_training(constraint):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 6)), rng.integers(0, 5, 40)
-    model = Dense(5, constraint=constraint)
-    assert eval(repr(model)).constraint == constraint
+    model = Sequential([Dense(5, constraint=constraint)])
+    assert eval(repr(model))[0].constraint == constraint
     model.fit(x, y, epochs=3, optimizer=SGD(2.0, momentum=0.9))
-    w = model.params["weight"]
+    w = model.params["0.weight"]
     norms = np.linalg.norm(w, axis=0)
     if isinstance(constraint, NonNeg):
         assert w.min() >= 0

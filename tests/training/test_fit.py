@@ -165,7 +165,9 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order():
         seen.append(targets)
         return 0.0, np.zeros_like(out)
 
-    Dense(3).fit(X, np.arange(150), epochs=2, batch_size=40, optimizer=OPTIMIZER, loss=loss)
+    Sequential([Dense(3)]).fit(
+        X, np.arange(150), epochs=2, batch_size=40, optimizer=OPTIMIZER, loss=loss
+    )
     first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
     assert not np.array_equal(first, second)
     for order in (first, second):
@@ -177,7 +179,7 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order():
 
 
 def test_history_is_weighted_by_the_samples():
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     model.build((6,), key=0)
     still = SGD(1e-30)
     history = model.fit(
@@ -228,11 +230,11 @@ def test_a_loss_may_be_a_function():
     def squares(out, y):
         return float(np.mean((out - y) ** 2)), 2 * (out - y).astype(np.float64) / out.size
 
-    model = Dense(2)
+    model = Sequential([Dense(2)])
     history = model.fit(X, target, epochs=300, optimizer=SGD(0.1), loss=squares)
     assert set(history.metrics) == {"loss", "seconds"}
     assert history["loss"][-1] < 1e-3
-    np.testing.assert_allclose(model.params["weight"], np.ones((6, 2)), atol=0.05)
+    np.testing.assert_allclose(model.params["0.weight"], np.ones((6, 2)), atol=0.05)
 
 
 def test_no_epochs_builds_only():
@@ -245,7 +247,7 @@ def test_no_epochs_builds_only():
 
 def test_progress_is_silent_unless_it_is_asked_for(capsys):
     for progress, shown in [(None, False), (False, False), (True, True)]:
-        Dense(3).fit(X, Y, epochs=1, optimizer=OPTIMIZER, progress=progress)
+        Sequential([Dense(3)]).fit(X, Y, epochs=1, optimizer=OPTIMIZER, progress=progress)
         out, err = capsys.readouterr()
         assert out == ""
         assert ("update" in err) is shown
@@ -380,7 +382,7 @@ def test_sparse_data_and_unbuilt_models_are_refused():
 
 
 def test_a_model_without_dropout_needs_no_key():
-    given, default = Dense(3), Dense(3)
+    given, default = Sequential([Dense(3)]), Sequential([Dense(3)])
     fit(given, key=0)
     fit(default, key=None)
     assert weights(given) == weights(default)
@@ -399,7 +401,7 @@ def test_layers_that_hold_others_need_a_key_where_they_draw():
     concrete = Sequential([ConcreteDropout(Dense(2), data_points=4)])
     with pytest.raises(ValueError, match=r"draws masks \(layer 0, ConcreteDropout\("):
         concrete.fit(x, y, epochs=1, optimizer=SGD(0.1), progress=False)
-    forgetting = Sequential([EmbeddingDropout(Embedding(5, 2)), Flatten(), Dense(2)])
+    forgetting = Sequential([EmbeddingDropout(Embedding(5, 2), 0.5), Flatten(), Dense(2)])
     with pytest.raises(ValueError, match=r"draws masks \(layer 0, EmbeddingDropout\("):
         forgetting.fit(words, y, epochs=1, optimizer=SGD(0.1), progress=False)
 
@@ -480,7 +482,7 @@ def test_padding_is_not_to_blame_for_a_loss_that_is_not_finite():
     x, lengths = np.ones((3, 7, 2), np.float32), np.array([7, 3, 1])
     x[1:, 3:] = 1e37
     model.build((7, 2), key=0)
-    model.params["0.weight"][:] = model.params["1.kernel"][:] = 4
+    model.params["0.weight"][:] = model.params["1.weight"][:] = 4
 
     def loss(out, labels):
         assert np.isfinite(out).all()

@@ -220,7 +220,7 @@ def test_means_over_batches_are_means_over_all(loss):
     y, units = normal(50), {GaussianNLL(): 2, MeanSquaredError(): 1}.get(kind, 4)
     if isinstance(kind, SoftmaxCrossEntropy):
         y = some_ignored(50) if kind.ignore_label else labels(50)
-    model = Dense(units)
+    model = Sequential([Dense(units)])
     model.build((6,), key=0, dtype=np.float64)
     whole = model.evaluate(x, y, loss=loss)
     assert whole["loss"] == pytest.approx(kind(model(x), y)[0])
@@ -238,7 +238,7 @@ def test_gaussian_nll_finds_the_noise():
     rng = np.random.default_rng(0)
     x = rng.choice([-1.0, 1.0], size=(4000, 1))
     y = 3 * x[:, 0] + np.where(x[:, 0] > 0, 2.0, 0.5) * rng.normal(size=4000)
-    model = Dense(2)
+    model = Sequential([Dense(2)])
     model.build((1,), key=0, dtype=np.float64)
     model.fit(x, y, epochs=60, optimizer=Adam(0.05), loss="gaussian_nll", batch_size=400)
     for at, std in ((1.0, 2.0), (-1.0, 0.5)):
@@ -308,7 +308,7 @@ def test_training_refuses_targets_before_anything_changes():
         ("gaussian_nll", normal(9), r"must be \(..., 2\), .* got \(9, 3\)"),
         (SoftmaxCrossEntropy(class_weights=(1, 2)), labels(9), "each of the 3 outputs, got 2"),
     ]:
-        model = Dense(3)
+        model = Sequential([Dense(3)])
         with pytest.raises(ValueError, match=text):
             model.fit(normal(9, 4), y, epochs=1, optimizer=SGD(0.1), loss=loss)
         assert not model.built

@@ -112,7 +112,7 @@ def test_schedules_are_asked_for_each_step():
         seen.append(step)
         return 0.1 / (1 + step)
 
-    model = Dense(3)
+    model = Sequential([Dense(3)])
     model.fit(normal(50, 4), np.arange(50) % 3, epochs=2, batch_size=20, optimizer=SGD(rate))
     assert seen == list(range(6))
 
@@ -216,28 +216,30 @@ def test_clipping_by_norm_hides_nothing(bad):
     def loss(out, y):
         return 0.0, np.full_like(out, bad)
 
-    model = Dense(2)
+    model = Sequential([Dense(2)])
     with pytest.raises(FloatingPointError, match="the weights are not finite"):
         model.fit(normal(9, 3), np.zeros(9, int), epochs=1, loss=loss,
                   optimizer=Clip(SGD(0.1), norm=1.0))  # fmt: skip
 
 
 def test_a_clipped_optimiser_is_the_optimiser_inside():
-    model = Dense(3, constraint=MaxNorm(1.0))
+    model = Sequential([Dense(3, constraint=MaxNorm(1.0))])
     data = normal(40, 6), np.arange(40) % 3
     inside = SGD(0.5, momentum=0.9)
     model.fit(*data, epochs=2, optimizer=inside)
-    velocity = model.training_state.slots["velocity"]["weight"]
+    velocity = model.training_state.slots["velocity"]["0.weight"]
     model.fit(*data, epochs=2, optimizer=Clip(inside, norm=0.1))
-    assert model.training_state.slots["velocity"]["weight"] is velocity
-    assert (np.linalg.norm(model.params["weight"], axis=0) <= 1).all()
+    assert model.training_state.slots["velocity"]["0.weight"] is velocity
+    assert (np.linalg.norm(model.params["0.weight"], axis=0) <= 1).all()
     model.fit(*data, epochs=1, optimizer=Clip(Adam(), norm=0.1))
     assert model.training_state.slots.keys() == {"mean", "square"}
     # Out of reach, a bound changes no bit.
-    models = [Dense(3), Dense(3)]
+    models = [Sequential([Dense(3)]), Sequential([Dense(3)])]
     for one, optimizer in zip(models, (inside, Clip(inside, norm=1e9, value=1e9))):
         one.fit(*data, epochs=3, optimizer=optimizer, key=1)
-    np.testing.assert_allclose(models[0].params["weight"], models[1].params["weight"], rtol=1e-5)
+    np.testing.assert_allclose(
+        models[0].params["0.weight"], models[1].params["0.weight"], rtol=1e-5
+    )
 
 
 def test_lazy_stays_lazy_behind_a_clip():

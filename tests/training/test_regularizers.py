@@ -95,10 +95,10 @@ def test_l1_empties_weights_that_do_nothing():
     def squares(out, y):
         return float(np.mean((out - y) ** 2)), 2 * (out - y) / out.size
 
-    model = Dense(1, regularizer=L1(0.2))
+    model = Sequential([Dense(1, regularizer=L1(0.2))])
     model.build((10,), key=0, dtype=np.float64)
     model.fit(x, y, epochs=300, optimizer=SGD(0.01), loss=squares, batch_size=200)
-    w = model.params["weight"].ravel()
+    w = model.params["0.weight"].ravel()
     # Where the columns are uncorrelated the lasso is 2 - 0.2 / 2 and 0; they nearly are.
     assert w[0] == pytest.approx(1.9, abs=0.03)
     assert np.abs(w[1:]).max() < 0.03
