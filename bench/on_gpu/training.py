@@ -148,7 +148,7 @@ def layer_step(s: Setting, batch: int, width: int, kind: str) -> Call:
             masks = [Mask((1, width), KEEP, key=Key(7, stream, step)) for stream in (1, 2)]
             came, mask = CompactActivation.of(x, masks[0]), masks[1]
         dense = DenseOp(came, params["weight"], params["bias"], relu=True, mask=mask,
-                          live=mask is not None)  # fmt: skip
+                          compact=mask is not None)  # fmt: skip
         back = dy if dense.y_units is None else dy[:, dense.y_units]
         _, dw, dbias = dense.backward(back, for_update=True)
         optimizer.apply(params, {"weight": dw, "bias": dbias}, state, step, {})

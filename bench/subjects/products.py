@@ -158,7 +158,7 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
         else:
             came = x
         dense = DenseOp(
-            came, w, params["bias"], relu=True, mask=masks.get("y_mask"), live=kind == "unit"
+            came, w, params["bias"], relu=True, mask=masks.get("y_mask"), compact=kind == "unit"
         )
         back = dy if dense.y_units is None else dy[:, dense.y_units]
         _, dw, dbias = dense.backward(back, for_update=True)

@@ -178,7 +178,7 @@ def test_layers_fuse_their_epilogue(host, monkeypatch, dtype, kind, own):
         monkeypatch.setattr(cuda, "FUSES_ACTIVATIONS", fuses)
         for live in (False, True):
             before = len(host_cupy.launches)
-            op = DenseOp(x, w, bias, activation=activation, mask=mask, live=live)
+            op = DenseOp(x, w, bias, activation=activation, mask=mask, compact=live)
             launched = host_cupy.launches[before:]
             if fuses and own in (None, "element"):
                 assert launched == ["apply_epilogue"]

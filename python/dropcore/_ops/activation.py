@@ -57,7 +57,7 @@ class Activation:
     @property
     def saves_input(self) -> bool:
         """Whether the backward pass needs x; that of the others needs y."""
-        return self.name in HOLD_INPUT
+        return self.name in SAVE_INPUT
 
     def forward(self, x: Array, *, may_overwrite: bool = False) -> tuple[Array, Array]:
         """y, and the array that `backward` needs: y itself, or x.

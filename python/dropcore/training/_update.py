@@ -157,7 +157,7 @@ class Update:
     ) -> None:
         self._model, self._optimizer, self._loss, self._state = model, optimizer, loss, state
         self._interrupts = interrupts
-        frozen = frozen_of(model)
+        frozen = model.frozen()
         self._params = {p: array for p, array in model.params.items() if p not in frozen}
         self._constraints = {p: c for p, c in model.constraints.items() if p in self._params}
         self._regularizers = {p: r for p, r in model.regularizers.items() if p in self._params}
@@ -215,10 +215,10 @@ def prepare(
     shape = data.x.shape[1:]
     if not model.built or model.input_shape != shape:
         model.build(shape, key=address, dtype=model_dtype(model))
-    params, frozen = model.params, frozen_of(model)
+    params = model.params
     if not params:
         raise ValueError(f"the model has no weights to train: {model!r}")
-    if params.keys() <= frozen:
+    if params.keys() <= model.frozen():
         raise ValueError("all parameters of the model are frozen: nothing is left to train")
     state = training_state_of(model)
     assert data.loss is not None
@@ -227,12 +227,6 @@ def prepare(
     state.loss = data.loss
     state.prepare(optimizer, params)
     return state
-
-
-def frozen_of(model: Layer) -> set[str]:
-    """Paths of the parameters that training leaves as they are."""
-    frozen = getattr(model, "frozen", None)
-    return set() if frozen is None else set(frozen())
 
 
 def loss_of(loss: Loss, out: Array, batch: Batch) -> tuple[Number, Array, Scored]:
