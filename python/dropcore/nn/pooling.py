@@ -66,6 +66,36 @@ class _Pool(Layer):
         return y, backward
 
 
+class _OverTime(_Pool):
+    """Pooling over time, of the valid steps of each sequence only."""
+
+    axes = 1
+
+    @property
+    def takes_lengths(self) -> bool:
+        return True
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        key: Key | int | None = None,
+        row_offset: int = 0,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Backward]:
+        return self._pooled(x, lengths)
+
+    def __call__(
+        self,
+        x: Array,
+        key: Key | int | None = None,
+        *,
+        row_offset: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        return self._pooled(x, lengths)[0]
+
+
 class _WindowPool(_Pool):
     count_include_pad = False
 
@@ -106,7 +136,7 @@ class _WindowPool(_Pool):
         try:
             return Pooling(
                 x.shape, self.pool_size, stride=self.stride, padding=self.padding,
-                average=self.average, count_include_pad=self.count_include_pad,
+                average=self.average, count_include_pad=self.count_include_pad, lengths=lengths,
             )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}, got x of shape {x.shape}") from None
@@ -138,7 +168,7 @@ class _AveragePool(_WindowPool):
         )
 
 
-class MaxPool1D(_MaxPool):
+class MaxPool1D(_OverTime, _MaxPool):
     """The maximum of each window of a sequence (batch, time, channels).
 
     With ties the first one counts: dx = dy there and 0 elsewhere, summed over the windows that
@@ -152,15 +182,14 @@ class MaxPool1D(_MaxPool):
         From window to window; by default `pool_size`.
     padding : "valid", "same", int or (int, int), default "valid"
         Steps before and after, less than a window, which are no maximum of anything. "same" gives
-        ceil(time / stride) windows.
+        ceil(time / stride) windows. With `lengths`, steps after the end of a sequence count as
+        padding.
 
     Raises
     ------
     TypeError, ValueError
         For another size or padding.
     """
-
-    axes = 1
 
 
 class MaxPool2D(_MaxPool):
@@ -184,7 +213,7 @@ class MaxPool2D(_MaxPool):
     axes = 2
 
 
-class AveragePool1D(_AveragePool):
+class AveragePool1D(_OverTime, _AveragePool):
     """The mean of each window of a sequence (batch, time, channels).
 
     y = sum of x / count, dx = dy / count, summed over the windows that overlap.
@@ -201,8 +230,6 @@ class AveragePool1D(_AveragePool):
     TypeError, ValueError
         For another size or padding.
     """
-
-    axes = 1
 
 
 class AveragePool2D(_AveragePool):
@@ -247,34 +274,6 @@ class _GlobalPool(_Pool):
         return y.reshape(shape), backward
 
 
-class _GlobalPool1D(_GlobalPool):
-    axes = 1
-
-    @property
-    def takes_lengths(self) -> bool:
-        return True
-
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Key | int | None = None,
-        row_offset: int = 0,
-        lengths: Array | None = None,
-    ) -> tuple[Array, Backward]:
-        return self._pooled(x, lengths)
-
-    def __call__(
-        self,
-        x: Array,
-        key: Key | int | None = None,
-        *,
-        row_offset: int = 0,
-        lengths: Array | None = None,
-    ) -> Array:
-        return self._pooled(x, lengths)[0]
-
-
 class _GlobalPool2D(_GlobalPool):
     axes = 2
 
@@ -284,7 +283,7 @@ class _GlobalPool2D(_GlobalPool):
         return self._pooled(x)
 
 
-class GlobalMaxPool1D(_GlobalPool1D):
+class GlobalMaxPool1D(_OverTime, _GlobalPool):
     """The maximum of each channel over time: (batch, time, channels) -> (batch, channels).
 
     With `lengths` only over the steps that each sequence has; of none of them it is 0.
@@ -299,7 +298,7 @@ class GlobalMaxPool2D(_GlobalPool2D):
     average = False
 
 
-class GlobalAveragePool1D(_GlobalPool1D):
+class GlobalAveragePool1D(_OverTime, _GlobalPool):
     """The mean of each channel over time: (batch, time, channels) -> (batch, channels).
 
     With `lengths` only over the steps that each sequence has; of none of them it is 0.
