@@ -126,7 +126,7 @@ def test_gates_are_drawn_on_their_own(keras):
     theirs = keras.layers.LSTM(60)
     theirs.build((None, 5, 40))
     there = [keras.ops.convert_to_numpy(w) for w in theirs.get_weights()]
-    assert np.abs(ours.params["kernel"]).max() == pytest.approx(np.sqrt(6 / 100), rel=1e-2)
+    assert np.abs(ours.params["weight"]).max() == pytest.approx(np.sqrt(6 / 100), rel=1e-2)
     assert np.abs(there[0]).max() == pytest.approx(np.sqrt(6 / 280), rel=1e-2)
     for gate in np.split(ours.params["recurrent_weight"], 4, axis=1):
         close(gate @ gate.T, np.eye(60), tolerance=1e-5)

@@ -392,13 +392,13 @@ DROPS = {
 
 @each_keras_dtype
 @pytest.mark.parametrize("case", DROPS)
-def test_dropout_is_that_of_keras(keras, monkeypatch, case, dtype):
+def test_dropout_is_that_of_keras(keras, case, dtype):
     ours, name, options, shape = DROPS[case]
     ours = copy.deepcopy(ours)
     theirs = peer(keras, name, dtype, rate=ours.rate, seed=1, **options)
     x, dy = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=3)
     wanted, gradients = by_keras(keras, lambda t: theirs(t, training=True), [x], [], dy)
-    fed(monkeypatch, ours, wanted)
+    fed(ours, wanted)
     y, backward = ours.forward(x, key=KEY)
     close(y, wanted)
     close(backward(dy)[0], gradients[0])

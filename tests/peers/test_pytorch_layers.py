@@ -417,7 +417,7 @@ def test_both_directions_equal_pytorch_without_lengths(torch):
 
 @each_dtype
 @pytest.mark.parametrize("p", [0.2, 0.5, 1.0])
-def test_dropout_is_that_of_pytorch(torch, monkeypatch, p, dtype):
+def test_dropout_is_that_of_pytorch(torch, p, dtype):
     """Maps stand behind the batch there. With rate 1 all is zero, in both."""
     torch.manual_seed(0)
     nn = torch.nn
@@ -436,7 +436,7 @@ def test_dropout_is_that_of_pytorch(torch, monkeypatch, p, dtype):
 
         wanted, gradients = by_torch(torch, run, [x], dy)
         if p < 1:
-            fed(monkeypatch, ours, wanted)
+            fed(ours, wanted)
         y, backward = ours.forward(x, key=KEY)
         close(y, wanted, repr(ours))
         close(backward(dy)[0], gradients[0], repr(ours))

@@ -37,7 +37,7 @@ def test_the_builder_in_the_document_about_performance_runs(monkeypatch):
     assert found["forward_mine"](8, 0.5, "float64")().shape == (8,)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "peers", "kernels", "check", "lint", "bench"])
 def test_make_has_the_targets_that_are_named(target):
     makefile = README.with_name("Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, flags=re.M)
