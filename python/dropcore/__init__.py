@@ -56,9 +56,12 @@ _MODULES = (
     "updates",
 )  # fmt: skip
 
+# Reachable like the others, and no part of the interface for programs.
+_COMMAND = ("cli", "demo")
+
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in (*_MODULES, *_COMMAND):
         return importlib.import_module(f"dropcore.{name}")
     raise AttributeError(f"module 'dropcore' has no attribute {name!r}")
 
