@@ -1,6 +1,8 @@
 """The compiled core. Private: see the modules that call it."""
 
-from typing import Any
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
 
 _C_API: Any
 
@@ -14,9 +16,13 @@ def last_team_size() -> int: ...
 
 POOL_BYTES: int
 
+@disjoint_base
 class PooledBuffer:
-    def __init__(self, bytes: int) -> None: ...
+    def __new__(cls, bytes: int) -> Self: ...
     def __buffer__(self, flags: int) -> memoryview: ...
+
+@disjoint_base
+class Buffer: ...
 
 def release_pool() -> int: ...
 def release_scratch() -> int: ...
@@ -67,6 +73,11 @@ def apply(
     scale: float,
     scales: Any,
 ) -> None: ...
+
+@disjoint_base
+class Weights:
+    def __init__(self, w: Any, vectors: tuple[int, int, int], max_norm: float) -> None: ...
+
 def max_norm(w: Any, vectors: tuple[int, int, int], max_norm: float) -> int: ...
 def sgd(
     w: Any,
@@ -139,6 +150,7 @@ def adadelta(
 ) -> int: ...
 def sum_squares(array: Any) -> float: ...
 
+@disjoint_base
 class Factor:
     n_rows: int
     n_columns: int
@@ -166,6 +178,7 @@ def product(
 ) -> None: ...
 def epilogue_backward(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
 
+@disjoint_base
 class Patches:
     positions: int
     depth: int
@@ -193,6 +206,7 @@ def convolution(
 ) -> None: ...
 def kernel_gradient(dw: Any, a: Patches, dz: Any) -> None: ...
 
+@disjoint_base
 class Windows:
     batch: int
     def __init__(
@@ -246,6 +260,7 @@ def layer_normalize_back(
     x: Any, dy: Any, dx: Any, mean: Any, scale: Any, gamma: Any, dgamma: Any, dbeta: Any
 ) -> None: ...
 
+@disjoint_base
 class Recurrence:
     def __init__(
         self,
