@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends import backend_of, cpu, kept_units
-from dropcore._base.checks import check_integer, expect_one_of_rate_and_keep, expect_unmasked
+from dropcore._base.checks import (
+    check_integer,
+    check_number,
+    expect_one_of_rate_and_keep,
+    expect_unmasked,
+)
 from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
 from dropcore._base.device import on_device
 from dropcore.key import TRAINING, Key, as_key
@@ -193,14 +198,31 @@ class Mask(Decisions):
         return kept_units(self._backend(like), self)[0]
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
-        """The same decisions with another scale for the kept elements."""
+        """The same decisions with another scale for the kept elements.
+
+        Raises
+        ------
+        TypeError
+            If the scale is not a number or an array of numbers.
+        ValueError
+            If it is not finite, or an array that does not broadcast to the mask's shape.
+        """
         own: Any
-        if isinstance(scale, numbers.Real):
-            own = float(scale)
+        what = "Mask.rescaled: scale"
+        if isinstance(scale, numbers.Real | str) or scale is None:
+            own = check_number(what, scale)
         else:
-            expect_unmasked("Mask.rescaled: scale", scale)
-            own = backend_of("scale", scale).xp.asarray(scale, dtype=np.float64).copy()
+            expect_unmasked(what, scale)
+            xp = backend_of("scale", scale).xp
+            array = xp.asarray(scale)
+            if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+                raise TypeError(
+                    f"{what} must be a number or an array of numbers, got dtype {array.dtype}"
+                )
+            own = array.astype(np.float64)
             _expect_rates(own.shape, self.drawn_shape, self.run, "scales")
+            if not xp.isfinite(own).all():
+                raise ValueError(f"{what} must be finite, got {own}")
         twin = type(self).__new__(type(self))
         fields = (*self._fields()[:-1], own)
         twin._set(*fields)
