@@ -102,8 +102,9 @@ def test_too_large_a_room():
         with pytest.raises(error):
             _core.PooledBuffer(size)
     assert _core.waiting_bytes() == 0
-    with pytest.raises(MemoryError):
-        empty((1 << 60,), np.float32)
+    for shape in ((1 << 60,), (1 << 70,), (1 << 40, 1 << 40)):
+        with pytest.raises(MemoryError):
+            empty(shape, np.float32)
 
 
 # --- memory goes round ---------------------------------------------------------------------------

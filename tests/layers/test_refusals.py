@@ -27,6 +27,7 @@ from dropcore.nn import (
     EmbeddingDropout,
     FeatureAlphaDropout,
     GaussianDropout,
+    Layer,
     LayerNorm,
     MaxPool1D,
     Reshape,
@@ -240,6 +241,48 @@ FLAGS = {
     "use_bias", "return_sequences", "reverse", "unit_forget_bias", "per_unit", "scale", "center",
     "count_include_pad",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Conv1D(2, 3, stride=n),
+        lambda n: Conv2D(2, 3, stride=(1, n)),
+        lambda n: Conv2D(2, 3, dilation=n),
+        lambda n: Conv2D(2, n),
+        lambda n: Conv2D(2, 3, padding=n),
+        lambda n: Conv1D(2, 3, padding=(0, n)),
+        lambda n: MaxPool1D(n),
+        lambda n: MaxPool1D(2, stride=n),
+        lambda n: UnitDropout(0.5, group=n),
+    ],
+)
+def test_numbers_that_the_core_cannot_hold(make):
+    make(2**62)
+    for n in (2**62 + 1, 2**63, 2**70):
+        with pytest.raises(ValueError, match=rf"(at most |, ){2**62}\]?, got {n}"):
+            make(n)
+
+
+def test_the_largest_strides_and_too_much_padding():
+    x = np.ones((2, 8, 3), np.float32)
+    y, backward = built(Conv1D(2, 3, stride=2**62), 8, 3, dtype=np.float32).forward(x)
+    assert y.shape == (2, 1, 2)
+    assert not backward(y)[0][:, 3:].any()
+    for padding in (2**61, 2**62):
+        layer = built(Conv1D(2, 3, padding=padding), 8, 3, dtype=np.float32)
+        with pytest.raises(MemoryError):
+            layer.forward(x)
+
+
+def test_a_layer_of_ones_own_names_what_it_lacks():
+    class Own(Layer):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"^Own does not define forward$"):
+        Own()(np.ones((2, 3)))
+    with pytest.raises(NotImplementedError, match=r"^Own does not define output_shape$"):
+        Own().output_shape((3,))
 
 
 @every_layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ Pair = tuple[int, ...]
 Sides = tuple[tuple[int, int], ...]
 """Numbers of zeros before and after, for each axis."""
 
+LARGEST = 1 << 62
+"""The largest number that the core is given: sums of two fit into 64 bits."""
+
 Padding = str | int | Iterable[int] | Iterable[Iterable[int]]
 """Padding as users give it: "valid", "same", or numbers of zeros."""
 
@@ -41,7 +45,7 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
     TypeError
         For anything else than integers.
     ValueError
-        For another count of them, or one below `least`.
+        For another count of them, or one below `least` or above `LARGEST`.
     """
     given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
     kind = "a positive integer" if least == 1 else f"an integer >= {least}"
@@ -52,6 +56,7 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
         raise TypeError(f"{what} must be {allowed}, got {value!r}") from None
     if len(numbers) != axes or min(numbers) < least:
         raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    _check_largest(what, numbers)
     return numbers
 
 
@@ -88,6 +93,7 @@ def padding_of(what: str, value: Any, axes: int) -> str | Sides:
         raise ValueError(f"{what} must be {allowed}, got {value!r}") from None
     if len(sides) != axes or min(map(min, sides)) < 0:
         raise ValueError(f"{what} must be {allowed}, got {value!r}")
+    _check_largest(what, itertools.chain(*sides))
     return sides
 
 
@@ -213,6 +219,12 @@ def valid_steps(
     around = 0 if isinstance(sides, str) else sum(sides[0])
     out = (lengths + around - (apart * (size - 1) + 1)) // step + 1
     return np.where(lengths > 0, np.maximum(out, 0), 0)
+
+
+def _check_largest(what: str, numbers: Iterable[int]) -> None:
+    most = max(numbers)
+    if most > LARGEST:
+        raise ValueError(f"{what} must be at most {LARGEST}, got {most}")
 
 
 def _index(value: Any) -> int:

@@ -389,7 +389,9 @@ class UnitDropout(Dropout):
         scaling: str = "inverted",
     ) -> None:
         super().__init__(rate, keep=keep, scaling=scaling)
-        self.group = None if group is None else check_integer("UnitDropout: group", group, 1)
+        self.group = (
+            None if group is None else check_integer("UnitDropout: group", group, 1, 1 << 62)
+        )
 
     def shared(self, ndim: int) -> set[int]:
         if ndim < 2:

@@ -194,7 +194,7 @@ class Layer(metaclass=LayerType):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one sample's output; ValueError if the layer cannot take `input_shape`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define output_shape")
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
@@ -227,7 +227,7 @@ class Layer(metaclass=LayerType):
             For an input that the layer cannot take. `backward` raises them for a `dy` of another
             type, shape or dtype than `y`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         """Inference, with noise if a key is given; parameters as in `forward`."""
