@@ -17,6 +17,7 @@ from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adam
 from dropcore.training import History
 from dropcore.training._interrupts import Interrupts
+from dropcore.training._progress import progress_bar
 from dropcore.training.state import Snapshot
 
 RNG = np.random.default_rng(0)
@@ -51,6 +52,21 @@ def after(steps, optimizer):
         rows = slice(step % 4 * 16, step % 4 * 16 + 16)
         training.step(model, optimizer, "softmax_cross_entropy", X[rows], Y[rows], 1)
     return numbers(model)
+
+
+def test_an_import_within_fit_is_not_cut_short(monkeypatch):
+    """Else Python keeps some of its modules, and the next import fails."""
+    ended = []
+
+    def importing(*args):
+        signal.raise_signal(signal.SIGINT)
+        ended.append(args)
+        return progress_bar(*args)
+
+    monkeypatch.setattr("dropcore.training._fit.progress_bar", importing)
+    with pytest.raises(KeyboardInterrupt):
+        network().fit(X, Y, epochs=1, **OPTIONS)
+    assert ended == [(4, False)]
 
 
 class PressesInUpdate(SGD):

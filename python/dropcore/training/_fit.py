@@ -193,11 +193,13 @@ def fit(
             state = prepare(model, rule, address, data, announce=loss is None)
             state.feature_names = names or state.feature_names
             state.history = history
+            # Within, as it imports tqdm: Python does not recover from an import cut short.
+            progress_of_updates = progress_bar(epochs * updates, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
             model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph
         )
-        with progress_bar(epochs * updates, progress) as bar:
+        with progress_of_updates as bar:
             for _ in range(epochs):
                 started = perf_counter()
                 metrics = training.epoch(bar.update)
