@@ -42,7 +42,7 @@ def description(xp: Any) -> dict[str, Any]:
 
 
 def free_memory(setting: Setting) -> None:
-    """Give back what the section held, so that the next finds it all."""
+    """Free the memory of a section, so that all of it is available to the next one."""
     gc.collect()
     if hasattr(setting.xp, "get_default_memory_pool"):
         setting.xp.get_default_memory_pool().free_all_blocks()

@@ -158,7 +158,7 @@ def layer_step(s: Setting, batch: int, width: int, kind: str) -> Call:
 
 @section
 def unit_masks(s: Setting) -> dict[str, Any]:
-    """A layer of which half the units live on both sides, beside all of it; products in TF32."""
+    """A layer with half of its inputs and units kept, and the whole layer; products in TF32."""
     out: dict[str, Any] = {"targets": []}
     for batch, width in s.sizes.units:
         kinds = {kind: partial(layer_step, s, batch, width, kind)

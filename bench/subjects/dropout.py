@@ -258,7 +258,7 @@ def backward_tensorflow(size: int, keep: float) -> Call:
 
 
 def backward_thinc(size: int, keep: float) -> Call:
-    """What thinc's Dropout returns for the way back: a product with its float32 mask."""
+    """The backward pass of thinc's Dropout: a product with its float32 mask."""
     thinc = module("thinc.api")
     with thinc.use_ops("numpy"):
         layer = thinc.Dropout(1 - keep)

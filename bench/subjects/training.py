@@ -302,7 +302,7 @@ def parameters() -> int:
 def step_case(size: int) -> Case:
     """A batch of that size: products of 2 operations a weight and sample, three times."""
     products = sum(inputs * units for inputs, units in itertools.pairwise(LAYERS))
-    # The gradient with respect to the input is nobody's business.
+    # The gradient with respect to the input is not needed.
     operations = 2 * size * (3 * products - LAYERS[0] * LAYERS[1])
     return Case(f"batch {size}", (size,), parameters(), operations=operations)
 

@@ -316,7 +316,7 @@ def sgd_(
             weight_decay,
         )  # fmt: skip
 
-    if lazy and isinstance(g, BlockGradient) and not g.values.size:  # nothing lives, nothing moves
+    if lazy and isinstance(g, BlockGradient) and not g.values.size:  # no kept unit, no update
         if max_norm:
             max_norm_(w, max_norm, axes)
         return

@@ -26,7 +26,7 @@ class BlockGradient:
 
     Attributes
     ----------
-    values : ndarray (live rows, live columns)
+    values : ndarray (kept rows, kept columns)
     rows, columns : int64 arrays, sorted
         Where `values` belongs.
     shape : (int, int), or (int,) of a bias, which is one row

@@ -20,13 +20,14 @@ SMALL = 1 << 14
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """`numpy.empty`, from memory that earlier arrays have given back.
 
-    Once nobody refers to the array or to a view of it, its memory waits for the next array of the
-    same size. At most `_core.POOL_BYTES` wait at a time; the rest goes back to the system.
+    When the last reference to the array and its views is gone, its memory is kept for the next
+    array of the same size. At most `_core.POOL_BYTES` are kept; the rest is returned to the
+    system.
 
     Raises
     ------
     MemoryError
-        If there is not as much, or no address space has as much.
+        If there is not enough memory, or the size exceeds the address space.
     """
     kind = np.dtype(dtype)
     size = math.prod(shape)
@@ -34,5 +35,5 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return np.empty(shape, kind)
     if size * kind.itemsize > sys.maxsize:
         raise MemoryError(f"no memory for an array of shape {shape} and dtype {kind}")
-    room = memoryview(_core.PooledBuffer(size * kind.itemsize))
-    return np.frombuffer(room, kind, size).reshape(shape)
+    buffer = memoryview(_core.PooledBuffer(size * kind.itemsize))
+    return np.frombuffer(buffer, kind, size).reshape(shape)

@@ -30,7 +30,7 @@ DLPACK_CUDA = 2
 
 def on_device(x: Any) -> bool:
     """Whether x is a CuPy array."""
-    cupy = sys.modules.get("cupy")  # where nobody imported it there is none of its arrays
+    cupy = sys.modules.get("cupy")  # without an import there are no CuPy arrays
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 

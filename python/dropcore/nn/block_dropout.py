@@ -73,21 +73,21 @@ class BlockDropout(MaskLayer):
         cover = math.prod(shape[1:-1]) / max(math.prod(blocks) * math.prod(fits), 1)
         begins = Mask(own, (1.0 - keep) * cover, key=address, offset=first_element(own, row_offset))
         kept = ~_spread(~begins.to_bool(like), blocks)
-        lives = kept.sum(axis=tuple(range(1, len(shape))), keepdims=True)
-        return Mask.given(kept, keep=lives / max(math.prod(shape[1:]), 1))
+        n_kept = kept.sum(axis=tuple(range(1, len(shape))), keepdims=True)
+        return Mask.given(kept, keep=n_kept / max(math.prod(shape[1:]), 1))
 
 
 def _spread(begins: Array, blocks: list[int]) -> Array:
     """All positions of the blocks that begin where `begins` is true, axis by axis."""
-    xp, places = array_namespace(begins), begins
+    xp, spread = array_namespace(begins), begins
     for axis, block in enumerate(blocks, 1):
-        n = places.shape[axis]
-        shape = list(places.shape)
+        n = spread.shape[axis]
+        shape = list(spread.shape)
         shape[axis] = n + block - 1 if n else 0
         wider = xp.zeros(shape, bool)
         views = xp.moveaxis(wider, axis, 0)
         for shift in range(block):
             part = views[shift : shift + n]
-            xp.logical_or(part, xp.moveaxis(places, axis, 0), out=part)
-        places = wider
-    return places
+            xp.logical_or(part, xp.moveaxis(spread, axis, 0), out=part)
+        spread = wider
+    return spread

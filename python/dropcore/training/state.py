@@ -70,17 +70,17 @@ class TrainingState:
 
 
 class Snapshot:
-    """A copy of the weights and the training state of a model, to return to."""
+    """A copy of the weights and the training state of a model, which `restore` puts back."""
 
     def __init__(self, model: Layer, state: TrainingState) -> None:
         self._state = state
         self._counts = state.step, state.epoch
-        live = [
+        arrays = [
             *model.params.values(),
             *model.buffers.values(),
             *(a for slot in state.slots.values() for a in slot.values()),
         ]
-        self._saved = [(array, array.copy()) for array in live]
+        self._saved = [(array, array.copy()) for array in arrays]
 
     def restore(self) -> None:
         """Put everything back in place."""

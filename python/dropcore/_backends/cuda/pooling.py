@@ -36,7 +36,7 @@ class Windows:
         lengths: npt.NDArray[np.int64] | Array | None = None,
     ) -> None:
         if math.prod(kernel) >= 1 << 31:
-            raise ValueError("a window has fewer than 2**31 places")
+            raise ValueError("a window must have fewer than 2**31 positions")
         self.batch = images[0]
         self.lengths = None if lengths is None else library().asarray(lengths)
         self.arguments = (
