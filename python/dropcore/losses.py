@@ -526,8 +526,8 @@ class GaussianNLL(CheckedLoss):
     def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
         if outputs_shape[-1:] != (2,):
             raise ValueError(
-                "GaussianNLL: outputs must be (..., 2), a mean and the logarithm of a variance, "
-                f"got {tuple(outputs_shape)}"
+                "GaussianNLL needs outputs of shape (..., 2), a mean and the logarithm of a "
+                f"variance, got {tuple(outputs_shape)}: the last layer must have 2 units"
             )
         return _fitted(targets, outputs_shape[:-1])
 

@@ -255,6 +255,27 @@ def test_an_unknown_attribute_is_refused(layer, sample):
     assert not hasattr(layer, "rat")
 
 
+def test_messages_say_what_to_use_instead():
+    model = Sequential([Dense(3), BatchNorm()])
+    model.build((4,), key=1)
+    for name, advice in (
+        ("params", r"write into an array, params\[name\]\[...\] = w, or call load_params"),
+        ("buffers", "write into an array, buffers"),
+        ("constraints", "assign layer.constraint"),
+        ("regularizers", "assign layer.regularizer"),
+    ):
+        with pytest.raises(AttributeError, match=f"{name} cannot be assigned: {advice}"):
+            setattr(model, name, {})
+    with pytest.raises(AttributeError, match=r"'weight'; its parameter is params\['weight'\]"):
+        _ = model[0].weight
+    with pytest.raises(AttributeError, match=r"no attribute 'wieght'$"):
+        _ = model[0].wieght
+    with pytest.raises(KeyError, match=r"params has no '0\.wieght'; the names are '0\.weight'"):
+        _ = model.params["0.wieght"]
+    assert model.params.get("0.wieght") is None
+    assert "0.wieght" not in model.params
+
+
 class Counting(Dense):
     """A layer with an attribute of its own."""
 

@@ -217,7 +217,9 @@ def test_a_config_of_a_class_of_your_own():
     [
         ({"class": "Dense"}, ValueError, "Dense: missing a required argument: 'units'"),
         ({"class": "Dense", "units": 3, "unit": 4}, ValueError, "unexpected keyword argument"),
-        ({"units": 3}, ValueError, "expected a dict with a class"),
+        ({"units": 3}, ValueError, r"expected a dict with a class, .* got the keys \['units'\]"),
+        (3, TypeError, "config must be a dict that to_config returned, got 3"),
+        (None, TypeError, "config must be a dict that to_config returned, got None"),
         ({"class": "MaxNorm", "max_norm": 3.0}, TypeError, r"config of MaxNorm\(3.0\)"),
         ({"class": "Dense", "units": 0}, ValueError, "positive integer, got 0"),
     ],

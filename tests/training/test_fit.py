@@ -315,7 +315,7 @@ def spoiled(value, dtype=np.float32):
 
 
 WRONG = [
-    ({"key": None}, ValueError, r"layer 0, Dropout\(0.1\); layer 2, .* write fit\(..., key=0\)"),
+    ({"key": None}, ValueError, r"layer 0, Dropout\(0.1\); layer 2, .* give one, such as key=0"),
     ({"key": "7"}, TypeError, "'7'"),
     ({"key": -1}, ValueError, "-1"),
     ({"epochs": -1}, ValueError, "at least 0, got -1"),

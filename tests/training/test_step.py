@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -126,9 +127,10 @@ def test_a_loss_that_is_not_finite_makes_no_update():
     ("options", "error", "text"),
     [
         ({"optimizer": "adm"}, ValueError, "'adam' or 'sgd', or an object .* got 'adm'"),
+        ({"optimizer": X}, TypeError, r"got an object of type ndarray of shape \(48, 6\)$"),
         ({"optimizer": 0.1}, TypeError, "a name such as 'adam', .* got 0.1"),
         ({"loss": "ms"}, ValueError, "got 'ms'"),
-        ({"key": None}, ValueError, "no key to draw them"),
+        ({"key": None}, ValueError, "no key to draw them from: give one, such as key=0"),
         ({"key": Key(1, stream=2**28 - 1, step=0)}, None, ""),
         ({"key": Key(1, step=2**32 - 1)}, None, ""),
         ({"x": X[:, 0]}, ValueError, r"x must be of shape \(samples, features\), got \(48,\)"),
@@ -147,6 +149,19 @@ def test_mistakes_change_nothing(options, error, text):
         training.step(model, **usual | options)
     assert not model.built
     assert model.training_state is None
+
+
+@pytest.mark.parametrize("model", [3, None, Sequential, "model"], ids=repr)
+def test_what_is_no_layer_is_refused(model):
+    text = f"model must be a layer, such as Sequential([Dense(10)]), got {model!r}"
+    for call in (
+        lambda: training.step(model, "adam", "softmax_cross_entropy", X, Y, 7),
+        lambda: training.fit(model, X, Y, epochs=1),
+        lambda: training.predict(model, X),
+        lambda: training.evaluate(model, X, Y),
+    ):
+        with pytest.raises(TypeError, match=re.escape(text)):
+            call()
 
 
 @pytest.mark.parametrize("name", ["0.weight", "3.bias"])

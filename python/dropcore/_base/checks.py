@@ -22,6 +22,7 @@ __all__ = [
     "check_number",
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
+    "shown",
 ]
 
 WORDS: Final = {
@@ -32,11 +33,21 @@ WORDS: Final = {
 }
 
 
+def shown(value: Any) -> str:
+    """The value as messages show it: its repr, or its type if that is long, as of an array."""
+    text = repr(value)
+    if len(text) <= 80 and "\n" not in text:
+        return text
+    shape = getattr(value, "shape", None)
+    of_shape = f" of shape {shape}" if isinstance(shape, tuple) else ""
+    return f"an object of type {type(value).__name__}{of_shape}"
+
+
 def check_bool(what: str, value: Any) -> bool:
     """`value` as a bool; TypeError if it is neither True nor False."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise TypeError(f"{what} must be True or False, got {value!r}")
+    raise TypeError(f"{what} must be True or False, got {shown(value)}")
 
 
 def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
@@ -59,7 +70,7 @@ def check_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     """
     if type(value) is not float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{what} must be a number, got {value!r}")
+            raise TypeError(f"{what} must be a number, got {shown(value)}")
         try:
             number = float(value)
         except OverflowError:  # an integer beyond float64's range
@@ -101,7 +112,7 @@ def check_integer(what: str, value: Any, least: int, most: int | None = None) ->
     else:
         found = _index(value)
         if found is None:
-            raise TypeError(f"{what} must be {_integers(least, most)}, got {value!r}")
+            raise TypeError(f"{what} must be {_integers(least, most)}, got {shown(value)}")
         number = found
     if number < least or (most is not None and number > most):
         raise ValueError(f"{what} must be {_integers(least, most)}, got {number}")

@@ -98,7 +98,8 @@ def decode(config: Any, custom: Mapping[str, type], depth: int = 0) -> Any:
     name = config.get("class")
     if not isinstance(name, str):
         raise ValueError(
-            f"from_config: expected a dict with a class, got {sorted(config, key=str)}"
+            "from_config: expected a dict with a class, as to_config returns, got the keys "
+            f"{sorted(config, key=str)}"
         )
     kind = custom.get(name) or KNOWN.get(name)
     if kind is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NoReturn
 
 __all__ = ["ReadOnlyDict", "ReadOnlyList"]
@@ -24,6 +25,11 @@ class ReadOnlyDict(dict[str, Any]):
     def __init__(self, items: dict[str, Any], what: str, advice: str) -> None:
         super().__init__(items)
         self.what, self.advice = what, advice
+
+    def __missing__(self, name: object) -> NoReturn:
+        known = ", ".join(map(repr, itertools.islice(self, 10)))
+        more = f" ... ({len(self)} in all)" if len(self) > 10 else ""
+        raise KeyError(f"{self.what} has no {name!r}; the names are {known}{more}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from dropcore._backends import checked_device, to_device
 from dropcore._backends.gradients import Gradient
 from dropcore._base import checks
+from dropcore._base.checks import shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import WEIGHTS, generator
 from dropcore._ops.epilogue import CompactActivation
@@ -55,7 +56,13 @@ Shape = tuple[int | None, ...]
 """The shape of one sample, without the batch axis. None is an axis of any length."""
 
 
-_WRITE = "write into an array, params[name][...] = w, or call load_params(mapping)"
+_INSTEAD = {
+    "params": "write into an array, params[name][...] = w, or call load_params(mapping)",
+    "buffers": "write into an array, buffers[name][...] = values",
+    "constraints": "assign layer.constraint",
+    "regularizers": "assign layer.regularizer",
+}
+"""What to do instead of changing the dicts of a layer."""
 
 
 class Backward(Protocol):
@@ -333,7 +340,8 @@ class Layer(metaclass=LayerType):
             ):
                 object.__setattr__(self, name, value)
             elif hasattr(self, name):
-                raise AttributeError(f"{short(self)}: {name} cannot be assigned")
+                advice = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+                raise AttributeError(f"{short(self)}: {name} cannot be assigned{advice}")
             else:
                 arguments = ", ".join([*inspect.signature(kind).parameters, "trainable"])
                 raise AttributeError(
@@ -350,7 +358,11 @@ class Layer(metaclass=LayerType):
                     f"{type(self).__name__} has no {name}, which models have: put the layer into a "
                     f"Sequential, as in Sequential([{type(self).__name__}(...)]).{name}(...)"
                 )
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            known = name in vars(self).get("_params", {})
+            advice = f"; its parameter is params[{name!r}]" if known else ""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{advice}"
+            )
 
     def _assign(self, name: str, value: Any) -> None:
         """Give a constructor's argument another value, by constructing the layer again."""
@@ -567,28 +579,29 @@ class Layer(metaclass=LayerType):
 
     @property
     def params(self) -> Mapping[str, Array]:
-        return self._gathered("_params", _WRITE)
+        return self._gathered("_params")
 
     @property
     def constraints(self) -> Mapping[str, Constraint]:
-        return self._gathered("_constraints", "assign layer.constraint")
+        return self._gathered("_constraints")
 
     @property
     def regularizers(self) -> Mapping[str, Regularizer]:
-        return self._gathered("_regularizers", "assign layer.regularizer")
+        return self._gathered("_regularizers")
 
     @property
     def buffers(self) -> Mapping[str, Array]:
-        return self._gathered("_buffers", "write into an array, buffers[name][...] = values")
+        return self._gathered("_buffers")
 
-    def _gathered(self, attribute: str, advice: str) -> ReadOnlyDict:
+    def _gathered(self, attribute: str) -> ReadOnlyDict:
         """That attribute of this layer and of all layers inside, by path."""
         found = {
             f"{path}.{name}" if path else name: value
             for path, layer in self.tree()
             for name, value in vars(layer)[attribute].items()
         }
-        return ReadOnlyDict(found, f"the dict of {attribute[1:]}", advice)
+        name = attribute[1:]
+        return ReadOnlyDict(found, f"the dict of {name}", _INSTEAD[name])
 
     @property
     def learns(self) -> bool:
@@ -797,9 +810,17 @@ class Layer(metaclass=LayerType):
         TypeError
             If the config describes another class than this one.
         """
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f"{cls.__name__}.from_config: config must be a dict that to_config returned, got "
+                f"{shown(config)}"
+            )
         layer = decode(config, custom or {})
         if not isinstance(layer, cls):
-            raise TypeError(f"{cls.__name__}.from_config: this is the config of {layer!r}")
+            raise TypeError(
+                f"{cls.__name__}.from_config: this is the config of {layer!r}; "
+                "Layer.from_config takes that of any layer"
+            )
         return layer
 
 

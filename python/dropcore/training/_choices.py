@@ -6,6 +6,7 @@ import operator
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from dropcore._base.checks import shown
 from dropcore.key import Key, as_key
 from dropcore.losses import LOSSES, Array, Loss, Shape
 from dropcore.optim import SGD, Adam, Optimizer
@@ -18,6 +19,7 @@ __all__ = [
     "address_of",
     "announce_loss",
     "check_address",
+    "check_model",
     "checked_count",
     "chosen_loss",
     "named_loss",
@@ -28,19 +30,27 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {"adam": Adam(1e-3), "sgd": SGD(0.01, 
 """Settings that work on standardised data."""
 
 
+def check_model(model: Any) -> None:
+    """TypeError if it is not a layer, or a class and no object."""
+    if isinstance(model, type) or not hasattr(model, "forward_from"):
+        raise TypeError(
+            f"model must be a layer, such as Sequential([Dense(10)]), got {shown(model)}"
+        )
+
+
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     """The optimiser, or the one of that name."""
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
             names = " or ".join(map(repr, OPTIMIZERS))
             raise ValueError(
-                f"optimizer must be {names}, or an object such as SGD(0.1), got {optimizer!r}"
+                f"optimizer must be {names}, or an object such as SGD(0.1), got {shown(optimizer)}"
             )
         return OPTIMIZERS[optimizer]
     if isinstance(optimizer, type) or not all(hasattr(optimizer, m) for m in ("init", "apply")):
         raise TypeError(
             "optimizer must be a name such as 'adam', or have the methods init and apply, as "
-            f"SGD(0.1) has, got {optimizer!r}"
+            f"SGD(0.1) has, got {shown(optimizer)}"
         )
     return optimizer
 
@@ -55,7 +65,7 @@ def named_loss(loss: str | Loss | None, model: Layer) -> Loss | None:
         choices = ", ".join(map(repr, LOSSES))
         error = ValueError if isinstance(loss, str) else TypeError
         raise error(
-            f"loss must be {choices}, an object such as Huber(1.0) or a callable, got {loss!r}"
+            f"loss must be {choices}, an object such as Huber(1.0) or a callable, got {shown(loss)}"
         )
     return LOSSES[loss]
 
@@ -119,7 +129,7 @@ def address_of(model: Layer, key: Key | int | None) -> Key:
     if stochastic:
         raise ValueError(
             f"the model draws masks ({'; '.join(stochastic)}) and there is no key to draw them "
-            "from: write fit(..., key=0), or any other seed"
+            "from: give one, such as key=0 or any other seed"
         )
     return Key(0)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+from dropcore._base.checks import shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key
@@ -19,6 +20,7 @@ from dropcore.optim import Optimizer
 from dropcore.training._choices import (
     address_of,
     check_address,
+    check_model,
     checked_count,
     named_loss,
     optimizer_of,
@@ -166,6 +168,7 @@ def fit(
     RuntimeWarning
         If the validation loss is not finite.
     """
+    check_model(model)
     epochs = checked_count("epochs", epochs, 0)
     batch_size = checked_count("batch_size", batch_size, 1)
     rule = optimizer_of(optimizer)
@@ -173,7 +176,7 @@ def fit(
     address = address_of(model, key)
     if on_epoch_end is not None and not callable(on_epoch_end):
         raise TypeError(
-            f"on_epoch_end must be a function of (epoch, metrics), got {on_epoch_end!r}"
+            f"on_epoch_end must be a function of (epoch, metrics), got {shown(on_epoch_end)}"
         )
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
@@ -209,8 +212,8 @@ def fit(
                 with interrupts.deferred:
                     state.epoch += 1
                     history.append(state.epoch, metrics)
-                shown = {name: number for name, number in metrics.items() if name != "seconds"}
-                bar.set_postfix({"epoch": state.epoch} | shown)
+                figures = {name: number for name, number in metrics.items() if name != "seconds"}
+                bar.set_postfix({"epoch": state.epoch} | figures)
                 if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
                     break
     return history

@@ -13,7 +13,7 @@ from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
 from dropcore.key import MONTE_CARLO, Key, as_key
 from dropcore.losses import Array, CheckedLoss, Loss, Number
-from dropcore.training._choices import check_address, checked_count, named_loss
+from dropcore.training._choices import check_address, check_model, checked_count, named_loss
 from dropcore.training._data import Batch, Data, check_feature_names, checked_data
 from dropcore.training._update import Scored, loss_of
 
@@ -80,6 +80,7 @@ def predict(
     Gal and Ghahramani 2016, "Dropout as a Bayesian approximation: representing model uncertainty in
     deep learning".
     """
+    check_model(model)
     batch_size = checked_count("batch_size", batch_size, 1)
     if (key is None) != (samples is None):
         given, missing = ("samples", "key") if key is None else ("key", "samples")
@@ -161,6 +162,7 @@ def evaluate(
     TypeError, ValueError
         As `predict`, and if the model has not been fitted and no loss is named.
     """
+    check_model(model)
     batch_size = checked_count("batch_size", batch_size, 1)
     criterion = named_loss(loss, model)
     if criterion is None:

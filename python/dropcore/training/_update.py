@@ -16,6 +16,7 @@ from dropcore.training._choices import (
     address_of,
     announce_loss,
     check_address,
+    check_model,
     named_loss,
     optimizer_of,
 )
@@ -104,6 +105,7 @@ def step(
         If the loss is not finite, with the first layer to blame. No update is made then. On a GPU
         the loss is not looked at: check it once in a while.
     """
+    check_model(model)
     rule, address = optimizer_of(optimizer), address_of(model, key)
     data = checked_data(model, x, y, lengths, sample_weight, loss=named_loss(loss, model))
     before = model.training_state
