@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -88,7 +89,7 @@ def _field(name: str, value: object, bits: int) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"Key: {name} must be an integer in [0, 2**{bits}), got {value!r} "
+            f"Key: {name} must be an integer in [0, 2**{bits}), got {reprlib.repr(value)} "
             f"of type {type(value).__name__}"
         ) from None
     if not 0 <= number < 1 << bits:

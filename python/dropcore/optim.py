@@ -99,8 +99,13 @@ class _ParameterwiseOptimizer:
         Raises
         ------
         TypeError, ValueError
-            If a parameter is not an array that can be updated in place.
+            If params is no mapping, or a parameter is not an array that can be updated in place.
         """
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}: params must be a mapping of names to arrays, such as "
+                f"model.params, got {type(params).__name__}"
+            )
         for path, weight in params.items():
             expect_weights(type(self).__name__, f"parameter {path!r}", weight)
         return {kind: self._first(params) for kind in self._kinds() if kind is not None}

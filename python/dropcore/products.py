@@ -88,7 +88,7 @@ def masked_matmul(
         y = p.backend.expect_out(out, p.y_shape, p.w.dtype, "y")
         for name, array in (("x", p.x), ("w", p.w), ("bias", b)):
             if p.backend.is_array(array) and p.backend.overlap(y, array):
-                raise ValueError(f"masked_matmul: out overlaps {name}; give memory of its own")
+                raise ValueError(f"masked_matmul: out overlaps {name}; give a separate array")
     p.product().forward(y, b)
     return y
 

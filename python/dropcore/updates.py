@@ -382,8 +382,14 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
     Raises
     ------
     TypeError
-        If a gradient is not of float32 or float64.
+        If a gradient is not of float32 or float64, or they are given as a mapping.
     """
+    if isinstance(gradients, Mapping) or not isinstance(gradients, Iterable):
+        advice = "; use .values()" if isinstance(gradients, Mapping) else ""
+        raise TypeError(
+            "global_norm: gradients must be an iterable of arrays, got "
+            f"{type(gradients).__name__}{advice}"
+        )
     arrays = [_numbers_of(g) for g in gradients]
     total = sum((backend_of("g", array).sum_squares(array) for array in arrays), 0.0)
     if math.isnan(total) or 1e-280 < total < math.inf:
@@ -473,7 +479,7 @@ def _checked(
             for one in _parts(one_gradient)
             for two in _parts(two_gradient)
         ):
-            raise ValueError(f"{what}: {other} shares memory with {name}; give memory of its own")
+            raise ValueError(f"{what}: {other} shares memory with {name}; give a separate array")
     if max_norm is None:
         if axis is not None:
             raise ValueError(f"{what}: axis is about max_norm: give both or neither, got {axis!r}")

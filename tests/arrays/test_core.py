@@ -338,6 +338,29 @@ def test_functions_of_arrays_refuse_other_dtypes():
         GELU()(scipy.sparse.csr_array(np.ones((2, 3), F4)))
 
 
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (None, "got object from None$"),
+        (scipy.sparse.csr_array(np.ones((2, 3), F4)), r"from a csr_array; use \.toarray\(\)$"),
+        ({"a": 1.0}, "got object from a dict$"),
+        (np.ones(3, object), r"got object; use \.astype\(np\.float32\), if all elements are num"),
+        (np.ones(3, int), r"got int64; use \.astype\(np\.float32\)$"),
+        (np.ones(3, np.complex64), "got complex64$"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_is_no_array_of_numbers_is_named(x, text):
+    with pytest.raises(TypeError, match=f"x must be float32, float64, .*{text}"):
+        dropcore.dropout(x, 0.5, key=1)
+
+
+def test_a_key_that_is_an_array_does_not_fill_the_message():
+    with pytest.raises(TypeError, match=r"Key: key must be .* of type ndarray$") as caught:
+        dropcore.dropout(np.ones(3), 0.5, key=np.ones((200, 200)))
+    assert len(str(caught.value)) < 150
+
+
 @pytest.mark.parametrize("missing", ["g", "mean", "square"])
 def test_an_optimiser_needs_its_states(missing):
     w = np.ones((3, 4), F4)

@@ -76,13 +76,24 @@ def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
     if array.dtype.name not in allowed:
         raise TypeError(
             f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {array.dtype}"
-            + ("; use .astype(np.float32)" if array.dtype.kind in "biu" else "")
+            + _advice(x, array)
         )
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
     if array.dtype.name == "bfloat16":
         CODES[array.dtype] = BFLOAT16
     return array
+
+
+def _advice(x: object, array: Array) -> str:
+    """What to do about x, which is an array of a dtype that is not taken."""
+    if array.dtype.kind in "biu":
+        return "; use .astype(np.float32)"
+    if hasattr(x, "toarray"):
+        return f" from a {type(x).__name__}; use .toarray()"
+    if array.dtype.kind == "O" and not array.ndim:
+        return f" from {'None' if x is None else f'a {type(x).__name__}'}"
+    return "; use .astype(np.float32), if all elements are numbers" if array.dtype == "O" else ""
 
 
 def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
@@ -128,7 +139,7 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
         if out is not x and overlap(out, x) and not same_memory(out, x):
             raise ValueError(
                 f"out overlaps {name} without being the same array: give {name} itself or "
-                "memory of its own"
+                "a separate array"
             )
     code = CODES[x.dtype]
     source, target = x, out

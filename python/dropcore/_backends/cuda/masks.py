@@ -175,7 +175,7 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
         if out is not x and overlap(out, x) and not same_memory(out, x):
             raise ValueError(
                 f"out overlaps {name} without being the same array: give {name} itself or "
-                "memory of its own"
+                "a separate array"
             )
     expect_broadcast(mask.shape, x.shape, name)
     if x.size == 0:
