@@ -123,7 +123,7 @@ def train(model: Sequential, seed: int, epochs: int, bar: Any) -> Curves:
     curves = Curves([], [], np.empty(0), 0.0)
     for _ in range(epochs):
         started = perf_counter()
-        # A call of fit goes on where the last one stopped.
+        # A call of fit resumes from the last one.
         model.fit(
             x, y, epochs=1, batch_size=BATCH, optimizer=optimizer, loss="softmax_cross_entropy",
             key=seed, progress=False,

@@ -205,7 +205,7 @@ def test_no_more_waits_than_the_limit():
 
 
 def test_what_waits_is_bounded_by_what_lives_where_every_size_is_another():
-    """As with masks that drop units: the number of live ones changes from step to step."""
+    """As with masks that drop units: the number of kept ones changes from step to step."""
     most = 0
     for i in range(1000):
         array = empty((SIZE + 64 * (i * 389 % 1000),), np.uint8)

@@ -124,16 +124,16 @@ def test_steps_are_the_references(isa, form, dtype):
 def test_any_layout(layout, of, axis):
     lay = LAYOUTS[layout]
     for form in FORMS:
-        straight, other = Step(form, (20, 30)), Step(form, (20, 30))
+        contiguous, other = Step(form, (20, 30)), Step(form, (20, 30))
         g = normal32(20, 30, seed=9)
         if of in ("w", "all"):
             other.w = lay(other.w)
         if of in ("states", "all"):
             other.states = {name: lay(array) for name, array in other.states.items()}
         options = {} if axis is None else {"max_norm": 5.0, "axis": axis}
-        straight.make(g, **options)
+        contiguous.make(g, **options)
         assert other.make(lay(g) if of in ("g", "all") else g, **options) is other.w
-        for found, wanted in zip(other.arrays(), straight.arrays(), strict=True):
+        for found, wanted in zip(other.arrays(), contiguous.arrays(), strict=True):
             assert_same_bits(found, wanted)
 
 
@@ -321,7 +321,7 @@ def test_lazy_is_about_blocks_only():
             assert_same_bits(found, wanted)
 
 
-# --- gradients that are a product not yet worked out ----------------------------------------------
+# --- gradients that are a product not yet computed ------------------------------------------------
 
 FACTORS = [
     (1, 1, 1), (37, 20, 33), (5, 193, 65), (5, 400, 7), (256, 30, 64), (257, 30, 64),

@@ -42,9 +42,9 @@ static inline int __float_as_int(float x) {
 static inline float __int_as_float(int bits) {
     return __uint_as_float((unsigned)bits);
 }
-/* CuPy compiles with -ftz=true, and so do we: denormal floats count as zero in what the processor
- * works out, but not in the operations of common.cuh that keep them. These work on whole numbers and
- * doubles, none of which is denormal. */
+/* CuPy compiles with -ftz=true, and so do we: denormal floats count as zero in arithmetic of the
+ * processor, but not in the operations of common.cuh that keep them. These work on whole numbers
+ * and doubles, none of which is denormal. */
 #define SMALLEST_NORMAL 0x1p-126
 static double exactly(float x) {
     const unsigned all = __float_as_uint(x), rest = all & 0x7FFFFFFFu;

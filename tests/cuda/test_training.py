@@ -94,9 +94,9 @@ def test_losses(gpu, loss, outputs, targets, dtype):
     if loss.classifies:
         before = host_cupy.waits
         on = loss.fitted(gpu.asarray(targets), outputs.shape)
-        hits = loss.n_correct(gpu.asarray(outputs), on)
+        n_correct = loss.n_correct(gpu.asarray(outputs), on)
         assert host_cupy.waits == before
-        assert tuple(map(float, hits)) == loss.n_correct(
+        assert tuple(map(float, n_correct)) == loss.n_correct(
             outputs, loss.check(targets, outputs.shape)
         )
 

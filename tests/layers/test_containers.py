@@ -101,8 +101,8 @@ def test_every_site_has_its_own_stream_numbered_depth_first():
     assert [key and key.stream for key in keys] == [1, None, None, 2, 3, 4]
     x = np.ones(sizes, np.float32)
     expected = x
-    for site in range(4):
-        expected = dropcore.dropout(expected, 0.5, key=KEY.at(stream=KEY.stream + site))
+    for stream in range(4):
+        expected = dropcore.dropout(expected, 0.5, key=KEY.at(stream=KEY.stream + stream))
     np.testing.assert_array_equal(model(x, KEY), expected)
     np.testing.assert_array_equal(model.forward(x, key=KEY)[0], expected)
     # Four independent masks of one half leave a sixteenth; a shared stream would leave a half.

@@ -256,7 +256,7 @@ def test_nothing_behind_the_end_of_a_sequence_is_looked_at(layer, sample):
 
 
 class Witness(Dense):
-    """A layer with sites of its own that notes how it is called."""
+    """A layer with streams of its own that notes how it is called."""
 
     own_streams = 2
 

@@ -36,7 +36,7 @@ def masks_of(layer, shape, key, row_offset=0):
     shapes = [(batch, 1, features), (batch, units), (units, layer.gates * units),
               (batch, steps, units), (batch, steps, units)]  # fmt: skip
     found = []
-    for site, (name, own) in enumerate(zip(streams, shapes, strict=True)):
+    for number, (name, own) in enumerate(zip(streams, shapes, strict=True)):
         rate = getattr(layer, name, 0.0)
         rate = rate(key.step if key else 2**32 - 1) if callable(rate) else rate
         zoned = name.startswith("zoneout")
@@ -44,7 +44,7 @@ def masks_of(layer, shape, key, row_offset=0):
             found.append(1 - rate if zoned else 1.0)
             continue
         offset = 0 if name == "weight_dropout" else row_offset * int(np.prod(own[1:]))
-        here = key.at(stream=key.stream + site)
+        here = key.at(stream=key.stream + number)
         mask = Mask(own, rate, key=here, offset=offset)
         found.append(mask.to_bool() * (1.0 if zoned else mask.scale))
     return found

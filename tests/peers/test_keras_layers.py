@@ -325,10 +325,10 @@ def test_cells_with_dropout_are_those_of_keras(keras, monkeypatch, cell, kind, l
     with_weights(build(ours, *x.shape[1:], dtype=dtype), theirs, x)
     theirs.zero_output_for_mask, mask = True, mask_of(keras, lengths)
     shapes = {"dropout": (6, 4), "recurrent_dropout": (6, 7)}
-    for site, name in enumerate(shapes):
+    for number, name in enumerate(shapes):
         if name not in rates:
             continue
-        drawn = Mask(shapes[name], rates[name], key=KEY.at(stream=KEY.stream + site))
+        drawn = Mask(shapes[name], rates[name], key=KEY.at(stream=KEY.stream + number))
         fed = keras.ops.convert_to_tensor((drawn.to_bool() * drawn.scale).astype(dtype))
         count = getattr(theirs.cell, "dropout_mask_count", None)
         fed = fed if count is None else [fed] * count

@@ -221,9 +221,9 @@ def test_underflow_does_not_raise(constraint, dtype):
 
 @pytest.mark.parametrize("constraint", EACH, ids=repr)
 def test_any_layout(constraint):
-    straight = weights(6, 5)
-    for other in (np.asfortranarray(straight), np.repeat(straight, 2, axis=1)[:, ::2]):
-        w = straight.copy()
+    contiguous = weights(6, 5)
+    for other in (np.asfortranarray(contiguous), np.repeat(contiguous, 2, axis=1)[:, ::2]):
+        w = contiguous.copy()
         constraint(w)
         constraint(other)
         np.testing.assert_allclose(other, w, rtol=1e-15)

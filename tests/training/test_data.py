@@ -218,13 +218,13 @@ def test_padded_labels_count_in_no_accuracy():
     labels = RNG.integers(0, 3, (4, 5))
     model = tagger(3)
     out = model.predict(SEQUENCES, lengths=LENGTHS)
-    hits = (out.argmax(-1) == labels)[VALID].mean()
+    accuracy = (out.argmax(-1) == labels)[VALID].mean()
     loss = softmax_cross_entropy(out[VALID], labels[VALID])[0]
     labels[~VALID] = -100
     for size in (1, 3, 4):
         found = model.evaluate(SEQUENCES, labels, lengths=LENGTHS, batch_size=size,
                                loss="softmax_cross_entropy")  # fmt: skip
-        assert found == pytest.approx({"loss": loss, "accuracy": hits})
+        assert found == pytest.approx({"loss": loss, "accuracy": accuracy})
     labels[0, 0] = -100  # a step that counts
     with pytest.raises(ValueError, match=r"^y: labels must be in \[0, 3\).*got -100"):
         model.evaluate(SEQUENCES, labels, lengths=LENGTHS, loss="softmax_cross_entropy")

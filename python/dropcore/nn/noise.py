@@ -154,7 +154,7 @@ class AlphaDropout(MaskLayer):
     """Dropout that keeps mean 0 and variance 1, for networks of SELU units.
 
     A dropped element becomes c = -1.7581, where SELU saturates, and all are shifted and scaled so
-    that the mean and the variance of what comes in (0 and 1) come out::
+    that the mean and the variance of its input, 0 and 1, are those of its output::
 
         y = a * (x if kept else c) + b
         a = (keep * (1 + rate * c**2)) ** -0.5          b = -a * rate * c          dx = a * dy * m

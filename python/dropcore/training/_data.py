@@ -135,7 +135,7 @@ def checked_data(
     like : Data, optional
         Samples that the model will be built for.
     targets : bool, default True
-        Whether there are targets; without them `y` and `loss` are not looked at.
+        Whether there are targets; without them `y` and `loss` are ignored.
 
     Raises
     ------

@@ -152,9 +152,9 @@ def fit(
     TypeError, ValueError
         If an argument is invalid.
     FloatingPointError
-        If the loss or the weights are not finite. It names the step and the first layer to blame;
-        weights, optimiser state and counts are back at the start of the epoch. On a GPU this is
-        noticed at the end of the epoch, not at the step.
+        If the loss or the weights are not finite. It names the step and the first layer that is
+        not finite; weights, optimiser state and counts are those of the start of the epoch. On a
+        GPU this is noticed at the end of the epoch, not at the step.
     KeyboardInterrupt
         If the user interrupts. The model is then as the last complete update left it (weights,
         optimiser state, moments and count), so that it can be used and trained on. The epoch that

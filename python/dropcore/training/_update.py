@@ -102,8 +102,9 @@ def step(
     TypeError, ValueError
         As `fit`, before anything is changed.
     FloatingPointError
-        If the loss is not finite, with the first layer to blame. No update is made then. On a GPU
-        the loss is not looked at: check it once in a while.
+        If the loss is not finite. It names the first layer whose output is not, and no update is
+        made. On a GPU the loss is not checked, since that would wait for the device: check
+        ``result.loss`` from time to time.
     """
     check_model(model)
     rule, address = optimizer_of(optimizer), address_of(model, key)
@@ -169,7 +170,7 @@ class Update:
     ) -> tuple[Number, Scored, Array, Any]:
         """Make an update, unless the loss is not finite.
 
-        On a GPU the loss stays there, and the update is made whatever it is: nothing waits for the
+        On a GPU the loss is not read and the update is always made: the host does not wait for the
         device before the end of the epoch.
 
         Returns
