@@ -275,6 +275,26 @@ def test_the_largest_strides_and_too_much_padding():
             layer.forward(x)
 
 
+@every_layer
+def test_masked_arrays_are_no_gradients(layer, sample):
+    layer = built(layer, *sample)
+    y, backward = layer.forward(batches(layer, sample), key=KEY)
+    with pytest.raises(TypeError, match=r"numpy\.ma\.MaskedArray"):
+        backward(np.ma.array(np.ones_like(y)))
+
+
+@pytest.mark.parametrize("layer", [GRU(3), LSTM(3)], ids=repr)
+def test_masked_arrays_are_no_lengths_and_no_states(layer):
+    layer = built(layer, 4, 2)
+    x = np.ones((5, 4, 2))
+    with pytest.raises(TypeError, match=r"lengths is a numpy\.ma\.MaskedArray"):
+        layer.forward(x, lengths=np.ma.array([1, 2, 3, 4, 4]))
+    _, state, _ = layer.forward_from(x)
+    masked = tuple(map(np.ma.array, state)) if isinstance(state, tuple) else np.ma.array(state)
+    with pytest.raises(TypeError, match=r"state h is a numpy\.ma\.MaskedArray"):
+        layer.forward_from(x, masked)
+
+
 def test_a_layer_of_ones_own_names_what_it_lacks():
     class Own(Layer):
         pass

@@ -101,6 +101,8 @@ def test_shapes_and_forms():
     (lambda x, y: linear_dropout_ridge(x[:3], y, 0.5), ValueError, r"got \(3, 5\) and \(40, 2\)"),
     (lambda x, y: linear_dropout_ridge(x[0], y, 0.5), ValueError, r"got \(5,\) and \(40, 2\)"),
     (lambda x, y: linear_dropout_ridge(x + 1j, y, 0.5), TypeError, "x must be real numbers"),
+    (lambda x, y: linear_dropout_ridge(np.ma.array(x), y, 0.5), TypeError, "x is a numpy.ma"),
+    (lambda x, y: linear_dropout_ridge(x, np.ma.array(y), 0.5), TypeError, "y is a numpy.ma"),
     (lambda x, y: linear_dropout_ridge(x, y + np.nan, 0.5), ValueError, "y must be finite"),
 ])  # fmt: skip
 def test_wrong_arguments(call, error, text):

@@ -228,12 +228,14 @@ def check_gradient(dy: Any, shape: tuple[int, ...], dtype: Any, what: str = "") 
     Raises
     ------
     TypeError
-        If it is not an array.
+        If it is not an array, or a masked one.
     ValueError
         If it does not have the shape and dtype of the output.
     """
-    if type(dy) is not np.ndarray and not (isinstance(dy, np.ndarray) or on_device(dy)):
-        raise TypeError(f"{what}dy must be an array like the output, got {type(dy).__name__}")
+    if type(dy) is not np.ndarray:
+        if not (isinstance(dy, np.ndarray) or on_device(dy)):
+            raise TypeError(f"{what}dy must be an array like the output, got {type(dy).__name__}")
+        expect_unmasked(f"{what}dy", dy)
     if dy.shape != shape or dy.dtype != dtype:
         raise ValueError(
             f"{what}dy must have the shape of the output, {shape} of {dtype}, got {dy.shape} of "

@@ -649,6 +649,7 @@ class Layer(metaclass=LayerType):
             raise TypeError(
                 f"{what} expects lengths on the host, where they are checked: cupy.asnumpy(lengths)"
             )
+        checks.expect_unmasked(f"{what}: lengths", lengths)
         found = np.asarray(lengths)
         if found.dtype.kind not in "iu":
             raise TypeError(f"{what} expects lengths of integers, got {found.dtype}")

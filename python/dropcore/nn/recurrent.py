@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends.gradients import Gradient
-from dropcore._base.checks import check_bool, check_integer
+from dropcore._base.checks import check_bool, check_integer, expect_unmasked
 from dropcore._base.device import array_namespace, on_device
 from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.constraints import Constraint
@@ -321,6 +321,8 @@ class Recurrent(Stateful):
             zeros = array_namespace(weight).zeros
             return tuple(zeros(own, dtype) for _ in self._parts)
         parts = tuple(state) if len(self._parts) > 1 else (state,)
+        for name, part in zip(self._parts, parts, strict=False):
+            expect_unmasked(f"{self!r}: state {name}", part)
         if len(parts) != len(self._parts) or any(
             getattr(part, "shape", None) != own
             or part.dtype != dtype

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dropcore._base.checks import expect_unmasked
 from dropcore.mask import resolve_keep
 
 __all__ = ["linear_dropout_ridge"]
@@ -75,6 +76,7 @@ def linear_dropout_ridge(
 
 
 def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    expect_unmasked(f"linear_dropout_ridge: {name}", values)
     found = np.asarray(values)
     if found.dtype.kind not in "fiub":
         raise TypeError(f"linear_dropout_ridge: {name} must be real numbers, got {found.dtype}")
