@@ -15,6 +15,8 @@ TRAINING: Final = 0
 MONTE_CARLO: Final = 2
 """The domain of decisions in Monte Carlo prediction."""
 
+DOMAINS: Final = (TRAINING, MONTE_CARLO)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Key:
@@ -32,8 +34,8 @@ class Key:
     step : int, default 0
         Which update, in [0, 2**32).
     domain : int, default 0
-        What the mask is for, in [0, 16): 0 for training, 2 for Monte Carlo prediction, where `step`
-        is the number of the sample. The mask contract reserves the others.
+        What the mask is for: 0 for training, 2 for Monte Carlo prediction, where `step` is the
+        number of the sample.
 
     Raises
     ------
@@ -60,13 +62,18 @@ class Key:
             and 0 <= self.seed < 1 << 64
             and 0 <= self.stream < 1 << 28
             and 0 <= self.step < 1 << 32
-            and 0 <= self.domain < 16
+            and self.domain in DOMAINS
         ):
             return
         object.__setattr__(self, "seed", _field("seed", self.seed, 64))
         object.__setattr__(self, "stream", _field("stream", self.stream, 28))
         object.__setattr__(self, "step", _field("step", self.step, 32))
         object.__setattr__(self, "domain", _field("domain", self.domain, 4))
+        if self.domain not in DOMAINS:
+            raise ValueError(
+                f"Key: domain must be {TRAINING} (training) or {MONTE_CARLO} (Monte Carlo "
+                f"prediction), got {self.domain}, which the mask contract reserves"
+            )
 
     def at(self, *, stream: int | None = None, step: int | None = None) -> Key:
         """The same seed and domain at another stream, another step, or both."""

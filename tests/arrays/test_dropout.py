@@ -282,6 +282,8 @@ BAD = {
     "negative seed": (ValueError, "key", lambda x: dropout(x, 0.5, key=-1)),
     "stream": (ValueError, "stream", lambda x: dropout(x, 0.5, key=Key(1, stream=2**28))),
     "step": (ValueError, "step", lambda x: dropout(x, 0.5, key=Key(1, step=2**32))),
+    "domain": (ValueError, "domain must be 0 .* or 2",
+               lambda x: dropout(x, 0.5, key=Key(1, domain=9))),
     "integers": (TypeError, "float32", lambda x: dropout(x.astype(int), 0.5, key=1)),
     "bools": (TypeError, "float32", lambda x: dropout(x > 0, 0.5, key=1)),
     "complex": (TypeError, "bfloat16", lambda x: dropout(x * 1j, 0.5, key=1)),

@@ -322,6 +322,8 @@ WRONG = [
     ({"epochs": 1.5}, TypeError, "integer, got 1.5"),
     ({"batch_size": 0}, ValueError, "at least 1, got 0"),
     ({"batch_size": "32"}, TypeError, "integer, got '32'"),
+    ({"shuffle": "yes"}, TypeError, "shuffle must be"),
+    ({"cuda_graph": 1}, TypeError, "cuda_graph must be"),
     ({"optimizer": 0.1}, TypeError, r"as SGD\(0.1\) has, got 0.1"),
     ({"optimizer": SGD}, TypeError, "got <class"),
     ({"loss": "l2"}, ValueError, "'softmax_cross_entropy', .* or a callable, got 'l2'"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from dropcore._base.checks import shown
+from dropcore._base.checks import check_bool, shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key
@@ -171,6 +171,7 @@ def fit(
     check_model(model)
     epochs = checked_count("epochs", epochs, 0)
     batch_size = checked_count("batch_size", batch_size, 1)
+    shuffle, cuda_graph = check_bool("shuffle", shuffle), check_bool("cuda_graph", cuda_graph)
     rule = optimizer_of(optimizer)
     criterion = named_loss(loss, model)
     address = address_of(model, key)
