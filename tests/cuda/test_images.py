@@ -323,5 +323,5 @@ def test_lengths_are_inside():
 
 
 def test_windows_have_countable_places(gpu):
-    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 places"):
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 positions"):
         cuda.Windows((1, 1, 1, 1), (1, 1), (1 << 16, 1 << 15), (1, 1), (0, 0))

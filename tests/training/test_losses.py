@@ -290,7 +290,7 @@ WRONG = [
     (lambda: MeanSquaredError()(Z, Z + np.inf), ValueError, r"finite, got inf at \(0, 0\)"),
     (lambda: MeanSquaredError()(Z[:0], Z[:0]), ValueError, "must not be empty"),
     (lambda: Huber(0), ValueError, "delta must be positive and finite, got 0"),
-    (lambda: GaussianNLL()(Z, [0, 1]), ValueError, r"outputs must be \(..., 2\), .* got \(2, 3\)"),
+    (lambda: GaussianNLL()(Z, [0, 1]), ValueError, r"outputs of shape \(..., 2\), .* got \(2, 3\)"),
     (lambda: GaussianNLL()(Z[:, :2], Z), ValueError, r"shape \(2,\), as .* got \(2, 3\)"),
 ]  # fmt: skip
 
@@ -305,7 +305,7 @@ def test_training_refuses_targets_before_anything_changes():
     for loss, y, text in [
         ("mse", normal(9, 2), r"shape \(9, 3\), .* got \(9, 2\)"),
         ("binary_cross_entropy", np.full((9, 3), 2), r"\[0, 1\], got 2"),
-        ("gaussian_nll", normal(9), r"must be \(..., 2\), .* got \(9, 3\)"),
+        ("gaussian_nll", normal(9), r"of shape \(..., 2\), .* got \(9, 3\)"),
         (SoftmaxCrossEntropy(class_weights=(1, 2)), labels(9), "each of the 3 outputs, got 2"),
     ]:
         model = Sequential([Dense(3)])
