@@ -236,8 +236,8 @@ def table(runs: dict[str, list[Curves]]) -> str:
     notes = [
         ("Mean +- standard error over the seeds; n" if several else "N")
         + "orms of the hidden units' incoming weights.",
-        f"A train error near 0 % means that the wrong labels were learnt by heart, near "
-        f"{100 * WRONG:.0f} % that they were not.",
+        "A train error near 0 % means that the network has memorised the wrong labels, near "
+        f"{100 * WRONG:.0f} % that it has not.",
     ]
     ratio = without / max(regular, 1e-9)
     if ratio >= 1.05:

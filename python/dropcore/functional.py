@@ -97,10 +97,7 @@ def dropout(
         y = dropout_fast(x, rate, keep, key, offset, out)
         if y is not None:
             return y
-    backend = backend_of("x", x)
-    array: Array = backend.as_array("x", x)
-    chosen = _mask("dropout", array.shape, rate, keep, key, mask, shared_axes, offset)
-    return backend.dropout(array, chosen, out)
+    return _dropout("dropout", "x", x, rate, keep, key, mask, shared_axes, offset, out)
 
 
 def dropout_backward(
@@ -133,10 +130,28 @@ def dropout_backward(
         dx = dropout_fast(dy, rate, keep, key, offset, out)
         if dx is not None:
             return dx
-    backend = backend_of("dy", dy)
-    array: Array = backend.as_array("dy", dy)
-    chosen = _mask("dropout_backward", array.shape, rate, keep, key, mask, shared_axes, offset)
-    return backend.dropout(array, chosen, out, "dy")
+    return _dropout(
+        "dropout_backward", "dy", dy, rate, keep, key, mask, shared_axes, offset, out
+    )  # fmt: skip
+
+
+def _dropout(
+    what: str,
+    name: str,
+    x: npt.ArrayLike,
+    rate: npt.ArrayLike | None,
+    keep: npt.ArrayLike | None,
+    key: Key | int | None,
+    mask: Mask | None,
+    shared_axes: int | Iterable[int],
+    offset: int,
+    out: Array | None,
+) -> Array:
+    """The general path, in which x is called `name` in messages."""
+    backend = backend_of(name, x)
+    array: Array = backend.as_array(name, x)
+    chosen = _mask(what, array.shape, rate, keep, key, mask, shared_axes, offset)
+    return backend.dropout(array, chosen, out, name)
 
 
 def _mask(

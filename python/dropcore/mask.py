@@ -18,7 +18,7 @@ from dropcore._base.checks import (
 )
 from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
 from dropcore._base.device import on_device
-from dropcore.key import TRAINING, Key, as_key
+from dropcore.key import Key, as_key
 
 __all__ = ["Mask"]
 
@@ -106,10 +106,7 @@ class Mask(Decisions):
         if offset + size > INDEX_LIMIT:
             raise ValueError(f"Mask: offset + size must be <= 2**63, got {offset} + {size}")
         threshold, scale = _threshold_and_scale(kept, drawn_shape, run)
-        address = as_key(key)
-        self._set(
-            own, drawn_shape, run, address, address.domain, offset, threshold, None, scale
-        )  # fmt: skip
+        self._set(own, drawn_shape, run, as_key(key), offset, threshold, None, scale)
 
     @classmethod
     def given(cls, kept: npt.ArrayLike, *, keep: npt.ArrayLike = 1.0) -> Mask:
@@ -175,7 +172,7 @@ class Mask(Decisions):
         kept = resolve_keep(None, keep, what="Mask")
         threshold, scale = _threshold_and_scale(kept, shape, 1)
         mask = cls.__new__(cls)
-        mask._set(shape, shape, 1, None, TRAINING, 0, threshold, bits, scale)
+        mask._set(shape, shape, 1, None, 0, threshold, bits, scale)
         return mask
 
     def packed(self, like: Any = None) -> npt.NDArray[np.uint8]:

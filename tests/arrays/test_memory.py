@@ -91,7 +91,7 @@ def test_a_room_is_so_many_bytes(size):
         assert bytes(view[:256]) == (bytes(range(256)) if size >= 256 else bytes(size))
     del room, view
     assert _core.waiting_bytes() == kept
-    view = memoryview(_core.PooledBuffer(size))  # which nobody else refers to
+    view = memoryview(_core.PooledBuffer(size))  # its only reference
     assert _core.waiting_bytes() == 0
     view.release()
     assert _core.waiting_bytes() == kept

@@ -5,7 +5,7 @@ They were written once and are checked in; running this again gives the same byt
 asserts. A difference means that the contract was broken, not that the files are old.
 
     python tests/support/freeze_masks.py            write the files
-    python tests/support/freeze_masks.py --check    exit 1 if what is there differs
+    python tests/support/freeze_masks.py --check    exit 1 if the files differ from it
 """
 
 from __future__ import annotations

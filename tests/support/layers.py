@@ -161,7 +161,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
-# A container that goes on from a state, and the shape of a sample.
+# A container that carries a state between calls, and the shape of a sample.
 CARRYING = [
     (Sequential([Embedding(11, 4), Dropout(0.3), LSTM(3, return_sequences=True, dropout=0.3),
                  Dense(4), Dropout(0.5), LSTM(2, zoneout=0.2)]), (5,)),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore._base.device import array_namespace
-from dropcore.key import Key
+from dropcore.key import TRAINING, Key
 
 __all__ = ["INDEX_LIMIT", "Decisions", "Keep"]
 
@@ -38,14 +38,13 @@ class Decisions:
     scale : float or float64 array
     """
 
-    __slots__ = ("__weakref__", "bits", "domain", "drawn_shape", "key", "offset", "run", "scale",
+    __slots__ = ("__weakref__", "bits", "drawn_shape", "key", "offset", "run", "scale",
                  "shape", "threshold")  # fmt: skip
 
     shape: tuple[int, ...]
     drawn_shape: tuple[int, ...]
     run: int
     key: Key | None
-    domain: int
     offset: int
     threshold: int | npt.NDArray[np.uint64]
     bits: npt.NDArray[np.uint8] | None
@@ -57,7 +56,6 @@ class Decisions:
         drawn_shape: tuple[int, ...],
         run: int,
         key: Key | None,
-        domain: int,
         offset: int,
         threshold: int | npt.NDArray[np.uint64],
         bits: npt.NDArray[np.uint8] | None,
@@ -69,7 +67,6 @@ class Decisions:
         put(self, "drawn_shape", drawn_shape)
         put(self, "run", run)
         put(self, "key", key)
-        put(self, "domain", domain)
         put(self, "offset", offset)
         put(self, "threshold", threshold)
         put(self, "bits", bits)
@@ -79,8 +76,13 @@ class Decisions:
                 array.flags.writeable = False
 
     def _fields(self) -> tuple[Any, ...]:
-        return (self.shape, self.drawn_shape, self.run, self.key, self.domain, self.offset,
+        return (self.shape, self.drawn_shape, self.run, self.key, self.offset,
                 self.threshold, self.bits, self.scale)  # fmt: skip
+
+    @property
+    def domain(self) -> int:
+        """The domain of the key; 0 where `bits` are given."""
+        return TRAINING if self.key is None else self.key.domain
 
     @property
     def size(self) -> int:
