@@ -9,21 +9,13 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 import dropcore
+from dropcore._base.extras import EXTRAS
 
 __all__ = ["main"]
-
-# The extras of pyproject.toml that users install, and the modules that they bring.
-EXTRAS: Final = {
-    "demo": ("sklearn", "matplotlib"),
-    "gpu": ("cupy",),
-    "plot": ("matplotlib",),
-    "bf16": ("ml_dtypes",),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore.cli import EXTRAS, main
+from dropcore._base.extras import EXTRAS
+from dropcore.cli import main
 
 
 def test_python_m_dropcore_prints_the_version():
@@ -209,8 +210,6 @@ def test_a_reader_that_stops_early_is_no_error():
 
 
 def test_info_lists_the_extras_that_the_package_offers():
-    from dropcore.cli import EXTRAS
-
     path = Path(__file__).resolve().parents[2] / "pyproject.toml"
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     offered = set(project["optional-dependencies"]) - {"test", "bench", "lint", "peers"}

@@ -21,10 +21,13 @@ LEVELS = (
     ("functional", "noise", "products", "_ops/*"),
     ("updates", "constraints", "schedules"),
     ("losses", "regularizers", "optim"),
+    ("data/*",),
     ("training/*",),
     ("nn/*",),
+    ("datasets", "uncertainty/*", "tuning/*", "diagnosis/*"),
+    ("plotting/*", "report/*"),
     ("demo",),
-    ("cli", "__main__"),
+    ("cli/*", "cli", "__main__"),
 )
 
 # Packages that only collect the names of their files.
