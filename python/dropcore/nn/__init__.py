@@ -27,6 +27,7 @@
 `initializers`       initial weights
 `scaling`            conversion between the two scalings of dropout
 `ridge`              linear regression with dropout, in closed form
+`architectures`      mlp, cnn, lstm, autoencoder: usual networks from widths and rates
 ===================  ===============================================================
 """
 
@@ -45,6 +46,7 @@ from dropcore.nn.activations import (
     Tanh,
 )
 from dropcore.nn.activity import ActivityRegularization
+from dropcore.nn.architectures import autoencoder, cnn, lstm, mlp
 from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.block_dropout import BlockDropout
 from dropcore.nn.branches import Parallel, Residual
@@ -137,8 +139,12 @@ __all__ = [
     "Tanh",
     "UnitDropout",
     "VariationalDropout",
+    "autoencoder",
+    "cnn",
     "initializers",
     "linear_dropout_ridge",
+    "lstm",
+    "mlp",
     "rates_over_depth",
     "set_scaling_",
     "width_for",
