@@ -245,14 +245,6 @@ def test_no_epochs_builds_only():
     assert weights(model) == weights(built)
 
 
-def test_progress_is_silent_unless_it_is_asked_for(capsys):
-    for progress, shown in [(None, False), (False, False), (True, True)]:
-        Sequential([Dense(3)]).fit(X, Y, epochs=1, optimizer=OPTIMIZER, progress=progress)
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert ("update" in err) is shown
-
-
 # --- what it takes -------------------------------------------------------------------------------
 
 

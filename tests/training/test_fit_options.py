@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -32,7 +30,6 @@ from dropcore.nn import (
 )
 from dropcore.optim import SGD, Adam
 from dropcore.training import History
-from dropcore.training._progress import in_notebook, progress_bar
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 6)).astype(np.float32)
@@ -284,22 +281,6 @@ def test_a_diverged_fit_says_what_may_help(layers, x, y, words, not_said):
     for word in words:
         assert found.match(word)
     assert not_said not in str(found.value)
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-def test_a_notebook_shows_progress(monkeypatch):
-    assert not in_notebook()
-    assert progress_bar(3, None).disable
-    shell = types.SimpleNamespace(kernel=object())
-    module = types.SimpleNamespace(get_ipython=lambda: shell)
-    monkeypatch.setitem(sys.modules, "IPython", module)
-    assert in_notebook()
-    bar = progress_bar(3, None)
-    assert not bar.disable
-    bar.close()
-    assert progress_bar(3, False).disable
 
 
 def test_what_is_public():

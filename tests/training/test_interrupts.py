@@ -17,7 +17,7 @@ from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
 from dropcore.optim import SGD, Adam
 from dropcore.training import History
 from dropcore.training._interrupts import Interrupts
-from dropcore.training._progress import progress_bar
+from dropcore.training._progress import progress_of
 from dropcore.training.state import Snapshot
 
 RNG = np.random.default_rng(0)
@@ -61,12 +61,12 @@ def test_an_import_within_fit_is_not_cut_short(monkeypatch):
     def importing(*args):
         signal.raise_signal(signal.SIGINT)
         ended.append(args)
-        return progress_bar(*args)
+        return progress_of(*args)
 
-    monkeypatch.setattr("dropcore.training._fit.progress_bar", importing)
+    monkeypatch.setattr("dropcore.training._fit.progress_of", importing)
     with pytest.raises(KeyboardInterrupt):
         network().fit(X, Y, epochs=1, **OPTIONS)
-    assert ended == [(4, False)]
+    assert ended == [(0, 1, 4, False)]
 
 
 class PressesInUpdate(SGD):

@@ -36,7 +36,7 @@ from dropcore.training._data import (
 from dropcore.training._inference import Means, mean_metrics
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
-from dropcore.training._progress import progress_bar
+from dropcore.training._progress import progress_of
 from dropcore.training._update import Scored, Update, prepare
 from dropcore.training._warnings import (
     divergence_hints,
@@ -121,7 +121,8 @@ def fit(
         Evaluated after each epoch, without noise. Its sequences or images may have other lengths
         where the model takes any.
     progress : bool, optional
-        Whether to show a progress bar; by default on a terminal and in a notebook.
+        By default a bar on a terminal and in a notebook, and nothing elsewhere. True also writes a
+        line for each epoch to stderr where that is a file or a pipe; False shows nothing.
     lengths : array_like of int, shape (samples,), optional
         Of sequences (samples, time, ...) that are padded at the end: the number of valid steps of
         each. For models with a recurrent layer or a pooling over time. Where the outputs have steps
@@ -172,6 +173,8 @@ def fit(
     epochs = checked_count("epochs", epochs, 0)
     batch_size = checked_count("batch_size", batch_size, 1)
     shuffle, cuda_graph = check_bool("shuffle", shuffle), check_bool("cuda_graph", cuda_graph)
+    if progress is not None:
+        progress = check_bool("progress", progress)
     rule = optimizer_of(optimizer)
     criterion = named_loss(loss, model)
     address = address_of(model, key)
@@ -198,23 +201,23 @@ def fit(
             state.feature_names = names or state.feature_names
             state.history = history
             # Within, as it imports tqdm: Python does not recover from an import cut short.
-            progress_of_updates = progress_bar(epochs * updates, progress)
+            display = progress_of(state.epoch, epochs, updates, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
             model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph
         )
-        with progress_of_updates as bar:
+        with display:
             for _ in range(epochs):
                 started = perf_counter()
-                metrics = training.epoch(bar.update)
+                display.begin_epoch(state.epoch + 1)
+                metrics = training.epoch(display.update)
                 if held_out is not None:
                     metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
                 metrics["seconds"] = perf_counter() - started
                 with interrupts.deferred:
                     state.epoch += 1
                     history.append(state.epoch, metrics)
-                figures = {name: number for name, number in metrics.items() if name != "seconds"}
-                bar.set_postfix({"epoch": state.epoch} | figures)
+                display.end_epoch(state.epoch, metrics)
                 if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
                     break
     return history
@@ -235,8 +238,8 @@ class _Training:
     cuda_graph: bool
     graphed: GraphedStep[tuple[Number, Scored]] | None = None
 
-    def epoch(self, advance: Callable[[], object]) -> dict[str, float]:
-        """Go through the data once, call `advance` after each update, and return the metrics."""
+    def epoch(self, advance: Callable[[Number], object]) -> dict[str, float]:
+        """Go through the data once, call `advance(loss)` after each update; return the metrics."""
         model, state, address = self.model, self.state, self.address
         loss = self.data.loss
         assert loss is not None
@@ -251,7 +254,7 @@ class _Training:
                 culprit = first_nonfinite(model, batch.x, here, batch.lengths)
                 raise self._diverged(f"the loss is {value}", culprit, good)
             means.add(value, scored)
-            advance()
+            advance(value)
         bad = nonfinite_weights(model)
         if bad:
             raise self._diverged("the weights are not finite", bad, good)
