@@ -171,7 +171,7 @@ def _expect_packages() -> None:
         import sklearn.datasets  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "dropcore demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'"
+            "the demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'"
         ) from error
 
 

@@ -1,0 +1,112 @@
+"""From the words of a command line to the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Final
+
+import dropcore
+from dropcore.cli import bench, demo, info
+from dropcore.cli._command import Command
+from dropcore.cli._defaults import with_defaults
+from dropcore.cli._output import note, print_result
+from dropcore.cli._shared import DeviceError, apply
+
+__all__ = ["COMMANDS", "main", "parser"]
+
+COMMANDS: Final[dict[str, Command]] = {
+    command.name: command for command in (demo.COMMAND, info.COMMAND, bench.COMMAND)
+}
+
+EPILOG: Final = """\
+results go to stdout or to the file that is named, everything else to stderr.
+
+exit status:
+  0    success
+  1    an optional package or a GPU is missing; the message says what to install
+  2    a wrong argument, or data that cannot be used; the message says what to do
+  3    training diverged: the loss or the weights were not finite
+  130  interrupted by Ctrl-C; training has saved what was learned
+
+`dropcore COMMAND --help` lists the options of a command, with examples."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments of the process by default.
+
+    Returns
+    -------
+    int
+        0 for success, 1 if a package or a GPU is missing, 2 for a wrong argument or data that
+        cannot be used, 3 if training diverged, 130 after Ctrl-C.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 if the arguments cannot be parsed, and 0 after ``--help`` and ``--version``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = f"dropcore {words[0]}" if words and words[0] in COMMANDS else "dropcore"
+    shown = warnings.showwarning
+    warnings.showwarning = lambda message, *_, **__: note(f"{name}: warning: {message}")
+    try:
+        options = parser().parse_args(with_defaults(words, COMMANDS))
+        apply(options)
+        result = options.run(options)
+        print_result(result, as_json=getattr(options, "json", False))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (
+        ArithmeticError,
+        ImportError,
+        MemoryError,
+        OSError,
+        TypeError,
+        ValueError,
+        DeviceError,
+    ) as error:
+        if os.environ.get("DROPCORE_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        note(f"{name}: {error}")
+        return _status(error)
+    finally:
+        warnings.showwarning = shown
+    return 0
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, ImportError | DeviceError):
+        return 1
+    return 3 if isinstance(error, FloatingPointError) else 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    root = argparse.ArgumentParser(
+        prog="dropcore",
+        description="Dropout for neural networks at memory speed: from a table to a tuned, saved "
+        "and explained model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="version", version=f"dropcore {dropcore.__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+    for command in COMMANDS.values():
+        command.add_to(commands)
+    return root

@@ -1,0 +1,71 @@
+"""What a command prints, and the files that it may write."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dropcore.cli._command import Result
+
+__all__ = ["check_output", "note", "print_result"]
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """Print a result to stdout."""
+    if as_json:
+        print(json.dumps(_plain(result.data), indent=2, ensure_ascii=False, allow_nan=False))
+    elif result.text:
+        print(result.text)
+
+
+def note(text: str) -> None:
+    """Print a line about what happens, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_output(path: Path, *, force: bool = False, instead: str = "--force") -> None:
+    """Raise if a file cannot be written, or exists and may not be replaced.
+
+    Parameters
+    ----------
+    path : Path
+    force : bool
+        Whether an existing file may be replaced.
+    instead : str
+        The options that allow that, for the error.
+
+    Raises
+    ------
+    OSError
+        If it is a directory, its directory is missing or cannot be written to, or it exists.
+    """
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name a file")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such directory: {folder}")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists already: choose another name, or add {instead}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it: arrays as lists, and null for what is not a finite number."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
