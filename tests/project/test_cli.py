@@ -79,10 +79,8 @@ def test_demo_says_what_to_install(module, tmp_path, capsys, monkeypatch):
     assert main(["demo", "--output", str(tmp_path / "a.png")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert (
-        err
-        == "dropcore demo: the demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'\n"
-    )
+    expected = "the demo needs scikit-learn and matplotlib: pip install 'dropcore[demo]'"
+    assert err == f"dropcore demo: {expected}\n"
 
 
 def test_demo_draws_and_dropout_halves_the_error(tmp_path, capsys):

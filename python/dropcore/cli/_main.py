@@ -11,17 +11,28 @@ from collections.abc import Sequence
 from typing import Final
 
 import dropcore
-from dropcore.cli import bench, demo, info
 from dropcore.cli._command import Command
 from dropcore.cli._defaults import with_defaults
 from dropcore.cli._output import note, print_result
 from dropcore.cli._shared import DeviceError, apply
+from dropcore.cli.bench import COMMAND as BENCH
+from dropcore.cli.demo import COMMAND as DEMO
+from dropcore.cli.info import COMMAND as INFO
 
 __all__ = ["COMMANDS", "main", "parser"]
 
-COMMANDS: Final[dict[str, Command]] = {
-    command.name: command for command in (demo.COMMAND, info.COMMAND, bench.COMMAND)
-}
+COMMANDS: Final[dict[str, Command]] = {command.name: command for command in (DEMO, INFO, BENCH)}
+
+FAILURES: Final = (
+    ArithmeticError,
+    DeviceError,
+    ImportError,
+    MemoryError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What is reported in a line; anything else is a mistake of the program and shows where it is."""
 
 EPILOG: Final = """\
 results go to stdout or to the file that is named, everything else to stderr.
@@ -71,15 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (
-        ArithmeticError,
-        ImportError,
-        MemoryError,
-        OSError,
-        TypeError,
-        ValueError,
-        DeviceError,
-    ) as error:
+    except FAILURES as error:
         if os.environ.get("DROPCORE_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         note(f"{name}: {error}")

@@ -77,7 +77,8 @@ def sizes(text: str) -> tuple[int, ...]:
         return tuple(positive(part.strip()) for part in text.split(","))
     except ArgumentTypeError:
         raise ArgumentTypeError(
-            f"must be integers of at least 1 with commas between them, such as 256,256, got {text!r}"
+            "must be integers of at least 1 with commas between them, such as 256,256, "
+            f"got {text!r}"
         ) from None
 
 
