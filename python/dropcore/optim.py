@@ -23,7 +23,7 @@ from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace, on_device
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.functional import expect_weights
-from dropcore.schedules import Schedule, value_at
+from dropcore.schedules import Scaled, Schedule, value_at
 from dropcore.updates import INTERVALS, clipping_factor, global_norm, update_unchecked
 
 __all__ = [
@@ -164,6 +164,14 @@ class _ParameterwiseOptimizer:
     def rule(self, step: int) -> tuple[str, tuple[float, ...]]:
         """The name of the update function and its hyperparameters, for updates in a CUDA graph."""
         return self._rule, self._numbers(step)
+
+    def scaled(self, factor: float) -> Any:
+        """The same optimiser whose learning rate, also that of a schedule, is `factor` times it."""
+        rate = self.learning_rate  # type: ignore[attr-defined]
+        return replace(
+            self,  # type: ignore[type-var]
+            learning_rate=Scaled(rate, factor) if callable(rate) else rate * factor,
+        )
 
     def _kinds(self) -> tuple[str | None, ...]:
         """The kinds of state in the order of the rule, with None for what is not used."""
@@ -528,6 +536,10 @@ class Clip:
         """The rule of the optimiser inside, whose hyperparameters do not depend on the bounds."""
         return rule_of(self.optimizer)(step)
 
+    def scaled(self, factor: float) -> Clip:
+        """The same bounds around the optimiser inside, with its learning rate times `factor`."""
+        return replace(self, optimizer=scaled(self.optimizer, factor))
+
     @np.errstate(under="ignore")
     def clipped(self, grads: Gradients) -> Gradients:
         """The clipped gradients, in new arrays where they change."""
@@ -578,6 +590,26 @@ def rule_of(optimizer: Optimizer) -> Callable[[int], tuple[str, tuple[float, ...
             f"they have, got {optimizer!r}: use cuda_graph=False"
         )
     return rule
+
+
+def scaled(optimizer: Optimizer, factor: float) -> Optimizer:
+    """An optimiser like `optimizer` whose learning rate is `factor` times its own.
+
+    Raises
+    ------
+    TypeError
+        If it has no method ``scaled(factor)``, as those of this module have.
+    """
+    if factor == 1:
+        return optimizer
+    method: Any = getattr(optimizer, "scaled", None)
+    if method is None:
+        raise TypeError(
+            "the learning rate can be changed between updates for an optimiser of dropcore.optim, "
+            f"or one that has scaled(factor) as they have, got {optimizer!r}"
+        )
+    found: Optimizer = method(factor)
+    return found
 
 
 def kind_of(optimizer: Optimizer) -> str:

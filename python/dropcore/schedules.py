@@ -21,6 +21,7 @@ __all__ = [
     "Exponential",
     "Linear",
     "Piecewise",
+    "Scaled",
     "Schedule",
     "WarmUp",
     "value_at",
@@ -279,6 +280,33 @@ class WarmUp:
         if step >= self.steps:
             return value_at(self.schedule, step - self.steps)
         return _between(self.start, value_at(self.schedule, 0), (step + 1) / (self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """factor * schedule(step).
+
+    Parameters
+    ----------
+    schedule : float or callable
+    factor : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a number.
+    """
+
+    schedule: float | Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            check_number("Scaled: schedule", self.schedule)
+        check_number("Scaled: factor", self.factor)
+
+    def __call__(self, step: int) -> float:
+        return value_at(self.schedule, _checked(self, step)) * float(self.factor)
 
 
 def _checked(schedule: Any, step: int) -> int:

@@ -44,6 +44,7 @@ from dropcore.nn import (
 from dropcore.optim import SGD, Adadelta, Adagrad, AdamW, Clip, RMSprop
 from dropcore.regularizers import L1, L2
 from dropcore.schedules import Cosine, Linear
+from dropcore.training import Callback
 from support import host_cupy
 from support.arrays import normal
 from support.cublas import FakeBlas
@@ -187,6 +188,22 @@ def test_graphs_make_the_same_updates(gpu, optimizer):
         np.testing.assert_allclose(
             gpu.asnumpy(replayed.params[name]), gpu.asnumpy(weight), rtol=1e-3, atol=1e-5
         )
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_a_graph_takes_another_learning_rate(gpu):
+    class Slower(Callback):
+        def on_update_end(self, run):
+            run.learning_rate_factor = 1e-6 if run.state.step > 4 else 1.0
+
+    x, y = map(gpu.asarray, data(70))
+    found = []
+    for cuda_graph in (False, True):
+        model = classifier().to("cuda")
+        model.fit(x, y, optimizer=SGD(0.1), cuda_graph=cuda_graph, callbacks=[Slower()],
+                  **OPTIONS)  # fmt: skip
+        found.append(gpu.asnumpy(model.params["1.weight"]))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
 
 
 def everything():

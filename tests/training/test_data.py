@@ -19,6 +19,7 @@ from dropcore.nn import (
     Sequential,
 )
 from dropcore.optim import SGD
+from dropcore.training import Callback
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype(np.float32)
@@ -96,7 +97,11 @@ NOT_DATA = [
     ({"sample_weight": -1.0 * Y}, ValueError, "sample_weight must be finite and not negative"),
     ({"sample_weight": np.ma.masked_array(Y)}, TypeError, "sample_weight .* masked array"),
     ({"sample_weight": Y, "loss": lambda out, y: (0.0, out)}, TypeError, "sample_weight needs a"),
-    ({"on_epoch_end": 3}, TypeError, r"a function of \(epoch, metrics\), got 3"),
+    ({"callbacks": 3}, TypeError, "callbacks must be a list of callbacks and functions .* got 3$"),
+    ({"callbacks": print}, TypeError, "got <built-in function print>; put it into a list"),
+    ({"callbacks": [3]}, TypeError, r"objects such as EarlyStopping\(\), or functions .* got 3$"),
+    ({"callbacks": [Callback]}, TypeError, r"callbacks must hold objects .* got <class"),
+    ({"resume": 1}, TypeError, "resume must be True or False, got 1"),
     ({"epochs": True}, TypeError, "epochs must be an integer, got True"),
     ({"optimizer": "adm"}, ValueError, "'adam' or 'sgd'"),
     ({"cuda_graph": True}, ValueError, r"use model\.to\('cuda'\)"),

@@ -307,7 +307,6 @@ def spoiled(value, dtype=np.float32):
 
 
 WRONG = [
-    ({"key": None}, ValueError, r"layer 0, Dropout\(0.1\); layer 2, .* give one, such as key=0"),
     ({"key": "7"}, TypeError, "'7'"),
     ({"key": -1}, ValueError, "-1"),
     ({"epochs": -1}, ValueError, "at least 0, got -1"),
@@ -354,6 +353,19 @@ def test_bad_input_is_refused_before_anything_changes(options, error, message):
     assert fresh.training_state is None
     assert weights(trained) == before[0]
     assert trained.training_state.step == before[1]["step"]
+
+
+def test_the_key_of_the_last_fit_is_used_again():
+    given, remembered = network(), network()
+    with pytest.raises(ValueError, match=r"layer 0, Dropout\(0.1\); layer 2, .* such as key=0"):
+        fit(given, key=None)
+    assert not given.built
+    for _ in range(2):
+        fit(given, key=5)
+    fit(remembered, key=5)
+    fit(remembered, key=None)
+    assert weights(given) == weights(remembered)
+    assert remembered.training_state.key == Key(5)
 
 
 def test_the_place_of_a_bad_number_is_right_in_any_block(monkeypatch):

@@ -152,9 +152,7 @@ def test_the_hook_sees_each_epoch_and_may_stop():
         return epoch == 3
 
     model = Sequential([Dense(3)])
-    history = model.fit(
-        X, Y, epochs=9, validation_data=(X, Y), on_epoch_end=on_epoch_end, **CLASSES
-    )
+    history = model.fit(X, Y, epochs=9, validation_data=(X, Y), callbacks=[on_epoch_end], **CLASSES)
     assert history.epochs == [1, 2, 3]
     assert [epoch for epoch, _ in seen] == [1, 2, 3]
     assert seen[0][1].keys() == {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"}
@@ -167,7 +165,7 @@ def test_the_hook_sees_each_epoch_and_may_stop():
 def test_an_error_in_the_hook_leaves_a_counted_epoch():
     model = Sequential([Dense(3)])
     with pytest.raises(ZeroDivisionError):
-        model.fit(X, Y, epochs=2, on_epoch_end=lambda epoch, metrics: 1 / 0, **CLASSES)
+        model.fit(X, Y, epochs=2, callbacks=[lambda epoch, metrics: 1 / 0], **CLASSES)
     assert model.training_state.epoch == 1
     assert model.training_state.history.epochs == [1]
 
@@ -285,5 +283,6 @@ def test_a_diverged_fit_says_what_may_help(layers, x, y, words, not_said):
 
 def test_what_is_public():
     assert set(training.__all__) == {
-        "History", "StepResult", "TrainingState", "evaluate", "fit", "predict", "step",
+        "Callback", "History", "Run", "StepResult", "TrainingState",
+        "evaluate", "fit", "predict", "step",
     }  # fmt: skip

@@ -203,7 +203,7 @@ def test_interrupts_at_any_time():
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             model.fit(X, Y, epochs=10**6, optimizer="adam", shuffle=False,
-                      on_epoch_end=on_epoch_end, **OPTIONS)  # fmt: skip
+                      callbacks=[on_epoch_end], **OPTIONS)  # fmt: skip
         thread.join()
         state = model.training_state
         if state.step not in wanted:

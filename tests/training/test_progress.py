@@ -175,7 +175,7 @@ def test_the_bar_is_left_where_training_ended(monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(epochs=4, progress=None, on_epoch_end=stop)
+        trained(epochs=4, progress=None, callbacks=[stop])
     assert frames(terminal.getvalue())[-1].startswith("epoch 1/4  25%|")
     assert terminal.getvalue().endswith("\n")
 

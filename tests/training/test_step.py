@@ -216,7 +216,7 @@ def test_layers_may_be_thawed_between_epochs():
             model.trainable = True
 
     model.fit(X, Y, epochs=3, key=1, loss="softmax_cross_entropy", progress=False,
-              on_epoch_end=thaw)  # fmt: skip
+              callbacks=[thaw])  # fmt: skip
     assert seen == [True, True, False]
 
 

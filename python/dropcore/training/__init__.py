@@ -11,6 +11,7 @@
 `_graphed_step`   updates recorded as a CUDA graph
 `_nonfinite`      the first layer whose numbers are not finite
 `_progress`       the progress bar
+`callbacks`       Callback: what fit calls between updates and epochs
 `state`           TrainingState, and a snapshot to return to
 `history`         History
 ================  ======================================================
@@ -22,7 +23,18 @@ here.
 from dropcore.training._fit import fit
 from dropcore.training._inference import evaluate, predict
 from dropcore.training._update import StepResult, step
+from dropcore.training.callbacks import Callback, Run
 from dropcore.training.history import History
 from dropcore.training.state import TrainingState
 
-__all__ = ["History", "StepResult", "TrainingState", "evaluate", "fit", "predict", "step"]
+__all__ = [
+    "Callback",
+    "History",
+    "Run",
+    "StepResult",
+    "TrainingState",
+    "evaluate",
+    "fit",
+    "predict",
+    "step",
+]

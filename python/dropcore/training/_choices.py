@@ -118,9 +118,11 @@ def announce_loss(loss: Loss, outputs: Shape) -> None:
 
 
 def address_of(model: Layer, key: Key | int | None) -> Key:
-    """The key of the run; ValueError if the model draws masks and there is none."""
+    """The key of the run, else that of the last; ValueError if masks are drawn without any."""
     if key is not None:
         return as_key(key)
+    if model.training_state is not None and model.training_state.key is not None:
+        return model.training_state.key
     stochastic = [
         f"layer {path}, {layer!r}" if path else repr(layer)
         for path, layer in model.tree()

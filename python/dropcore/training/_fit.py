@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from dropcore._base.checks import check_bool, shown
+from dropcore._base.checks import check_bool
 from dropcore._base.device import on_device
 from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key
@@ -43,16 +43,15 @@ from dropcore.training._warnings import (
     warn_of_unlikely_input,
     warn_of_unlikely_output,
 )
+from dropcore.training.callbacks import Callback, EpochEnd, Run, callbacks_of, overrides
 from dropcore.training.history import History
-from dropcore.training.state import Snapshot, TrainingState
+from dropcore.training.state import Snapshot, TrainingState, UnfinishedEpoch
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
     from dropcore.training._graphed_step import GraphedStep
 
 __all__ = ["fit"]
-
-EpochEnd = Callable[[int, Mapping[str, float]], Any]
 
 Validation = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 """x, y and lengths of sequences."""
@@ -73,7 +72,8 @@ def fit(
     lengths: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     shuffle: bool = True,
-    on_epoch_end: EpochEnd | None = None,
+    callbacks: Sequence[Callback | EpochEnd] = (),
+    resume: bool = False,
     cuda_graph: bool = False,
 ) -> History:
     """Train a model on arrays.
@@ -81,8 +81,9 @@ def fit(
     All randomness derives from the seed of the key: the initial weights, the order of the samples
     in each epoch, and the masks, which are addressed by (seed, stream, update, row). The same seed
     on a fresh model repeats every bit, for any number of threads. A second call resumes where the
-    first stopped, with the state of the optimiser, so that two calls of 5 epochs are one of 10. An
-    optimiser of another kind begins at its step 0, also with its learning rate.
+    first stopped, with the state of the optimiser, so that two calls of 5 epochs are one of 10;
+    callbacks begin anew, unless ``resume=True``. An optimiser of another kind begins at its step 0,
+    also with its learning rate.
 
     All arguments are checked before anything is changed.
 
@@ -100,7 +101,7 @@ def fit(
         For cross-entropy integer labels in [0, classes), or a probability for each class; else as
         the loss says.
     epochs : int
-        How many more times to go through the data.
+        How many more times to go through the data; with `resume` how many times in all.
     optimizer : str or Optimizer, default "adam"
         "adam" is ``Adam(1e-3)``, "sgd" is ``SGD(0.01, momentum=0.9)``: both suit standardised data.
     batch_size : int, default 32
@@ -132,10 +133,18 @@ def fit(
         How much each sample counts in the mean loss of its batch and in the metrics, not negative.
     shuffle : bool, default True
         Whether each epoch takes the samples in an order of its own.
-    on_epoch_end : callable, optional
-        ``on_epoch_end(epoch, metrics)`` is called after each epoch with its number, from 1, and a
-        dict of what the history got. Training stops if it returns something true. It may freeze
-        layers or change weights in place.
+    callbacks : sequence of Callback or callable, default ()
+        Objects of `dropcore.training.callbacks`, or functions: ``function(epoch, metrics)`` is
+        called after each epoch with its number, from 1, and a dict of what the history got.
+        Training stops if one returns something true; the others are called all the same. They may
+        freeze layers or change weights in place. Those that save the model are called last.
+    resume : bool, default False
+        Go on with the call that trained the model, instead of beginning another one. Then `epochs`
+        is the number of all epochs, those that are done included; the epoch that was interrupted is
+        finished, with its remaining batches; the history continues; callbacks and the learning rate
+        that they have set go on from where they were; and if a callback ended that call, nothing is
+        left to train. So a script that loads its last checkpoint, if there is one, and calls `fit`
+        with ``resume=True`` can be stopped and run again unchanged, and ends with the same bits.
     cuda_graph : bool, default False
         Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
         then on, with the same masks. That saves host time, which bounds small models. Nothing in a
@@ -159,7 +168,8 @@ def fit(
     KeyboardInterrupt
         If the user interrupts. The model is then as the last complete update left it (weights,
         optimiser state, moments and count), so that it can be used and trained on. The epoch that
-        was interrupted does not count.
+        was interrupted does not count: another `fit` goes through all data again, in the order of
+        that epoch, unless ``resume=True`` finishes it.
 
     Warns
     -----
@@ -175,13 +185,11 @@ def fit(
     shuffle, cuda_graph = check_bool("shuffle", shuffle), check_bool("cuda_graph", cuda_graph)
     if progress is not None:
         progress = check_bool("progress", progress)
+    resume = check_bool("resume", resume)
     rule = optimizer_of(optimizer)
     criterion = named_loss(loss, model)
     address = address_of(model, key)
-    if on_epoch_end is not None and not callable(on_epoch_end):
-        raise TypeError(
-            f"on_epoch_end must be a function of (epoch, metrics), got {shown(on_epoch_end)}"
-        )
+    hooks = callbacks_of(callbacks)
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
     names = feature_names(x)
@@ -189,38 +197,71 @@ def fit(
         check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
     held_out = _validation(model, validation_data, data, names)
-    updates = math.ceil(len(data) / batch_size)
     before = model.training_state
-    check_address(model, address, 0 if before is None else before.step, epochs * updates)
+    done = 0 if before is None else before.epoch
+    last = epochs if resume else done + epochs
+    batches = math.ceil(len(data) / batch_size)
+    updates = max(last - done, 0) * batches
+    if resume and before is not None:
+        _check_unfinished(before, address, len(data), batch_size, shuffle)
+        if before.unfinished is not None and last > done:
+            updates -= before.unfinished.batches
+    check_address(model, address, 0 if before is None else before.step, updates)
     warn_of_unlikely_input(model, data)
 
-    history = History()
     with Interrupts() as interrupts:
         with interrupts.deferred:
             state = prepare(model, rule, address, data, announce=loss is None)
             state.feature_names = names or state.feature_names
-            state.history = history
+            if not resume:
+                state.history, state.unfinished, state.callbacks = History(), None, {}
+                state.learning_rate_factor = 1.0
+                state.stopped = False
+            history = state.history
             # Within, as it imports tqdm: Python does not recover from an import cut short.
-            display = progress_of(state.epoch, epochs, updates, progress)
+            display = progress_of(state.epoch, max(last - done, 0), batches, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
             model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph
         )
+        run = Run(model, rule, state, history, hooks, training.use)
+        run.learning_rate_factor = state.learning_rate_factor
+        for hook in hooks:
+            hook.on_fit_begin(run)
+        if resume:
+            run.restore_callbacks()
+        run.keep_callbacks()
+        after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
         with display:
-            for _ in range(epochs):
+            while state.epoch < last and not state.stopped:
                 started = perf_counter()
                 display.begin_epoch(state.epoch + 1)
-                metrics = training.epoch(display.update)
+                metrics = training.epoch(run, display.update, after_update)
                 if held_out is not None:
                     metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
                 metrics["seconds"] = perf_counter() - started
                 with interrupts.deferred:
                     state.epoch += 1
+                    state.unfinished = None
                     history.append(state.epoch, metrics)
                 display.end_epoch(state.epoch, metrics)
-                if on_epoch_end is not None and on_epoch_end(state.epoch, dict(metrics)):
-                    break
+                _epoch_ended(run, hooks, metrics)
+        for hook in hooks:
+            hook.on_fit_end(run)
     return history
+
+
+def _epoch_ended(run: Run, hooks: list[Callback], metrics: dict[str, float]) -> None:
+    """Call the callbacks. What they know is kept before any that saves the model."""
+    kept = False
+    for hook in hooks:
+        if hook.last and not kept:
+            run.keep_callbacks()
+            kept = True
+        if hook.on_epoch_end(run, run.state.epoch, dict(metrics)):
+            run.state.stopped = True
+    if not kept:
+        run.keep_callbacks()
 
 
 @dataclass
@@ -236,25 +277,54 @@ class _Training:
     batch_size: int
     shuffle: bool
     cuda_graph: bool
+    update: Update | None = None
     graphed: GraphedStep[tuple[Number, Scored]] | None = None
 
-    def epoch(self, advance: Callable[[Number], object]) -> dict[str, float]:
-        """Go through the data once, call `advance(loss)` after each update; return the metrics."""
+    def use(self, optimizer: Optimizer) -> None:
+        """Go on with an optimiser that differs in its learning rate only."""
+        self.optimizer = optimizer
+        if self.update is not None:
+            self.update.optimizer = optimizer
+        if self.graphed is not None:
+            self.graphed.use(optimizer)
+
+    def epoch(
+        self,
+        run: Run,
+        advance: Callable[[Number | None], object],
+        after_update: Sequence[Callable[[Run], object]],
+    ) -> dict[str, float]:
+        """Go through the data once, or through what is left of it, and return the metrics.
+
+        `advance(loss)` and the functions `after_update` are called after each update.
+        """
         model, state, address = self.model, self.state, self.address
         loss = self.data.loss
         assert loss is not None
         good = Snapshot(model, state)
-        update = Update(model, self.optimizer, loss, state, self.interrupts)
-        means = Means(loss)
-        for rows in self._rows():
+        update = self.update = Update(model, self.optimizer, loss, state)
+        progress = state.unfinished or UnfinishedEpoch(
+            len(self.data), self.batch_size, self.shuffle
+        )
+        state.unfinished = progress
+        for _ in range(progress.batches):
+            advance(None)
+        means = Means(loss, progress.sums)
+        for rows in self._rows()[progress.batches :]:
             batch = self.data.take(rows)
             here = address.at(step=address.step + state.step)
-            value, scored = self._update(update, batch, here)
-            if not on_device(value) and not math.isfinite(value):
+            with self.interrupts.deferred:
+                value, scored = self._update(update, batch, here)
+                fine = on_device(value) or math.isfinite(value)
+                if fine:
+                    means.add(value, scored)
+                    progress.batches += 1
+            if not fine:
                 culprit = first_nonfinite(model, batch.x, here, batch.lengths)
                 raise self._diverged(f"the loss is {value}", culprit, good)
-            means.add(value, scored)
             advance(value)
+            for function in after_update:
+                function(run)
         bad = nonfinite_weights(model)
         if bad:
             raise self._diverged("the weights are not finite", bad, good)
@@ -275,8 +345,7 @@ class _Training:
         if self.cuda_graph and self.graphed is None and len(batch.x) == self.batch_size:
             self.graphed = _graphed(update, self.optimizer, self.state, batch)
         if self.graphed is not None and self.graphed.fits(batch.x, batch.y):
-            with self.interrupts.deferred:
-                return self.graphed(batch.x, batch.y, here)
+            return self.graphed(batch.x, batch.y, here)
         return update(batch, here)[:2]
 
     def _diverged(self, what: str, culprit: str, good: Snapshot) -> FloatingPointError:
@@ -284,10 +353,33 @@ class _Training:
         step, epoch = self.state.step, self.state.epoch + 1
         with self.interrupts.deferred:
             good.restore()
+        begun = self.state.unfinished is None
+        place = f"the start of epoch {epoch}" if begun else "where training was resumed"
         return FloatingPointError(
             f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are "
-            f"back to the start of epoch {epoch}; {divergence_hints(self.model, self.data)}"
+            f"back to {place}; {divergence_hints(self.model, self.data)}"
         )
+
+
+def _check_unfinished(
+    state: TrainingState, address: Key, samples: int, batch_size: int, shuffle: bool
+) -> None:
+    """ValueError unless the epoch that was interrupted can be finished with these arguments."""
+    begun = state.unfinished
+    if begun is None:
+        return
+    for name, then, now in (
+        ("key", state.key, address),
+        ("samples", begun.samples, samples),
+        ("batch_size", begun.batch_size, batch_size),
+        ("shuffle", begun.shuffle, shuffle),
+    ):
+        if then != now:
+            raise ValueError(
+                f"resume=True finishes epoch {state.epoch + 1}, of which {begun.batches} batches "
+                f"are done, so it needs the same {name} as before, {then}, got {now}; "
+                "resume=False begins another epoch"
+            )
 
 
 def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:

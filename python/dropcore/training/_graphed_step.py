@@ -47,6 +47,10 @@ class GraphedStep(Generic[Result]):
         self._first: Key | None = None
         self._found: Any = None
 
+    def use(self, optimizer: Optimizer) -> None:
+        """Go on with an optimiser that differs in its hyperparameters only."""
+        self._rule = rule_of(optimizer)
+
     def fits(self, x: Array, targets: Array) -> bool:
         """Whether a batch is of the size that was recorded."""
         return x.shape == self._x.shape and targets.shape == self._targets.shape

@@ -181,7 +181,7 @@ def mean_metrics(
 ) -> tuple[dict[str, float], Batch | None]:
     """Metrics over all samples, and the first batch whose loss is not finite."""
     assert data.loss is not None
-    means, bad = Means(data.loss), None
+    means, bad = Means(data.loss, {}), None
     with np.errstate(all="ignore"):
         for _, batch in _batches(data, batch_size):
             out = model(batch.x, **batch.lengths_kwargs)
@@ -193,11 +193,17 @@ def mean_metrics(
 
 
 class Means:
-    """Means over several batches, which need not have one size."""
+    """Means over several batches, which need not have one size.
 
-    def __init__(self, loss: Loss) -> None:
-        self._loss = loss
-        self._sums: dict[str, list[Number]] = {}
+    Parameters
+    ----------
+    loss : Loss
+    sums : dict
+        Where sum and weight of each metric are kept.
+    """
+
+    def __init__(self, loss: Loss, sums: dict[str, list[Number]]) -> None:
+        self._loss, self._sums = loss, sums
 
     def add(self, value: Number, scored: Scored) -> None:
         """Add the loss of a batch, its outputs and targets."""

@@ -116,8 +116,9 @@ def step(
         with interrupts.deferred:
             training = prepare(model, rule, address, data, announce=loss is None)
         batch, here = data.take(slice(None)), address.at(step=address.step + training.step)
-        update = Update(model, rule, data.loss, training, interrupts)
-        value, _, outputs, left = update(batch, here, state)
+        update = Update(model, rule, data.loss, training)
+        with interrupts.deferred:
+            value, _, outputs, left = update(batch, here, state)
     if not on_device(value) and not math.isfinite(value):
         culprit = first_nonfinite(model, batch.x, here, batch.lengths)
         raise FloatingPointError(
@@ -147,19 +148,18 @@ class Update:
     loss : Loss
     state : TrainingState
         Which is counted on.
-    interrupts : Interrupts
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+        May be replaced by one that differs in its learning rate only.
     """
 
     def __init__(
-        self,
-        model: Layer,
-        optimizer: Optimizer,
-        loss: Loss,
-        state: TrainingState,
-        interrupts: Interrupts,
+        self, model: Layer, optimizer: Optimizer, loss: Loss, state: TrainingState
     ) -> None:
-        self._model, self._optimizer, self._loss, self._state = model, optimizer, loss, state
-        self._interrupts = interrupts
+        self.optimizer = optimizer
+        self._model, self._loss, self._state = model, loss, state
         frozen = model.frozen()
         self._params = {p: array for p, array in model.params.items() if p not in frozen}
         self._constraints = {p: c for p, c in model.constraints.items() if p in self._params}
@@ -168,7 +168,7 @@ class Update:
     def __call__(
         self, batch: Batch, key: Key, carried: Any = None
     ) -> tuple[Number, Scored, Array, Any]:
-        """Make an update, unless the loss is not finite.
+        """Make an update, unless the loss is not finite. Interrupts must be deferred meanwhile.
 
         On a GPU the loss is not read and the update is always made: the host does not wait for the
         device before the end of the epoch.
@@ -188,8 +188,7 @@ class Update:
             )
             value, dout, scored = loss_of(self._loss, out, batch)
             if on_device(value) or math.isfinite(value):
-                with self._interrupts.deferred:
-                    self._apply(backward, dout)
+                self._apply(backward, dout)
         return value, scored, out, left
 
     def _apply(self, backward: Any, dout: Array) -> None:
@@ -200,7 +199,7 @@ class Update:
         for path, regularizer in self._regularizers.items():
             grads[path] = regularizer.add_gradient(params[path], grads[path])
         try:
-            self._optimizer.apply(
+            self.optimizer.apply(
                 params, grads, state.slots, state.step - state.begun, self._constraints
             )
         except BaseException:
@@ -227,7 +226,7 @@ def prepare(
     assert data.loss is not None
     if announce and state.loss is None:
         announce_loss(data.loss, model.output_shape(shape))
-    state.loss = data.loss
+    state.loss, state.key = data.loss, address
     state.prepare(optimizer, params)
     return state
 

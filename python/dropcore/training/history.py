@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -36,10 +37,13 @@ class History(Mapping[str, list[float]]):
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def append(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Add an epoch."""
+        """Add an epoch. Where it or earlier ones lack a metric, that is NaN."""
+        before = len(self.epochs)
         self.epochs.append(epoch)
-        for name, value in metrics.items():
-            self.metrics.setdefault(name, []).append(value)
+        for name in metrics:
+            self.metrics.setdefault(name, [math.nan] * before)
+        for name, values in self.metrics.items():
+            values.append(metrics.get(name, math.nan))
 
     def __getitem__(self, name: str) -> list[float]:
         try:

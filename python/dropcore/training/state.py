@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dropcore.losses import CheckedLoss, Loss
+from numpy.typing import NDArray
+
+from dropcore.key import Key
+from dropcore.losses import CheckedLoss, Loss, Number
 from dropcore.optim import Arrays, Optimizer, State, kind_of
 from dropcore.training.history import History
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Snapshot", "TrainingState", "training_state_of"]
+__all__ = ["Snapshot", "TrainingState", "UnfinishedEpoch", "training_state_of"]
+
+
+@dataclass(eq=False)
+class UnfinishedEpoch:
+    """An epoch that has begun, which ``fit(resume=True)`` finishes.
+
+    Attributes
+    ----------
+    samples, batch_size : int or None
+        Of the data; None for an iterable of batches.
+    shuffle : bool
+        These decide which samples are in which batch.
+    batches : int
+        Number of updates made.
+    sums : dict of str to [float, float]
+        For each metric the sum over these updates, and the weight that it is divided by. On a GPU
+        they may be arrays without axes.
+    scored : list of tuple
+        Outputs, targets and weights of samples (or None) of each update, if a metric needs all at
+        once.
+    """
+
+    samples: int | None
+    batch_size: int | None
+    shuffle: bool
+    batches: int = 0
+    sums: dict[str, list[Number]] = field(default_factory=dict)
+    scored: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -37,7 +68,25 @@ class TrainingState:
     feature_names : list of str or None
         The columns of the data frame that the last `fit` got.
     history : History
-        The epochs of the last call of `fit`, also if it was interrupted.
+        The epochs of the last call of `fit`, also if it was interrupted, and of those that it
+        resumed.
+    key : Key or None
+        Of the last `fit` or `step`, which the next one uses if it is given none.
+    classes : ndarray or None
+        The user's labels, sorted: output k stands for ``classes[k]``. None where labels are the
+        numbers of the outputs.
+    preprocessing : Preprocessing or None
+        What x goes through, fitted to the data of training.
+    target_scaling : TargetScaling or None
+        What y was standardised by.
+    callbacks : dict of str to dict
+        What callbacks need if training is resumed, by the name of their class.
+    learning_rate_factor : float
+        What callbacks have set the learning rate to, as a multiple of the optimiser's own.
+    stopped : bool
+        Whether a callback ended the last call of `fit`.
+    unfinished : UnfinishedEpoch or None
+        The epoch that was interrupted, if one was.
     """
 
     step: int = 0
@@ -48,6 +97,14 @@ class TrainingState:
     loss: Loss | None = None
     feature_names: list[str] | None = None
     history: History = field(default_factory=History)
+    key: Key | None = None
+    classes: NDArray[Any] | None = None
+    preprocessing: Any = None
+    target_scaling: Any = None
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    learning_rate_factor: float = 1.0
+    stopped: bool = False
+    unfinished: UnfinishedEpoch | None = None
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
         """Keep the slots if they belong to such an optimiser and these parameters; else renew."""
@@ -75,6 +132,8 @@ class Snapshot:
     def __init__(self, model: Layer, state: TrainingState) -> None:
         self._state = state
         self._counts = state.step, state.epoch
+        # Its lists grow, and what is in them stays.
+        self._unfinished = _shallow(state.unfinished)
         arrays = [
             *model.params.values(),
             *model.buffers.values(),
@@ -85,8 +144,16 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back in place."""
         self._state.step, self._state.epoch = self._counts
+        self._state.unfinished = _shallow(self._unfinished)
         for array, saved in self._saved:
             array[...] = saved
+
+
+def _shallow(epoch: UnfinishedEpoch | None) -> UnfinishedEpoch | None:
+    """A copy whose dict and list are its own."""
+    if epoch is None:
+        return None
+    return replace(epoch, sums=dict(epoch.sums), scored=list(epoch.scored))
 
 
 def training_state_of(model: Layer) -> TrainingState:

@@ -1,0 +1,175 @@
+"""What `fit` calls between updates and epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dropcore._base.checks import check_number, shown
+from dropcore.optim import Optimizer, scaled
+from dropcore.training.history import History
+from dropcore.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Callback", "EpochEnd", "Run"]
+
+EpochEnd = Callable[[int, Mapping[str, float]], Any]
+"""A function of the number of the epoch and its metrics."""
+
+
+class Run:
+    """A call of `fit`, as callbacks see it.
+
+    Attributes
+    ----------
+    model : Layer
+        Weights may be changed in place, and layers frozen.
+    optimizer : Optimizer
+        As given to `fit`, without `learning_rate_factor`.
+    state : TrainingState
+        That of the model.
+    history : History
+        All epochs so far.
+    learning_rate_factor : float
+        What the learning rate is multiplied by, from the next update on, also that of a schedule
+        and of an optimiser inside `Clip`. It is kept in ``state.learning_rate_factor``.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        optimizer: Optimizer,
+        state: TrainingState,
+        history: History,
+        callbacks: list[Callback],
+        use: Callable[[Optimizer], None],
+    ) -> None:
+        self.model, self.optimizer, self.state, self.history = model, optimizer, state, history
+        self._callbacks, self._use = _named(callbacks), use
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """What the learning rate is multiplied by."""
+        return self.state.learning_rate_factor
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, factor: float) -> None:
+        number = check_number("learning_rate_factor", factor, "(0, inf)")
+        self._use(scaled(self.optimizer, number))
+        self.state.learning_rate_factor = number
+
+    def keep_callbacks(self) -> None:
+        """Put the state of all callbacks into ``state.callbacks``.
+
+        `fit` does so at its beginning and after each epoch. A callback that saves the model between
+        two epochs does so first.
+        """
+        found = {name: callback.state() for name, callback in self._callbacks.items()}
+        self.state.callbacks = {name: kept for name, kept in found.items() if kept}
+
+    def restore_callbacks(self) -> None:
+        """Give each callback the state that was kept of one of its class."""
+        kept = self.state.callbacks
+        for name, callback in self._callbacks.items():
+            if name in kept:
+                callback.restore(kept[name])
+
+
+class Callback:
+    """What `fit` calls. A subclass overrides the methods that it needs.
+
+    A callback that was used before begins anew in `on_fit_begin`. Where training is resumed
+    (``fit(resume=True)``), `restore` is called next.
+    """
+
+    last: ClassVar[bool] = False
+    """Whether it is called after all others: for callbacks that save the model."""
+
+    def on_fit_begin(self, run: Run) -> None:
+        """Called once the model is built, before the first update."""
+
+    def on_update_end(self, run: Run) -> None:
+        """Called after each update."""
+
+    def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> bool | None:
+        """Called after each epoch.
+
+        Parameters
+        ----------
+        run : Run
+        epoch : int
+            Its number, from 1.
+        metrics : dict of str to float
+            A copy of what the history got.
+
+        Returns
+        -------
+        bool or None
+            Whether training stops.
+        """
+        return None
+
+    def on_fit_end(self, run: Run) -> None:
+        """Called at the end, unless `fit` raises an exception, such as that of Ctrl-C."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: numbers, strings, None, arrays, lists and dicts of these."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+
+class FunctionCallback(Callback):
+    """Calls a function of (epoch, metrics) after each epoch."""
+
+    def __init__(self, function: EpochEnd) -> None:
+        self._function = function
+
+    def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> bool:
+        return bool(self._function(epoch, metrics))
+
+
+def callbacks_of(given: Any) -> list[Callback]:
+    """Callbacks in the order in which they are called.
+
+    Raises
+    ------
+    TypeError
+        If it is not a list or tuple of callbacks and functions.
+    """
+    if not isinstance(given, list | tuple):
+        one = callable(given) or isinstance(given, Callback)
+        raise TypeError(
+            "callbacks must be a list of callbacks and functions of (epoch, metrics), got "
+            f"{shown(given)}{'; put it into a list' if one else ''}"
+        )
+    found = []
+    for callback in given:
+        if isinstance(callback, Callback):
+            found.append(callback)
+        elif callable(callback) and not isinstance(callback, type):
+            found.append(FunctionCallback(callback))
+        else:
+            raise TypeError(
+                "callbacks must hold objects such as EarlyStopping(), or functions of (epoch, "
+                f"metrics), got {shown(callback)}"
+            )
+    return sorted(found, key=lambda callback: callback.last)
+
+
+def overrides(callback: Callback, method: str) -> bool:
+    """Whether the class of a callback has a method of its own of that name."""
+    return getattr(type(callback), method) is not getattr(Callback, method)
+
+
+def _named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """The callbacks by their class; a second one of a class is numbered."""
+    found: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        number = sum(type(other).__name__ == kind for other in found.values())
+        found[f"{kind} {number + 1}" if number else kind] = callback
+    return found
