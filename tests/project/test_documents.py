@@ -1,40 +1,95 @@
-"""What the documents show is what happens: their Python blocks run, one after the other."""
+"""What the documents show is what happens: their blocks run, one after the other."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+from dropcore.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+
+PAGES = {path.name: path for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
+
+ELSEWHERE = {"gpu.md": "tests/cuda/test_document.py, on a GPU or the stand-in for CuPy"}
+
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
 
 
-def run_blocks(path, count):
-    """The names that are there when all Python blocks of a document have run."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == count
+def blocks(name):
+    """Language and text of each block that runs, in the order of the page."""
+    return BLOCK.findall(PAGES[name].read_text(encoding="utf-8"))
+
+
+def commands(text):
+    """The command lines of a console block; the other lines are output."""
+    joined = text.replace("\\\n", " ")
+    return [shlex.split(line[2:]) for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def run_page(name):
+    """The names that are there when all blocks of a page have run."""
     namespace = {}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{path.name}, Python block {number}", "exec"), namespace)
+    for number, (language, text) in enumerate(blocks(name)):
+        if language == "python":
+            exec(compile(text, f"{name}, block {number}", "exec"), namespace)
+            continue
+        for words in commands(text):
+            if words[0] == "dropcore":
+                assert main(words[1:]) == 0, " ".join(words)
     return namespace
 
 
-def test_python_blocks_of_the_readme_run():
-    found = run_blocks(README, 2)
+def of_readme(found):
     assert 0.5 < found["model"].evaluate(found["x"], found["labels"])["accuracy"] <= 1
 
 
-def test_python_blocks_about_networks_run():
-    found = run_blocks(README.parent / "docs" / "networks.md", 5)
+def of_networks(found):
     assert found["dx"].shape == found["x"].shape
     assert found["samples"].shape == (10, 32, 10)
     assert found["model"].training_state.step == 12
     assert found["language_model"].training_state.step == 3
 
 
-def test_the_builder_in_the_document_about_performance_runs(monkeypatch):
-    monkeypatch.syspath_prepend(README.with_name("bench"))
-    found = run_blocks(README.parent / "docs" / "performance.md", 1)
+def of_performance(found):
     assert found["forward_mine"](8, 0.5, "float64")().shape == (8,)
+
+
+def of_mask_contract(found):
+    assert [f"{u:08x}" for u in found["u"]] == [
+        "16687b38", "5c13cd4b", "711f53de", "1cdefa67", "d3b96278", "6224910b", "f1b40901",
+        "91fb57fc",
+    ]  # fmt: skip
+    assert found["packed"] == 0xAF
+
+
+CHECKS = {
+    "README.md": of_readme,
+    "mask-contract.md": of_mask_contract,
+    "networks.md": of_networks,
+    "performance.md": of_performance,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - ELSEWHERE.keys()))
+def test_blocks_of_a_page_run_as_written(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    found = run_page(name)
+    CHECKS.get(name, lambda _: None)(found)
+
+
+def test_every_page_is_tested_and_has_no_block_of_another_name():
+    assert PAGES.keys() >= {*ELSEWHERE, *CHECKS}
+    for name, path in PAGES.items():
+        text = path.read_text(encoding="utf-8")
+        fences = re.findall(r"^```(\w*)$", text, re.M)
+        opened = fences[::2]
+        assert not any(fences[1::2]), f"{name}: a block is not closed"
+        assert set(opened) <= {"python", "console", "cython", "c", "toml", ""}, name
+        assert opened.count("python") + opened.count("console") == len(blocks(name))
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "peers", "kernels", "check", "lint", "bench"])
