@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dropcore._backends.gradients import Gradient
@@ -15,8 +15,10 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
+    calls_are_of,
     check_array,
     check_gradient,
+    child_keys,
     error_context,
     prefixed,
 )
@@ -123,6 +125,40 @@ class Parallel(Stateful, Model):
             outputs.append(y)
         return self._merged(outputs)
 
+    def sampler(
+        self, x: Array, *, row_offset: int = 0, lengths: Array | None = None
+    ) -> Callable[[Sequence[Key]], Array]:
+        if not self.noisy or not calls_are_of(self, Parallel):
+            return super().sampler(x, row_offset=row_offset, lengths=lengths)
+        check_array(self, x)
+        valid = self.checked_lengths(x, lengths)
+        draws = []
+        for name, branch, stream in self.child_streams():
+            with error_context(name):
+                own = branch.lengths_kwargs(valid)
+                draws.append((branch.sampler(x, row_offset=row_offset, **own), stream))
+        return lambda keys: self._merged_samples(
+            [draw(child_keys(keys, stream)) for draw, stream in draws]
+        )
+
+    def on_samples(
+        self,
+        x: Array,
+        keys: Sequence[Key],
+        *,
+        row_offset: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        if not calls_are_of(self, Parallel):
+            return super().on_samples(x, keys, row_offset=row_offset, lengths=lengths)
+        valid = self.checked_lengths(x[0], lengths)
+        outputs = []
+        for name, branch, stream in self.child_streams():
+            with error_context(name):
+                own = branch.lengths_kwargs(valid) | {"row_offset": row_offset}
+                outputs.append(branch.on_samples(x, child_keys(keys, stream), **own))
+        return self._merged_samples(outputs)
+
     def forward_from(
         self,
         x: Array,
@@ -194,6 +230,11 @@ class Parallel(Stateful, Model):
                 )
             total = total + y
         return total * total.dtype.type(1 / len(outputs)) if self.merge == "mean" else total
+
+    def _merged_samples(self, outputs: list[Array]) -> Array:
+        """The branches' samples, merged; a branch without noise has one for all."""
+        xp, count = array_namespace(outputs[0]), max(map(len, outputs))
+        return self._merged([xp.broadcast_to(y, (count, *y.shape[1:])) for y in outputs])
 
     def _parts(self, dy: Array, widths: list[int]) -> Iterator[Array]:
         """The gradient of each branch's output."""

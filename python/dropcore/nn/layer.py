@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -16,7 +16,7 @@ from dropcore._backends import checked_device, to_device
 from dropcore._backends.gradients import Gradient
 from dropcore._base import checks
 from dropcore._base.checks import shown
-from dropcore._base.device import on_device
+from dropcore._base.device import array_namespace, on_device
 from dropcore._base.generators import WEIGHTS, generator
 from dropcore._ops.epilogue import CompactActivation
 from dropcore.key import Key, as_key
@@ -36,12 +36,14 @@ __all__ = [
     "Shape",
     "Stateful",
     "add_context",
+    "calls_are_of",
     "check_array",
     "check_built",
     "check_dtype",
     "check_gradient",
     "checked_shape",
     "child_key",
+    "child_keys",
     "error_context",
     "prefixed",
     "read_only",
@@ -286,6 +288,70 @@ class Layer(metaclass=LayerType):
             return *inner(dy, input_gradient=input_gradient, for_update=for_update), None
 
         return y, None, backward
+
+    def sampler(
+        self, x: Array, *, row_offset: int = 0, lengths: Array | None = None
+    ) -> Callable[[Sequence[Key]], Array]:
+        """A function from keys to the outputs of the layer under each of them.
+
+        What comes before the first noise is computed here, once for all keys.
+
+        Parameters
+        ----------
+        x, row_offset, lengths
+            As in a call.
+
+        Returns
+        -------
+        callable
+            ``draw(keys)`` has the shape (len(keys), rows, ...), with ``layer(x, key)`` for each
+            key; or (1, rows, ...) if the layer has no noise, so that all samples are equal.
+        """
+        if self.noisy:
+            return lambda keys: self.on_samples(
+                x[None], keys, row_offset=row_offset, lengths=lengths
+            )
+        y = self(x, **self.lengths_kwargs(lengths))[None]
+        return lambda keys: y
+
+    def on_samples(
+        self,
+        x: Array,
+        keys: Sequence[Key],
+        *,
+        row_offset: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        """Outputs for several samples of a batch, each under its key.
+
+        A layer without noise is called once, with the rows of all samples below each other: as
+        everywhere in the library, the output of a row must not depend on other rows. A layer that
+        draws noise is called once for each sample.
+
+        Parameters
+        ----------
+        x : ndarray, shape (len(keys), rows, ...) or (1, rows, ...)
+            A batch for each key, or one that all samples share.
+        keys : sequence of Key
+        row_offset, lengths
+            As in a call; all samples have the same.
+
+        Returns
+        -------
+        ndarray, shape (len(keys), rows, ...) or (1, rows, ...)
+            The latter if all samples are equal.
+        """
+        count, rows = x.shape[:2]
+        if not self.noisy:
+            flat = x.reshape(count * rows, *x.shape[2:])
+            repeated = None if lengths is None else np.tile(lengths, count)
+            y = self(flat, **self.lengths_kwargs(repeated))
+            return y.reshape(count, rows, *y.shape[1:])
+        place = self.lengths_kwargs(lengths) | {"row_offset": row_offset}
+        outputs = [self(x[t if count > 1 else 0], key, **place) for t, key in enumerate(keys)]
+        if len(outputs) == 1:
+            return outputs[0][None]
+        return array_namespace(x).stack(outputs)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Draw the parameters that do not exist yet."""
@@ -705,6 +771,11 @@ class Layer(metaclass=LayerType):
         """Whether the layer itself draws noise if it gets a key."""
         return self.own_streams > 0
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the layer or a layer inside draws noise if it gets a key."""
+        return any(layer.draws for _, layer in self.tree())
+
     def tree(self, path: str = "") -> Iterable[tuple[str, Layer]]:
         """The layer and all layers inside it, depth-first, with their paths."""
         found: list[tuple[str, Layer]] | None = self._cache.get("tree")
@@ -971,6 +1042,20 @@ def child_key(key: Key | None, stream: int | None) -> Key | None:
     if key is None or stream is None:
         return None
     return key.at(stream=key.stream + stream) if stream else key
+
+
+def child_keys(keys: Sequence[Key], stream: int | None) -> Sequence[Key]:
+    """`child_key` for several keys; a child without streams ignores them."""
+    return keys if not stream else [key.at(stream=key.stream + stream) for key in keys]
+
+
+def calls_are_of(layer: Layer, container: type[Layer]) -> bool:
+    """Whether a call of the layer computes what one of its base class does.
+
+    A subclass with a `__call__`, `forward` or `forward_from` of its own computes something else.
+    """
+    names = ("__call__", "forward", "forward_from")
+    return all(getattr(type(layer), name) is getattr(container, name) for name in names)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device, recording
 from dropcore.functional import dropout, dropout_backward
-from dropcore.key import Key, as_key
+from dropcore.key import MONTE_CARLO, Key, as_key
 from dropcore.nn.dropout import (
     MaskLayer,
     RatedLayer,
@@ -33,14 +33,22 @@ SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
 """What SELU gives for x to minus infinity: - scale * alpha."""
 
 
+MONTE_CARLO_OFFSET: Final = 1 << 62
+"""Index of the first element of noise in Monte Carlo prediction."""
+
+
 def noise_like(x: Array, key: Key | int, row_offset: int) -> Array:
     """A standard normal for each element of x, whose first row is row `row_offset` of the batch.
 
-    Float32 for x of 16 bits, so that the result is rounded once.
+    Float32 for x of 16 bits, so that the result is rounded once. All noise has one domain; that of
+    Monte Carlo prediction has indices of its own, so that no sample repeats the noise of a step.
     """
-    row_offset = check_row_offset(x.shape, row_offset)
+    address = as_key(key)
+    offset = first_element(x.shape, check_row_offset(x.shape, row_offset))
+    if address.domain == MONTE_CARLO:
+        offset += MONTE_CARLO_OFFSET
     dtype = np.float32 if x.dtype.name in ("float16", "bfloat16") else x.dtype
-    return normal(x.shape, key=key, offset=first_element(x.shape, row_offset), dtype=dtype, like=x)
+    return normal(x.shape, key=address, offset=offset, dtype=dtype, like=x)
 
 
 class GaussianNoise(Layer):

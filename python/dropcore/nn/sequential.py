@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any, ClassVar, Protocol, cast, overload
@@ -26,9 +26,11 @@ from dropcore.nn.layer import (
     Shape,
     Stateful,
     add_context,
+    calls_are_of,
     check_array,
     check_gradient,
     child_key,
+    child_keys,
     error_context,
     prefixed,
 )
@@ -144,6 +146,43 @@ class Sequential(Stateful, Model):
                 valid = layer.output_lengths(valid)
         return x
 
+    def sampler(
+        self, x: Array, *, row_offset: int = 0, lengths: Array | None = None
+    ) -> Callable[[Sequence[Key]], Array]:
+        if not self.noisy or not calls_are_of(self, Sequential):
+            return super().sampler(x, row_offset=row_offset, lengths=lengths)
+        check_array(self, x)
+        valid = self.checked_lengths(x, lengths)
+        children = deque(self.child_streams())
+        while not children[0][1].noisy:
+            name, layer, _ = children.popleft()
+            with error_context(name):
+                x = layer(x, **layer.lengths_kwargs(valid))
+            valid = None if valid is None else layer.output_lengths(valid)
+        name, layer, stream = children.popleft()
+        with error_context(name):
+            draw = layer.sampler(x, row_offset=row_offset, **layer.lengths_kwargs(valid))
+        valid = None if valid is None else layer.output_lengths(valid)
+
+        def draw_all(keys: Sequence[Key]) -> Array:
+            y = draw(child_keys(keys, stream))
+            return _through(children, y, keys, row_offset, valid)
+
+        return draw_all
+
+    def on_samples(
+        self,
+        x: Array,
+        keys: Sequence[Key],
+        *,
+        row_offset: int = 0,
+        lengths: Array | None = None,
+    ) -> Array:
+        if not calls_are_of(self, Sequential):
+            return super().on_samples(x, keys, row_offset=row_offset, lengths=lengths)
+        valid = self.checked_lengths(x[0], lengths)
+        return _through(self.child_streams(), x, keys, row_offset, valid)
+
     def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         for layer in self._children.values():
             lengths = layer.output_lengths(lengths)
@@ -231,6 +270,22 @@ class Sequential(Stateful, Model):
         if plan is None:
             plan = self._cache["stages"] = list(_planned(self.child_streams()))
         return plan
+
+
+def _through(
+    children: Iterable[tuple[str, Layer, int | None]],
+    x: Array,
+    keys: Sequence[Key],
+    row_offset: int,
+    lengths: NDArray[np.int64] | None,
+) -> Array:
+    """`Layer.on_samples` of layers one after the other."""
+    for name, layer, stream in children:
+        own = layer.lengths_kwargs(lengths) | {"row_offset": row_offset}
+        with error_context(name):
+            x = layer.on_samples(x, child_keys(keys, stream), **own)
+        lengths = None if lengths is None else layer.output_lengths(lengths)
+    return x
 
 
 @dataclass(eq=False)

@@ -11,27 +11,17 @@ from numpy.typing import ArrayLike
 
 from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
-from dropcore.key import MONTE_CARLO, Key, as_key
+from dropcore.key import Key, as_key
 from dropcore.losses import Array, CheckedLoss, Loss, Number
-from dropcore.training._choices import check_address, check_model, checked_count, named_loss
+from dropcore.training._choices import check_model, checked_count, named_loss
 from dropcore.training._data import Batch, Data, check_feature_names, checked_data
+from dropcore.training._monte_carlo import check_sampling, sampled
 from dropcore.training._update import Scored, loss_of
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
 __all__ = ["Means", "evaluate", "mean_metrics", "predict"]
-
-_RATES = (
-    "rate",
-    "keep",
-    "stddev",
-    "dropout",
-    "recurrent_dropout",
-    "weight_dropout",
-    "zoneout",
-)  # fmt: skip
-"""Attributes of layers that may be functions of the step."""
 
 
 def predict(
@@ -60,6 +50,8 @@ def predict(
     samples : int, optional
         How many times to sample; needed with `key`.
     batch_size : int, default 1024
+        Rows that are computed at once: those of several samples where there are fewer samples of
+        data. The result does not depend on it.
     lengths : array_like of int, optional
         As in `fit`.
 
@@ -91,41 +83,27 @@ def predict(
     state = model.training_state
     check_feature_names("x", x, None if state is None else state.feature_names)
     data = checked_data(model, x, lengths=lengths, targets=False)
-    keys: list[Key | None] = [None]
-    if key is not None:
-        _check_constant_rates(model)
-        address, count = as_key(key), checked_count("samples", samples, 1)
-        check_address(model, address, 0, count)
-        keys = [
-            Key(address.seed, address.stream, address.step + t, domain=MONTE_CARLO)
-            for t in range(count)
-        ]
-    where = "cuda" if on_device(data.x) else "cpu"
     outputs: Any = None
+    if key is not None:
+        address, count = as_key(key), checked_count("samples", samples, 1)
+        check_sampling(model, address, count)
+        for rows, which, found in sampled(model, data, address, count, batch_size):
+            if outputs is None:
+                shape = (count, len(data), *found.shape[2:])
+                outputs = array_namespace(found).empty(shape, found.dtype)
+            outputs[which, rows] = found
+        result: Array = outputs
+        return result
+    where = "cuda" if on_device(data.x) else "cpu"
     with np.errstate(all="ignore"):
         for start, batch in _batches(data, batch_size):
-            for t, here in enumerate(keys):
-                place = {} if here is None else {"row_offset": start}
-                found = to_device(model(batch.x, here, **place, **batch.lengths_kwargs), where)
-                if outputs is None:
-                    shape = (len(keys), len(data), *found.shape[1:])
-                    outputs = array_namespace(found).empty(shape, found.dtype)
-                outputs[t, start : start + len(found)] = found
-    result: Array = outputs[0] if key is None else outputs
+            found = to_device(model(batch.x, **batch.lengths_kwargs), where)
+            if outputs is None:
+                shape = (len(data), *found.shape[1:])
+                outputs = array_namespace(found).empty(shape, found.dtype)
+            outputs[start : start + len(found)] = found
+    result = outputs
     return result
-
-
-def _check_constant_rates(model: Layer) -> None:
-    """ValueError if a rate is a function of the step, which means the sample in Monte Carlo."""
-    for path, layer in model.tree():
-        for name in _RATES if layer.draws else ():
-            if callable(getattr(layer, name, None)):
-                what = f"layer {path}, {layer!r}" if path else repr(layer)
-                raise ValueError(
-                    f"predict: {name} of {what}, is a function of the training step, and a step of "
-                    f"Monte Carlo prediction is the number of the sample: use a model with the "
-                    "number that is meant"
-                )
 
 
 def evaluate(
