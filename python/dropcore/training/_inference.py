@@ -21,7 +21,7 @@ from dropcore.training._update import Scored, loss_of
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Means", "evaluate", "mean_metrics", "predict"]
+__all__ = ["Means", "evaluate", "inputs_of", "mean_metrics", "predict"]
 
 
 def predict(
@@ -80,9 +80,7 @@ def predict(
             f"predict: {given} is given and {missing} is not; Monte Carlo prediction takes both, "
             "as in predict(x, key=0, samples=100), and prediction without noise none"
         )
-    state = model.training_state
-    check_feature_names("x", x, None if state is None else state.feature_names)
-    data = checked_data(model, x, lengths=lengths, targets=False)
+    data = inputs_of(model, x, lengths)
     outputs: Any = None
     if key is not None:
         address, count = as_key(key), checked_count("samples", samples, 1)
@@ -104,6 +102,13 @@ def predict(
             outputs[start : start + len(found)] = found
     result = outputs
     return result
+
+
+def inputs_of(model: Layer, x: ArrayLike, lengths: ArrayLike | None = None) -> Data:
+    """What the user gave for a prediction, as the model takes it."""
+    state = model.training_state
+    check_feature_names("x", x, None if state is None else state.feature_names)
+    return checked_data(model, x, lengths=lengths, targets=False)
 
 
 def evaluate(
