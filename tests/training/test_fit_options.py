@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -286,3 +287,13 @@ def test_what_is_public():
         "Callback", "History", "Run", "StepResult", "TrainingState",
         "evaluate", "fit", "predict", "step",
     }  # fmt: skip
+
+
+def test_notes_stay_with_the_model():
+    model = Sequential([Dense(2)])
+    x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
+    model.fit(x, y, epochs=1, loss="softmax_cross_entropy", key=0, progress=False)
+    model.training_state.notes["target"] = "label"
+    model.fit(x, y, epochs=1, key=0, progress=False)
+    assert model.training_state.notes == {"target": "label"}
+    assert copy.deepcopy(model).training_state.notes == {"target": "label"}

@@ -87,6 +87,9 @@ class TrainingState:
         Whether a callback ended the last call of `fit`.
     unfinished : UnfinishedEpoch or None
         The epoch that was interrupted, if one was.
+    notes : dict of str to value
+        What else belongs to the model: numbers, strings, None, lists and dicts of these. `fit`
+        leaves it alone, and it is saved. The command line keeps the name of the target here.
     """
 
     step: int = 0
@@ -105,6 +108,7 @@ class TrainingState:
     learning_rate_factor: float = 1.0
     stopped: bool = False
     unfinished: UnfinishedEpoch | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
         """Keep the slots if they belong to such an optimiser and these parameters; else renew."""
