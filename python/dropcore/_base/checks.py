@@ -6,6 +6,7 @@ import functools
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
@@ -23,6 +24,7 @@ __all__ = [
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
     "shown",
+    "users_level",
 ]
 
 WORDS: Final = {
@@ -31,6 +33,17 @@ WORDS: Final = {
     "(-inf, inf)": "finite",
     "(0, inf]": "positive",
 }
+
+
+def users_level() -> int:
+    """The `stacklevel` with which the caller warns at the line of the user's code.
+
+    It is that of the nearest frame outside the package.
+    """
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("dropcore."):
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 def shown(value: Any) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore._backends import to_device
+from dropcore._base.checks import users_level
 from dropcore._base.device import array_namespace, on_device
 from dropcore.losses import (
     Array,
@@ -210,7 +211,7 @@ def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
             f"{name} has no column names, and the model was fitted to a data frame with the "
             f"columns {_listed(known)}: the order cannot be checked",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
     elif names != known:
         if sorted(names) == sorted(known):
