@@ -45,6 +45,7 @@ __all__ = [
 
 _MODULES = (
     "constraints",
+    "data",
     "losses",
     "nn",
     "noise",

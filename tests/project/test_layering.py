@@ -31,7 +31,14 @@ LEVELS = (
 )
 
 # Packages that only collect the names of their files.
-FACADES = ("__init__", "nn/__init__", "training/__init__", "_base/__init__", "_ops/__init__")
+FACADES = (
+    "__init__",
+    "data/__init__",
+    "nn/__init__",
+    "training/__init__",
+    "_base/__init__",
+    "_ops/__init__",
+)
 
 
 def files():

@@ -1,0 +1,770 @@
+"""Tables of mixed columns as arrays of numbers, by scikit-learn's transformers."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcore._base.checks import check_integer, check_number, shown
+from dropcore._base.extras import require
+from dropcore.data._columns import CATEGORY, EMPTY, NUMBER, Table, as_table, listed
+
+__all__ = ["Preprocessing"]
+
+_BLOCK: Final = 1 << 21
+"""Cells that are transformed at once, which bounds the memory beyond the result."""
+
+_CELLS: Final = 1 << 24
+"""Cells of the largest table that the transformers are built from."""
+
+_MOST_CATEGORIES: Final = 10_000
+_MISSING: Final = "missing"
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class _Number:
+    """What was learned of a column of numbers.
+
+    Attributes
+    ----------
+    name : str
+    fill : float
+        The median, used where a value is missing.
+    mean, scale : float
+        Subtracted, and divided by.
+    holes : tuple of float or None
+        Mean and scale of the column that says whether a value is missing, if there is one.
+    """
+
+    name: str
+    fill: float
+    mean: float
+    scale: float
+    holes: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class _Category:
+    """What was learned of a column of categories.
+
+    Attributes
+    ----------
+    name : str
+    categories : tuple of str
+        That have an output of their own, in order.
+    rare : bool
+        Whether there is an output for all others.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    rare: bool
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    """A column without information, and why: "constant", "empty" or "identifier"."""
+
+    name: str
+    reason: str
+
+
+_Column = _Number | _Category | _Dropped
+_REASONS: Final = ("constant", "empty", "identifier")
+
+
+class Preprocessing:
+    """Turns a table of numbers, text and holes into an array that a network takes.
+
+    It is built from scikit-learn's transformers. Columns of numbers are filled with their median
+    (``SimpleImputer``) and standardised to mean 0 and standard deviation 1 (``StandardScaler``); a
+    column that has holes in training gets a second one that says where. Columns of text,
+    categories and truth values become an output for each category (``OneHotEncoder``); a missing
+    value is a category of its own, and categories that are rare share an output. Columns without
+    information are left out, with a warning that names them.
+
+    Fit it to the training part of the data only. ``fit(..., preprocessing=Preprocessing())`` of a
+    model does so, and keeps it with the model.
+
+    Parameters
+    ----------
+    min_frequency : int, default 2
+        A category that training data has in fewer rows counts as rare. 1 keeps all.
+    max_categories : int, default 100
+        Outputs of one column, in [2, 10000]. The categories with the fewest rows are rare.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Names of the table's columns, in order. Columns of an array are called x0, x1, ...
+    feature_names_out : tuple of str
+        Names of the result's columns: ``age``, ``age is missing``, ``city=Bern``,
+        ``city=(other)``.
+    dropped : dict of str to str
+        Columns that are not used, and why: "constant", "empty" or "identifier".
+    fitted : bool
+        Whether `fit` has been called.
+
+    Examples
+    --------
+    >>> preprocessing = Preprocessing().fit(np.array([[1.0, 10], [3.0, 10.5]]))
+    >>> preprocessing.transform(np.array([[2.0, 10.5], [3.0, np.nan]]))
+    array([[0., 1.],
+           [1., 0.]], dtype=float32)
+    """
+
+    def __init__(self, *, min_frequency: int = 2, max_categories: int = 100) -> None:
+        self.min_frequency = check_integer("Preprocessing: min_frequency", min_frequency, 1)
+        self.max_categories = check_integer(
+            "Preprocessing: max_categories", max_categories, 2, _MOST_CATEGORIES
+        )
+        self._named = False
+        self._learned: tuple[_Column, ...] | None = None
+        self._transformer: Any = None
+
+    # --- what was learned ------------------------------------------------------------------------
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has been called."""
+        return self._learned is not None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it was fitted to."""
+        return tuple(column.name for column in self._known())
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Columns that are not used, and why."""
+        return {c.name: c.reason for c in self._known() if isinstance(c, _Dropped)}
+
+    @property
+    def feature_names_out(self) -> tuple[str, ...]:
+        """Names of the columns of the result."""
+        numbers, categories = _parts(self._known())
+        names = [column.name for column in numbers]
+        names += [f"{column.name} is missing" for column in numbers if column.holes]
+        for column in categories:
+            names += [f"{column.name}={name}" for name in column.categories]
+            if column.rare:
+                names.append(f"{column.name}=(other)")
+        return tuple(names)
+
+    def _known(self) -> tuple[_Column, ...]:
+        if self._learned is None:
+            raise RuntimeError("Preprocessing: call fit(x) with the training data first")
+        return self._learned
+
+    def __repr__(self) -> str:
+        if self._learned is None:
+            return (
+                f"Preprocessing(min_frequency={self.min_frequency}, "
+                f"max_categories={self.max_categories})"
+            )
+        return (
+            f"<Preprocessing of {len(self._learned)} columns to "
+            f"{len(self.feature_names_out)} features>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Preprocessing):
+            return NotImplemented
+        return self.to_config() == other.to_config()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes when it is fitted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Preprocessing.from_config, (self.to_config(),)
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def fit(self, x: Any) -> Preprocessing:
+        """Learn medians, means, scales and categories.
+
+        Parameters
+        ----------
+        x : DataFrame or array (rows, columns)
+            Training data. Columns hold numbers, truth values or text, of any dtype of pandas or
+            NumPy, with NaN, None or NA where a value is missing.
+
+        Returns
+        -------
+        Preprocessing
+            This object.
+
+        Raises
+        ------
+        TypeError
+            If a column holds something else, such as dates.
+        ValueError
+            If a number is infinite, or no column is left.
+
+        Warns
+        -----
+        UserWarning
+            If columns are constant, empty, look like identifiers, or mix numbers and text.
+        """
+        table = as_table("Preprocessing.fit: x", x)
+        require("sklearn", "tables", "Preprocessing")
+        learned, columns = _screened(table)
+        frame = _canonical(table.names, columns, len(table))
+        transformer = _transformer(
+            [columns[name].dtype != object for name in columns],
+            min_frequency=self.min_frequency,
+            max_categories=self.max_categories,
+        )
+        if columns:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore", RuntimeWarning)  # overflow, found below
+                transformer.fit(frame)
+            learned |= _read_off(transformer, list(columns), columns)
+        _warn_of_dropped(learned, len(table))
+        if all(isinstance(column, _Dropped) for column in learned.values()):
+            raise ValueError(
+                "Preprocessing.fit: no column of x holds information: "
+                + ", ".join(f"{c.name!r} is {c.reason}" for c in list(learned.values())[:6])  # type: ignore[union-attr]
+            )
+        found = tuple(learned[name] for name in table.names)
+        built = _rebuilt(found)
+        self._learned, self._transformer, self._named = found, built, table.named
+        return self
+
+    # --- transforming ----------------------------------------------------------------------------
+
+    def transform(self, x: Any) -> NDArray[np.float32]:
+        """Turn a table into numbers, as learned.
+
+        Parameters
+        ----------
+        x : DataFrame or array (rows, columns)
+            With the columns that were there in training. In a data frame they may be in any order,
+            and those in `dropped` may be absent.
+
+        Returns
+        -------
+        float32 array (rows, features)
+            In C order. Its columns are named by `feature_names_out`.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing or unknown, or a column of numbers holds something else.
+
+        Warns
+        -----
+        UserWarning
+            If a column holds categories that were not there in training and has no output for
+            others, or misses values and had all of them in training.
+        """
+        known = self._known()
+        table = as_table("Preprocessing.transform: x", x)
+        places = self._places(table)
+        used = [c for c in known if not isinstance(c, _Dropped)]
+        names = tuple(c.name for c in used)
+        result = np.empty((len(table), len(self.feature_names_out)), np.float32)
+        unknown: dict[str, dict[str, None]] = {}
+        holes: dict[str, int] = {}
+        rows = max(1, _BLOCK // len(table.names))
+        for start in range(0, len(table), rows):
+            block = table.rows(slice(start, start + rows))
+            columns: dict[str, NDArray[Any]] = {}
+            for column in used:
+                position = places[column.name]
+                columns[column.name] = (
+                    block.numbers(position)
+                    if isinstance(column, _Number)
+                    else block.texts(position)
+                )
+                _note(column, columns[column.name], unknown, holes)
+            frame = _canonical(names, columns, len(block))
+            with np.errstate(over="ignore"):
+                result[start : start + rows] = self._transformer.transform(frame)
+        _warn_of_news(unknown, holes)
+        if not np.isfinite(result).all():
+            feature = int(np.argmax(~np.isfinite(result).all(0)))
+            raise ValueError(
+                f"Preprocessing.transform: {self.feature_names_out[feature]!r} does not fit into "
+                "float32 after scaling: its values are far outside those of training"
+            )
+        return result
+
+    def _places(self, table: Table) -> dict[str, int]:
+        """Where each column of training is in a table."""
+        known = self.columns
+        if not (table.named and self._named):
+            if len(table.names) != len(known):
+                raise ValueError(
+                    f"Preprocessing.transform: x must have {len(known)} columns, {listed(known)}, "
+                    f"got {len(table.names)}"
+                )
+            if table.named != self._named:
+                had, has = ("column names", "none") if self._named else ("no column names", "some")
+                warnings.warn(
+                    f"Preprocessing.transform: x has {has}, and the training data had {had}: "
+                    "columns are taken in their order",
+                    UserWarning,
+                    stacklevel=3,
+                )
+            return {name: position for position, name in enumerate(known)}
+        places = {name: position for position, name in enumerate(table.names)}
+        dropped = self.dropped
+        missing = [name for name in known if name not in places and name not in dropped]
+        of_training = set(known)
+        new = [name for name in table.names if name not in of_training]
+        if missing or new:
+            parts = []
+            if missing:
+                parts.append(f"missing {listed(missing)}")
+            if new:
+                parts.append(f"unknown {listed(new)}")
+            near = [
+                f"{close[0]!r} may be {name!r}"
+                for name in missing
+                if (close := difflib.get_close_matches(name, new, 1))
+            ]
+            hint = f" ({'; '.join(near[:3])})" if near else ""
+            raise ValueError(
+                f"Preprocessing.transform: x must have the columns of training, {listed(known)}: "
+                f"{'; '.join(parts)}{hint}"
+            )
+        return places
+
+    # --- as plain data ---------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything that was learned, as numbers, strings, lists and dicts for JSON.
+
+        Returns
+        -------
+        dict
+            `from_config` returns an object that transforms to the same bits.
+        """
+        return {
+            "format": _FORMAT,
+            "min_frequency": self.min_frequency,
+            "max_categories": self.max_categories,
+            "named": self._named,
+            "columns": None if self._learned is None else [_written(c) for c in self._learned],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
+        """An object from what `to_config` returned.
+
+        Parameters
+        ----------
+        config : dict
+
+        Raises
+        ------
+        ValueError
+            If it is something else. Nothing in a config is executed, and its size bounds the
+            memory used.
+        """
+        try:
+            fields = _fields(
+                "the config", config, "format", "min_frequency", "max_categories", "named",
+                "columns",
+            )  # fmt: skip
+            if fields["format"] != _FORMAT:
+                raise ValueError(
+                    f"format must be {_FORMAT}, got {shown(fields['format'])}: a newer dropcore "
+                    "may have written it"
+                )
+            found = cls(
+                min_frequency=fields["min_frequency"], max_categories=fields["max_categories"]
+            )
+            if not isinstance(fields["named"], bool):
+                raise ValueError(f"named must be true or false, got {shown(fields['named'])}")
+            if fields["columns"] is not None:
+                learned = _read(fields["columns"])
+                require("sklearn", "tables", "Preprocessing")
+                found._learned, found._named = learned, fields["named"]
+                found._transformer = _rebuilt(learned)
+        except (TypeError, ValueError) as error:
+            message = str(error).removeprefix("Preprocessing: ")
+            raise ValueError(f"Preprocessing.from_config: {message}") from None
+        return found
+
+
+# --- looking at columns --------------------------------------------------------------------------
+
+
+def _screened(table: Table) -> tuple[dict[str, _Column], dict[str, NDArray[Any]]]:
+    """Columns without information, and the others as float64 or as str objects."""
+    dropped: dict[str, _Column] = {}
+    columns: dict[str, NDArray[Any]] = {}
+    for position, name in enumerate(table.names):
+        kind = table.kind(position)
+        if kind == EMPTY:
+            dropped[name] = _Dropped(name, "empty")
+        elif kind == NUMBER:
+            found = table.numbers(position)
+            if found.min() == found.max():  # NaN where a value is missing
+                dropped[name] = _Dropped(name, "constant")
+            else:
+                columns[name] = found
+                _warn_of_unlikely_numbers(name, found)
+        else:
+            texts = table.texts(position)
+            if (texts == texts[0]).all():
+                dropped[name] = _Dropped(name, "constant")
+            else:
+                columns[name] = texts
+                _warn_of_numbers_as_text(name, texts)
+    return dropped, columns
+
+
+def _warn_of_unlikely_numbers(name: str, values: NDArray[np.float64]) -> None:
+    if np.nanmin(values) == np.nanmax(values):
+        warnings.warn(
+            f"column {name!r} has the same value wherever it has one: it only tells whether a "
+            "value is missing",
+            UserWarning,
+            stacklevel=4,
+        )
+    if len(values) >= 20 and (np.diff(values) == 1).all():
+        warnings.warn(
+            f"column {name!r} counts the rows ({values[0]:g}, {values[1]:g}, ...): leave it out "
+            "unless the order of the rows tells something about new data",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_numbers_as_text(name: str, texts: NDArray[np.object_]) -> None:
+    """Text that is mostly numbers: a mark for missing values, or a decimal comma."""
+    found = [text for text in texts if isinstance(text, str)]
+    wrong = [text for text in dict.fromkeys(found) if not _is_number(text)]
+    count = sum(map(_is_number, found))
+    if 2 * count <= len(found) or len(set(found)) <= 2:
+        return
+    if not wrong:
+        what = "holds numbers written as text"
+        advice = "convert it by pandas.to_numeric unless the numbers are names"
+    else:
+        what = f"holds {count} numbers and text such as {listed(wrong, 3)}"
+        advice = (
+            "if the text marks missing values, read the file with "
+            f"missing_values=[{wrong[0]!r}], or replace it by NaN"
+        )
+    warnings.warn(
+        f"column {name!r} {what}, and is treated as categories: {advice}",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
+    what = {
+        "constant": "the same value in all rows",
+        "empty": "no values",
+        "identifier": "a different text in almost every row, as identifiers do (min_frequency=1 "
+        "keeps rare categories)",
+    }
+    for reason in _REASONS:
+        names = [c.name for c in learned.values() if isinstance(c, _Dropped) and c.reason == reason]
+        if names:
+            leaves = (
+                "column {} is left out, which has"
+                if len(names) == 1
+                else ("columns {} are left out, which have")
+            )
+            warnings.warn(
+                f"Preprocessing: {leaves.format(listed(names))} {what[reason]}",
+                UserWarning,
+                stacklevel=3,
+            )
+    wide = [
+        c.name
+        for c in learned.values()
+        if isinstance(c, _Category) and c.rare and len(c.categories) >= max(20, rows // 10)
+    ]
+    if wide:
+        warnings.warn(
+            f"Preprocessing: {listed(wide)} of text with many categories for {rows} rows: leave "
+            "identifiers out, and put categories together",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _note(
+    column: _Column,
+    values: NDArray[Any],
+    unknown: dict[str, dict[str, None]],
+    holes: dict[str, int],
+) -> None:
+    """Collect what a block has and training data had not."""
+    if isinstance(column, _Number) and column.holes is None:
+        count = int(np.isnan(values).sum())
+        if count:
+            holes[column.name] = holes.get(column.name, 0) + count
+    elif isinstance(column, _Category) and not column.rare:
+        found = {_MISSING if isinstance(v, float) else v: None for v in values}
+        new = [name for name in found if name not in column.categories]
+        if new:
+            unknown.setdefault(column.name, {}).update(dict.fromkeys(new))
+
+
+def _warn_of_news(unknown: Mapping[str, Mapping[str, None]], holes: Mapping[str, int]) -> None:
+    for name, categories in unknown.items():
+        warnings.warn(
+            f"column {name!r} holds categories that training data did not, {listed(categories)}: "
+            "all its outputs are 0 there",
+            UserWarning,
+            stacklevel=3,
+        )
+    for name, count in holes.items():
+        warnings.warn(
+            f"column {name!r} misses {count} value{'s' * (count > 1)} and had all of them in "
+            "training: its median is used",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+# --- scikit-learn's transformers -----------------------------------------------------------------
+
+
+def _canonical(names: tuple[str, ...], columns: Mapping[str, NDArray[Any]], rows: int) -> Any:
+    """Columns, in this order, for the transformers: an array of numbers, or a data frame."""
+    found = [columns[name] for name in names if name in columns]
+    if all(column.dtype != object for column in found):
+        return np.column_stack(found) if found else np.empty((rows, 0))
+    pandas = require("pandas", "tables", "Preprocessing of text")
+    return pandas.DataFrame(
+        {str(i): pandas.Series(column, dtype=column.dtype) for i, column in enumerate(found)}
+    )
+
+
+def _transformer(numeric: list[bool], *, min_frequency: int, max_categories: int | None) -> Any:
+    """Transformers of columns, of which these are numeric and the others are text."""
+    compose = require("sklearn.compose", "tables", "Preprocessing")
+    impute = require("sklearn.impute", "tables", "Preprocessing")
+    pipeline = require("sklearn.pipeline", "tables", "Preprocessing")
+    scalers = require("sklearn.preprocessing", "tables", "Preprocessing")
+    numbers = [i for i, is_number in enumerate(numeric) if is_number]
+    texts = [i for i, is_number in enumerate(numeric) if not is_number]
+    parts = []
+    if numbers:
+        steps = (
+            impute.SimpleImputer(strategy="median", add_indicator=True),
+            scalers.StandardScaler(),
+        )
+        parts.append((NUMBER, pipeline.make_pipeline(*steps), numbers))
+    if texts:
+        steps = (
+            impute.SimpleImputer(strategy="constant", fill_value=_MISSING),
+            scalers.OneHotEncoder(
+                handle_unknown="infrequent_if_exist",
+                min_frequency=min_frequency if min_frequency > 1 else None,
+                max_categories=max_categories,
+                sparse_output=False,
+            ),
+        )
+        parts.append((CATEGORY, pipeline.make_pipeline(*steps), texts))
+    found = compose.ColumnTransformer(parts, sparse_threshold=0.0)
+    return found.set_output(transform="default")
+
+
+def _read_off(
+    transformer: Any, names: list[str], columns: Mapping[str, NDArray[Any]]
+) -> dict[str, _Column]:
+    """What fitted transformers have learned, from their documented attributes."""
+    found: dict[str, _Column] = {}
+    steps = transformer.named_transformers_
+    numbers = [name for name in names if columns[name].dtype != object]
+    if numbers:
+        imputer, scaler = (step for _, step in steps[NUMBER].steps)
+        with_holes = [] if imputer.indicator_ is None else list(imputer.indicator_.features_)
+        for i, name in enumerate(numbers):
+            holes = None
+            if i in with_holes:
+                at = len(numbers) + with_holes.index(i)
+                holes = (float(scaler.mean_[at]), float(scaler.scale_[at]))
+            fill, mean = float(imputer.statistics_[i]), float(scaler.mean_[i])
+            scale, variance = float(scaler.scale_[i]), float(scaler.var_[i])
+            if not np.isfinite([fill, mean, scale, variance]).all():
+                raise ValueError(
+                    f"Preprocessing.fit: column {name!r} holds numbers too large for float64 "
+                    "arithmetic; divide them by a constant"
+                )
+            # A standard deviation that is lost to rounding counts as 0, whose scale is 1.
+            varies = holes or scale != 1 or variance > 0.5
+            found[name] = (
+                _Number(name, fill, mean, scale, holes) if varies else _Dropped(name, "constant")
+            )
+    texts = [name for name in names if columns[name].dtype == object]
+    if texts:
+        encoder = steps[CATEGORY].steps[-1][1]
+        rare = getattr(encoder, "infrequent_categories_", [None] * len(texts))
+        for name, all_categories, infrequent in zip(texts, encoder.categories_, rare, strict=True):
+            few = set() if infrequent is None else set(infrequent)
+            frequent = tuple(str(c) for c in all_categories if c not in few)
+            found[name] = (
+                _Category(name, frequent, rare=bool(few))
+                if frequent
+                else _Dropped(name, "identifier")
+            )
+    return found
+
+
+def _parts(learned: tuple[_Column, ...]) -> tuple[list[_Number], list[_Category]]:
+    """The columns of numbers, whose outputs come first, and those of categories."""
+    numbers = [column for column in learned if isinstance(column, _Number)]
+    return numbers, [column for column in learned if isinstance(column, _Category)]
+
+
+def _rebuilt(learned: tuple[_Column, ...]) -> Any:
+    """Fitted transformers that know what was learned.
+
+    They are fitted to a small table with the same holes and categories, in which a rare category
+    has one row and the others have two. The numbers that they learned are then set.
+    """
+    numbers, categories = _parts(learned)
+    used = [column for column in learned if not isinstance(column, _Dropped)]
+    rows = 2 + 2 * max((len(column.categories) for column in categories), default=0)
+    if rows * len(used) > _CELLS:
+        raise ValueError(
+            f"Preprocessing: {len(used)} columns with up to {rows // 2 - 1} categories are too "
+            "many: lower max_categories, or leave columns out"
+        )
+    table: dict[str, NDArray[Any]] = {}
+    for column in used:
+        if isinstance(column, _Number):
+            values = np.zeros(rows)
+            values[0] = 1.0 if column.holes is None else np.nan
+            table[column.name] = values
+        else:
+            other = "other"
+            while other in column.categories:
+                other += "_"
+            seen = [*column.categories, *column.categories] + [other] * column.rare
+            seen += [column.categories[0]] * (rows - len(seen))
+            table[column.name] = np.array(seen, dtype=object)
+    names = tuple(column.name for column in used)
+    found = _transformer(
+        [isinstance(column, _Number) for column in used], min_frequency=2, max_categories=None
+    )
+    with np.errstate(all="ignore"):
+        found.fit(_canonical(names, table, rows))
+    if numbers:
+        imputer, scaler = (step for _, step in found.named_transformers_[NUMBER].steps)
+        imputer.statistics_ = np.array([column.fill for column in numbers])
+        holes = [column.holes for column in numbers if column.holes]
+        scaler.mean_ = np.array([c.mean for c in numbers] + [mean for mean, _ in holes])
+        scaler.scale_ = np.array([c.scale for c in numbers] + [scale for _, scale in holes])
+        scaler.var_ = scaler.scale_**2
+    return found
+
+
+# --- as plain data -------------------------------------------------------------------------------
+
+
+def _written(column: _Column) -> dict[str, Any]:
+    if isinstance(column, _Number):
+        return {
+            "name": column.name,
+            "kind": NUMBER,
+            "fill": column.fill,
+            "mean": column.mean,
+            "scale": column.scale,
+            "holes": None if column.holes is None else list(column.holes),
+        }
+    if isinstance(column, _Category):
+        return {
+            "name": column.name,
+            "kind": CATEGORY,
+            "categories": list(column.categories),
+            "rare": column.rare,
+        }
+    return {"name": column.name, "kind": "dropped", "reason": column.reason}
+
+
+def _fields(what: str, found: Any, *names: str) -> Mapping[str, Any]:
+    """A dict that has exactly these keys."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{what} must be a dict, as to_config returns, got {shown(found)}")
+    if set(found) != set(names):
+        raise ValueError(f"{what} must have the keys {', '.join(names)}, got {shown(list(found))}")
+    return found
+
+
+def _read(found: Any) -> tuple[_Column, ...]:
+    if not isinstance(found, list | tuple) or not found:
+        raise ValueError(f"columns must be a list, got {shown(found)}")
+    columns = tuple(_column(f"column {number}", item) for number, item in enumerate(found))
+    if len({column.name for column in columns}) < len(columns):
+        raise ValueError("two columns have the same name")
+    if all(isinstance(column, _Dropped) for column in columns):
+        raise ValueError("all columns are dropped")
+    return columns
+
+
+def _column(what: str, found: Any) -> _Column:
+    kind = found.get("kind") if isinstance(found, Mapping) else None
+    if kind == NUMBER:
+        fields = _fields(what, found, "name", "kind", "fill", "mean", "scale", "holes")
+        holes = fields["holes"]
+        if holes is not None:
+            if not isinstance(holes, list | tuple) or len(holes) != 2:
+                raise ValueError(f"{what}: holes must be a mean and a scale, got {shown(holes)}")
+            holes = (
+                check_number(f"{what}: holes", holes[0], "[0, 1]"),
+                check_number(f"{what}: holes", holes[1], "(0, 1]"),
+            )
+        return _Number(
+            _name(what, fields["name"]),
+            check_number(f"{what}: fill", fields["fill"]),
+            check_number(f"{what}: mean", fields["mean"]),
+            check_number(f"{what}: scale", fields["scale"], "(0, inf)"),
+            holes,
+        )
+    if kind == CATEGORY:
+        fields = _fields(what, found, "name", "kind", "categories", "rare")
+        categories = fields["categories"]
+        if (
+            not isinstance(categories, list | tuple)
+            or not 1 <= len(categories) <= _MOST_CATEGORIES
+            or not all(isinstance(category, str) for category in categories)
+            or list(categories) != sorted(set(categories))
+        ):
+            raise ValueError(
+                f"{what}: categories must be 1 to {_MOST_CATEGORIES} strings in order, got "
+                f"{shown(categories)}"
+            )
+        if not isinstance(fields["rare"], bool):
+            raise ValueError(f"{what}: rare must be true or false, got {shown(fields['rare'])}")
+        return _Category(_name(what, fields["name"]), tuple(categories), fields["rare"])
+    if kind == "dropped":
+        fields = _fields(what, found, "name", "kind", "reason")
+        if fields["reason"] not in _REASONS:
+            raise ValueError(
+                f"{what}: reason must be one of {', '.join(_REASONS)}, got "
+                f"{shown(fields['reason'])}"
+            )
+        return _Dropped(_name(what, fields["name"]), fields["reason"])
+    raise ValueError(f"{what} must be a number, a category or dropped, got {shown(found)}")
+
+
+def _name(what: str, found: Any) -> str:
+    if not isinstance(found, str):
+        raise ValueError(f"{what}: name must be a string, got {shown(found)}")
+    return found
