@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import numbers
 import operator
-import sys
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
@@ -40,10 +40,10 @@ def users_level() -> int:
 
     It is that of the nearest frame outside the package.
     """
-    level, frame = 0, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("dropcore."):
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("dropcore."):
         level, frame = level + 1, frame.f_back
-    return level + 1
+    return level
 
 
 def shown(value: Any) -> str:
