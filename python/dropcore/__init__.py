@@ -46,6 +46,7 @@ __all__ = [
 _MODULES = (
     "constraints",
     "data",
+    "diagnosis",
     "losses",
     "nn",
     "noise",

@@ -16,8 +16,8 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "losses", "nn", "noise", "optim", "reference", "regularizers",
-    "schedules", "training", "updates",
+    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "reference",
+    "regularizers", "schedules", "training", "updates",
 ]  # fmt: skip
 
 

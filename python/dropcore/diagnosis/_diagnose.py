@@ -1,0 +1,657 @@
+"""`diagnose`: all measurements of a trained model, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dropcore._backends import to_device
+from dropcore._base.checks import check_integer, shown
+from dropcore._base.generators import DATA, generator
+from dropcore.diagnosis._findings import Finding, findings_of
+from dropcore.diagnosis._layers import in_order, lowest_keep, outputs
+from dropcore.diagnosis._measures import (
+    Activations,
+    Block,
+    Features,
+    WeightNorms,
+    first_layer_features,
+    measured_activations,
+    weight_norms,
+)
+from dropcore.diagnosis._norm_history import NormHistory
+from dropcore.key import MONTE_CARLO, Key, as_key
+from dropcore.losses import CheckedLoss, GaussianNLL, Loss
+from dropcore.nn.model import Model
+from dropcore.training import History, TrainingState
+from dropcore.training._choices import named_loss
+from dropcore.training._data import Data, checked_data
+
+__all__ = [
+    "ClassBalance",
+    "Diagnosis",
+    "Gap",
+    "InputScale",
+    "Score",
+    "VarianceShift",
+    "diagnose",
+]
+
+PARTS = 10
+"""Parts of the samples whose losses give the standard error of the mean loss."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model does on some samples, without noise.
+
+    Attributes
+    ----------
+    samples : int
+    metrics : dict of str to float
+        As `Model.evaluate` returns them.
+    errors : dict of str to float
+        Standard errors of "loss" (from the means of ten parts of the samples; only from 20 samples
+        on) and "accuracy" (binomial).
+    skill : float or None
+        How much better than a constant prediction: (accuracy - share of the largest class) /
+        (1 - that share) for classes, R2 = 1 - squared error / variance for numbers. None where
+        neither is defined.
+    """
+
+    samples: int
+    metrics: dict[str, float]
+    errors: dict[str, float]
+    skill: float | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference between training and validation data.
+
+    Attributes
+    ----------
+    metric : str
+        "accuracy", or "loss" where there is none.
+    train, validation : float
+    error : float
+        Standard error of the difference.
+    large : bool
+        Whether the model is worse on validation data by more than two standard errors, and by more
+        than 0.03 of accuracy, a quarter of the training loss, or 0.1 of a log likelihood.
+    """
+
+    metric: str
+    train: float
+    validation: float
+    error: float
+    large: bool
+
+
+@dataclass(frozen=True)
+class InputScale:
+    """Scales of the inputs, as the model sees them: after preprocessing.
+
+    Attributes
+    ----------
+    largest_mean, largest_std : float
+        The largest absolute mean and standard deviation of an input. Channels are the inputs of
+        images.
+    farthest : str
+        Name of the input that is farthest from mean 0 and standard deviation 1.
+    mean, std : float
+        Its mean and standard deviation.
+    """
+
+    largest_mean: float
+    largest_std: float
+    farthest: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class VarianceShift:
+    """How a dropout changes the variances that a BatchNorm behind it sees.
+
+    Attributes
+    ----------
+    norm, dropout : str
+        Paths of the BatchNorm and of the nearest dropout in front of it.
+    ratio : float
+        Variance under noise / variance without, the median over features.
+    """
+
+    norm: str
+    dropout: str
+    ratio: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBalance:
+    """How often classes occur, and how often they are recognised.
+
+    Attributes
+    ----------
+    names : list of str
+    counts : int64 ndarray (classes,)
+        Samples of each class.
+    recall : float64 ndarray (classes,)
+        The fraction of them that is recognised; NaN where there are none.
+    """
+
+    names: list[str]
+    counts: NDArray[np.int64]
+    recall: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis:
+    """What `diagnose` measured. As text, a summary.
+
+    Attributes
+    ----------
+    total : int
+        Training samples.
+    parameters : int
+        Trained numbers of the model.
+    train : Score
+        On the training samples that were looked at.
+    validation : Score or None
+    gap : Gap or None
+        None without validation data.
+    weights : tuple of WeightNorms
+        Of each layer that multiplies its input.
+    activations : tuple of Activations
+        Of each hidden layer, on training samples.
+    features : Features or None
+        What the first layer looks for.
+    inputs : InputScale or None
+        None for indices.
+    classes : ClassBalance or None
+        On validation data, else on training data; None without single labels.
+    shifts : tuple of VarianceShift
+        For each BatchNorm behind a dropout.
+    history : History
+        Of the last `fit`.
+    norms : NormHistory or None
+        As given.
+    findings : tuple of Finding
+        What is probably wrong, the most important first.
+    """
+
+    total: int
+    parameters: int
+    train: Score
+    validation: Score | None
+    gap: Gap | None
+    weights: tuple[WeightNorms, ...]
+    activations: tuple[Activations, ...]
+    features: Features | None
+    inputs: InputScale | None
+    classes: ClassBalance | None
+    shifts: tuple[VarianceShift, ...]
+    history: History
+    norms: NormHistory | None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def advice(self) -> list[str]:
+        """The findings as sentences: what is wrong, its evidence, and what to do."""
+        return [str(finding) for finding in self.findings]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON takes them, without histograms and weights of features.
+
+        Numbers that are not finite are None.
+        """
+        found: dict[str, Any] = {
+            "samples": self.total,
+            "samples_looked_at": self.train.samples,
+            "parameters": self.parameters,
+            "train": asdict(self.train),
+            "validation": self.validation and asdict(self.validation),
+            "gap": self.gap and asdict(self.gap),
+            "weights": [
+                {
+                    "name": w.name,
+                    "units": len(w.norms),
+                    "mean": w.mean,
+                    "largest": w.largest,
+                    "bound": w.bound,
+                    "clipped": w.clipped,
+                }
+                for w in self.weights
+            ],
+            "activations": [
+                {
+                    "path": a.path,
+                    "layer": a.layer,
+                    "units": a.units,
+                    "sparsity": a.sparsity,
+                    "mean": a.mean,
+                    "std": a.std,
+                    "dead": a.dead.tolist(),
+                }
+                for a in self.activations
+            ],
+            "top_inputs": [] if self.features is None else self.features.top(),
+            "inputs": self.inputs and asdict(self.inputs),
+            "classes": self.classes
+            and {
+                "names": self.classes.names,
+                "counts": self.classes.counts.tolist(),
+                "recall": self.classes.recall.tolist(),
+            },
+            "shifts": [asdict(shift) for shift in self.shifts],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+        return _jsonable(found)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.parameters:,} parameters, {self.total:,} training samples"
+            + (f", of which {self.train.samples:,} were looked at" if self._subsampled else ""),
+            f"training    {_scored(self.train)}",
+        ]
+        if self.validation is None:
+            lines.append("validation  none: without validation data overfitting cannot be seen")
+        else:
+            lines.append(f"validation  {_scored(self.validation)}")
+        if self.weights:
+            lines += ["", _row("norms of incoming weights", "mean", "largest", "bound", "clipped")]
+            for w in self.weights:
+                bound = "" if w.bound is None else f"{w.bound:.3g}"
+                clipped = "" if w.clipped is None else f"{100 * w.clipped:.0f} %"
+                lines.append(_row(w.name, f"{w.mean:.3g}", f"{w.largest:.3g}", bound, clipped))
+        if self.activations:
+            lines += ["", _row("hidden activations", "zeros", "dead", "mean", "std")]
+            for a in self.activations:
+                dead = f"{len(a.dead)}/{a.units}"
+                lines.append(
+                    _row(f"{a.path}, {a.layer}", f"{100 * a.sparsity:.0f} %", dead,
+                         f"{a.mean:.3g}", f"{a.std:.3g}")
+                )  # fmt: skip
+        lines.append("")
+        lines += [f"- {advice}" for advice in self.advice] or ["Nothing looks wrong."]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    @property
+    def _subsampled(self) -> bool:
+        return self.train.samples < self.total
+
+
+def diagnose(
+    model: Model,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    validation: tuple[Any, ...] | None = None,
+    lengths: ArrayLike | None = None,
+    loss: str | Loss | None = None,
+    norms: NormHistory | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    max_samples: int | None = 2000,
+    batch_size: int = 256,
+    bins: int = 40,
+    key: Key | int = 0,
+) -> Diagnosis:
+    """Measure a trained model and say what is probably wrong with it.
+
+    Nothing of the model changes. Large data is looked at in part, and block by block: `max_samples`
+    rows of each part, chosen by `key`; the result says how many.
+
+    Parameters
+    ----------
+    model : Model
+        With weights.
+    x, y : array_like
+        The training data, as given to `fit`.
+    validation : (x, y) or (x, y, lengths), optional
+        Held-out data. Without it overfitting cannot be seen.
+    lengths : array_like of int, optional
+        Valid steps of padded sequences of `x`.
+    loss : str or callable, optional
+        By default that of the last `fit`.
+    norms : NormHistory, optional
+        Recorded during training, to tell growing norms.
+    image_shape : tuple of int, optional
+        (height, width) or (height, width, 3) of images that are flat rows of x, so that weights of
+        the first layer are shown as images.
+    max_samples : int or None, default 2000
+        None for all samples.
+    batch_size : int, default 256
+        Samples of a block whose activations are in memory at once.
+    bins : int, default 40
+        Of histograms.
+    key : Key or int, default 0
+        Chooses the samples, and the noise whose effect on BatchNorm is measured.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid or the model cannot take the data; if the model has no weights, or
+        no loss is known.
+
+    References
+    ----------
+    Growing norms: Srivastava et al. 2014, section 5.1. Sparse activations and features: section 7.
+    Variance shift: Li, Chen, Hu and Yang 2019, "Understanding the disharmony between dropout and
+    batch normalization by variance shift".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dropcore.nn import Dense, Sequential
+    >>> x = np.random.default_rng(0).standard_normal((50, 20), dtype=np.float32)
+    >>> y = np.arange(50) % 2
+    >>> model = Sequential([Dense(64, activation="relu"), Dense(2)])
+    >>> _ = model.fit(x[:30], y[:30], epochs=50, loss="softmax_cross_entropy", progress=False)
+    >>> found = diagnose(model, x[:30], y[:30], validation=(x[30:], y[30:]))
+    >>> found.findings[0].name
+    'overfitting'
+    """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"diagnose: model must be a model such as Sequential([...]), got {shown(model)}"
+        )
+    if not model.built:
+        raise ValueError("diagnose: the model has no weights yet: call fit first")
+    if max_samples is not None:
+        check_integer("diagnose: max_samples", max_samples, 1)
+    batch_size = check_integer("diagnose: batch_size", batch_size, 1)
+    bins = check_integer("diagnose: bins", bins, 1)
+    if norms is not None and not isinstance(norms, NormHistory):
+        raise TypeError(
+            f"diagnose: norms must be a NormHistory that fit got as a callback, got {shown(norms)}"
+        )
+    address = as_key(key)
+    held_out = _checked_validation(validation)
+    _check_image_shape(image_shape)
+
+    criterion = named_loss(loss, model)
+    part = _Part.of("", x, y, lengths, max_samples, address)
+    other = None
+    if held_out is not None:
+        other = _Part.of("validation ", *held_out, max_samples, address)
+    train = _score(model, part, criterion)
+    score = None if other is None else _score(model, other, criterion)
+    data = checked_data(model, part.x, lengths=part.lengths, targets=False)
+    state = model.training_state or TrainingState()
+
+    def blocks() -> Iterator[Block]:
+        for start in range(0, len(data), batch_size):
+            batch = data.take(slice(start, start + batch_size))
+            yield batch.x, batch.lengths
+
+    found = Diagnosis(
+        total=part.total,
+        parameters=sum(array.size for array in model.params.values()),
+        train=train,
+        validation=score,
+        gap=None if score is None else _gap(train, score, criterion),
+        weights=tuple(weight_norms(model)),
+        activations=tuple(measured_activations(model, blocks, bins)),
+        features=first_layer_features(model, state.feature_names, image_shape),
+        inputs=_input_scale(data, state.feature_names),
+        classes=_balance(model, other or part, criterion),
+        shifts=tuple(_shifts(model, data, batch_size, address)),
+        history=state.history,
+        norms=norms,
+    )
+    return replace(found, findings=findings_of(model, found))
+
+
+# --- the samples ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Samples of one part of the data.
+
+    Attributes
+    ----------
+    x, y
+        As given, but for rows that are left out.
+    lengths : array or None
+    total : int
+        Number of rows before.
+    """
+
+    x: Any
+    y: Any
+    lengths: Any
+    total: int
+
+    @classmethod
+    def of(cls, name: str, x: Any, y: Any, lengths: Any, limit: int | None, key: Key) -> _Part:
+        """The rows of a part that are looked at, in their order."""
+        x, y = (column if hasattr(column, "shape") else np.asarray(column) for column in (x, y))
+        counts = [column.shape[0] if column.shape else 0 for column in (x, y)]
+        if not counts[0] or counts[0] != counts[1]:
+            raise ValueError(
+                f"diagnose: {name}x and {name}y must hold one row for each sample and at least "
+                f"one, got {counts[0]} and {counts[1]}"
+            )
+        lengths = None if lengths is None else np.asarray(lengths)
+        total = counts[0]
+        if limit is None or total <= limit:
+            return cls(x, y, lengths, total)
+        rows = np.sort(generator(key, DATA).choice(total, limit, replace=False))
+        return cls(x, y, lengths, total).take(rows)
+
+    def take(self, rows: Any) -> _Part:
+        """Some of the rows."""
+        x, y = (c.iloc[rows] if hasattr(c, "iloc") else c[rows] for c in (self.x, self.y))
+        return _Part(x, y, None if self.lengths is None else self.lengths[rows], self.total)
+
+    @property
+    def lengths_kwargs(self) -> dict[str, Any]:
+        return {} if self.lengths is None else {"lengths": self.lengths}
+
+
+def _checked_validation(validation: Any) -> tuple[Any, Any, Any] | None:
+    if validation is None:
+        return None
+    if not isinstance(validation, tuple | list) or not 2 <= len(validation) <= 3:
+        raise TypeError(
+            "diagnose: validation must be a pair of arrays (x, y), or (x, y, lengths), got "
+            f"{shown(validation)}"
+        )
+    return validation[0], validation[1], validation[2] if len(validation) == 3 else None
+
+
+def _check_image_shape(shape: Any) -> None:
+    fine = isinstance(shape, tuple | list) and len(shape) in (2, 3)
+    if shape is not None and not (fine and all(isinstance(n, int) and n > 0 for n in shape)):
+        raise ValueError(
+            "diagnose: image_shape must be (height, width) or (height, width, channels), got "
+            f"{shown(shape)}"
+        )
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def _score(model: Model, part: _Part, loss: Loss | None) -> Score:
+    metrics = model.evaluate(part.x, part.y, loss=loss, **part.lengths_kwargs)
+    count, errors = len(part.y), {}
+    if count >= 2 * PARTS:
+        # Every tenth sample, as data may be sorted.
+        parts = [part.take(np.arange(first, count, PARTS)) for first in range(PARTS)]
+        means = [model.evaluate(p.x, p.y, loss=loss, **p.lengths_kwargs)["loss"] for p in parts]
+        errors["loss"] = float(np.std(means, ddof=1) / math.sqrt(PARTS))
+    if "accuracy" in metrics:
+        right = min(max(metrics["accuracy"], 0.0), 1.0)
+        errors["accuracy"] = math.sqrt(right * (1 - right) / count)
+    return Score(count, dict(metrics), errors, _skill(model, part, loss))
+
+
+def _skill(model: Model, part: _Part, loss: Loss | None) -> float | None:
+    predicted = _predictions(model, part)
+    if isinstance(loss, CheckedLoss) and loss.classifies:
+        classes = _classes(model, part, predicted)
+        if classes is None:
+            return None
+        labels, chosen = classes
+        usual = float(np.bincount(labels).max() / len(labels))
+        return None if usual == 1 else (float(np.mean(labels == chosen)) - usual) / (1 - usual)
+    if isinstance(loss, GaussianNLL):
+        predicted = predicted[..., 0]
+    wanted = np.asarray(to_device(part.y, "cpu"), np.float64).reshape(len(predicted), -1)
+    given = predicted.astype(np.float64).reshape(len(predicted), -1)
+    spread = float(np.square(wanted - wanted.mean(axis=0)).sum())
+    if given.shape != wanted.shape or part.lengths is not None or spread == 0:
+        return None
+    return 1.0 - float(np.square(given - wanted).sum()) / spread
+
+
+def _predictions(model: Model, part: _Part) -> NDArray[Any]:
+    found: NDArray[Any] = to_device(model.predict(part.x, **part.lengths_kwargs), "cpu")
+    return found
+
+
+def _classes(
+    model: Model, part: _Part, predicted: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Right and predicted classes (samples,), numbered from 0; None unless samples have one."""
+    names = _class_names(model)
+    given = np.asarray(to_device(part.y, "cpu"))
+    outputs_axis = predicted.shape[-1] if predicted.ndim > 1 else 1
+    if predicted.ndim != 2 or part.lengths is not None:
+        return None
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.ndim == 2 and given.shape[1] == outputs_axis and given.dtype.kind == "f":
+        labels = given.argmax(axis=1)
+    elif given.ndim == 1:
+        labels = np.searchsorted(names, given) if names is not None else given.astype(np.int64)
+    else:
+        return None
+    if outputs_axis == 1:
+        return labels, (predicted[:, 0] > 0).astype(np.int64)
+    inside = (labels >= 0) & (labels < outputs_axis)  # others are ignored by the loss
+    return (labels[inside], predicted.argmax(axis=1)[inside]) if inside.any() else None
+
+
+def _class_names(model: Model) -> NDArray[Any] | None:
+    return None if model.training_state is None else model.training_state.classes
+
+
+def _gap(train: Score, validation: Score, loss: Loss | None) -> Gap:
+    name = "accuracy" if "accuracy" in train.metrics else "loss"
+    first, second = train.metrics[name], validation.metrics[name]
+    errors = [score.errors.get(name, math.nan) for score in (train, validation)]
+    error = math.hypot(*errors)
+    worse = first - second if name == "accuracy" else second - first
+    least = 0.03
+    if name == "loss":
+        least = 0.1 if isinstance(loss, GaussianNLL) else 0.25 * abs(first)
+    return Gap(name, first, second, error, bool(worse > least and worse > 2 * error))
+
+
+def _balance(model: Model, part: _Part, loss: Loss | None) -> ClassBalance | None:
+    if not (isinstance(loss, CheckedLoss) and loss.classifies):
+        return None
+    predicted = _predictions(model, part)
+    found = _classes(model, part, predicted)
+    if found is None:
+        return None
+    labels, chosen = found
+    number = max(predicted.shape[-1], 2)
+    counts = np.bincount(labels, minlength=number)
+    right = np.bincount(labels[labels == chosen], minlength=number)
+    names = _class_names(model)
+    return ClassBalance(
+        [str(name) for name in (range(number) if names is None else names)],
+        counts,
+        np.divide(right, counts, out=np.full(number, np.nan), where=counts > 0),
+    )
+
+
+# --- inputs and noise ----------------------------------------------------------------------------
+
+
+def _input_scale(data: Data, names: Sequence[str] | None) -> InputScale | None:
+    if data.dtype.kind == "i":
+        return None
+    x = np.asarray(to_device(data.take(slice(None)).x, "cpu"), np.float64)
+    columns = x.reshape(-1, x.shape[-1])
+    means, stds = columns.mean(axis=0), columns.std(axis=0)
+    worst = int(np.argmax(np.maximum(np.abs(means), stds)))
+    named = names is not None and len(names) == len(means) and x.ndim == 2
+    return InputScale(
+        float(np.abs(means).max()),
+        float(stds.max()),
+        repr(names[worst]) if named and names is not None else str(worst),
+        float(means[worst]),
+        float(stds[worst]),
+    )
+
+
+def _shifts(model: Model, data: Data, rows: int, key: Key) -> Iterator[VarianceShift]:
+    """How the nearest dropout in front of each BatchNorm changes its inputs' variances."""
+    order = list(in_order(model))
+    behind: dict[str, str] = {}
+    dropout = ""
+    for path, layer in order:
+        if type(layer).__name__ == "BatchNorm" and dropout:
+            behind[path] = dropout
+        if layer.draws and lowest_keep(layer) < 1:
+            dropout = path
+    if not behind:
+        return
+    batch = data.take(slice(0, max(rows, 256)))
+    noise = Key(key.seed, key.stream, key.step, domain=MONTE_CARLO)
+    found: list[dict[str, NDArray[np.float64]]] = []
+    for address in (None, noise):
+        variances, x = {}, batch.x
+        for path, _, y in outputs(model, batch.x, address, lengths=batch.lengths):
+            if path in behind:
+                flat = to_device(x, "cpu").astype(np.float64).reshape(-1, x.shape[-1])
+                variances[path] = flat.var(axis=0)
+            x = y
+        found.append(variances)
+    for path, dropout in behind.items():
+        clean, noisy = (variances[path] for variances in found)
+        alive = clean > 0
+        if alive.any():
+            ratio = float(np.median(noisy[alive] / clean[alive]))
+            yield VarianceShift(path, dropout, ratio)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _scored(score: Score) -> str:
+    parts = []
+    for name, value in score.metrics.items():
+        error = score.errors.get(name)
+        parts.append(f"{name} {value:.4g}" + ("" if error is None else f" ± {error:.1g}"))
+    return f"{', '.join(parts)} ({score.samples:,} samples)"
+
+
+def _row(name: str, *columns: str) -> str:
+    return (f"{name:<34}" + "".join(f"{column:>10}" for column in columns)).rstrip()
+
+
+def _jsonable(value: Any) -> Any:
+    """The value with plain numbers; None for those that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _jsonable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

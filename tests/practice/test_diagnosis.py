@@ -1,0 +1,626 @@
+"""What `diagnose` measures, and what it says about models that have a known fault."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dropcore.constraints import MaxNorm, UnitNorm
+from dropcore.diagnosis import Diagnosis, NormHistory, diagnose
+from dropcore.nn import (
+    LSTM,
+    BatchNorm,
+    Bidirectional,
+    ConcreteDropout,
+    Conv2D,
+    Dense,
+    DropConnect,
+    Dropout,
+    Embedding,
+    Flatten,
+    GlobalMaxPool1D,
+    LayerNorm,
+    Maxout,
+    MaxPool2D,
+    Parallel,
+    ReLU,
+    Residual,
+    Sequential,
+)
+from dropcore.optim import SGD, Adam
+from dropcore.regularizers import L2
+
+
+def classes(rows, *, seed=0, features=20, wrong=0.0):
+    """Two classes that a linear function separates, with some labels turned around."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, features), dtype=np.float32)
+    y = (x[:, :4].sum(axis=1) > 0).astype(np.int64)
+    turned = rng.random(rows) < wrong
+    return x, np.where(turned, 1 - y, y)
+
+
+def halves(*arrays):
+    """The first and the second half of the rows."""
+    middle = len(arrays[0]) // 2
+    return tuple(a[:middle] for a in arrays), tuple(a[middle:] for a in arrays)
+
+
+def fitted(model, x, y, **options):
+    given = {"epochs": 10, "loss": "softmax_cross_entropy", "key": 0, "progress": False}
+    model.fit(x, y, **given | options)
+    return model
+
+
+def mlp(*hidden, rate=0.0, outputs=2, **options):
+    layers = []
+    for units in hidden:
+        layers.append(Dense(units, activation="relu", **options))
+        layers += [Dropout(rate)] * bool(rate)
+    return Sequential([*layers, Dense(outputs)])
+
+
+def names(found):
+    return [finding.name for finding in found.findings]
+
+
+def finding(found, name):
+    """The one finding of that name."""
+    (one,) = [finding for finding in found.findings if finding.name == name]
+    return one
+
+
+@pytest.fixture(scope="module")
+def memorised():
+    """A wide network that has learned 100 noisy labels by heart, and its diagnosis."""
+    (x, y), (xv, yv) = halves(*classes(200, wrong=0.2))
+    norms = NormHistory()
+    model = fitted(mlp(128), x, y, epochs=60, optimizer=Adam(3e-3), callbacks=[norms])
+    return model, (x, y), (xv, yv), norms
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """A model without faults: plenty of data, little dropout, and its diagnosis."""
+    (x, y), held_out = halves(*classes(2000, features=6))
+    model = mlp(16, rate=0.2)
+    fitted(model, x, y, epochs=15, optimizer=Adam(1e-2), validation_data=held_out)
+    return model, (x, y), held_out, diagnose(model, x, y, validation=held_out)
+
+
+# --- findings ------------------------------------------------------------------------------------
+
+
+def test_a_sound_model_has_no_findings(sound):
+    *_, found = sound
+    assert found.findings == ()
+    assert found.advice == []
+    assert str(found).endswith("Nothing looks wrong.")
+
+
+def test_overfitting_is_found_with_its_numbers(memorised):
+    model, (x, y), held_out, norms = memorised
+    found = diagnose(model, x, y, validation=held_out, norms=norms)
+    told = finding(found, "overfitting")
+    train, validation = found.train.metrics["accuracy"], found.validation.metrics["accuracy"]
+    assert train > validation + 0.1
+    assert f"accuracy is {train:.3g} on training data and {validation:.3g}" in told.evidence
+    assert "2,946 parameters for 100 samples" in told.evidence
+    assert "the norms of" in told.evidence
+    assert "Dropout(0.5)" in told.do
+    assert str(told) in found.advice
+
+
+def test_overfitting_needs_validation_data(memorised):
+    model, (x, y), *_ = memorised
+    found = diagnose(model, x, y)
+    assert found.gap is None
+    assert found.validation is None
+    assert "overfitting" not in names(found)
+    assert "without validation data overfitting cannot be seen" in str(found)
+
+
+@pytest.mark.parametrize("how", [{"rate": 0.1}, {"regularizer": L2(1e-8)}])
+def test_overfitting_of_a_regularised_model_is_another_finding(how):
+    (x, y), held_out = halves(*classes(200, wrong=0.2))
+    model = fitted(mlp(128, **how), x, y, epochs=60, optimizer=Adam(3e-3))
+    found = diagnose(model, x, y, validation=held_out)
+    assert "overfitting" not in names(found)
+    told = finding(found, "overfitting_with_dropout")
+    assert ("keeps 0.9" in told.what) == ("rate" in how)
+
+
+def test_a_difference_within_two_standard_errors_is_no_overfitting():
+    (x, y), (xv, yv) = halves(*classes(80, wrong=0.2))
+    model = fitted(mlp(4), x, y, epochs=5)
+    found = diagnose(model, x, y, validation=(xv[:12], yv[:12]))
+    assert found.gap.error > 0.1
+    assert not found.gap.large
+    assert "overfitting" not in names(found)
+
+
+def test_overfitting_of_a_regression_is_seen_in_the_loss():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((120, 30), dtype=np.float32)
+    y = x[:, 0] + rng.standard_normal(120).astype(np.float32)
+    model = mlp(128, outputs=1)
+    fitted(model, x[:60], y[:60], epochs=150, loss="mse", optimizer=Adam(3e-3))
+    found = diagnose(model, x[:60], y[:60], validation=(x[60:], y[60:]))
+    assert found.gap.metric == "loss"
+    assert found.gap.train < 0.2 < found.gap.validation
+    assert found.train.skill == pytest.approx(1 - found.train.metrics["loss"] / y[:60].var(), 1e-4)
+    assert "overfitting" in names(found)
+
+
+def test_too_much_dropout_underfits():
+    (x, y), held_out = halves(*classes(1200))
+    strong = fitted(mlp(16, 16, rate=0.8), x, y, epochs=40, batch_size=64)
+    told = finding(diagnose(strong, x, y, validation=held_out), "underfitting")
+    assert "keeps 0.2" in told.evidence
+    assert "smaller rate" in told.do
+    weak = fitted(mlp(16, 16, rate=0.1), x, y, epochs=40, batch_size=64)
+    assert "underfitting" not in names(diagnose(weak, x, y, validation=held_out))
+
+
+def test_noise_in_the_training_loss_is_no_learning_rate_that_is_too_high():
+    x, y = classes(600)
+    model = fitted(mlp(16, 16, rate=0.95), x, y, epochs=20, batch_size=64)
+    losses = np.array(model.training_state.history["loss"])
+    assert np.diff(losses).clip(0).mean() > 0.05 * losses.mean()
+    assert "learning_rate_too_high" not in names(diagnose(model, x, y))
+
+
+def echo(rows, steps=6, kinds=12):
+    """Sequences of symbols whose first one is the label."""
+    symbols = np.random.default_rng(3).integers(0, kinds, (rows, steps))
+    return np.eye(kinds, dtype=np.float32)[symbols], symbols[:, 0]
+
+
+@pytest.mark.parametrize(("wrap", "epochs"), [(lambda layer: layer, 40), (Bidirectional, 12)])
+def test_an_lstm_too_small_for_its_rate_is_named(wrap, epochs):
+    x, y = echo(300)
+
+    def model(rate):
+        return Sequential([wrap(LSTM(10, dropout=rate, recurrent_dropout=rate)), Dense(12)])
+
+    how = {"epochs": epochs, "optimizer": Adam(1e-2)}
+    told = finding(diagnose(fitted(model(0.9), x, y, **how), x, y), "recurrent_too_small")
+    assert "layer 0 is too small" in told.what
+    assert "of 10 units about 1 are kept" in told.what
+    assert "100 units" in told.do
+    assert "recurrent_too_small" not in names(diagnose(fitted(model(0.0), x, y, **how), x, y))
+
+
+def test_a_dropout_behind_an_lstm_counts_as_its_rate():
+    x, y = echo(300)
+    model = Sequential([LSTM(4), Dropout(0.75), Dense(12)])
+    fitted(model, x, y, epochs=60, optimizer=Adam(1e-2))
+    assert "layer 0 is too small" in finding(diagnose(model, x, y), "recurrent_too_small").what
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (SGD(3.0, momentum=0.9), "learning_rate_too_high"),
+        (SGD(0.001), "learning_rate_too_low"),
+        (Adam(1e-2), None),
+    ],
+)
+def test_learning_rates(optimizer, expected):
+    x, y = classes(400, wrong=0.1)
+    model = fitted(mlp(32), x, y, epochs=12, optimizer=optimizer)
+    found = [name for name in names(diagnose(model, x, y)) if name.startswith("learning_rate")]
+    assert found == [expected] * bool(expected)
+
+
+def test_few_epochs_say_nothing_about_the_learning_rate():
+    x, y = classes(100)
+    model = fitted(mlp(8), x, y, epochs=2, optimizer=SGD(0.001))
+    assert not [name for name in names(diagnose(model, x, y)) if "learning_rate" in name]
+
+
+def test_a_training_loss_that_falls_further_than_the_validation_loss_asks_for_no_more_epochs():
+    (x, y), held_out = halves(*classes(300, wrong=0.2))
+    model = fitted(mlp(64), x, y, epochs=20, optimizer=Adam(3e-3), validation_data=held_out)
+    losses = model.training_state.history["loss"]
+    assert losses[-1] < losses[-2] < losses[-3]
+    assert "learning_rate_too_low" not in names(diagnose(model, x, y, validation=held_out))
+
+
+def test_the_best_epoch_is_named():
+    (x, y), held_out = halves(*classes(200, wrong=0.3))
+    model = mlp(64)
+    history = fitted(
+        model, x, y, epochs=30, optimizer=Adam(1e-2), validation_data=held_out
+    ).training_state.history
+    told = finding(diagnose(model, x, y, validation=held_out), "best_epoch_passed")
+    assert f"in epoch {1 + np.argmin(history['val_loss'])}" in told.evidence
+
+
+def test_dropout_in_front_of_batch_norm_shifts_variances():
+    x, y = classes(400)
+    before = Sequential(
+        [Dense(16, activation="relu"), Dropout(0.5), Dense(16), BatchNorm(), ReLU(), Dense(2)]
+    )
+    after = Sequential([Dense(16), BatchNorm(), ReLU(), Dropout(0.5), Dense(2)])
+    found = diagnose(fitted(before, x, y), x, y)
+    (shift,) = found.shifts
+    assert (shift.norm, shift.dropout) == ("3", "1")
+    assert shift.ratio > 1.1
+    told = finding(found, "dropout_before_batch_norm")
+    assert f"{shift.ratio:.2f} times" in told.evidence
+    assert "Li et al. 2019" in told.do
+    found = diagnose(fitted(after, x, y), x, y)
+    assert found.shifts == ()
+    assert "dropout_before_batch_norm" not in names(found)
+
+
+def test_the_variance_shift_is_that_of_the_masks():
+    """Of one element x, dropped at rate p, the variance is E[x^2] / keep - E[x]^2."""
+    x, y = classes(600, features=8)
+    model = Sequential([Dropout(0.5), BatchNorm(), Dense(2)])
+    (shift,) = diagnose(fitted(model, x, y), x, y, batch_size=600).shifts
+    x64 = x.astype(np.float64)
+    exact = ((x64**2).mean(0) / 0.5 - x64.mean(0) ** 2) / x64.var(0)
+    assert shift.ratio == pytest.approx(np.median(exact), rel=0.1)
+
+
+def test_a_dropout_at_rate_0_shifts_nothing():
+    x, y = classes(100)
+    model = fitted(Sequential([Dropout(0.0), Dense(8), BatchNorm(), Dense(2)]), x, y, epochs=1)
+    assert diagnose(model, x, y).shifts == ()
+
+
+def test_dropout_behind_the_last_layer_is_named():
+    x, y = classes(100)
+    model = Sequential([Dense(8, activation="relu"), Dense(2), Dropout(0.5)])
+    with pytest.warns(UserWarning, match="ends with"):
+        fitted(model, x, y, epochs=1)
+    told = finding(diagnose(model, x, y), "dropout_after_last_layer")
+    assert "layer 2, Dropout(0.5)" in told.evidence
+    model = fitted(Sequential([Dense(8), Dropout(0.5), Dense(2)]), x, y, epochs=1)
+    assert "dropout_after_last_layer" not in names(diagnose(model, x, y))
+
+
+def test_a_bound_that_is_never_reached_is_named():
+    x, y = classes(200)
+    loose = fitted(mlp(16, constraint=MaxNorm(50.0)), x, y, epochs=2)
+    told = finding(diagnose(loose, x, y), "max_norm_never_clips")
+    assert "of 50 in 0.weight" in told.evidence
+    near = diagnose(loose, x, y).weights[0].largest
+    tight = fitted(mlp(16, constraint=MaxNorm(0.9 * near)), x, y, epochs=2)
+    assert "max_norm_never_clips" not in names(diagnose(tight, x, y))
+
+
+def test_a_bound_that_was_reached_during_training_is_not_idle():
+    x, y = classes(100)
+    model = fitted(mlp(8, constraint=MaxNorm(50.0)), x, y, epochs=1)
+    norms = NormHistory()
+    norms.clipped["0.weight"] = [0.0, 0.25, 0.0]
+    assert "max_norm_never_clips" not in names(diagnose(model, x, y, norms=norms))
+
+
+def test_a_bound_that_holds_everything_is_named_if_little_is_learned():
+    x, y = classes(400)
+    tight = Sequential([Dense(16, constraint=MaxNorm(1e-4), activation="relu"), Dense(2)])
+    told = finding(diagnose(fitted(tight, x, y, epochs=5), x, y), "max_norm_clips_all")
+    assert "0.weight (100 %)" in told.evidence
+    fine = Sequential([Dense(16, constraint=MaxNorm(0.7), activation="relu"), Dense(2)])
+    found = diagnose(fitted(fine, x, y, epochs=20, optimizer=Adam(1e-2)), x, y)
+    assert found.weights[0].clipped > 0.9
+    assert "max_norm_clips_all" not in names(found)
+
+
+def test_dead_units_are_counted():
+    x, y = classes(200)
+    model = fitted(mlp(10), x, y, epochs=2)
+    assert "dead_units" not in names(diagnose(model, x, y))
+    model.params["0.bias"][3:7] = -100.0
+    found = diagnose(model, x, y)
+    np.testing.assert_array_equal(found.activations[0].dead, [3, 4, 5, 6])
+    assert "4 of 10 in layer 0" in finding(found, "dead_units").evidence
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "found"),
+    [(1.0, 0.0, False), (1.0, 3.0, False), (200.0, 0.0, True), (1.0, 40.0, True), (1e-3, 0, True)],
+)
+def test_inputs_that_are_not_standardised(scale, shift, found):
+    x, y = classes(200)
+    x = x.copy()
+    x[:, 5] = x[:, 5] * scale + shift if scale > 1e-2 else x[:, 5]
+    x = x * np.float32(scale if scale < 1e-2 else 1.0)
+    result = diagnose(fitted(mlp(8), x, y, epochs=1, optimizer=SGD(1e-5)), x, y)
+    assert ("inputs_not_standardised" in names(result)) == found
+    if found and scale > 1e-2:
+        assert "input 5 has mean" in finding(result, "inputs_not_standardised").evidence
+
+
+def test_pixels_between_0_and_1_are_standardised_enough():
+    x, y = classes(200, features=64)
+    images = np.clip(x, 0, 1).reshape(200, 8, 8, 1)
+    for factor, expected in ((1.0, False), (255.0, True)):
+        model = Sequential([Conv2D(4, 3, activation="relu"), Flatten(), Dense(2)])
+        fitted(model, images * np.float32(factor), y, epochs=1, optimizer=SGD(1e-6))
+        found = names(diagnose(model, images * np.float32(factor), y))
+        assert ("inputs_not_standardised" in found) == expected
+
+
+def test_a_normalisation_in_front_standardises():
+    x, y = classes(200)
+    model = Sequential([BatchNorm(), Dense(2)])
+    fitted(model, 300 * x, y, epochs=1)
+    assert "inputs_not_standardised" not in names(diagnose(model, 300 * x, y))
+
+
+def test_a_rare_class_that_is_missed_is_named():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((600, 5), dtype=np.float32)
+    y = (rng.random(600) < 0.05).astype(np.int64)
+    found = diagnose(fitted(mlp(4), x, y, epochs=15), x, y)
+    np.testing.assert_array_equal(found.classes.counts, np.bincount(y))
+    told = finding(found, "unbalanced_classes")
+    assert told.what == "Class 1 is rare, and often missed"
+    assert f"{100 * y.mean():.2g} % of the samples" in told.evidence
+
+
+def test_a_rare_class_that_is_recognised_is_fine():
+    x, y = classes(600)
+    y = (x[:, 0] > 1.5).astype(np.int64)
+    assert y.mean() < 0.1
+    model = fitted(mlp(16), x, y, epochs=30, optimizer=Adam(1e-2))
+    assert "unbalanced_classes" not in names(diagnose(model, x, y))
+
+
+# --- measurements --------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_evaluate(sound):
+    model, (x, y), held_out, found = sound
+    assert found.train.metrics == pytest.approx(model.evaluate(x, y))
+    assert found.validation.metrics == pytest.approx(model.evaluate(*held_out))
+    right = found.validation.metrics["accuracy"]
+    assert found.validation.errors["accuracy"] == pytest.approx((right * (1 - right) / 1000) ** 0.5)
+
+
+def test_the_standard_error_of_the_loss_is_that_of_its_mean():
+    x, y = classes(1000, wrong=0.3)
+    model = fitted(mlp(4), x, y, epochs=1)
+    z = model.predict(x).astype(np.float64)
+    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(1000), y]
+    error = diagnose(model, x, y).train.errors["loss"]
+    assert error == pytest.approx(losses.std() / 1000**0.5, rel=0.6)  # from ten parts
+
+
+def test_norms_run_over_the_incoming_weights():
+    x, y = classes(50)
+    model = fitted(mlp(8, constraint=MaxNorm(0.8)), x, y, epochs=3)
+    first, last = diagnose(model, x, y).weights
+    weight = model.params["0.weight"].astype(np.float64)
+    np.testing.assert_allclose(first.norms, np.linalg.norm(weight, axis=0), rtol=1e-12)
+    assert first.bound == 0.8
+    assert first.clipped == np.mean(first.norms > 0.8 * (1 - 1e-5)) > 0
+    assert (last.name, last.bound, last.clipped) == (
+        "2.weight" if False else "1.weight",
+        None,
+        None,
+    )
+
+
+def test_norms_follow_the_axes_of_the_constraint():
+    x, y = classes(50)
+    model = fitted(Sequential([Dense(8, constraint=MaxNorm(0.5, axis=1)), Dense(2)]), x, y)
+    norms = diagnose(model, x, y).weights[0].norms
+    np.testing.assert_allclose(norms, np.linalg.norm(model.params["0.weight"], axis=1), rtol=1e-6)
+
+
+def test_a_unit_norm_is_no_bound():
+    x, y = classes(50)
+    model = fitted(Sequential([Dense(8, constraint=UnitNorm()), Dense(2)]), x, y, epochs=1)
+    first = diagnose(model, x, y).weights[0]
+    assert first.bound is first.clipped is None
+    np.testing.assert_allclose(first.norms, 1, rtol=1e-6)
+
+
+def test_activations_are_those_of_all_rows_whatever_the_blocks():
+    x, y = classes(100)
+    model = fitted(mlp(12, rate=0.5), x, y, epochs=2)
+    hidden = np.maximum(x @ model.params["0.weight"] + model.params["0.bias"], 0)
+    for size in (7, 1000):
+        (found,) = diagnose(model, x, y, batch_size=size, bins=9).activations
+        assert found.path == "0"
+        assert found.layer == "Dense, relu"
+        assert found.sparsity == pytest.approx(np.mean(hidden == 0))
+        assert found.mean == pytest.approx(hidden.mean(), rel=1e-5)
+        assert found.std == pytest.approx(hidden.std(), rel=1e-5)
+        assert found.counts.sum() == hidden.size
+        counts, edges = np.histogram(hidden, 9)
+        np.testing.assert_allclose(found.edges, edges, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found.counts, counts, atol=2)  # an element at an edge
+
+
+def test_activations_behind_a_batch_norm_are_those_of_inference():
+    x, y = classes(100)
+    model = fitted(Sequential([Dense(6), BatchNorm(), ReLU(), Dense(2)]), x, y, epochs=2)
+    found = diagnose(model, x, y).activations
+    assert [a.path for a in found] == ["0", "1", "2"]
+    exact = model[:3](x)
+    assert found[2].mean == pytest.approx(exact.mean(), rel=1e-5)
+    assert found[2].sparsity == np.mean(exact == 0)
+
+
+def test_padded_steps_are_left_out_of_activations():
+    x = np.random.default_rng(0).standard_normal((40, 6, 3), dtype=np.float32)
+    lengths = np.tile([2, 6], 20)
+    y = np.arange(40) % 2
+    model = Sequential([LSTM(5, return_sequences=True), GlobalMaxPool1D(), Dense(2)])
+    fitted(model, x, y, epochs=1, lengths=lengths)
+    (found,) = diagnose(model, x, y, lengths=lengths).activations
+    assert found.counts.sum() == lengths.sum() * 5
+    assert found.sparsity == 0
+    assert diagnose(model, x, y).activations[0].counts.sum() == 40 * 6 * 5
+
+
+def test_layers_in_branches_are_measured():
+    x, y = classes(60)
+    model = Sequential(
+        [
+            Dense(8, activation="relu"),
+            Residual([Dense(8, activation="relu"), Dropout(0.5), Dense(8)]),
+            Parallel([Dense(3), Sequential([Dense(4), ReLU()])]),
+            Dense(2),
+        ]
+    )
+    found = diagnose(fitted(model, x, y, epochs=1), x, y)
+    paths = [a.path for a in found.activations]
+    assert paths == ["0", "1.0.0", "1.0.2", "1", "2.0", "2.1.0", "2.1.1", "2"]
+    by_path = {a.path: a for a in found.activations}
+    assert by_path["2"].units == 7
+    assert by_path["1"].mean == pytest.approx(model[:2](x).mean(), rel=1e-4)
+    assert len(found.weights) == 6
+
+
+def test_every_kind_of_weight_has_norms():
+    tokens = np.random.default_rng(0).integers(0, 9, (30, 5))
+    model = Sequential(
+        [Embedding(9, 4), Bidirectional(LSTM(3)), Maxout(4), DropConnect(5, 0.5),
+         ConcreteDropout(Dense(3), data_points=30), LayerNorm(), Dense(2)]
+    )  # fmt: skip
+    found = diagnose(fitted(model, tokens, np.arange(30) % 2, epochs=1), tokens, np.arange(30) % 2)
+    sizes = {w.name: len(w.norms) for w in found.weights}
+    assert sizes == {
+        "0.weight": 9, "1.forward.weight": 12, "1.forward.recurrent_weight": 12,
+        "1.backward.weight": 12, "1.backward.recurrent_weight": 12, "2.linear.weight": 8,
+        "3.weight": 5, "4.layer.weight": 3, "6.weight": 2,
+    }  # fmt: skip
+    assert found.inputs is None
+    assert found.features is None
+
+
+def test_features_of_images_have_their_shape():
+    x, y = classes(60, features=64)
+    flat = diagnose(fitted(mlp(5), x, y, epochs=1), x, y, image_shape=(8, 8)).features
+    model = Sequential([Flatten(), Dropout(0.2), Dense(5, activation="relu"), Dense(2)])
+    fitted(model, x.reshape(60, 8, 8, 1), y, epochs=1)
+    image = diagnose(model, x.reshape(60, 8, 8, 1), y).features
+    assert flat.images.shape == image.images.shape == (5, 8, 8)
+    np.testing.assert_array_equal(image.images.reshape(5, 64).T, model.params["2.weight"])
+    conv = Sequential([Conv2D(6, 3), MaxPool2D(2), Flatten(), Dense(2)])
+    fitted(conv, x.reshape(60, 8, 8, 1), y, epochs=1)
+    kernels = diagnose(conv, x.reshape(60, 8, 8, 1), y).features
+    assert kernels.images.shape == (6, 3, 3)
+    assert kernels.top() == []
+
+
+def test_features_of_a_table_are_ranked_by_name():
+    pandas = pytest.importorskip("pandas")
+    x, y = classes(400, features=6)
+    frame = pandas.DataFrame(x, columns=[*"abcdef"])
+    model = fitted(mlp(8), frame, y, epochs=20, optimizer=Adam(1e-2))
+    found = diagnose(model, frame, y)
+    top = found.features.top(4)
+    assert {name for name, _ in top} == {*"abcd"}
+    assert top == sorted(top, key=lambda entry: -entry[1])
+    norm = np.linalg.norm(model.params["0.weight"], axis=1)
+    assert dict(top)["a"] == pytest.approx(norm[0], rel=1e-6)
+    assert found.features.images is None
+
+
+def test_a_subsample_is_chosen_by_the_key_and_told():
+    x, y = classes(500)
+    model = fitted(mlp(8), x, y, epochs=1)
+    found = [diagnose(model, x, y, max_samples=100, key=key) for key in (0, 0, 1)]
+    assert found[0].train.samples == 100
+    assert found[0].total == 500
+    assert "500 training samples, of which 100 were looked at" in str(found[0])
+    assert found[0].train.metrics == found[1].train.metrics != found[2].train.metrics
+    assert diagnose(model, x, y, max_samples=None).train.samples == 500
+
+
+def test_nothing_of_the_model_changes():
+    x, y = classes(100)
+    model = Sequential([Dense(8), Dropout(0.5), BatchNorm(), ReLU(), Dense(2)])
+    fitted(model, x, y, epochs=1)
+    before = {name: a.copy() for name, a in [*model.params.items(), *model.buffers.items()]}
+    steps = model.training_state.step
+    diagnose(model, x, y, validation=(x, y))
+    for name, array in [*model.params.items(), *model.buffers.items()]:
+        np.testing.assert_array_equal(array, before[name])
+    assert model.training_state.step == steps
+
+
+def test_a_diagnosis_is_json(memorised):
+    model, (x, y), held_out, norms = memorised
+    found = diagnose(model, x, y, validation=held_out, norms=norms)
+    assert isinstance(found, Diagnosis)
+    back = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert back["gap"]["large"] is True
+    assert [entry["name"] for entry in back["findings"]] == names(found)
+    assert back["weights"][0]["units"] == 128
+    assert "0, Dense, relu" in repr(found)
+
+
+# --- norms over the epochs -----------------------------------------------------------------------
+
+
+def test_norms_are_recorded_in_each_epoch(memorised):
+    model, *_, norms = memorised
+    assert norms.epochs == list(range(1, 61))
+    assert len(norms.mean["0.weight"]) == 60
+    assert norms.clipped == {}
+    (name, first, last), *_ = norms.growing()
+    assert last > 1.2 * first
+    assert norms.mean[name][-1] == last
+    norm = np.linalg.norm(model.params["0.weight"], axis=0)
+    assert norms.largest["0.weight"][-1] == pytest.approx(norm.max(), rel=1e-6)
+
+
+def test_a_norm_history_is_restored(memorised):
+    *_, norms = memorised
+    other = NormHistory()
+    other.restore(json.loads(json.dumps(norms.state())))
+    assert other.state() == norms.state()
+    other.on_fit_begin(None)
+    assert other.state() == NormHistory().state()
+
+
+# --- wrong use -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"validation": 3}, TypeError, r"validation must be a pair of arrays \(x, y\)"),
+        ({"validation": (np.ones((3, 20)), [0])}, ValueError, "validation x and validation y must"),
+        ({"image_shape": 8}, ValueError, r"image_shape must be \(height, width\)"),
+        ({"image_shape": (8, 0)}, ValueError, "image_shape must be"),
+        ({"max_samples": 0}, ValueError, "max_samples must be a positive integer, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a positive integer"),
+        ({"bins": 1.5}, TypeError, "bins must be a positive integer"),
+        ({"norms": [1]}, TypeError, "norms must be a NormHistory"),
+        ({"loss": "hinge"}, ValueError, "loss must be 'softmax_cross_entropy'"),
+    ],
+)
+def test_wrong_arguments_are_named(sound, options, error, message):
+    model, (x, y), *_ = sound
+    with pytest.raises(error, match=message):
+        diagnose(model, x, y, **options)
+
+
+def test_rows_must_agree(sound):
+    model, (x, y), *_ = sound
+    with pytest.raises(ValueError, match=r"x and y must hold one row .* got 1000 and 999"):
+        diagnose(model, x, y[1:])
+
+
+def test_a_model_needs_weights_and_a_loss():
+    x, y = classes(10)
+    with pytest.raises(ValueError, match="no weights yet: call fit first"):
+        diagnose(mlp(3), x, y)
+    model = mlp(3)
+    model.build((20,), key=0)
+    with pytest.raises(ValueError, match="name one"):
+        diagnose(model, x, y)
+    assert diagnose(model, x, y, loss="softmax_cross_entropy").train.samples == 10
+    with pytest.raises(TypeError, match="model must be a model such as"):
+        diagnose(Dense(3), x, y)
