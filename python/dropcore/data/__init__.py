@@ -1,6 +1,7 @@
 """Data: tables and arrays of files, preprocessing, splits, and batches read ahead.
 
 ==================  =======================================================================
+`_tables`           tables of CSV and Parquet files: read_table, split_target
 `_preprocessing`    Preprocessing: mixed tables as arrays, by scikit-learn's transformers
 `_scaling`          TargetScaling: targets of a regression in units of their deviation
 `_columns`          columns of data frames and arrays as plain numbers or plain text
@@ -9,5 +10,6 @@
 
 from dropcore.data._preprocessing import Preprocessing
 from dropcore.data._scaling import TargetScaling
+from dropcore.data._tables import read_table, split_target
 
-__all__ = ["Preprocessing", "TargetScaling"]
+__all__ = ["Preprocessing", "TargetScaling", "read_table", "split_target"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import check_integer, check_number, shown
+from dropcore._base.checks import check_integer, check_number, shown, users_level
 from dropcore._base.extras import require
 from dropcore.data._columns import CATEGORY, EMPTY, NUMBER, Table, as_table, listed
 
@@ -311,7 +311,7 @@ class Preprocessing:
                     f"Preprocessing.transform: x has {has}, and the training data had {had}: "
                     "columns are taken in their order",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=users_level(),
                 )
             return {name: position for position, name in enumerate(known)}
         places = {name: position for position, name in enumerate(table.names)}
@@ -429,14 +429,14 @@ def _warn_of_unlikely_numbers(name: str, values: NDArray[np.float64]) -> None:
             f"column {name!r} has the same value wherever it has one: it only tells whether a "
             "value is missing",
             UserWarning,
-            stacklevel=4,
+            stacklevel=users_level(),
         )
     if len(values) >= 20 and (np.diff(values) == 1).all():
         warnings.warn(
             f"column {name!r} counts the rows ({values[0]:g}, {values[1]:g}, ...): leave it out "
             "unless the order of the rows tells something about new data",
             UserWarning,
-            stacklevel=4,
+            stacklevel=users_level(),
         )
 
 
@@ -459,7 +459,7 @@ def _warn_of_numbers_as_text(name: str, texts: NDArray[np.object_]) -> None:
     warnings.warn(
         f"column {name!r} {what}, and is treated as categories: {advice}",
         UserWarning,
-        stacklevel=4,
+        stacklevel=users_level(),
     )
 
 
@@ -489,7 +489,7 @@ def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
             warnings.warn(
                 f"Preprocessing: {leaves.format(listed(names))} {what[reason]}",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=users_level(),
             )
     wide = [
         c.name
@@ -501,7 +501,7 @@ def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
             f"Preprocessing: {listed(wide)} of text with many categories for {rows} rows: leave "
             "identifiers out, and put categories together",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
 
 
@@ -529,14 +529,14 @@ def _warn_of_news(unknown: Mapping[str, Mapping[str, None]], holes: Mapping[str,
             f"column {name!r} holds categories that training data did not, {listed(categories)}: "
             "all its outputs are 0 there",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
     for name, count in holes.items():
         warnings.warn(
             f"column {name!r} misses {count} value{'s' * (count > 1)} and had all of them in "
             "training: its median is used",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dropcore._base.checks import check_number, expect_unmasked, shown
+from dropcore._base.checks import check_number, expect_unmasked, shown, users_level
 from dropcore._base.device import on_device
 
 __all__ = ["TargetScaling"]
@@ -103,7 +103,7 @@ class TargetScaling:
                 f"{values[0] if values.ndim == 1 else values[0, np.argmax(constant)]}: there is "
                 "nothing to learn",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=users_level(),
             )
         # A scale of 0, or one that underflows, would divide by zero.
         scale = np.where(constant | (scale < np.finfo(np.float64).tiny), 1.0, scale)
