@@ -147,6 +147,10 @@ class CheckedLoss:
         """Raise ValueError if a value of fitted targets is not allowed."""
         _check_finite(targets)
 
+    def probabilities(self, outputs: Array) -> Array:
+        """The probabilities that outputs stand for, in their shape and dtype, if it classifies."""
+        raise NotImplementedError
+
     def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
         """Weight of these targets when means of several batches are averaged."""
         if sample_weight is None:
@@ -317,6 +321,13 @@ class SoftmaxCrossEntropy(CheckedLoss):
                 f"{worst:.4g}"
             )
 
+    def probabilities(self, outputs: Array) -> Array:
+        xp = array_namespace(outputs)
+        with np.errstate(all="ignore"):
+            found: Array = xp.exp(outputs - outputs.max(axis=-1, keepdims=True))
+            found /= found.sum(axis=-1, keepdims=True)
+        return found
+
     def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
         is_label = targets.dtype.kind in "iu"
         if (
@@ -394,8 +405,12 @@ class BinaryCrossEntropy(CheckedLoss):
         with np.errstate(all="ignore"):
             small = xp.exp(-abs(outputs))
             losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
-            sigmoid = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
+            sigmoid = _sigmoid(outputs, small)
             return _mean_and_gradient(losses, sigmoid - t, sample_weight)
+
+    def probabilities(self, outputs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return _sigmoid(outputs, array_namespace(outputs).exp(-abs(outputs)))
 
     def check_values(self, targets: Array, outputs_shape: Shape) -> None:
         _check_finite(targets)
@@ -697,6 +712,13 @@ def _check_finite(targets: Array) -> None:
     if not finite.all():
         at = tuple(map(int, array_namespace(targets).argwhere(~finite)[0]))
         raise ValueError(f"targets must be finite, got {targets[at]} at {at}")
+
+
+def _sigmoid(outputs: Array, small: Array) -> Array:
+    """1 / (1 + exp(-outputs)), with small = exp(-abs(outputs)), which cannot overflow."""
+    xp = array_namespace(outputs)
+    found: Array = xp.where(outputs >= 0, outputs.dtype.type(1), small) / (1 + small)
+    return found
 
 
 # --- means ---------------------------------------------------------------------------------------

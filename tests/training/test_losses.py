@@ -306,7 +306,11 @@ def test_training_refuses_targets_before_anything_changes():
         ("mse", normal(9, 2), r"shape \(9, 3\), .* got \(9, 2\)"),
         ("binary_cross_entropy", np.full((9, 3), 2), r"\[0, 1\], got 2"),
         ("gaussian_nll", normal(9), r"of shape \(..., 2\), .* got \(9, 3\)"),
-        (SoftmaxCrossEntropy(class_weights=(1, 2)), labels(9), "each of the 3 outputs, got 2"),
+        (
+            SoftmaxCrossEntropy(class_weights=(1, 2)),
+            labels(9, classes=3),
+            "each of the 3 outputs, got 2",
+        ),
     ]:
         model = Sequential([Dense(3)])
         with pytest.raises(ValueError, match=text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dropcore.nn._summary import Summary, summarize
 from dropcore.nn.layer import Layer, Shape
-from dropcore.training import evaluate, fit, predict
+from dropcore.training import evaluate, fit, predict, predict_labels, predict_proba
 
 __all__ = ["Model"]
 
@@ -18,6 +18,8 @@ class Model(Layer):
 
     fit = fit
     predict = predict
+    predict_proba = predict_proba
+    predict_labels = predict_labels
     evaluate = evaluate
 
     def summary(self, input_shape: Shape | None = None) -> Summary:

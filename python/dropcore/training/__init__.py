@@ -3,8 +3,9 @@
 ================  ======================================================
 `_fit`            the loop over epochs and batches: fit
 `_update`         one update: step
-`_inference`      predict, evaluate
+`_inference`      predict, predict_proba, predict_labels, evaluate
 `_data`           checks of data, and batches in the dtype of the model
+`_labels`         labels in the user's words, and as numbers of outputs
 `_choices`        optimisers by name, the loss where none is named
 `_warnings`       models and data that are probably not meant
 `_interrupts`     Ctrl-C waits for the end of an update
@@ -21,7 +22,7 @@ here.
 """
 
 from dropcore.training._fit import fit
-from dropcore.training._inference import evaluate, predict
+from dropcore.training._inference import evaluate, predict, predict_labels, predict_proba
 from dropcore.training._update import StepResult, step
 from dropcore.training.callbacks import Callback, Run
 from dropcore.training.history import History
@@ -36,5 +37,7 @@ __all__ = [
     "evaluate",
     "fit",
     "predict",
+    "predict_labels",
+    "predict_proba",
     "step",
 ]

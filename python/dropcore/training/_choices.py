@@ -89,9 +89,10 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
     """
     several = bool(outputs) and outputs[-1] != 1
     numeric = values.dtype.kind in "fiub"
+    text = values.dtype.kind in "US"
     zeros_and_ones = numeric and values.size > 0 and bool(((values == 0) | (values == 1)).all())
     if not several:
-        return LOSSES["binary_cross_entropy" if zeros_and_ones else "mse"]
+        return LOSSES["binary_cross_entropy" if zeros_and_ones or text else "mse"]
     if ndim <= len(outputs) or not numeric or values.shape[-1] != outputs[-1]:
         return LOSSES["softmax_cross_entropy"]  # whose check names what is wrong
     shares = numeric and bool((values >= 0).all()) and bool((abs(values.sum(-1) - 1) < 1e-3).all())
@@ -105,13 +106,17 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
     return LOSSES["mse"]
 
 
-def announce_loss(loss: Loss, outputs: Shape) -> None:
-    """Print which loss was chosen, to stderr."""
+def announce_loss(loss: Loss, outputs: Shape, *, encoded: bool) -> None:
+    """Print which loss was chosen, to stderr; `encoded` is whether y held labels of any kind."""
     name = next(name for name, known in LOSSES.items() if known is loss)
     units = outputs[-1] if outputs else 1
     reason = {
-        "softmax_cross_entropy": f"y holds integers, taken as labels of {units} classes",
-        "binary_cross_entropy": "y holds 0 and 1 only, and there is one output",
+        "softmax_cross_entropy": f"y holds labels of {units} classes"
+        if encoded
+        else f"y holds integers, taken as labels of {units} classes",
+        "binary_cross_entropy": "y holds labels of 2 classes, and there is one output"
+        if encoded
+        else "y holds 0 and 1 only, and there is one output",
         "mse": "y holds numbers to predict",
     }[name]
     print(f"dropcore: no loss was named; using loss={name!r}: {reason}", file=sys.stderr)

@@ -28,11 +28,20 @@ from dropcore.losses import (
     checked_sample_weight,
 )
 from dropcore.training._choices import chosen_loss
+from dropcore.training._labels import classes_of, encoded, plain, takes_labels
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Batch", "Data", "check_feature_names", "checked_data", "feature_names", "model_dtype"]
+__all__ = [
+    "Batch",
+    "Data",
+    "check_feature_names",
+    "checked_data",
+    "feature_names",
+    "known_classes",
+    "model_dtype",
+]
 
 _BLOCK = 1 << 20
 
@@ -82,6 +91,8 @@ class Data:
     sample_weight : float64 array (samples,) or None
     valid : bool array (samples, steps) or None
         Whether a step of the outputs is valid, where `lengths` are given and outputs have steps.
+    classes : ndarray or None
+        The labels that y was encoded from, sorted.
     """
 
     x: NDArray[Any]
@@ -92,6 +103,7 @@ class Data:
     lengths: NDArray[np.int64] | None = None
     sample_weight: NDArray[np.float64] | None = None
     valid: NDArray[np.bool_] | None = None
+    classes: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -121,6 +133,7 @@ def checked_data(
     name: str = "",
     like: Data | None = None,
     targets: bool = True,
+    new_classes: bool = False,
 ) -> Data:
     """Check what a user gave against the model.
 
@@ -137,6 +150,9 @@ def checked_data(
         Samples that the model will be built for.
     targets : bool, default True
         Whether there are targets; without them `y` and `loss` are ignored.
+    new_classes : bool, default False
+        Whether labels may be of classes that the model does not know, as long as it knows none.
+        Otherwise they must be of those of `like` or of the model.
 
     Raises
     ------
@@ -145,7 +161,7 @@ def checked_data(
     """
     dtype = np.dtype(np.int64) if model.integer_input else model_dtype(model)
     inputs = _checked_inputs(f"{name}x", x, dtype)
-    given = _as_data(f"{name}y", y) if targets else None
+    given = plain(f"{name}y", _as_data(f"{name}y", y)) if targets else None
     outputs = _output_shape(model, f"{name}x", inputs, given, like)
     steps = valid = None
     if lengths is not None:
@@ -161,15 +177,24 @@ def checked_data(
                 f"the function {loss!r}"
             )
         weight = checked_sample_weight(f"{name}sample_weight", sample_weight, len(inputs))
+    classes = None
     if targets:
-        given, loss = _checked_targets(f"{name}y", given, len(inputs), outputs, loss, valid)
+        classes = like.classes if like is not None else known_classes(model)
+        given, loss, classes = _checked_targets(
+            f"{name}y", given, len(inputs), outputs, loss, valid, classes, new_classes
+        )
     for what, array in (("x", inputs), ("y", given)):
         if on_device(array) and model.device == "cpu":
             raise TypeError(
                 f"{name}{what} is on a GPU and the model is not: use model.to('cuda'), or "
                 f"cupy.asnumpy({what})"
             )
-    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid)
+    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid, classes)
+
+
+def known_classes(model: Layer) -> NDArray[Any] | None:
+    """The labels that the model was fitted to."""
+    return None if model.training_state is None else model.training_state.classes
 
 
 def model_dtype(model: Layer) -> np.dtype[Any]:
@@ -360,8 +385,10 @@ def _checked_targets(
     outputs: Shape,
     loss: Loss | None,
     valid: NDArray[np.bool_] | None,
-) -> tuple[Any, Loss]:
-    """Targets of outputs (samples, *outputs) as an array, and their loss.
+    classes: NDArray[Any] | None,
+    new_classes: bool,
+) -> tuple[Any, Loss, NDArray[Any] | None]:
+    """Targets of outputs (samples, *outputs) as an array, their loss, and their classes.
 
     Raises
     ------
@@ -382,6 +409,13 @@ def _checked_targets(
     with _named(name):
         if loss is None:
             loss = chosen_loss(valid_of(targets), targets.ndim, outputs)
+    if classes is None and new_classes and not on_device(targets):
+        classes = classes_of(name, targets, valid_of(targets), loss, outputs)
+    if classes is not None and takes_labels(loss, targets, outputs):
+        fits = valid is not None and targets.shape[:2] == valid.shape
+        counts = _over(valid, targets) if fits else None
+        targets = encoded(name, targets, counts, classes)
+    with _named(name):
         if isinstance(loss, CheckedLoss):
             targets = loss.fitted(targets, (samples, *outputs))
             loss.check_values(valid_of(targets), (samples, *outputs))
@@ -390,7 +424,13 @@ def _checked_targets(
             f"{name} must be of shape {valid.shape} or {(*valid.shape, '...')}, a target for each "
             f"step of the outputs, whose padded steps do not count, got {targets.shape}"
         )
-    return targets, loss
+    return targets, loss, classes
+
+
+def _over(valid: Any, targets: Array) -> Array:
+    """Whether each step is valid (samples, steps), as an array that broadcasts to targets."""
+    found: Array = valid.reshape(*valid.shape, *[1] * (targets.ndim - 2))
+    return found
 
 
 @contextmanager

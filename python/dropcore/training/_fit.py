@@ -40,6 +40,7 @@ from dropcore.training._progress import progress_of
 from dropcore.training._update import Scored, Update, prepare
 from dropcore.training._warnings import (
     divergence_hints,
+    warn_of_one_class,
     warn_of_unlikely_input,
     warn_of_unlikely_output,
 )
@@ -98,8 +99,11 @@ def fit(
         as CuPy arrays, which is faster. The columns of a data frame are remembered: later ones must
         have the same, in the same order.
     y : array_like, shape (samples, ...)
-        For cross-entropy integer labels in [0, classes), or a probability for each class; else as
-        the loss says.
+        For cross-entropy labels, or a probability for each class; else as the loss says. Labels are
+        integers in [0, outputs). Others, such as text, or integers that begin at 1, are encoded in
+        sorted order, if there are as many as outputs (two for a single output): this is printed,
+        and they are kept as ``model.training_state.classes``. From then on labels in any y must be
+        among them.
     epochs : int
         How many more times to go through the data; with `resume` how many times in all.
     optimizer : str or Optimizer, default "adam"
@@ -175,7 +179,7 @@ def fit(
     -----
     UserWarning
         If the last layer applies the softmax or sigmoid of the loss once more, the model ends with
-        a dropout, or images seem to have their channels first.
+        a dropout, images seem to have their channels first, or all labels are the same.
     RuntimeWarning
         If the validation loss is not finite.
     """
@@ -195,7 +199,7 @@ def fit(
     names = feature_names(x)
     if names is not None and model.training_state is not None:
         check_feature_names("x", x, model.training_state.feature_names)
-    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion, new_classes=True)
     held_out = _validation(model, validation_data, data, names)
     before = model.training_state
     done = 0 if before is None else before.epoch
@@ -208,6 +212,7 @@ def fit(
             updates -= before.unfinished.batches
     check_address(model, address, 0 if before is None else before.step, updates)
     warn_of_unlikely_input(model, data)
+    warn_of_one_class(model, data)
 
     with Interrupts() as interrupts:
         with interrupts.deferred:

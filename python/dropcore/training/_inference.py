@@ -12,9 +12,16 @@ from numpy.typing import ArrayLike
 from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
 from dropcore.key import Key, as_key
-from dropcore.losses import Array, CheckedLoss, Loss, Number
+from dropcore.losses import Array, BinaryCrossEntropy, CheckedLoss, Loss, Number
 from dropcore.training._choices import check_model, checked_count, named_loss
-from dropcore.training._data import Batch, Data, check_feature_names, checked_data
+from dropcore.training._data import (
+    Batch,
+    Data,
+    check_feature_names,
+    checked_data,
+    known_classes,
+)
+from dropcore.training._labels import in_words
 from dropcore.training._monte_carlo import check_sampling, sampled
 from dropcore.training._update import Scored, loss_of
 
@@ -58,8 +65,9 @@ def predict(
     Returns
     -------
     ndarray, shape (samples, ...)
-        On the device of x. Of a classifier these are logits, whose ``argmax(axis=-1)`` are the
-        labels. With `key` and ``samples=T`` the shape is (T, samples, ...).
+        On the device of x. Of a classifier these are logits; `predict_proba` and `predict_labels`
+        return probabilities and labels. With `key` and ``samples=T`` the shape is
+        (T, samples, ...).
 
     Raises
     ------
@@ -111,6 +119,88 @@ def inputs_of(model: Layer, x: ArrayLike, lengths: ArrayLike | None = None) -> D
     return checked_data(model, x, lengths=lengths, targets=False)
 
 
+def predict_proba(
+    model: Layer,
+    x: ArrayLike,
+    *,
+    key: Key | int | None = None,
+    samples: int | None = None,
+    batch_size: int = 1024,
+    lengths: ArrayLike | None = None,
+) -> Array:
+    """Probability of each class, by a model that was fitted with a cross-entropy.
+
+    Parameters
+    ----------
+    model : Layer
+    x, key, samples, batch_size, lengths
+        As in `predict`.
+
+    Returns
+    -------
+    ndarray, shape (samples, ..., classes)
+        In the order of ``model.training_state.classes``, or of the labels 0, 1, ... where that is
+        None. A single output of a yes-or-no model gives two columns, no and yes; several give the
+        probability of yes for each. With `key` and ``samples=T`` there is an axis (T, ...) in
+        front, whose mean is the prediction.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `predict`; if the model was fitted with another loss, or with none.
+    """
+    check_model(model)
+    loss = _loss_of_classes("predict_proba", model)
+    outputs = predict(model, x, key=key, samples=samples, batch_size=batch_size, lengths=lengths)
+    found = loss.probabilities(outputs)
+    if isinstance(loss, BinaryCrossEntropy) and outputs.shape[-1] == 1:
+        return array_namespace(found).concatenate([1 - found, found], axis=-1)
+    return found
+
+
+def predict_labels(
+    model: Layer, x: ArrayLike, *, batch_size: int = 1024, lengths: ArrayLike | None = None
+) -> Array:
+    """The most probable class of each sample, in the words of the y that the model was fitted to.
+
+    Parameters
+    ----------
+    model : Layer
+    x, batch_size, lengths
+        As in `predict`.
+
+    Returns
+    -------
+    ndarray, shape (samples, ...)
+        Labels such as those in y, or their numbers 0, 1, ... A yes-or-no model with several outputs
+        gives 0 or 1 for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `predict_proba`.
+    """
+    check_model(model)
+    loss = _loss_of_classes("predict_labels", model)
+    outputs = predict(model, x, batch_size=batch_size, lengths=lengths)
+    if not isinstance(loss, BinaryCrossEntropy):
+        return in_words(outputs.argmax(axis=-1), known_classes(model))
+    yes = (outputs > 0).astype(np.int64)
+    return in_words(yes[..., 0], known_classes(model)) if yes.shape[-1] == 1 else yes
+
+
+def _loss_of_classes(what: str, model: Layer) -> CheckedLoss:
+    """The loss that the model was fitted with; ValueError if it was not one of classes."""
+    loss = None if model.training_state is None else model.training_state.loss
+    if isinstance(loss, CheckedLoss) and loss.classifies:
+        return loss
+    found = "remembers no loss of a fit" if loss is None else f"was fitted with {loss!r}"
+    raise ValueError(
+        f"{what} is for models fitted with 'softmax_cross_entropy' or 'binary_cross_entropy', and "
+        f"this one {found}: use predict, which returns its outputs"
+    )
+
+
 def evaluate(
     model: Layer,
     x: ArrayLike,
@@ -128,6 +218,7 @@ def evaluate(
     model : Layer
     x : array_like, shape (samples, ...)
     y : array_like, shape (samples, ...)
+        Labels are those of the last `fit`, in its words.
     loss : str or callable, optional
         By default the loss of the last `fit`.
     batch_size : int, default 1024

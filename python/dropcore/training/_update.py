@@ -22,6 +22,7 @@ from dropcore.training._choices import (
 )
 from dropcore.training._data import Batch, Data, checked_data, model_dtype
 from dropcore.training._interrupts import Interrupts
+from dropcore.training._labels import announce_classes
 from dropcore.training._nonfinite import first_nonfinite
 from dropcore.training.state import TrainingState, training_state_of
 
@@ -224,9 +225,13 @@ def prepare(
         raise ValueError("all parameters of the model are frozen: nothing is left to train")
     state = training_state_of(model)
     assert data.loss is not None
+    # False and True are 0 and 1 to anybody.
+    named_classes = None if data.classes is None or data.classes.dtype == bool else data.classes
     if announce and state.loss is None:
-        announce_loss(data.loss, model.output_shape(shape))
-    state.loss, state.key = data.loss, address
+        announce_loss(data.loss, model.output_shape(shape), encoded=named_classes is not None)
+    if named_classes is not None and state.classes is None:
+        announce_classes(named_classes)
+    state.loss, state.key, state.classes = data.loss, address, data.classes
     state.prepare(optimizer, params)
     return state
 

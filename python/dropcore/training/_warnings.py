@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dropcore._base.device import on_device
-from dropcore.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
+from dropcore.losses import BinaryCrossEntropy, CheckedLoss, SoftmaxCrossEntropy
+from dropcore.training._labels import takes_labels
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
     from dropcore.training._data import Data
 
-__all__ = ["divergence_hints", "warn_of_unlikely_input", "warn_of_unlikely_output"]
+__all__ = [
+    "divergence_hints",
+    "warn_of_one_class",
+    "warn_of_unlikely_input",
+    "warn_of_unlikely_output",
+]
 
 _LARGE = 1e3
 """Standardised data stays below."""
@@ -58,6 +64,24 @@ def warn_of_unlikely_input(model: Layer, data: Data) -> None:
         warnings.warn(
             f"fit: x has samples of shape {sample}, which looks like (channels, height, width); "
             "layers expect (height, width, channels): use np.moveaxis(x, 1, -1)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_one_class(model: Layer, data: Data) -> None:
+    """Warn if all labels are the same."""
+    y, loss = data.y, data.loss
+    if on_device(y) or not isinstance(loss, CheckedLoss) or not loss.classifies:
+        return
+    if not takes_labels(loss, y, model.output_shape(data.x.shape[1:])):
+        return
+    if data.valid is not None:
+        y = y[data.valid]
+    if y.size and (y == y.flat[0]).all():
+        label = y.flat[0] if data.classes is None else data.classes[y.flat[0]]
+        warnings.warn(
+            f"fit: all labels in y are {label.item()!r}: with one class there is nothing to learn",
             UserWarning,
             stacklevel=3,
         )
