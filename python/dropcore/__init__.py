@@ -8,7 +8,7 @@ are imported on first use.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dropcore._openmp import load_core
 from dropcore._version import __version__
@@ -27,6 +27,9 @@ from dropcore.runtime import (  # noqa: E402
     set_num_threads,
 )
 
+if TYPE_CHECKING:  # imported on first use, with the layers
+    from dropcore.nn._saving import load
+
 __all__ = [
     "Key",
     "Mask",
@@ -36,6 +39,7 @@ __all__ = [
     "dropout_backward",
     "get_include",
     "get_num_threads",
+    "load",
     "masked_matmul",
     "masked_matmul_backward",
     "max_norm_",
@@ -65,6 +69,8 @@ _COMMAND = ("cli", "demo")
 def __getattr__(name: str) -> Any:
     if name in (*_MODULES, *_COMMAND):
         return importlib.import_module(f"dropcore.{name}")
+    if name == "load":
+        return importlib.import_module("dropcore.nn._saving").load
     raise AttributeError(f"module 'dropcore' has no attribute {name!r}")
 
 

@@ -12,7 +12,8 @@ import dropcore
 
 NOUNS = [
     "Key", "Mask", "build_info", "dropout", "dropout_backward", "get_include", "get_num_threads",
-    "masked_matmul", "masked_matmul_backward", "max_norm_", "release_memory", "set_num_threads",
+    "load", "masked_matmul", "masked_matmul_backward", "max_norm_", "release_memory",
+    "set_num_threads",
 ]  # fmt: skip
 
 MODULES = [

@@ -23,6 +23,12 @@ KNOWN: Final[dict[str, type]] = {}
 MAX_DEPTH: Final = 100
 """Levels of dicts in a config."""
 
+_DTYPES: Final = frozenset(
+    {"bool", "float16", "float32", "float64"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""Of arrays in a config."""
+
 for _module in (initializers, constraints, regularizers, schedules):
     KNOWN.update(
         (name, found)
@@ -120,8 +126,9 @@ def decode(config: Any, custom: Mapping[str, type], depth: int = 0) -> Any:
 
 def _array(config: Mapping[str, Any], depth: int) -> npt.NDArray[Any]:
     try:
-        dtype = np.dtype(config["dtype"])
-        return np.array(decode(config["array"], {}, depth + 1), dtype)
+        if config["dtype"] not in _DTYPES:
+            raise ValueError(f"the dtype is {config['dtype']!r:.80}")
+        return np.array(decode(config["array"], {}, depth + 1), config["dtype"])
     except (KeyError, TypeError, ValueError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"from_config: an array must have numbers and a dtype: {found}") from None

@@ -116,6 +116,11 @@ class _Convolution(Weighted):
         fans = math.prod(kernel) * shape[-2], math.prod(kernel) * self.filters // self.groups
         self._draw(shape, rng, dtype, fans)
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        bias: dict[str, Shape] = {"bias": (self.filters,)} if self.use_bias else {}
+        kernel = per_axis("", self.kernel_size, self.axes)
+        return {"weight": (*kernel, None, self.filters)} | bias, {}
+
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:

@@ -93,6 +93,10 @@ class Dense(Weighted):
         assert features is not None  # checked by output_shape
         self._draw((features, self.units), rng, dtype)
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        bias: dict[str, Shape] = {"bias": (self.units,)} if self.use_bias else {}
+        return {"weight": (None, self.units)} | bias, {}
+
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:

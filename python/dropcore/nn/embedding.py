@@ -103,6 +103,9 @@ class Embedding(Layer):
         if self.padding_index is not None:
             weight[self.padding_index] = 0
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        return {"weight": (self.input_dim, self.output_dim)}, {}
+
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:

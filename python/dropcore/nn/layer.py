@@ -6,7 +6,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = [
     "error_context",
     "prefixed",
     "read_only",
+    "restore_arrays",
     "short",
     "writeable",
 ]
@@ -357,6 +358,20 @@ class Layer(metaclass=LayerType):
         """Draw the parameters that do not exist yet."""
         for _, child, own in self.child_shapes(input_shape):
             child._build(own, rng, dtype)
+
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        """Shapes of the parameters and buffers that `_build` makes, but for those of children.
+
+        None is an axis whose length the input decides. The arrays of a file are checked against
+        them before anything is allocated. If a class defines `_build` and not this method, its
+        arrays are compared with those that `_build` draws.
+        """
+        return {}, {}
+
+    def _take_arrays(self, params: dict[str, Array], buffers: dict[str, Array]) -> None:
+        """Use these arrays as the layer's own, before `_build` sees them."""
+        self._params.update(params)
+        self._buffers.update(buffers)
 
     def _add_child(self, name: str, layer: Layer) -> Layer:
         """Add a layer inside this one, in the constructor, and return it."""
@@ -854,13 +869,16 @@ class Layer(metaclass=LayerType):
         """The layer without its parameters, as numbers, strings, lists and dicts.
 
         `json.dumps` takes it, also with ``allow_nan=False``; `from_config` builds the layer again.
+        Layers that are frozen are listed by their paths, as "frozen".
 
         Raises
         ------
         TypeError
             For an argument that cannot be written, such as a function of your own.
         """
-        return encode(self)
+        config: dict[str, Any] = encode(self)
+        frozen = [path for path, layer in self.tree() if not layer._trainable]
+        return config | {"frozen": frozen} if frozen else config
 
     @classmethod
     def from_config(
@@ -887,12 +905,23 @@ class Layer(metaclass=LayerType):
                 f"{cls.__name__}.from_config: config must be a dict that to_config returned, got "
                 f"{shown(config)}"
             )
-        layer = decode(config, custom or {})
+        frozen = config.get("frozen", ())
+        layer = decode({k: v for k, v in config.items() if k != "frozen"}, custom or {})
         if not isinstance(layer, cls):
             raise TypeError(
                 f"{cls.__name__}.from_config: this is the config of {layer!r}; "
                 "Layer.from_config takes that of any layer"
             )
+        inside = dict(layer.tree())
+        if not isinstance(frozen, list | tuple) or not all(
+            isinstance(path, str) and path in inside for path in frozen
+        ):
+            raise ValueError(
+                "from_config: frozen must be a list of paths of layers, such as "
+                f"{list(inside)[:3]}, got {shown(frozen)}"
+            )
+        for path in frozen:
+            inside[path]._trainable = False
         return layer
 
 
@@ -926,6 +955,100 @@ class Stateful(Layer):
             return inner(dy, input_gradient=input_gradient, for_update=for_update)[:2]
 
         return y, backward
+
+
+def restore_arrays(
+    model: Layer,
+    input_shape: Shape | None,
+    params: Mapping[str, Array],
+    buffers: Mapping[str, Array],
+) -> None:
+    """Build a layer that has no parameters yet from arrays, and draw none.
+
+    Parameters
+    ----------
+    model : Layer
+    input_shape : tuple or None
+        That of the model that the arrays are from. None if it was not built; some of its layers
+        may have parameters nevertheless.
+    params, buffers : mapping of str to ndarray
+        By path. They become those of the model and are not copied.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unknown, or a shape or a dtype does not fit the layers.
+    """
+    inside = dict(model.tree())
+    own: dict[str, tuple[dict[str, Array], dict[str, Array]]] = {p: ({}, {}) for p in inside}
+    for which, arrays in enumerate((params, buffers)):
+        for full, array in arrays.items():
+            path, _, name = full.rpartition(".")
+            while path not in inside:  # a name with a dot
+                path, _, last = path.rpartition(".")
+                name = f"{last}.{name}"
+            own[path][which][name] = array
+    dtypes = {array.dtype for array in params.values()}
+    if len(dtypes) > 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"parameters must all be float32 or all float64, got {found}")
+    for path, layer in inside.items():
+        with error_context(path) if path else nullcontext():
+            _check_arrays(layer, *own[path], built=input_shape is not None)
+        layer._take_arrays(*own[path])
+    if input_shape is not None:
+        model.output_shape(input_shape)
+        dtype = dtypes.pop() if dtypes else np.dtype(np.float32)
+        model._build(input_shape, generator(0, WEIGHTS), dtype)
+        model._input_shape = input_shape
+    for kind, given, now in (
+        ("parameters", params, model.params), ("buffers", buffers, model.buffers)
+    ):  # fmt: skip
+        if given.keys() != now.keys():
+            raise ValueError(f"{kind} must be {sorted(now)}, got {sorted(given)}")
+        for name, array in given.items():
+            if now[name] is not array:  # of a class whose _build draws in any case
+                if now[name].shape != array.shape or now[name].dtype != array.dtype:
+                    raise ValueError(
+                        f"{name} must be {now[name].dtype} of shape {now[name].shape}, got "
+                        f"{array.dtype} of shape {array.shape}"
+                    )
+                now[name][...] = array
+
+
+def _check_arrays(
+    layer: Layer, params: dict[str, Array], buffers: dict[str, Array], *, built: bool
+) -> None:
+    """ValueError unless these can be all arrays of a layer itself, or none if it is not built."""
+    classes = type(layer).__mro__
+    shapes_from, build_from = (
+        next(place for place, kind in enumerate(classes) if name in vars(kind))
+        for name in ("_array_shapes", "_build")
+    )
+    if shapes_from > build_from or not (built or params or buffers):
+        return
+    lengths: list[int] = []  # that of the input, once for each array that has it
+    for kind, given, drawn, there in zip(
+        ("parameters", "buffers"), (params, buffers), layer._array_shapes(),
+        (layer._params, layer._buffers), strict=True,
+    ):  # fmt: skip
+        wanted = {name: array.shape for name, array in there.items()} | drawn
+        if given.keys() != wanted.keys():
+            raise ValueError(
+                f"{short(layer)}: {kind} must be {sorted(wanted)}, got {sorted(given)}"
+            )
+        for name, shape in wanted.items():
+            found = given[name].shape
+            if len(found) != len(shape) or any(
+                n not in (None, m) or m < 1 for n, m in zip(shape, found, strict=True)
+            ):
+                expected = str(shape).replace("None", "in")
+                raise ValueError(f"{short(layer)}: {name} must have shape {expected}, got {found}")
+            lengths += [m for n, m in zip(shape, found, strict=True) if n is None]
+            if kind == "buffers" and name in drawn and given[name].dtype != np.float64:
+                raise ValueError(f"{short(layer)}: {name} must be float64, got {given[name].dtype}")
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{short(layer)}: its arrays must have one length, got {lengths}")
 
 
 def check_array(layer: Layer, x: Any) -> None:

@@ -140,6 +140,9 @@ class ConcreteDropout(RatedLayer, Stateful):
         if not self._params:
             self._params["logit"] = np.full(1, logit(self.rate), dtype)
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        return {"logit": (1,)}, {}
+
     def forward_from(
         self,
         x: Array,
@@ -304,19 +307,28 @@ class VariationalDropout(RatedLayer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         found = input_shape[-1] if input_shape else None
-        if found is None or (self.built and found != self._units):
-            expected = self._units if self.built else "units"
+        if found is None or self._units not in (0, found):
+            expected = self._units or "units"
             raise ValueError(
                 f"{self!r} expects samples of shape (..., {expected}), got {input_shape}"
             )
         return input_shape
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
-        if not self.built:
+        if not self._units:
             assert input_shape[-1] is not None  # output_shape has seen to it
             self._units = input_shape[-1]
+        if not self.built:
             shape = self._units if self.per_unit else 1
             self._params["log_alpha"] = np.full(shape, logit(self.rate), dtype)
+
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        return {"log_alpha": (None if self.per_unit else 1,)}, {}
+
+    def _take_arrays(self, params: dict[str, Array], buffers: dict[str, Array]) -> None:
+        super()._take_arrays(params, buffers)
+        if params and self.per_unit:
+            self._units = len(params["log_alpha"])
 
     def forward(
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dropcore.nn._saving import save
 from dropcore.nn._summary import Summary, summarize
 from dropcore.nn.layer import Layer, Shape
 from dropcore.training import evaluate, fit, predict, predict_labels, predict_proba
@@ -21,6 +22,7 @@ class Model(Layer):
     predict_proba = predict_proba
     predict_labels = predict_labels
     evaluate = evaluate
+    save = save
 
     def summary(self, input_shape: Shape | None = None) -> Summary:
         """A table of the layers: shapes, parameters, dropout, constraints.

@@ -66,6 +66,15 @@ class _Normalization(Layer):
         if self.center:
             self._params["beta"] = np.zeros(self._features, dtype)
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        named = {"gamma": self.scale, "beta": self.center}
+        return {name: (None,) for name, there in named.items() if there}, {}
+
+    def _take_arrays(self, params: dict[str, Array], buffers: dict[str, Array]) -> None:
+        super()._take_arrays(params, buffers)
+        for array in (*params.values(), *buffers.values()):
+            self._features = len(array)
+
     def _check(self, x: Array) -> tuple[Array, Array]:
         """gamma and beta for x, if the layer can take it."""
         check_built(self)
@@ -153,6 +162,9 @@ class BatchNorm(_Normalization):
         if not self._buffers:
             self._buffers["mean"] = np.zeros(self._features or 0)
             self._buffers["variance"] = np.ones(self._features or 0)
+
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        return super()._array_shapes()[0], {"mean": (None,), "variance": (None,)}
 
     def __call__(self, x: Array, key: Key | int | None = None, *, row_offset: int = 0) -> Array:
         gamma, beta = self._check(x)

@@ -215,8 +215,17 @@ class Recurrent(Stateful):
         if self.use_bias:
             self._params["bias"] = self._initial_bias(dtype)
 
+    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        width = self.gates * self.units
+        bias: dict[str, Shape] = {"bias": self._bias_shape} if self.use_bias else {}
+        return {"weight": (None, width), "recurrent_weight": (self.units, width)} | bias, {}
+
     def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
-        return np.zeros(self.gates * self.units, dtype)
+        return np.zeros(self._bias_shape, dtype)
+
+    @property
+    def _bias_shape(self) -> tuple[int, ...]:
+        return (self.gates * self.units,)
 
     def forward_from(
         self,
@@ -391,8 +400,9 @@ class GRU(Recurrent):
 
     cell = "gru"
 
-    def _initial_bias(self, dtype: np.dtype[Any]) -> Array:
-        return np.zeros((2, self.gates * self.units), dtype)
+    @property
+    def _bias_shape(self) -> tuple[int, ...]:
+        return 2, self.gates * self.units
 
 
 class LSTM(Recurrent):

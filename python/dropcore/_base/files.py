@@ -1,0 +1,133 @@
+"""Files that are replaced as a whole: a reader sees the old content or the new one."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl: Any = None  # type: ignore[no-redef]
+
+__all__ = ["checked_path", "replacing"]
+
+
+def checked_path(what: str, path: Any) -> Path:
+    """`path` as a Path; TypeError for anything else than a str or a path."""
+    if isinstance(path, bytes) or not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{what}: path must be a str or a pathlib.Path, got {type(path).__name__}")
+    if not os.fspath(path):
+        raise ValueError(f"{what}: path must name a file, got an empty str")
+    return Path(path)
+
+
+@contextmanager
+def replacing(what: str, path: Path) -> Iterator[Path]:
+    """Give the name of a new file to write; it becomes `path` when the block ends.
+
+    The file is on the disk (fsync) before it takes the name, and the name is when the context ends.
+    A process that is killed at any moment leaves the old file or the new one. If the block fails,
+    the old file stays and nothing else.
+
+    The new file is written in a folder of its own beside `path`, so that it may be written by
+    programs that use temporary files themselves. The folders of writers that were killed are
+    removed by the next one: a living writer holds a lock on its folder.
+
+    A link is followed. A new file has the permissions that the umask allows; one that is replaced
+    keeps its own.
+
+    Parameters
+    ----------
+    what : str
+        The caller, for messages.
+    path : Path
+
+    Raises
+    ------
+    OSError
+        If `path` is a folder or no regular file, its folder does not exist, or writing fails.
+    """
+    target = Path(os.path.realpath(path))
+    mode = None
+    with suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(
+            f"{what}: {path} is a folder: name a file in it, such as {path / 'model.dropcore'}"
+        )
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OSError(f"{what}: {path} is not a regular file and cannot be replaced")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{what}: there is no folder {target.parent}: create it first")
+    stem = f".{target.name[:200]}."
+    _remove_abandoned(target.parent, stem)
+    try:
+        folder, lock = _own_folder(target.parent, stem)
+    except PermissionError:
+        raise PermissionError(
+            f"{what}: nothing can be created in {target.parent}, where a new file is written "
+            f"before it becomes {path.name}: give write permission, or name another folder"
+        ) from None
+    try:
+        temporary = folder / target.name
+        yield temporary
+        # The permissions of a new folder tell what the umask allows, which cannot be read without
+        # changing it for all threads.
+        temporary.chmod(stat.S_IMODE(folder.stat().st_mode & 0o666 if mode is None else mode))
+        _synchronize(temporary, os.O_RDWR)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            _synchronize(target.parent, os.O_RDONLY)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _own_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
+    """A new folder and the handle whose lock on it is held, None where there are no locks."""
+    while True:
+        folder = parent / f"{stem}{secrets.token_hex(8)}.tmp"
+        folder.mkdir()
+        if fcntl is None:
+            return folder, None
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)  # another writer took it for abandoned, before it was locked
+
+
+def _synchronize(path: Path, flags: int) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(parent: Path, stem: str) -> None:
+    """Remove the folders of writers that were killed, which hold no lock any more."""
+    if fcntl is None:
+        return
+    for found in parent.glob(f"{glob.escape(stem)}*.tmp"):
+        with suppress(OSError):
+            handle = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(found, ignore_errors=True)
+            finally:
+                os.close(handle)
