@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from dropcore import losses, optim
 from dropcore._backends import to_device
-from dropcore._base.checks import check_bool, shown
+from dropcore._base.checks import check_bool, check_number, shown
 from dropcore._base.device import on_device
 from dropcore._base.files import checked_path
 from dropcore._version import __version__
+from dropcore.data import Preprocessing, TargetScaling
+from dropcore.key import Key
 from dropcore.losses import CheckedLoss, Loss
 from dropcore.nn._config import decode, encode
 from dropcore.nn._file import DTYPES, Arrays, read_file, write_file
 from dropcore.nn.layer import Layer, Shape, restore_arrays
 from dropcore.training.history import History
-from dropcore.training.state import TrainingState
+from dropcore.training.state import TrainingState, UnfinishedEpoch
 
 if TYPE_CHECKING:
     from dropcore.nn.model import Model
@@ -167,7 +169,7 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
             raise ValueError(f"load: {source}: its arrays do not fit into memory") from None
         # What is in a file decides what constructors get, so that any error may come from them.
         except Exception as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError | ImportError):
                 raise
             message = str(error) or type(error).__name__
             raise ValueError(f"load: {source}: {message}") from error
@@ -323,9 +325,9 @@ def unpack(value: Any, source: _Source) -> Any:
     raise ValueError(f"its training state holds {shown(value)}, which save does not write")
 
 
-def _plain(place: str) -> _Field:
-    """A field of numbers, str, None, arrays, and lists and dicts of them."""
-    return _Field(lambda value, sink: pack(value, place, sink), unpack)
+def _packed(place: str) -> Callable[[Any, _Sink], Any]:
+    """Write a field of numbers, str, None, arrays, and lists and dicts of them."""
+    return lambda value, sink: pack(value, place, sink)
 
 
 def _write_slots(slots: Mapping[str, Mapping[str, Any]], sink: _Sink) -> dict[str, list[str]]:
@@ -396,6 +398,90 @@ def _read_names(found: Any, source: _Source) -> list[str] | None:
     return None if found is None else _strings(found, "its feature_names")
 
 
+def _read_bool(found: Any, source: _Source) -> bool:
+    return check_bool("its flags", found)
+
+
+def _read_factor(found: Any, source: _Source) -> float:
+    return check_number("its learning_rate_factor", found, "(0, inf)")
+
+
+def _write_key(key: Key | None, sink: _Sink) -> dict[str, int] | None:
+    return None if key is None else dataclasses.asdict(key)
+
+
+def _read_key(found: Any, source: _Source) -> Key | None:
+    if found is None:
+        return None
+    _expect(_dict(found, "its key"), {field.name for field in dataclasses.fields(Key)}, "its key")
+    return Key(**found)
+
+
+def _read_classes(found: Any, source: _Source) -> NDArray[Any] | None:
+    classes = unpack(found, source)
+    if classes is not None and not (isinstance(classes, np.ndarray) and classes.ndim == 1):
+        raise ValueError(f"its classes must be an array with one axis, got {shown(classes)}")
+    return classes
+
+
+def _configured(kind: type[Any]) -> _Field:
+    """A field of an object with `to_config` and `from_config`."""
+
+    def write(value: Any, sink: _Sink) -> Any:
+        if value is not None and type(value) is not kind:
+            raise TypeError(f"save: {shown(value)} cannot be written; it must be {kind.__name__}")
+        return None if value is None else value.to_config()
+
+    def read(found: Any, source: _Source) -> Any:
+        return None if found is None else kind.from_config(_dict(found, kind.__name__))
+
+    return _Field(write, read)
+
+
+def _read_notes(found: Any, source: _Source) -> dict[str, Any]:
+    return _dict(unpack(found, source), "its notes")
+
+
+def _read_callbacks(found: Any, source: _Source) -> dict[str, dict[str, Any]]:
+    states = _dict(unpack(found, source), "its callbacks")
+    return {name: _dict(state, "the state of a callback") for name, state in states.items()}
+
+
+def _write_unfinished(epoch: UnfinishedEpoch | None, sink: _Sink) -> dict[str, Any] | None:
+    if epoch is None:
+        return None
+    found = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
+    # Sums on a GPU are arrays without axes.
+    sums = {name: [float(total), float(n)] for name, (total, n) in epoch.sums.items()}
+    packed = pack(found | {"sums": sums}, "unfinished", sink)
+    return cast(dict[str, Any], packed)
+
+
+def _read_unfinished(found: Any, source: _Source) -> UnfinishedEpoch | None:
+    if found is None:
+        return None
+    values = _dict(unpack(found, source), "its unfinished epoch")
+    _expect(values, {f.name for f in dataclasses.fields(UnfinishedEpoch)}, "its unfinished epoch")
+    epoch = UnfinishedEpoch(**values)
+    for count in (epoch.samples, epoch.batch_size):
+        if count is not None:
+            _read_count(count, source)
+    _read_count(epoch.batches, source)
+    _read_bool(epoch.shuffle, source)
+    sums = _dict(epoch.sums, "the sums of its unfinished epoch")
+    if not all(
+        isinstance(pair, list) and [type(number) for number in pair] == [float, float]
+        for pair in sums.values()
+    ):
+        raise ValueError(f"the sums of its unfinished epoch must be pairs, got {shown(sums)}")
+    if not isinstance(epoch.scored, list) or not all(
+        isinstance(scored, list) and len(scored) == 3 for scored in epoch.scored
+    ):
+        raise ValueError("what its unfinished epoch scored must be a list of threes")
+    epoch.scored = [tuple(scored) for scored in epoch.scored]
+    return epoch
+
+
 def _as_it_is(value: Any, sink: _Sink) -> Any:
     return value
 
@@ -411,6 +497,15 @@ FIELDS: Final[dict[str, _Field]] = {
     "loss": _Field(_write_loss, _read_loss),
     "feature_names": _Field(_as_it_is, _read_names),
     "history": _Field(_write_history, _read_history),
+    "key": _Field(_write_key, _read_key),
+    "classes": _Field(_packed("classes"), _read_classes),
+    "preprocessing": _configured(Preprocessing),
+    "target_scaling": _configured(TargetScaling),
+    "callbacks": _Field(_packed("callbacks"), _read_callbacks),
+    "learning_rate_factor": _Field(_packed("learning_rate_factor"), _read_factor),
+    "stopped": _Field(_as_it_is, _read_bool),
+    "unfinished": _Field(_write_unfinished, _read_unfinished),
+    "notes": _Field(_packed("notes"), _read_notes),
 }
 """The fields of `TrainingState`. A test fails if one is missing here."""
 
