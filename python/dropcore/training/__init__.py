@@ -10,9 +10,11 @@
 `_warnings`       models and data that are probably not meant
 `_interrupts`     Ctrl-C waits for the end of an update
 `_graphed_step`   updates recorded as a CUDA graph
+`_measures`       metrics, from batches to a number
 `_nonfinite`      the first layer whose numbers are not finite
-`_progress`       the progress bar
+`_progress`       the progress bar, or lines in a file
 `callbacks`       Callback: what fit calls between updates and epochs
+`metrics`         metrics by name, and Metric for one of one's own
 `state`           TrainingState, and a snapshot to return to
 `history`         History
 ================  ======================================================
@@ -26,11 +28,13 @@ from dropcore.training._inference import evaluate, predict, predict_labels, pred
 from dropcore.training._update import StepResult, step
 from dropcore.training.callbacks import Callback, Run
 from dropcore.training.history import History
+from dropcore.training.metrics import Metric
 from dropcore.training.state import TrainingState
 
 __all__ = [
     "Callback",
     "History",
+    "Metric",
     "Run",
     "StepResult",
     "TrainingState",

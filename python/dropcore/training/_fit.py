@@ -33,8 +33,9 @@ from dropcore.training._data import (
     checked_data,
     feature_names,
 )
-from dropcore.training._inference import Means, mean_metrics
+from dropcore.training._inference import Means, mean_metrics, measures_of
 from dropcore.training._interrupts import Interrupts
+from dropcore.training._measures import Measures
 from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
 from dropcore.training._progress import progress_of
 from dropcore.training._update import Scored, Update, prepare
@@ -46,6 +47,7 @@ from dropcore.training._warnings import (
 )
 from dropcore.training.callbacks import Callback, EpochEnd, Run, callbacks_of, overrides
 from dropcore.training.history import History
+from dropcore.training.metrics import Metric
 from dropcore.training.state import Snapshot, TrainingState, UnfinishedEpoch
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def fit(
     lengths: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     shuffle: bool = True,
+    metrics: Sequence[str | Metric] = (),
     callbacks: Sequence[Callback | EpochEnd] = (),
     resume: bool = False,
     cuda_graph: bool = False,
@@ -137,6 +140,10 @@ def fit(
         How much each sample counts in the mean loss of its batch and in the metrics, not negative.
     shuffle : bool, default True
         Whether each epoch takes the samples in an order of its own.
+    metrics : sequence of str or Metric, default ()
+        Measured in each epoch beside the loss and the accuracy of a classifier: names such as "f1"
+        or "rmse", and objects, see `dropcore.training.metrics`. Those of the training data are
+        measured under noise, with the weights of each update, as the loss is.
     callbacks : sequence of Callback or callable, default ()
         Objects of `dropcore.training.callbacks`, or functions: ``function(epoch, metrics)`` is
         called after each epoch with its number, from 1, and a dict of what the history got.
@@ -181,7 +188,7 @@ def fit(
         If the last layer applies the softmax or sigmoid of the loss once more, the model ends with
         a dropout, images seem to have their channels first, or all labels are the same.
     RuntimeWarning
-        If the validation loss is not finite.
+        If the validation loss is not finite, or a metric is not defined on the data.
     """
     check_model(model)
     epochs = checked_count("epochs", epochs, 0)
@@ -201,13 +208,17 @@ def fit(
         check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=criterion, new_classes=True)
     held_out = _validation(model, validation_data, data, names)
+    measures = measures_of(model, metrics, data, "the data of an epoch")
+    held_out_measures = None
+    if held_out is not None:
+        held_out_measures = measures_of(model, metrics, held_out, "the validation data")
     before = model.training_state
     done = 0 if before is None else before.epoch
     last = epochs if resume else done + epochs
     batches = math.ceil(len(data) / batch_size)
     updates = max(last - done, 0) * batches
     if resume and before is not None:
-        _check_unfinished(before, address, len(data), batch_size, shuffle)
+        _check_unfinished(before, address, len(data), batch_size, shuffle, measures)
         if before.unfinished is not None and last > done:
             updates -= before.unfinished.batches
     check_address(model, address, 0 if before is None else before.step, updates)
@@ -227,7 +238,7 @@ def fit(
             display = progress_of(state.epoch, max(last - done, 0), batches, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
-            model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph
+            model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph, measures
         )
         run = Run(model, rule, state, history, hooks, training.use)
         run.learning_rate_factor = state.learning_rate_factor
@@ -241,16 +252,18 @@ def fit(
             while state.epoch < last and not state.stopped:
                 started = perf_counter()
                 display.begin_epoch(state.epoch + 1)
-                metrics = training.epoch(run, display.update, after_update)
-                if held_out is not None:
-                    metrics |= _validated(model, held_out, max(batch_size, 1024), state.epoch + 1)
-                metrics["seconds"] = perf_counter() - started
+                found = training.epoch(run, display.update, after_update)
+                if held_out is not None and held_out_measures is not None:
+                    found |= _validated(
+                        model, held_out, max(batch_size, 1024), held_out_measures, state.epoch + 1
+                    )
+                found["seconds"] = perf_counter() - started
                 with interrupts.deferred:
                     state.epoch += 1
                     state.unfinished = None
-                    history.append(state.epoch, metrics)
-                display.end_epoch(state.epoch, metrics)
-                _epoch_ended(run, hooks, metrics)
+                    history.append(state.epoch, found)
+                display.end_epoch(state.epoch, found)
+                _epoch_ended(run, hooks, found)
         for hook in hooks:
             hook.on_fit_end(run)
     return history
@@ -282,6 +295,7 @@ class _Training:
     batch_size: int
     shuffle: bool
     cuda_graph: bool
+    measures: Measures
     update: Update | None = None
     graphed: GraphedStep[tuple[Number, Scored]] | None = None
 
@@ -309,12 +323,12 @@ class _Training:
         good = Snapshot(model, state)
         update = self.update = Update(model, self.optimizer, loss, state)
         progress = state.unfinished or UnfinishedEpoch(
-            len(self.data), self.batch_size, self.shuffle
+            len(self.data), self.batch_size, self.shuffle, metrics=self.measures.asked
         )
         state.unfinished = progress
         for _ in range(progress.batches):
             advance(None)
-        means = Means(loss, progress.sums)
+        means = Means(loss, self.measures, progress.sums, progress.scored)
         for rows in self._rows()[progress.batches :]:
             batch = self.data.take(rows)
             here = address.at(step=address.step + state.step)
@@ -367,7 +381,12 @@ class _Training:
 
 
 def _check_unfinished(
-    state: TrainingState, address: Key, samples: int, batch_size: int, shuffle: bool
+    state: TrainingState,
+    address: Key,
+    samples: int,
+    batch_size: int,
+    shuffle: bool,
+    measures: Measures,
 ) -> None:
     """ValueError unless the epoch that was interrupted can be finished with these arguments."""
     begun = state.unfinished
@@ -378,6 +397,7 @@ def _check_unfinished(
         ("samples", begun.samples, samples),
         ("batch_size", begun.batch_size, batch_size),
         ("shuffle", begun.shuffle, shuffle),
+        ("metrics", begun.metrics, measures.asked),
     ):
         if then != now:
             raise ValueError(
@@ -423,9 +443,11 @@ def _graphed(
     return GraphedStep(of_arrays, optimizer, state, batch.x, batch.y)
 
 
-def _validated(model: Layer, data: Data, batch_size: int, epoch: int) -> dict[str, float]:
+def _validated(
+    model: Layer, data: Data, batch_size: int, measures: Measures, epoch: int
+) -> dict[str, float]:
     """Metrics of validation data; a warning if the loss is not finite."""
-    found, bad = mean_metrics(model, data, batch_size)
+    found, bad = mean_metrics(model, data, batch_size, measures)
     if not math.isfinite(found["loss"]):
         culprit = "" if bad is None else f": {first_nonfinite(model, bad.x, None, bad.lengths)}"
         warnings.warn(

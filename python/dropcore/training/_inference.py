@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +22,15 @@ from dropcore.training._data import (
     known_classes,
 )
 from dropcore.training._labels import in_words
+from dropcore.training._measures import Measures
 from dropcore.training._monte_carlo import check_sampling, sampled
 from dropcore.training._update import Scored, loss_of
+from dropcore.training.metrics import Metric
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Means", "evaluate", "inputs_of", "mean_metrics", "predict"]
+__all__ = ["Means", "evaluate", "inputs_of", "mean_metrics", "measures_of", "predict"]
 
 
 def predict(
@@ -210,8 +212,9 @@ def evaluate(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    metrics: Sequence[str | Metric] = (),
 ) -> dict[str, float]:
-    """Mean loss over the samples, without noise, and the accuracy of a classifier.
+    """Mean loss over the samples, without noise, and metrics such as the accuracy of a classifier.
 
     Parameters
     ----------
@@ -224,12 +227,13 @@ def evaluate(
     batch_size : int, default 1024
     lengths : array_like of int, optional
     sample_weight : array_like, shape (samples,), optional
+    metrics : sequence of str or Metric, default ()
         All as in `fit`.
 
     Returns
     -------
     dict of str to float
-        "loss" and, for cross-entropies, "accuracy".
+        "loss", for cross-entropies "accuracy", and the metrics by their names.
 
     Raises
     ------
@@ -247,15 +251,29 @@ def evaluate(
     state = model.training_state
     check_feature_names("x", x, None if state is None else state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
-    return mean_metrics(model, data, batch_size)[0]
+    return mean_metrics(model, data, batch_size, measures_of(model, metrics, data, "the data"))[0]
+
+
+def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words: str) -> Measures:
+    """The metrics of checked data, which warnings call `words`."""
+    assert data.loss is not None
+    state = model.training_state
+    return Measures(
+        metrics,
+        data.loss,
+        model.output_shape(data.x.shape[1:]),
+        weighted=data.sample_weight is not None,
+        data=words,
+        scaling=None if state is None else state.target_scaling,
+    )
 
 
 def mean_metrics(
-    model: Layer, data: Data, batch_size: int
+    model: Layer, data: Data, batch_size: int, measures: Measures
 ) -> tuple[dict[str, float], Batch | None]:
     """Metrics over all samples, and the first batch whose loss is not finite."""
     assert data.loss is not None
-    means, bad = Means(data.loss, {}), None
+    means, bad = Means(data.loss, measures, {}, []), None
     with np.errstate(all="ignore"):
         for _, batch in _batches(data, batch_size):
             out = model(batch.x, **batch.lengths_kwargs)
@@ -267,17 +285,27 @@ def mean_metrics(
 
 
 class Means:
-    """Means over several batches, which need not have one size.
+    """Loss and metrics over several batches, which need not have one size.
 
     Parameters
     ----------
     loss : Loss
+    measures : Measures
     sums : dict
-        Where sum and weight of each metric are kept.
+        Where sum and weight of each mean are kept.
+    scored : list
+        Where the other metrics keep what they need of each batch.
     """
 
-    def __init__(self, loss: Loss, sums: dict[str, list[Number]]) -> None:
-        self._loss, self._sums = loss, sums
+    def __init__(
+        self,
+        loss: Loss,
+        measures: Measures,
+        sums: dict[str, list[Number]],
+        scored: list[tuple[Any, Any, Any]],
+    ) -> None:
+        self._loss, self._measures = loss, measures
+        self._sums, self._scored = sums, scored
 
     def add(self, value: Number, scored: Scored) -> None:
         """Add the loss of a batch, its outputs and targets."""
@@ -289,12 +317,16 @@ class Means:
         self._add("loss", value * weight, weight)
         if checked is not None and checked.classifies:
             self._add("accuracy", *checked.n_correct(out, y, sample_weight))
+        for name, found in self._measures.totals(*scored).items():
+            self._add(name, *found)
+        if self._measures.keeps_batches:
+            self._scored.append(self._measures.kept(*scored))
 
     def result(self) -> dict[str, float]:
-        """The means; 0 where nothing counts."""
+        """Loss and metrics; means are 0 where nothing counts."""
         sums = {name: (float(total), float(n)) for name, (total, n) in self._sums.items()}
-        sums = sums or {"loss": (0.0, 0.0)}
-        return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
+        means = {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
+        return self._measures.result(means, self._scored)
 
     def _add(self, name: str, total: Number, weight: Number) -> None:
         before = self._sums.get(name, [0.0, 0.0])

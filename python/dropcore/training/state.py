@@ -36,12 +36,15 @@ class UnfinishedEpoch:
     scored : list of tuple
         Outputs, targets and weights of samples (or None) of each update, if a metric needs all at
         once.
+    metrics : list of str
+        Names of the metrics that `sums` and `scored` are for.
     """
 
     samples: int | None
     batch_size: int | None
     shuffle: bool
     batches: int = 0
+    metrics: list[str] = field(default_factory=list)
     sums: dict[str, list[Number]] = field(default_factory=dict)
     scored: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
