@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from dropcore._base.checks import shown, users_level
 from dropcore._base.extras import require
 from dropcore.data._columns import listed
+from dropcore.data._files import existing_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["existing_file", "read_table", "split_target"]
+__all__ = ["read_table", "split_target"]
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SAMPLE: Final = 1 << 16
@@ -60,36 +61,6 @@ _BYTE_ORDER_MARKS: Final = (
 _DAMAGED: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _POINT: Final = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
-
-
-def existing_file(what: str, path: str | os.PathLike[str]) -> Path:
-    """`path` if it is a file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none. Files of the folder whose names are like it are named.
-    IsADirectoryError
-        If it is a folder.
-    TypeError
-        If it is no path.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{what}: path must be the path of a file, got {shown(path)}")
-    found = Path(path)
-    if found.is_dir():
-        raise IsADirectoryError(f"{what}: {found} is a folder; give the path of a file in it")
-    if found.exists():
-        return found
-    if "://" in str(path):
-        raise FileNotFoundError(f"{what}: {path} is an address; download the file first")
-    hint = ""
-    if found.parent.is_dir():
-        near = difflib.get_close_matches(found.name, os.listdir(found.parent), 3)
-        hint = f"; the folder has {listed(near)}" if near else ""
-    else:
-        hint = f", nor the folder {found.parent}"
-    raise FileNotFoundError(f"{what}: there is no file {found}{hint}")
 
 
 def read_table(
