@@ -55,6 +55,7 @@ _MODULES = (
     "nn",
     "noise",
     "optim",
+    "plotting",
     "reference",
     "regularizers",
     "schedules",

@@ -21,6 +21,7 @@ from dropcore._base.generators import DATA, generator
 from dropcore.constraints import MaxNorm
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import SGD
+from dropcore.plotting._style import BLUE, FAINT, INK, ORANGE, styled
 
 __all__ = [
     "Curves",
@@ -41,10 +42,7 @@ BATCH: Final = 100
 
 WITHOUT: Final = "without dropout"
 WITH: Final = "dropout + max-norm"
-# Two of the colours of Okabe and Ito, which colour-blind readers tell apart.
-COLOURS: Final = {WITHOUT: "#D55E00", WITH: "#0072B2"}
-INK: Final = "#333333"
-FAINT: Final = "#767676"
+COLOURS: Final = {WITHOUT: ORANGE, WITH: BLUE}
 
 
 def plain() -> Sequential:
@@ -255,7 +253,7 @@ def draw(runs: dict[str, list[Curves]], output: Path) -> None:
 
     figure = Figure(figsize=(9.6, 5.4), dpi=150)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.072, 0.115, 0.67, 0.72))
+    axes = styled(figure.add_axes((0.072, 0.115, 0.67, 0.72)))
     final: dict[tuple[str, str], float] = {}
     for name, curves in runs.items():
         for what in ("train", "test"):
@@ -289,14 +287,9 @@ def draw(runs: dict[str, list[Curves]], output: Path) -> None:
         ha="right",
         va="top",
     )
-    axes.set_xlabel("epoch", fontsize=12, color=INK)
-    axes.set_ylabel("error, %", fontsize=12, color=INK)
-    axes.tick_params(labelsize=11, colors=INK, length=3)
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
+    axes.set_xlabel("epoch", fontsize=12)
+    axes.set_ylabel("error, %", fontsize=12)
+    axes.tick_params(labelsize=11)
 
     for ((name, what), value), height in zip(
         final.items(), _spread(list(final.values()), low=0.045 * top, apart=0.115 * top)

@@ -17,7 +17,7 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "reference",
+    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "plotting", "reference",
     "regularizers", "schedules", "training", "updates",
 ]  # fmt: skip
 
