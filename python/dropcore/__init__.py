@@ -60,6 +60,7 @@ _MODULES = (
     "regularizers",
     "schedules",
     "training",
+    "uncertainty",
     "updates",
 )  # fmt: skip
 

@@ -17,8 +17,8 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "plotting", "reference",
-    "regularizers", "schedules", "training", "updates",
+    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "plotting",
+    "reference", "regularizers", "schedules", "training", "uncertainty", "updates",
 ]  # fmt: skip
 
 

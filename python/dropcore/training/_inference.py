@@ -30,7 +30,9 @@ from dropcore.training.metrics import Metric
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Means", "evaluate", "inputs_of", "mean_metrics", "measures_of", "predict"]
+__all__ = [
+    "Means", "evaluate", "inputs_of", "mean_metrics", "measures_of", "outputs_of", "predict",
+]  # fmt: skip
 
 
 def predict(
@@ -91,26 +93,17 @@ def predict(
             "as in predict(x, key=0, samples=100), and prediction without noise none"
         )
     data = inputs_of(model, x, lengths)
+    if key is None:
+        return outputs_of(model, data, batch_size)
+    address, count = as_key(key), checked_count("samples", samples, 1)
+    check_sampling(model, address, count)
     outputs: Any = None
-    if key is not None:
-        address, count = as_key(key), checked_count("samples", samples, 1)
-        check_sampling(model, address, count)
-        for rows, which, found in sampled(model, data, address, count, batch_size):
-            if outputs is None:
-                shape = (count, len(data), *found.shape[2:])
-                outputs = array_namespace(found).empty(shape, found.dtype)
-            outputs[which, rows] = found
-        result: Array = outputs
-        return result
-    where = "cuda" if on_device(data.x) else "cpu"
-    with np.errstate(all="ignore"):
-        for start, batch in _batches(data, batch_size):
-            found = to_device(model(batch.x, **batch.lengths_kwargs), where)
-            if outputs is None:
-                shape = (len(data), *found.shape[1:])
-                outputs = array_namespace(found).empty(shape, found.dtype)
-            outputs[start : start + len(found)] = found
-    result = outputs
+    for rows, which, found in sampled(model, data, address, count, batch_size):
+        if outputs is None:
+            shape = (count, len(data), *found.shape[2:])
+            outputs = array_namespace(found).empty(shape, found.dtype)
+        outputs[which, rows] = found
+    result: Array = outputs
     return result
 
 
@@ -119,6 +112,21 @@ def inputs_of(model: Layer, x: ArrayLike, lengths: ArrayLike | None = None) -> D
     state = model.training_state
     check_feature_names("x", x, None if state is None else state.feature_names)
     return checked_data(model, x, lengths=lengths, targets=False)
+
+
+def outputs_of(model: Layer, data: Data, batch_size: int) -> Array:
+    """Outputs without noise, (samples, ...), on the device of the data."""
+    where = "cuda" if on_device(data.x) else "cpu"
+    outputs: Any = None
+    with np.errstate(all="ignore"):
+        for start, batch in _batches(data, batch_size):
+            found = to_device(model(batch.x, **batch.lengths_kwargs), where)
+            if outputs is None:
+                shape = (len(data), *found.shape[1:])
+                outputs = array_namespace(found).empty(shape, found.dtype)
+            outputs[start : start + len(found)] = found
+    result: Array = outputs
+    return result
 
 
 def predict_proba(
