@@ -67,7 +67,7 @@ def replacing(what: str, path: Path) -> Iterator[Path]:
         raise OSError(f"{what}: {path} is not a regular file and cannot be replaced")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{what}: there is no folder {target.parent}: create it first")
-    stem = f".{target.name[:200]}."
+    stem = f".{target.name[:40]}."
     _remove_abandoned(target.parent, stem)
     try:
         folder, lock = _own_folder(target.parent, stem)

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-import stat
+from collections import Counter
 from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -131,7 +131,7 @@ class Arrays:
             array.nbytes
         ):
             raise ValueError(f"the array {name!r} ends early: the file shrank while it was read")
-        if dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
+        if array.dtype == bool and array.size and array.view(np.uint8).max() > 1:
             raise ValueError(f"the array {name!r} holds bytes that are no booleans")
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -156,10 +156,7 @@ def read_file(file: BufferedReader) -> tuple[dict[str, Any], Arrays]:
     ValueError
         If it is not such a file. The message does not name it.
     """
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is not a regular file")
-    size, head = status.st_size, file.read(9)
+    size, head = os.fstat(file.fileno()).st_size, file.read(9)
     if not size:
         raise ValueError("it is empty: the disk may have been full when it was written")
     length = int.from_bytes(head[:8], "little")
@@ -268,8 +265,7 @@ def parsed(text: str) -> Any:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"its JSON has the name {twice!r:.80} twice")
     return found
 

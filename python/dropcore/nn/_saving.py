@@ -162,6 +162,8 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
             f"load: custom must be a dict of names to classes, such as {{'Mine': Mine}}, got "
             f"{shown(custom)}"
         )
+    if source.exists() and not (source.is_file() or source.is_dir()):  # a pipe would be waited for
+        raise ValueError(f"load: {source}: it is not a regular file")
     with open(source, "rb") as file:
         try:
             return _loaded(*read_file(file), custom or {})
@@ -172,7 +174,7 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
             if isinstance(error, OSError | ImportError):
                 raise
             message = str(error) or type(error).__name__
-            raise ValueError(f"load: {source}: {message}") from error
+            raise ValueError(f"load: {source}: {message:.1000}") from error
 
 
 def _loaded(document: dict[str, Any], arrays: Arrays, custom: Mapping[str, type]) -> Model:
@@ -379,8 +381,8 @@ def _read_history(found: Any, source: _Source) -> History:
     metrics = source.arrays.take_all("metrics", found)
     if epochs.dtype != np.int64 or any(values.dtype != np.float64 for values in metrics.values()):
         raise ValueError("its history must be of int64 epochs and float64 metrics")
-    if any(values.ndim != 1 for values in (epochs, *metrics.values())):
-        raise ValueError("its history must be of arrays with one axis")
+    if epochs.ndim != 1 or any(values.shape != epochs.shape for values in metrics.values()):
+        raise ValueError("its history must have a number of each metric for each epoch")
     return History(epochs.tolist(), {name: values.tolist() for name, values in metrics.items()})
 
 
