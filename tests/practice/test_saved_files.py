@@ -111,7 +111,7 @@ def test_a_file_that_was_cut_off_is_refused_wherever_it_ends(saved, tmp_path):
     ends |= set(range(12, len(saved), 97))
     for end in sorted(ends):
         path.write_bytes(saved[:end])
-        with pytest.raises(ValueError, match="short.dropcore: it"):
+        with pytest.raises(ValueError, match=r"short.dropcore: it"):
             dropcore.load(path)
 
 
@@ -159,7 +159,7 @@ def test_arrays_of_other_programs_are_refused_with_advice(refused):
 
 
 def test_what_is_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.dropcore"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.dropcore"):
         dropcore.load(tmp_path / "nothing.dropcore")
     with pytest.raises(IsADirectoryError):
         dropcore.load(tmp_path)
@@ -167,7 +167,7 @@ def test_what_is_no_file(tmp_path):
     with pytest.raises(ValueError, match="it is not a regular file"):
         dropcore.load(tmp_path / "pipe")
     for path in (3, b"bytes", None):
-        with pytest.raises(TypeError, match="load: path must be a str or a pathlib.Path"):
+        with pytest.raises(TypeError, match=r"load: path must be a str or a pathlib.Path"):
             dropcore.load(path)
     with pytest.raises(ValueError, match="load: path must name a file"):
         dropcore.load("")
@@ -415,7 +415,8 @@ def loads_or_refuses(path, data):
     try:
         model = dropcore.load(path)
     except ValueError as error:
-        assert str(error).startswith(f"load: {path}: ")
+        if not str(error).startswith(f"load: {path}: "):
+            raise
         return False
     assert sum(array.nbytes for array in model.params.values()) < len(data)
     assert repr(model)

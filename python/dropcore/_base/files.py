@@ -103,6 +103,9 @@ def _own_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
             lock = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
             continue
+        except BaseException:
+            folder.rmdir()
+            raise
         with suppress(OSError):  # not every file system has locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
@@ -123,7 +126,7 @@ def _remove_abandoned(parent: Path, stem: str) -> None:
     """Remove the folders of writers that were killed, which hold no lock any more."""
     if fcntl is None:
         return
-    for found in parent.glob(f"{glob.escape(stem)}*.tmp"):
+    for found in parent.glob(f"{glob.escape(stem)}{'[0-9a-f]' * 16}.tmp"):
         with suppress(OSError):
             handle = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -1,0 +1,313 @@
+"""A file of a model is replaced as a whole, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import stat
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+import pytest
+
+import dropcore
+from dropcore._base import files
+from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
+from dropcore.training.callbacks import Callback
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork to kill")
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(60, 5)).astype(np.float32)
+Y = RNG.integers(0, 3, 60)
+
+
+def model_of(seed):
+    model = Sequential([Dense(4), Dense(2)])
+    model.build((3,), key=seed)
+    return model
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that is there."""
+    model_of(1).save(tmp_path / "model.dropcore")
+    return tmp_path / "model.dropcore"
+
+
+def seed_of(path):
+    """Which model is in the file; everything else in the folder is a failure."""
+    found = dropcore.load(path).params["0.weight"]
+    assert os.listdir(path.parent) == [path.name]
+    (seed,) = [s for s in (1, 2) if np.array_equal(found, model_of(s).params["0.weight"])]
+    return seed
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace", "open"])
+def test_a_full_disk_leaves_the_old_file(path, monkeypatch, moment):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, moment, full)
+        with pytest.raises(OSError, match="No space left"):
+            model_of(2).save(path)
+    assert seed_of(path) == 1
+
+
+def test_a_file_that_cannot_grow_leaves_the_old_one(path):
+    large = Sequential([Dense(500)])
+    large.build((500,), key=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="was not written, and what was there is unchanged"):
+            large.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert seed_of(path) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
+def test_any_error_leaves_the_old_file(path, monkeypatch, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.numpy.save_file", fails)
+        with pytest.raises(error):
+            model_of(2).save(path)
+    assert seed_of(path) == 1
+
+
+def test_what_cannot_be_written_is_found_before_the_file_is_touched(path):
+    model = Sequential([Dense(3, initializer=lambda rng, shape: rng.normal(size=shape))])
+    model.build((2,), key=1)
+    before = path.stat()
+    with pytest.raises(
+        TypeError, match=r"save: the model cannot be written to a file: .*Dense.ini"
+    ):
+        model.save(path)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_places_that_cannot_be_written(tmp_path, monkeypatch):
+    model = model_of(1)
+    with pytest.raises(IsADirectoryError, match=r"is a folder: name a file in it, such as"):
+        model.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*create it first"):
+        model.save(tmp_path / "nowhere" / "m")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is not a regular file and cannot be replaced"):
+        model.save(tmp_path / "pipe")
+    with pytest.raises(TypeError, match=r"save: path must be a str or a pathlib.Path, got int"):
+        model.save(3)
+    with pytest.raises(TypeError, match="save: optimizer must be True or False"):
+        model.save(tmp_path / "m", optimizer=1)
+
+    def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", denied)
+    with pytest.raises(PermissionError, match=r"nothing can be created in .*give write permission"):
+        model.save(tmp_path / "m")
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(path):
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="nothing can be created in"):
+            model_of(2).save(path)
+    finally:
+        path.parent.chmod(0o700)
+    assert seed_of(path) == 1
+
+
+# --- names and permissions -----------------------------------------------------------------------
+
+
+def test_a_link_stays_a_link(path):
+    link = path.with_name("link")
+    link.symlink_to(path.name)
+    model_of(2).save(link)
+    assert link.is_symlink()
+    link.unlink()
+    assert seed_of(path) == 2
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        model_of(1).save(tmp_path / "m")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == mode
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(path):
+    path.chmod(0o640)
+    model_of(2).save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "模" * 85, " [a]*?.dropcore", "-rf"])
+def test_any_name_is_taken(tmp_path, name):
+    for seed in (1, 2):
+        model_of(seed).save(tmp_path / name)
+        assert seed_of(tmp_path / name) == seed
+
+
+def test_threads_may_save_to_one_file(path):
+    failures = []
+
+    def work(seed):
+        try:
+            for _ in range(10):
+                model_of(seed).save(path)
+                dropcore.load(path)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert seed_of(path) in (1, 2)
+
+
+def test_a_living_writer_is_left_alone(path):
+    with files.replacing("a test", path) as temporary:
+        temporary.write_bytes(b"unfinished")
+        model_of(2).save(path)
+        assert temporary.read_bytes() == b"unfinished"
+        temporary.unlink()
+        model_of(1).save(temporary)
+    assert seed_of(path) == 1
+
+
+# --- kill -9 -------------------------------------------------------------------------------------
+
+
+def in_a_child(work):
+    """Start a function in a child process, which never returns here; its process number."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def killed(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["pathlib.Path.mkdir", "safetensors.numpy.save_file", "pathlib.Path.chmod", "os.fsync",
+     "os.replace", "shutil.rmtree"],
+)  # fmt: skip
+def test_a_process_killed_while_it_saves_leaves_a_whole_file(path, monkeypatch, moment):
+    def work():
+        monkeypatch.setattr(moment, killed)
+        model_of(2).save(path)
+
+    _, status = os.waitpid(in_a_child(work), 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    found = dropcore.load(path).params["0.weight"]
+    renamed = moment == "shutil.rmtree"  # only what comes after the file has its name
+    np.testing.assert_array_equal(found, model_of(2 if renamed else 1).params["0.weight"])
+    model_of(2).save(path)  # which removes what the other left
+    assert seed_of(path) == 2
+
+
+class EveryFewUpdates(Callback):
+    """Saves the model after every third update."""
+
+    last = True
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_update_end(self, run):
+        if run.state.step % 3 == 0:
+            run.keep_callbacks()
+            run.model.save(self.path)
+
+
+def train(path, epochs, callbacks):
+    """A script that is run again after each kill: load what there is, and finish."""
+    model = dropcore.load(path) if path.exists() else Sequential(
+        [Dense(8, activation="relu"), BatchNorm(), Dropout(0.5), Dense(3)]
+    )  # fmt: skip
+    model.fit(
+        X, Y, epochs=epochs, batch_size=8, key=3, loss="softmax_cross_entropy", resume=True,
+        callbacks=callbacks, progress=False,
+    )  # fmt: skip
+    return model
+
+
+def bits(model):
+    """Everything that training leaves, but for the seconds it took."""
+    state = model.training_state
+    arrays = model.params | model.buffers
+    for kind, slot in state.slots.items():
+        arrays |= {f"{kind} {name}": array for name, array in slot.items()}
+    metrics = {k: v for k, v in state.history.metrics.items() if k != "seconds"}
+    return (
+        {name: array.tobytes() for name, array in arrays.items()},
+        state.step, state.epoch, state.begun, state.optimizer, state.key, state.history.epochs,
+        metrics,
+    )  # fmt: skip
+
+
+def test_a_run_killed_at_fifty_moments_ends_with_the_bits_of_one_that_never_was(tmp_path):
+    rng = random.Random(4)
+    path, epochs, kills, finished = tmp_path / "run.dropcore", 120, 0, 0
+    expected = bits(train(tmp_path / "none", epochs, []))
+    assert expected[1] == epochs * 8
+
+    def work():
+        train(path, epochs, [EveryFewUpdates(path)]).save(path)
+
+    steps = []
+    while kills < 50:
+        child = in_a_child(work)
+        time.sleep(rng.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+            if path.exists():
+                steps.append(dropcore.load(path).training_state.step)
+            continue
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert bits(dropcore.load(path)) == expected
+        path.unlink()  # and once more, until there were 50 kills
+        finished += 1
+    _, status = os.waitpid(in_a_child(work), 0)
+    assert status == 0
+    found = bits(dropcore.load(path))
+    assert found == expected
+    assert os.listdir(tmp_path) == [path.name]
+    assert len(set(steps)) > 10, steps  # kills were spread over the run
