@@ -60,6 +60,7 @@ _MODULES = (
     "regularizers",
     "schedules",
     "training",
+    "tuning",
     "uncertainty",
     "updates",
 )  # fmt: skip

@@ -18,7 +18,7 @@ NOUNS = [
 
 MODULES = [
     "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "plotting",
-    "reference", "regularizers", "schedules", "training", "uncertainty", "updates",
+    "reference", "regularizers", "schedules", "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "in_notebook", "progress_of"]
+__all__ = ["Progress", "in_notebook", "is_seen", "progress_of", "tqdm_class"]
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 _UNKNOWN_TOTAL = "{desc} {n_fmt} updates, {elapsed}{postfix}"
@@ -63,17 +63,11 @@ class _Bar(Progress):
     """
 
     def __init__(self, done: int, epochs: int, updates: int | None) -> None:
-        # Importing it takes long, and only training needs it. In a notebook without ipywidgets
-        # tqdm.auto would warn, and show a bar of text that takes itself to be in a log file.
-        if in_notebook() and importlib.util.find_spec("ipywidgets") is None:
-            from tqdm.std import tqdm
-        else:
-            from tqdm.auto import tqdm
         self._last = done + epochs
         self._metrics: dict[str, float] = {}
         self._sum, self._count = 0.0, 0
         total = None if updates is None else epochs * updates
-        self._bar = tqdm(
+        self._bar = tqdm_class()(
             desc=self._place(done + 1),
             total=total,
             dynamic_ncols=True,
@@ -118,12 +112,28 @@ def progress_of(done: int, epochs: int, updates: int | None, show: bool | None) 
         None shows a bar on a terminal and in a notebook, and nothing elsewhere; true shows a line
         for each epoch elsewhere.
     """
-    seen = in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    seen = is_seen()
     if sys.stderr is None or not (seen if show is None else show):
         return Progress()
     if not seen:
         return _Lines(done + epochs)
     return _Bar(done, epochs, updates)
+
+
+def tqdm_class() -> Any:
+    """The class of bars for a terminal, or for a notebook."""
+    # Importing it takes long, and only training needs it. In a notebook without ipywidgets
+    # tqdm.auto would warn, and show a bar of text that takes itself to be in a log file.
+    if in_notebook() and importlib.util.find_spec("ipywidgets") is None:
+        from tqdm.std import tqdm
+    else:
+        from tqdm.auto import tqdm
+    return tqdm
+
+
+def is_seen() -> bool:
+    """Whether a bar can be shown: on a terminal or in a notebook."""
+    return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def in_notebook() -> bool:

@@ -1,0 +1,503 @@
+"""Bayesian search through Optuna."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from dropcore._base.checks import check_integer, check_number, shown
+from dropcore._base.extras import require
+from dropcore._base.generators import DATA, generator
+from dropcore.key import Key, as_key
+from dropcore.nn import Model
+from dropcore.training.metrics import Metric
+from dropcore.tuning._experiment import (
+    Experiment,
+    Split,
+    checked_experiment,
+    fingerprint_of,
+    holdout_of,
+    key_of_fold,
+    splits_of,
+)
+from dropcore.tuning._parallel import run_jobs
+from dropcore.tuning._progress import Bar
+
+__all__ = ["Search", "search"]
+
+Build = Callable[[Any], Any]
+_NAME: Final = "dropcore"
+_SUFFIXES: Final = {
+    ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite",
+    ".log": "journal", ".journal": "journal",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """The trials of a search, and the best one.
+
+    Attributes
+    ----------
+    best_params : dict
+        What the best trial chose, by name.
+    best_value : float
+        Its score on samples that it was not trained on. The best of many trials looks better than
+        it is: its honest score is that of `best_model` on a test set that `search` has not got.
+    metric : str
+    higher_is_better : bool
+    study : optuna.study.Study
+        For Optuna's own plots and importances.
+    """
+
+    best_params: dict[str, Any]
+    best_value: float
+    metric: str
+    higher_is_better: bool
+    study: Any
+    _build: Build = field(repr=False)
+    _experiment: Experiment = field(repr=False)
+    _key: Key = field(repr=False)
+
+    def best_model(self, **changes: Any) -> Model:
+        """A model with the best parameters, trained on all samples.
+
+        Parameters
+        ----------
+        **changes
+            Arguments of `fit` that replace those of the search, such as ``epochs=100``, or
+            ``callbacks=()`` where those of the search need validation data.
+        """
+        optuna = require("optuna", "tune", "best_model")
+        trial = optuna.trial.FixedTrial(self.best_params)
+        model, options = _built(self._build, trial, {})
+        self._experiment.train(model, None, self._key, **options | changes)
+        return model
+
+    def table(self) -> Any:
+        """A data frame with a row for each trial: number, value, parameters, state, duration.
+
+        Raises
+        ------
+        ImportError
+            If pandas is missing.
+        """
+        require("pandas", "tables", "a table of trials")
+        return self.study.trials_dataframe(("number", "value", "params", "state", "duration"))
+
+    def importance(self) -> dict[str, float]:
+        """How much each parameter that all trials chose explains of the score, largest first.
+
+        By Optuna's functional ANOVA of a random forest.
+
+        Raises
+        ------
+        ValueError
+            If fewer than two trials were trained to their end.
+        """
+        optuna = require("optuna", "tune", "importance")
+        finished = self.study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
+        if len(finished) < 2:
+            raise ValueError(
+                f"importance: at least two finished trials are needed, got {len(finished)}"
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        return {name: float(share) for name, share in found.items()}
+
+    def __str__(self) -> str:
+        states = [trial.state.name for trial in self.study.get_trials(False)]
+        chosen = ", ".join(f"{name} {_short(value)}" for name, value in self.best_params.items())
+        pruned = states.count("PRUNED")
+        return (
+            f"Best of {states.count('COMPLETE') + pruned} trials ({pruned} pruned): {self.metric} "
+            f"{self.best_value:.4g}\n{chosen}"
+        )
+
+
+def search(
+    build: Build,
+    x: Any,
+    y: Any,
+    *,
+    n_trials: int = 50,
+    timeout: float | None = None,
+    validation: float | None = None,
+    folds: Any = None,
+    metric: str | Metric | None = None,
+    sampler: Any = "tpe",
+    pruner: Any = "median",
+    storage: Any = None,
+    key: Key | int = 0,
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+    **fit_options: Any,
+) -> Search:
+    """Search rates, widths and whatever else `build` chooses, by Bayesian optimisation.
+
+    Every trial trains on the same samples, in the same order, and is scored on the same others.
+    After each epoch the score is reported, and a trial that falls behind is pruned.
+
+    Parameters
+    ----------
+    build : callable
+        ``build(trial)`` asks an Optuna trial for choices, as in
+        ``trial.suggest_float("rate", 0.0, 0.8)``, and returns a new model, or a model and a dict of
+        arguments for `fit`, such as ``{"optimizer": Adam(learning_rate)}``. `MLPSpace` is one.
+    x, y : array_like or table, shape (samples, ...)
+        As for `fit`. Keep a test set apart.
+    n_trials : int, default 50
+        Trials in all, with those that `storage` has already; pruned ones count.
+    timeout : float, optional
+        Seconds after which no further trial begins.
+    validation : float, default 0.2
+        Fraction of the samples that trials are scored on, with the fractions of the classes if
+        there are classes.
+    folds : int, splitter or iterable of (train, test), optional
+        Cross-validation instead, as in `sensitivity`: a better score of few samples, and as many
+        times the work. A trial may be pruned after an epoch of any fold.
+    metric : str or Metric, optional
+        As in `sensitivity`.
+    sampler : str or optuna.samplers.BaseSampler, default "tpe"
+        "tpe", "gp" (Gaussian process, which needs PyTorch) or "random", seeded by the key; or an
+        object of Optuna, which is used as it is.
+    pruner : str, optuna.pruners.BasePruner or None, default "median"
+        "median", "hyperband", an object of Optuna, or None.
+    storage : str, path or optuna.storages.BaseStorage, optional
+        Where trials are kept, so that a search that was stopped goes on: a file that ends in .db
+        (SQLite) or .log (Optuna's journal, the better one for several processes), or an URL such as
+        ``"mysql://..."``. By default they are kept in memory.
+    key : Key or int, default 0
+    n_jobs : int, optional
+        Trials side by side, as in `sensitivity`. Without `storage` they are threads of this
+        process. The choice of a trial depends on those finished before, so that only ``n_jobs=1``
+        repeats a search exactly.
+    progress : bool, optional
+        Whether to show a progress bar; by default on a terminal and in a notebook.
+    **fit_options
+        Arguments of `fit`: `epochs`, which is required, ...
+
+    Returns
+    -------
+    Search
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid, or `storage` holds a search on other data or with other options.
+    FloatingPointError
+        If training diverged in every trial.
+    KeyboardInterrupt
+        If the user interrupts. Finished trials are in `storage`.
+
+    References
+    ----------
+    Akiba, Sano, Yanase, Ohta and Koyama 2019, "Optuna: a next-generation hyperparameter
+    optimization framework"; Bergstra, Bardenet, Bengio and Kégl 2011, "Algorithms for
+    hyper-parameter optimization" (TPE); Dahl, Sainath and Hinton 2013.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from dropcore.tuning import MLPSpace
+    >>> x, y = load_iris(return_X_y=True)
+    >>> result = search(
+    ...     MLPSpace(3, units=16, depth=1), x, y, n_trials=2, epochs=2,
+    ...     loss="softmax_cross_entropy", progress=False,
+    ... )
+    >>> sorted(result.best_params)
+    ['activation', 'input_rate', 'learning_rate', 'max_norm', 'rate_1']
+    """
+    optuna = require("optuna", "tune", "search")
+    if isinstance(build, Model) or not callable(build):
+        raise TypeError(
+            "search: build must be a function of an Optuna trial that returns a new model, such as "
+            f"MLPSpace(10), got {shown(build)}"
+        )
+    n_trials = check_integer("search: n_trials", n_trials, 1)
+    deadline = math.inf
+    if timeout is not None:
+        deadline = monotonic() + check_number("search: timeout", timeout, "(0, inf)")
+    address = as_key(key)
+    if "validation_split" in fit_options:
+        raise TypeError("search: write validation=, or folds=, instead of validation_split")
+    experiment = checked_experiment("search", x, y, fit_options, metric)
+    n, loss = len(experiment.x), experiment.options.get("loss")
+    if folds is None:
+        fraction = check_number(
+            "search: validation", 0.2 if validation is None else validation, "(0, 1)"
+        )
+        splits = holdout_of("search", experiment.y, n, fraction, loss, address)
+    elif validation is not None:
+        raise ValueError("search: give validation or folds, not both")
+    else:
+        splits = splits_of("search", experiment.y, n, folds, loss, address)
+    make_sampler = _sampler_of(optuna, sampler, address)
+    trim = _pruner_of(optuna, pruner, check_integer("search: epochs", fit_options["epochs"], 1),
+                      len(splits))  # fmt: skip
+    # A trial of no study, which says how a model is built.
+    with _quiet(optuna):
+        draft = optuna.create_study(sampler=_random(optuna, address)).ask()
+    model, changes = _built(build, draft, experiment.options)
+    options = experiment.options
+    experiment = experiment.probed(model, splits[0], address, **changes)
+    name, higher = experiment.metric_name, experiment.higher_is_better
+    identity = {
+        "x": fingerprint_of(experiment.x),
+        "y": fingerprint_of(experiment.y),
+        "rows to train on": fingerprint_of(splits),
+        "options of fit": fingerprint_of(options),
+        "metric": name,
+        "key": str(address),
+    }
+    with _quiet(optuna):
+        kept = _storage_of(optuna, storage)
+        study = _study_of(optuna, kept, higher, identity)
+    trials = _Trials(build, experiment, splits, address, kept, make_sampler, trim, deadline)
+    done = len(_finished(optuna, study))
+    with Bar("search", max(n_trials - done, 0), progress) as bar, _quiet(optuna):
+        jobs = [(trials, index) for index in range(done, n_trials)]
+        for _ in run_jobs("search", _run_trial, jobs, n_jobs, share_memory=storage is None):
+            bar.update(_note(study, name))
+    complete = study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
+    if not complete:
+        raise FloatingPointError(
+            f"search: none of {len(study.trials)} trials was trained to its end: "
+            + next((t.user_attrs["diverged"] for t in study.trials if "diverged" in t.user_attrs),
+                   "give a longer timeout")
+        )  # fmt: skip
+    best = study.best_trial
+    return Search(
+        dict(best.params), float(best.value), name, higher, study, build, experiment, address
+    )
+
+
+# --- trials --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """How a trial is trained and scored."""
+
+    build: Build
+    experiment: Experiment
+    splits: list[Split]
+    key: Key
+    storage: Any
+    make_sampler: Callable[[int], Any]
+    pruner: Any
+    deadline: float
+
+    def run(self, index: int) -> None:
+        """Trial number `index` of those that finish."""
+        if monotonic() > self.deadline:
+            return
+        optuna = require("optuna", "tune", "search")
+        study = optuna.load_study(
+            study_name=_NAME,
+            storage=self.storage,
+            sampler=self.make_sampler(index),
+            pruner=self.pruner,
+        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # also in a worker
+        study.optimize(partial(self._score, optuna), n_trials=1)
+
+    def _score(self, optuna: Any, trial: Any) -> float:
+        """The mean score of the folds; TrialPruned if the trial falls behind or diverges."""
+        scores: list[float] = []
+        for fold, (train, test) in enumerate(self.splits):
+            model, options = _built(self.build, trial, self.experiment.options)
+            report = _Report(
+                trial, self.experiment.metric_name, scores, fold * self.experiment.options["epochs"]
+            )
+            try:
+                self.experiment.train(
+                    model, train, key_of_fold(self.key, fold), test=test, report=report, **options
+                )
+                score = self.experiment.score(model, test)
+            except FloatingPointError as error:
+                trial.set_user_attr("diverged", str(error))
+                raise optuna.TrialPruned from error
+            if report.pruned:
+                raise optuna.TrialPruned
+            if not math.isfinite(score):
+                trial.set_user_attr("diverged", f"the score is {score}")
+                raise optuna.TrialPruned
+            scores.append(score)
+        return sum(scores) / len(scores)
+
+
+@dataclass
+class _Report:
+    """What `fit` calls after each epoch: reports the mean of the folds so far to Optuna."""
+
+    trial: Any
+    metric: str
+    scores: list[float]
+    step: int
+    last: int
+    pruned: bool = False
+
+    def __call__(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        found = metrics[f"val_{self.metric}"]
+        if math.isfinite(found):
+            mean = (sum(self.scores) + found) / (len(self.scores) + 1)
+            self.trial.report(mean, self.step + epoch)
+            # At the end nothing is left to be saved.
+            self.pruned = self.step + epoch < self.last and bool(self.trial.should_prune())
+        return self.pruned
+
+
+def _run_trial(trials: _Trials, index: int) -> None:
+    trials.run(index)
+
+
+def _built(build: Build, trial: Any, options: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """A new model for a trial, and the arguments of `fit` that come with it."""
+    found = build(trial)
+    model, more = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+    if not isinstance(model, Model) or not isinstance(more, Mapping):
+        raise TypeError(
+            "search: build must return a model, or a model and a dict of arguments of fit, got "
+            f"{shown(found)}"
+        )
+    if model.training_state is not None:
+        raise ValueError(
+            "search: build must return a new model each time, and this one has been trained"
+        )
+    both = sorted(more.keys() & options.keys())
+    if both:
+        raise ValueError(
+            f"search: build chooses {', '.join(both)} for each trial: leave it out of the "
+            "arguments of search"
+        )
+    return model, dict(more)
+
+
+# --- Optuna --------------------------------------------------------------------------------------
+
+
+def _sampler_of(optuna: Any, sampler: Any, key: Key) -> Callable[[int], Any]:
+    """Makes the sampler of a trial from its index.
+
+    Each trial has a sampler of its own, seeded by its index: a search that goes on then chooses
+    what it would have chosen without the stop.
+    """
+    samplers = optuna.samplers
+    if isinstance(sampler, samplers.BaseSampler):
+        return lambda index: sampler
+    kinds = {
+        "tpe": samplers.TPESampler,
+        "gp": samplers.GPSampler,
+        "random": samplers.RandomSampler,
+    }
+    if not isinstance(sampler, str) or sampler not in kinds:
+        raise ValueError(
+            "search: sampler must be 'tpe', 'gp', 'random', or an object of optuna.samplers, got "
+            f"{shown(sampler)}"
+        )
+    return partial(_seeded, kinds[sampler], key)
+
+
+def _seeded(kind: Callable[..., Any], key: Key, index: int) -> Any:
+    return kind(seed=int(generator(key, DATA, index + 1).integers(1 << 32)))
+
+
+def _random(optuna: Any, key: Key) -> Any:
+    return _seeded(optuna.samplers.RandomSampler, key, 0)
+
+
+def _pruner_of(optuna: Any, pruner: Any, epochs: int, folds: int) -> Any:
+    """The pruner of that name for so many reports."""
+    pruners, reports = optuna.pruners, epochs * folds
+    if isinstance(pruner, pruners.BasePruner):
+        return pruner
+    if pruner is None:
+        return pruners.NopPruner()
+    if pruner == "median":
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 5))
+    if pruner == "hyperband":
+        return pruners.HyperbandPruner(min_resource=max(1, reports // 9), max_resource=reports)
+    raise ValueError(
+        "search: pruner must be 'median', 'hyperband', None, or an object of optuna.pruners, got "
+        f"{shown(pruner)}"
+    )
+
+
+def _storage_of(optuna: Any, storage: Any) -> Any:
+    """The storage for a file or an URL."""
+    storages = optuna.storages
+    if storage is None:
+        return storages.InMemoryStorage()
+    if isinstance(storage, storages.BaseStorage):
+        return storage
+    if isinstance(storage, str) and "://" in storage:
+        return storages.RDBStorage(storage)
+    kind = _SUFFIXES.get(Path(storage).suffix.lower()) if isinstance(storage, str | Path) else None
+    if kind is None:
+        raise ValueError(
+            f"search: storage must be a file that ends in {', '.join(_SUFFIXES)}, an URL such as "
+            f"sqlite:///trials.db, or an object of optuna.storages, got {shown(storage)}"
+        )
+    path = Path(storage)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"search: there is no folder {path.parent}: create it first")
+    if kind == "sqlite":
+        return storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
+
+
+def _study_of(optuna: Any, storage: Any, higher: bool, experiment: dict[str, str]) -> Any:
+    """The study in a storage; ValueError if it is of another experiment."""
+    study = optuna.create_study(
+        study_name=_NAME,
+        storage=storage,
+        direction="maximize" if higher else "minimize",
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get("experiment")
+    if known is None:
+        study.set_user_attr("experiment", experiment)
+    elif known != experiment:
+        differ = [name for name, value in experiment.items() if known.get(name) != value]
+        raise ValueError(
+            f"search: storage holds a search of another experiment, which differs in "
+            f"{', '.join(differ)}: name another file, or delete it"
+        )
+    return study
+
+
+def _finished(optuna: Any, study: Any) -> list[Any]:
+    """The trials that count: trained to the end or pruned."""
+    states = optuna.trial.TrialState
+    found: list[Any] = study.get_trials(False, (states.COMPLETE, states.PRUNED))
+    return found
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Without Optuna's messages about each study and trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _note(study: Any, metric: str) -> str:
+    """The best score so far."""
+    try:
+        return f"best {metric} {study.best_value:.4g}"
+    except ValueError:  # no trial was trained to its end yet
+        return ""
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
