@@ -38,7 +38,9 @@ def saved(tmp_path_factory):
     state.feature_names = ["a", "b", "c"]
     state.classes = np.array([3, 7])
     state.callbacks = {"Own": {"best": float("inf"), "weights": [X[0], "word", None]}}
-    state.unfinished = UnfinishedEpoch(12, 4, True, 1, {"loss": [0.5, 4.0]}, [(X, Y, None)])
+    state.unfinished = UnfinishedEpoch(
+        12, 4, True, 1, ["f1"], {"loss": [0.5, 4.0]}, [(X, Y, None)]
+    )  # fmt: skip
     state.notes = {"target": "price"}
     path = tmp_path_factory.mktemp("saved") / "model.dropcore"
     model.save(path)

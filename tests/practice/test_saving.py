@@ -118,7 +118,7 @@ def everything():
     state.learning_rate_factor = 1 / 3
     state.stopped = True
     state.unfinished = UnfinishedEpoch(
-        40, 7, True, 2, {"loss": [0.1 + 0.2, 14.0]}, [(X, Y, None), (X[:3], Y[:3], values)]
+        40, 7, True, 2, ["f1"], {"loss": [0.1 + 0.2, 14.0]}, [(X, Y, None), (X[:3], Y[:3], values)]
     )
     state.notes = {"target": "price", "number": 1}
     return model

@@ -470,6 +470,7 @@ def _read_unfinished(found: Any, source: _Source) -> UnfinishedEpoch | None:
             _read_count(count, source)
     _read_count(epoch.batches, source)
     _read_bool(epoch.shuffle, source)
+    _strings(epoch.metrics, "the metrics of its unfinished epoch")
     sums = _dict(epoch.sums, "the sums of its unfinished epoch")
     if not all(
         isinstance(pair, list) and [type(number) for number in pair] == [float, float]
