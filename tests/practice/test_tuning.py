@@ -617,7 +617,7 @@ def test_trials_that_fall_behind_are_pruned():
     assert states.count("PRUNED") >= 2
     assert len(calls) < 16 * 6
     pruned = [trial for trial in result.study.trials if trial.state.name == "PRUNED"]
-    assert all(2 <= len(trial.intermediate_values) < 6 for trial in pruned)
+    assert all(1 <= len(trial.intermediate_values) < 6 for trial in pruned)
     assert f"Best of 16 trials ({states.count('PRUNED')} pruned): loss" in str(result)
 
 

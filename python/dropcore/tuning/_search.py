@@ -305,7 +305,7 @@ class _Trials:
             sampler=self.make_sampler(index),
             pruner=self.pruner,
         )
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # also in a worker
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # also in a worker
         study.optimize(partial(self._score, optuna), n_trials=1)
 
     def _score(self, optuna: Any, trial: Any) -> float:
@@ -313,9 +313,9 @@ class _Trials:
         scores: list[float] = []
         for fold, (train, test) in enumerate(self.splits):
             model, options = _built(self.build, trial, self.experiment.options)
-            report = _Report(
-                trial, self.experiment.metric_name, scores, fold * self.experiment.options["epochs"]
-            )
+            epochs = self.experiment.options["epochs"]
+            before, last = fold * epochs, len(self.splits) * epochs
+            report = _Report(trial, self.experiment.metric_name, scores, before, last)
             try:
                 self.experiment.train(
                     model, train, key_of_fold(self.key, fold), test=test, report=report, **options
@@ -340,7 +340,7 @@ class _Report:
     trial: Any
     metric: str
     scores: list[float]
-    step: int
+    before: int
     last: int
     pruned: bool = False
 
@@ -348,9 +348,9 @@ class _Report:
         found = metrics[f"val_{self.metric}"]
         if math.isfinite(found):
             mean = (sum(self.scores) + found) / (len(self.scores) + 1)
-            self.trial.report(mean, self.step + epoch)
+            self.trial.report(mean, self.before + epoch)
             # At the end nothing is left to be saved.
-            self.pruned = self.step + epoch < self.last and bool(self.trial.should_prune())
+            self.pruned = self.before + epoch < self.last and bool(self.trial.should_prune())
         return self.pruned
 
 
@@ -484,7 +484,7 @@ def _finished(optuna: Any, study: Any) -> list[Any]:
 def _quiet(optuna: Any) -> Iterator[None]:
     """Without Optuna's messages about each study and trial."""
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     finally:
