@@ -50,6 +50,7 @@ __all__ = [
 _MODULES = (
     "constraints",
     "data",
+    "datasets",
     "diagnosis",
     "losses",
     "nn",

@@ -17,8 +17,9 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "diagnosis", "losses", "nn", "noise", "optim", "plotting",
-    "reference", "regularizers", "schedules", "training", "tuning", "uncertainty", "updates",
+    "constraints", "data", "datasets", "diagnosis", "losses", "nn", "noise", "optim",
+    "plotting", "reference", "regularizers", "schedules", "training", "tuning", "uncertainty",
+    "updates",
 ]  # fmt: skip
 
 
