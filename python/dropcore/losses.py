@@ -212,18 +212,8 @@ class SoftmaxCrossEntropy(CheckedLoss):
 
     def __post_init__(self) -> None:
         what = "SoftmaxCrossEntropy"
-        given: Any = self.class_weights
-        if given is not None:
-            if isinstance(given, Mapping | str) or not isinstance(given, Iterable):
-                balanced = isinstance(given, str) and given == "balanced"
-                hint = "; balanced weights are len(y) / (classes * np.bincount(y))"
-                raise TypeError(
-                    f"{what}: class_weights must be a sequence, a number for each class in order, "
-                    f"got {given!r}{hint if balanced else ''}"
-                )
-            object.__setattr__(self, "class_weights", tuple(given))
-            for weight in tuple(given):
-                check_number(f"{what}: a class weight", weight, "[0, inf)")
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", _class_weights(what, self.class_weights))
         check_number(f"{what}: label_smoothing", self.label_smoothing, "[0, 1]")
         if self.ignore_label is not None:
             try:
@@ -393,10 +383,35 @@ class BinaryCrossEntropy(CheckedLoss):
         loss = mean of -t log(s) - (1 - t) log(1 - s) = mean of max(z, 0) - z t + log(1 + exp(-|z|))
         dz   = (s - t) / n
 
-    The second form has no logarithm of 0. An output is right if z > 0 and t > 1/2, or neither.
+    The second form has no logarithm of 0. An output is right if z > 0 and t > 1/2, or neither. With
+    class weights v of no and w of yes each number counts u = v + (w - v) t, and the mean and the
+    gradient are those weighted by u, divided by the sum of u.
+
+    Parameters
+    ----------
+    class_weights : sequence of two float, optional
+        Weights of no and of yes, not negative. By default both are 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not.
     """
 
+    _: KW_ONLY
+    class_weights: tuple[float, ...] | None = None
     classifies = True
+
+    def __post_init__(self) -> None:
+        if self.class_weights is None:
+            return
+        weights = _class_weights("BinaryCrossEntropy", self.class_weights)
+        if len(weights) != 2:
+            raise ValueError(
+                "BinaryCrossEntropy: class_weights must be two numbers, of no and of yes, got "
+                f"{len(weights)}"
+            )
+        object.__setattr__(self, "class_weights", weights)
 
     def compute(
         self, outputs: Array, targets: Array, sample_weight: Array | None = None
@@ -405,8 +420,26 @@ class BinaryCrossEntropy(CheckedLoss):
         with np.errstate(all="ignore"):
             small = xp.exp(-abs(outputs))
             losses = xp.maximum(outputs, 0) - outputs * t + xp.log1p(small)
-            sigmoid = _sigmoid(outputs, small)
-            return _mean_and_gradient(losses, sigmoid - t, sample_weight)
+            gradient = _sigmoid(outputs, small) - t
+            if self.class_weights is None:
+                return _mean_and_gradient(losses, gradient, sample_weight)
+            each = self._weights(targets, sample_weight)
+            share = _inverse(_number(each.sum()))
+            gradient *= (each * share).astype(gradient.dtype)
+            counted = xp.where(each > 0, losses * each, 0)  # what does not count may be infinite
+            return _number(counted.sum(dtype=np.float64) * share), gradient
+
+    def _weights(self, targets: Array, sample_weight: Array | None) -> Array:
+        """How much each number counts, in float64."""
+        assert self.class_weights is not None
+        no, yes = self.class_weights
+        each = no + (yes - no) * targets.astype(np.float64)
+        return each if sample_weight is None else each * _along_rows(sample_weight, each)
+
+    def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
+        if self.class_weights is None:
+            return super().weight(targets, sample_weight)
+        return _number(self._weights(targets, sample_weight).sum())
 
     def probabilities(self, outputs: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -424,6 +457,27 @@ class BinaryCrossEntropy(CheckedLoss):
         self, outputs: Array, targets: Array, sample_weight: Array | None = None
     ) -> tuple[Number, Number]:
         return _counts((outputs > 0) == (targets > 0.5), None, sample_weight)
+
+
+def _class_weights(what: str, given: Any) -> tuple[float, ...]:
+    """Weights of classes as a tuple of numbers that are not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not.
+    """
+    if isinstance(given, Mapping | str) or not isinstance(given, Iterable):
+        hint = "; fit takes class_weight, 'balanced' or a dict of labels"
+        named = isinstance(given, Mapping | str)
+        raise TypeError(
+            f"{what}: class_weights must be a sequence, a number for each class in order, got "
+            f"{given!r}{hint if named else ''}"
+        )
+    found = tuple(given)
+    for weight in found:
+        check_number(f"{what}: a class weight", weight, "[0, inf)")
+    return found
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -631,6 +685,8 @@ def checked_sample_weight(name: str, weight: Any, rows: int) -> NDArray[np.float
     found = np.asarray(to_device(weight, "cpu"))
     if found.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, got dtype {found.dtype}")
+    if found.shape == (rows, 1):
+        found = found[:, 0]  # a column
     if found.shape != (rows,):
         raise ValueError(
             f"{name} must hold one number for each of the {rows} samples, got shape {found.shape}"

@@ -334,7 +334,7 @@ WRONG = [
     ({"validation_data": (X[:, :5], Y)}, ValueError, r"shape \(6,\), as x has, got \(5,\)"),
     ({"validation_data": (spoiled(np.nan), Y)}, ValueError, "validation x must be finite"),
     ({"validation_data": (X, Y[1:])}, ValueError, "validation y must hold .* got 149"),
-    ({"validation_data": 0.2}, TypeError, r"a pair of arrays \(x, y\), got float"),
+    ({"validation_data": 0.2}, TypeError, r"a pair of arrays \(x, y\), .* got float"),
     ({"validation_data": (X, Y + 1)}, ValueError, r"\[0, 3\), the network's outputs, got 3"),
     ({"validation_data": (X, Y - 1)}, ValueError, "got -1"),
 ]

@@ -5,6 +5,7 @@
 `_update`         one update: step
 `_inference`      predict, predict_proba, predict_labels, evaluate
 `_data`           checks of data, and batches in the dtype of the model
+`_sets`           the training and the validation set, and weights of classes
 `_labels`         labels in the user's words, and as numbers of outputs
 `_choices`        optimisers by name, the loss where none is named
 `_warnings`       models and data that are probably not meant

@@ -7,10 +7,11 @@ the data is there already.
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from dropcore._backends import to_device
 from dropcore._base.checks import users_level
 from dropcore._base.device import array_namespace, on_device
+from dropcore.data import Preprocessing, TargetScaling
 from dropcore.losses import (
     Array,
     CheckedLoss,
+    GaussianNLL,
     Loss,
     Shape,
     check_not_masked,
@@ -36,10 +39,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Data",
+    "Known",
+    "Learning",
     "check_feature_names",
     "checked_data",
     "feature_names",
-    "known_classes",
+    "known_of",
     "model_dtype",
 ]
 
@@ -73,6 +78,41 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What a model knows of its data.
+
+    Attributes
+    ----------
+    preprocessing : Preprocessing or None
+    classes : ndarray or None
+    scaling : TargetScaling or None
+        All as in `TrainingState`.
+    """
+
+    preprocessing: Preprocessing | None = None
+    classes: NDArray[Any] | None = None
+    scaling: TargetScaling | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """What is learned from data, where the model does not know it yet; classes are in any case.
+
+    Attributes
+    ----------
+    preprocessing : Preprocessing or None
+        A copy of which is fitted.
+    scale_targets : bool
+    rows : int array or None
+        The training set, from which is learned; None for all rows.
+    """
+
+    preprocessing: Preprocessing | None = None
+    scale_targets: bool = False
+    rows: NDArray[np.intp] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """Checked samples, which stay where they are until a batch of them is taken.
 
@@ -91,8 +131,12 @@ class Data:
     sample_weight : float64 array (samples,) or None
     valid : bool array (samples, steps) or None
         Whether a step of the outputs is valid, where `lengths` are given and outputs have steps.
-    classes : ndarray or None
-        The labels that y was encoded from, sorted.
+    known : Known
+        What x and y went through.
+    rows : int array or None
+        Those of x, y and the others that belong to this set; None for all.
+    names : list of str or None
+        Names of the columns of x.
     """
 
     x: NDArray[Any]
@@ -103,13 +147,17 @@ class Data:
     lengths: NDArray[np.int64] | None = None
     sample_weight: NDArray[np.float64] | None = None
     valid: NDArray[np.bool_] | None = None
-    classes: NDArray[Any] | None = None
+    known: Known = field(default_factory=Known)
+    rows: NDArray[np.intp] | None = None
+    names: list[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.rows is None else len(self.rows)
 
     def take(self, rows: Rows) -> Batch:
-        """A batch of these rows."""
+        """A batch of these rows of the set."""
+        if self.rows is not None:
+            rows = self.rows[rows]
         valid = None if self.valid is None else np.flatnonzero(self.valid[rows])
         return Batch(
             to_device(_converted(self.x, rows, self.dtype), self.device),
@@ -133,7 +181,7 @@ def checked_data(
     name: str = "",
     like: Data | None = None,
     targets: bool = True,
-    new_classes: bool = False,
+    learn: Learning | None = None,
 ) -> Data:
     """Check what a user gave against the model.
 
@@ -150,15 +198,20 @@ def checked_data(
         Samples that the model will be built for.
     targets : bool, default True
         Whether there are targets; without them `y` and `loss` are ignored.
-    new_classes : bool, default False
-        Whether labels may be of classes that the model does not know, as long as it knows none.
-        Otherwise they must be of those of `like` or of the model.
+    learn : Learning, optional
+        What is learned from these samples. Otherwise they go through what is known of `like`, or
+        to the model.
 
     Raises
     ------
     TypeError, ValueError
         If the model cannot take it.
     """
+    known = known_of(model) if like is None else like.known
+    if learn is not None:
+        known = _with_preprocessing(known, learn, x)
+    if known.preprocessing is not None:
+        x = _preprocessed(f"{name}x", known.preprocessing, x)
     dtype = np.dtype(np.int64) if model.integer_input else model_dtype(model)
     inputs = _checked_inputs(f"{name}x", x, dtype)
     given = plain(f"{name}y", _as_data(f"{name}y", y)) if targets else None
@@ -177,11 +230,9 @@ def checked_data(
                 f"the function {loss!r}"
             )
         weight = checked_sample_weight(f"{name}sample_weight", sample_weight, len(inputs))
-    classes = None
     if targets:
-        classes = like.classes if like is not None else known_classes(model)
-        given, loss, classes = _checked_targets(
-            f"{name}y", given, len(inputs), outputs, loss, valid, classes, new_classes
+        given, loss, known = _checked_targets(
+            f"{name}y", given, len(inputs), outputs, loss, valid, known, learn
         )
     for what, array in (("x", inputs), ("y", given)):
         if on_device(array) and model.device == "cpu":
@@ -189,12 +240,15 @@ def checked_data(
                 f"{name}{what} is on a GPU and the model is not: use model.to('cuda'), or "
                 f"cupy.asnumpy({what})"
             )
-    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid, classes)
+    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid, known)
 
 
-def known_classes(model: Layer) -> NDArray[Any] | None:
-    """The labels that the model was fitted to."""
-    return None if model.training_state is None else model.training_state.classes
+def known_of(model: Layer) -> Known:
+    """What the model knows of its data."""
+    state = model.training_state
+    if state is None:
+        return Known()
+    return Known(state.preprocessing, state.classes, state.target_scaling)
 
 
 def model_dtype(model: Layer) -> np.dtype[Any]:
@@ -375,6 +429,25 @@ def _valid_steps(
     return valid
 
 
+def _with_preprocessing(known: Known, learn: Learning, x: Any) -> Known:
+    """What is known, with a preprocessing fitted to the rows of training."""
+    if known.preprocessing is not None or learn.preprocessing is None:
+        return known
+    part = x
+    if learn.rows is not None:
+        part = x.iloc[learn.rows] if hasattr(x, "iloc") else np.asarray(x)[learn.rows]
+    return replace(known, preprocessing=copy.deepcopy(learn.preprocessing).fit(part))
+
+
+def _preprocessed(name: str, preprocessing: Preprocessing, x: Any) -> NDArray[np.float32]:
+    """A table as numbers. Errors begin with the name of the argument."""
+    try:
+        return preprocessing.transform(x)
+    except (TypeError, ValueError) as error:
+        error.args = (f"{name}: {error}".replace("Preprocessing.transform: ", "", 1),)
+        raise
+
+
 # --- targets -------------------------------------------------------------------------------------
 
 
@@ -385,10 +458,10 @@ def _checked_targets(
     outputs: Shape,
     loss: Loss | None,
     valid: NDArray[np.bool_] | None,
-    classes: NDArray[Any] | None,
-    new_classes: bool,
-) -> tuple[Any, Loss, NDArray[Any] | None]:
-    """Targets of outputs (samples, *outputs) as an array, their loss, and their classes.
+    known: Known,
+    learn: Learning | None,
+) -> tuple[Any, Loss, Known]:
+    """Targets of outputs (samples, *outputs) as an array, their loss, and what they went through.
 
     Raises
     ------
@@ -409,12 +482,14 @@ def _checked_targets(
     with _named(name):
         if loss is None:
             loss = chosen_loss(valid_of(targets), targets.ndim, outputs)
-    if classes is None and new_classes and not on_device(targets):
-        classes = classes_of(name, targets, valid_of(targets), loss, outputs)
-    if classes is not None and takes_labels(loss, targets, outputs):
+    if learn is not None:
+        known = _with_targets(name, targets, valid_of, known, learn, loss, outputs)
+    if known.scaling is not None and not _classifies(loss):
+        targets = known.scaling.transform(targets)
+    if known.classes is not None and takes_labels(loss, targets, outputs):
         fits = valid is not None and targets.shape[:2] == valid.shape
         counts = _over(valid, targets) if fits else None
-        targets = encoded(name, targets, counts, classes)
+        targets = encoded(name, targets, counts, known.classes)
     with _named(name):
         if isinstance(loss, CheckedLoss):
             targets = loss.fitted(targets, (samples, *outputs))
@@ -424,7 +499,56 @@ def _checked_targets(
             f"{name} must be of shape {valid.shape} or {(*valid.shape, '...')}, a target for each "
             f"step of the outputs, whose padded steps do not count, got {targets.shape}"
         )
-    return targets, loss, classes
+    return targets, loss, known
+
+
+def _with_targets(
+    name: str,
+    targets: Any,
+    valid_of: Callable[[Any], Any],
+    known: Known,
+    learn: Learning,
+    loss: Loss,
+    outputs: Shape,
+) -> Known:
+    """What is known, with classes and scaling learned from targets."""
+    if learn.scale_targets and known.scaling is None:
+        if _classifies(loss):
+            raise ValueError(
+                f"scale_targets is for numbers to predict, and the loss {loss!r} is one of "
+                "classes; for numbers name the loss, such as loss='mse'"
+            )
+        scaling = TargetScaling.fit(_of_each_output(targets, valid_of, learn.rows, loss, outputs))
+        return replace(known, scaling=scaling)
+    if known.classes is None and not on_device(targets):
+        return replace(known, classes=classes_of(name, targets, valid_of(targets), loss, outputs))
+    return known
+
+
+def _of_each_output(
+    targets: Any,
+    valid_of: Callable[[Any], Any],
+    rows: NDArray[np.intp] | None,
+    loss: Loss,
+    outputs: Shape,
+) -> Any:
+    """Targets of the training set that count: (values, outputs), or (values,) for one output."""
+    counts = np.zeros(len(targets), bool)
+    counts[slice(None) if rows is None else rows] = True
+    if targets.ndim > 1:
+        counts = np.broadcast_to(counts[:, None], targets.shape[:2])
+    found = valid_of(targets)
+    if found is targets or found.ndim == targets.ndim:
+        found = targets[slice(None) if rows is None else rows]
+    else:
+        found = found[valid_of(counts)]
+    units = 1 if isinstance(loss, GaussianNLL) or not outputs else outputs[-1]
+    each = units != 1 and found.ndim > 1 and found.shape[-1] == units
+    return found.reshape(-1, units) if each else found.reshape(-1)
+
+
+def _classifies(loss: Loss) -> bool:
+    return isinstance(loss, CheckedLoss) and loss.classifies
 
 
 def _over(valid: Any, targets: Array) -> Array:

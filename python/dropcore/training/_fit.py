@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_bool
 from dropcore._base.device import on_device
 from dropcore._base.generators import SHUFFLE, generator
+from dropcore.data import Preprocessing
 from dropcore.key import Key
 from dropcore.losses import Loss, Number
 from dropcore.optim import Optimizer
@@ -25,19 +26,13 @@ from dropcore.training._choices import (
     named_loss,
     optimizer_of,
 )
-from dropcore.training._data import (
-    Batch,
-    Data,
-    Rows,
-    check_feature_names,
-    checked_data,
-    feature_names,
-)
+from dropcore.training._data import Batch, Data, Rows
 from dropcore.training._inference import Means, mean_metrics, measures_of
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._measures import Measures
 from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
 from dropcore.training._progress import progress_of
+from dropcore.training._sets import sets_of
 from dropcore.training._update import Scored, Update, prepare
 from dropcore.training._warnings import (
     divergence_hints,
@@ -56,8 +51,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-Validation = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
-"""x, y and lengths of sequences."""
+Validation = (
+    tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
+)
+"""(x, y), (x, y, lengths of sequences), or a dict of these and sample_weight."""
 
 
 def fit(
@@ -71,9 +68,13 @@ def fit(
     loss: str | Loss | None = None,
     key: Key | int | None = None,
     validation_data: Validation | None = None,
+    validation_split: float | None = None,
     progress: bool | None = None,
     lengths: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    preprocessing: Preprocessing | None = None,
+    scale_targets: bool = False,
     shuffle: bool = True,
     metrics: Sequence[str | Metric] = (),
     callbacks: Sequence[Callback | EpochEnd] = (),
@@ -124,10 +125,15 @@ def fit(
         - one output and other numbers, or a number for each of several outputs: "mse";
         - numbers that may be probabilities for each of several outputs: ValueError.
     key : Key or int, optional
-        Needed if the model draws masks. Without it weights and order are those of seed 0.
-    validation_data : (x, y) or (x, y, lengths), optional
+        Needed if the model draws masks. By default that of the last `fit`; for a new model seed 0.
+    validation_data : (x, y) or (x, y, lengths) or dict, optional
         Evaluated after each epoch, without noise. Its sequences or images may have other lengths
-        where the model takes any.
+        where the model takes any. A dict has "x" and "y", and may have "lengths" and
+        "sample_weight".
+    validation_split : float, optional
+        Instead of `validation_data`: the fraction of the samples, in (0, 1), to hold out. They are
+        drawn at random from the seed of the key, so that the same seed holds the same rows out in
+        every call; of labels in proportion to the classes.
     progress : bool, optional
         By default a bar on a terminal and in a notebook, and nothing elsewhere. True also writes a
         line for each epoch to stderr where that is a file or a pipe; False shows nothing.
@@ -138,6 +144,18 @@ def fit(
         `y` holds there; a function as `loss` gets the valid steps as rows.
     sample_weight : array_like, shape (samples,), optional
         How much each sample counts in the mean loss of its batch and in the metrics, not negative.
+    class_weight : dict or "balanced", optional
+        How much each class counts in the training loss, and only there, by its label in y:
+        ``{"no": 1.0, "yes": 5.0}``. "balanced" is n / (number of classes * n of the class), with
+        which all classes count the same. For the cross-entropies, with labels.
+    preprocessing : dropcore.data.Preprocessing, optional
+        What turns x, a table with text and missing values, into numbers. A copy of it is fitted to
+        the training part of x and stays with the model: later calls of `fit`, `predict` and
+        `evaluate` take such tables, and transform them in the same way.
+    scale_targets : bool, default False
+        Whether numbers to predict are standardised, by mean and standard deviation of the training
+        part. The loss is that of the standardised targets; `predict` and metrics by name are in the
+        units of y. It stays with the model, too.
     shuffle : bool, default True
         Whether each epoch takes the samples in an order of its own.
     metrics : sequence of str or Metric, default ()
@@ -203,11 +221,21 @@ def fit(
     hooks = callbacks_of(callbacks)
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
-    names = feature_names(x)
-    if names is not None and model.training_state is not None:
-        check_feature_names("x", x, model.training_state.feature_names)
-    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion, new_classes=True)
-    held_out = _validation(model, validation_data, data, names)
+    sets = sets_of(
+        model,
+        x,
+        y,
+        lengths,
+        sample_weight,
+        loss=criterion,
+        key=address,
+        validation_data=validation_data,
+        validation_split=validation_split,
+        class_weight=class_weight,
+        preprocessing=preprocessing,
+        scale_targets=scale_targets,
+    )
+    data, held_out = sets.training, sets.validation
     measures = measures_of(model, metrics, data, "the data of an epoch")
     held_out_measures = None
     if held_out is not None:
@@ -228,7 +256,7 @@ def fit(
     with Interrupts() as interrupts:
         with interrupts.deferred:
             state = prepare(model, rule, address, data, announce=loss is None)
-            state.feature_names = names or state.feature_names
+            state.feature_names = data.names or state.feature_names
             if not resume:
                 state.history, state.unfinished, state.callbacks = History(), None, {}
                 state.learning_rate_factor = 1.0
@@ -238,7 +266,17 @@ def fit(
             display = progress_of(state.epoch, max(last - done, 0), batches, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
-            model, rule, data, state, address, interrupts, batch_size, shuffle, cuda_graph, measures
+            model,
+            rule,
+            sets.loss,
+            data,
+            state,
+            address,
+            interrupts,
+            batch_size,
+            shuffle,
+            cuda_graph,
+            measures,
         )
         run = Run(model, rule, state, history, hooks, training.use)
         run.learning_rate_factor = state.learning_rate_factor
@@ -288,6 +326,7 @@ class _Training:
 
     model: Layer
     optimizer: Optimizer
+    loss: Loss
     data: Data
     state: TrainingState
     address: Key
@@ -318,8 +357,7 @@ class _Training:
         `advance(loss)` and the functions `after_update` are called after each update.
         """
         model, state, address = self.model, self.state, self.address
-        loss = self.data.loss
-        assert loss is not None
+        loss = self.loss
         good = Snapshot(model, state)
         update = self.update = Update(model, self.optimizer, loss, state)
         progress = state.unfinished or UnfinishedEpoch(
@@ -414,21 +452,6 @@ def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:
     for name, given in (("lengths", lengths), ("sample_weight", sample_weight)):
         if given is not None:
             raise ValueError(f"cuda_graph takes no {name}, which change with the batch")
-
-
-def _validation(
-    model: Layer, validation_data: Any, data: Data, names: list[str] | None
-) -> Data | None:
-    if validation_data is None:
-        return None
-    if not isinstance(validation_data, tuple | list) or not 2 <= len(validation_data) <= 3:
-        kind = type(validation_data).__name__
-        raise TypeError(
-            f"validation_data must be a pair of arrays (x, y), got {kind}; with lengths of "
-            "sequences (x, y, lengths)"
-        )
-    check_feature_names("validation x", validation_data[0], names)
-    return checked_data(model, *validation_data, loss=data.loss, name="validation ", like=data)
 
 
 def _graphed(

@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike
 from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
 from dropcore.key import Key, as_key
-from dropcore.losses import Array, BinaryCrossEntropy, CheckedLoss, Loss, Number
+from dropcore.losses import Array, BinaryCrossEntropy, CheckedLoss, GaussianNLL, Loss, Number
 from dropcore.training._choices import check_model, checked_count, named_loss
 from dropcore.training._data import (
     Batch,
     Data,
     check_feature_names,
     checked_data,
-    known_classes,
+    known_of,
 )
 from dropcore.training._labels import in_words
 from dropcore.training._measures import Measures
@@ -69,9 +69,9 @@ def predict(
     Returns
     -------
     ndarray, shape (samples, ...)
-        On the device of x. Of a classifier these are logits; `predict_proba` and `predict_labels`
-        return probabilities and labels. With `key` and ``samples=T`` the shape is
-        (T, samples, ...).
+        On the device of x, and in the units of y where `fit` has standardised it. Of a classifier
+        these are logits; `predict_proba` and `predict_labels` return probabilities and labels. With
+        `key` and ``samples=T`` the shape is (T, samples, ...).
 
     Raises
     ------
@@ -94,7 +94,7 @@ def predict(
         )
     data = inputs_of(model, x, lengths)
     if key is None:
-        return outputs_of(model, data, batch_size)
+        return in_units_of_y(model, outputs_of(model, data, batch_size))
     address, count = as_key(key), checked_count("samples", samples, 1)
     check_sampling(model, address, count)
     outputs: Any = None
@@ -103,8 +103,27 @@ def predict(
             shape = (count, len(data), *found.shape[2:])
             outputs = array_namespace(found).empty(shape, found.dtype)
         outputs[which, rows] = found
-    result: Array = outputs
-    return result
+    return in_units_of_y(model, outputs)
+
+
+def in_units_of_y(model: Layer, outputs: Array) -> Array:
+    """Outputs of a model whose targets were standardised in the units of y, in the same dtype.
+
+    Of "gaussian_nll" they are the mean, and the logarithm of the variance.
+    """
+    state, scaling = model.training_state, known_of(model).scaling
+    loss = None if state is None else state.loss
+    if scaling is None or (isinstance(loss, CheckedLoss) and loss.classifies):
+        return outputs
+    xp = array_namespace(outputs)
+    mean, scale = xp.asarray(scaling.mean), xp.asarray(scaling.scale)
+    found = outputs.astype(np.float64)
+    if isinstance(loss, GaussianNLL):
+        found[..., 0] = found[..., 0] * scale + mean
+        found[..., 1] += 2 * xp.log(scale)
+    else:
+        found = found * scale + mean
+    return found.astype(outputs.dtype)
 
 
 def inputs_of(model: Layer, x: ArrayLike, lengths: ArrayLike | None = None) -> Data:
@@ -115,7 +134,7 @@ def inputs_of(model: Layer, x: ArrayLike, lengths: ArrayLike | None = None) -> D
 
 
 def outputs_of(model: Layer, data: Data, batch_size: int) -> Array:
-    """Outputs without noise, (samples, ...), on the device of the data."""
+    """Outputs without noise (samples, ...) in units of the loss, on the device of the data."""
     where = "cuda" if on_device(data.x) else "cpu"
     outputs: Any = None
     with np.errstate(all="ignore"):
@@ -194,9 +213,9 @@ def predict_labels(
     loss = _loss_of_classes("predict_labels", model)
     outputs = predict(model, x, batch_size=batch_size, lengths=lengths)
     if not isinstance(loss, BinaryCrossEntropy):
-        return in_words(outputs.argmax(axis=-1), known_classes(model))
+        return in_words(outputs.argmax(axis=-1), known_of(model).classes)
     yes = (outputs > 0).astype(np.int64)
-    return in_words(yes[..., 0], known_classes(model)) if yes.shape[-1] == 1 else yes
+    return in_words(yes[..., 0], known_of(model).classes) if yes.shape[-1] == 1 else yes
 
 
 def _loss_of_classes(what: str, model: Layer) -> CheckedLoss:
@@ -265,14 +284,13 @@ def evaluate(
 def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words: str) -> Measures:
     """The metrics of checked data, which warnings call `words`."""
     assert data.loss is not None
-    state = model.training_state
     return Measures(
         metrics,
         data.loss,
         model.output_shape(data.x.shape[1:]),
         weighted=data.sample_weight is not None,
         data=words,
-        scaling=None if state is None else state.target_scaling,
+        scaling=data.known.scaling,
     )
 
 

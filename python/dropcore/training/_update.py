@@ -225,13 +225,15 @@ def prepare(
         raise ValueError("all parameters of the model are frozen: nothing is left to train")
     state = training_state_of(model)
     assert data.loss is not None
+    classes = data.known.classes
     # False and True are 0 and 1 to anybody.
-    named_classes = None if data.classes is None or data.classes.dtype == bool else data.classes
+    encoded = classes is not None and classes.dtype != bool
     if announce and state.loss is None:
-        announce_loss(data.loss, model.output_shape(shape), encoded=named_classes is not None)
-    if named_classes is not None and state.classes is None:
-        announce_classes(named_classes)
-    state.loss, state.key, state.classes = data.loss, address, data.classes
+        announce_loss(data.loss, model.output_shape(shape), encoded=encoded)
+    if classes is not None and encoded and state.classes is None:
+        announce_classes(classes)
+    state.loss, state.key, state.classes = data.loss, address, classes
+    state.preprocessing, state.target_scaling = data.known.preprocessing, data.known.scaling
     state.prepare(optimizer, params)
     return state
 

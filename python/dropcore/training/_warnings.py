@@ -76,10 +76,11 @@ def warn_of_one_class(model: Layer, data: Data) -> None:
         return
     if not takes_labels(loss, y, model.output_shape(data.x.shape[1:])):
         return
-    if data.valid is not None:
-        y = y[data.valid]
+    rows = slice(None) if data.rows is None else data.rows
+    y = y[rows] if data.valid is None else y[rows][data.valid[rows]]
     if y.size and (y == y.flat[0]).all():
-        label = y.flat[0] if data.classes is None else data.classes[y.flat[0]]
+        classes = data.known.classes
+        label = y.flat[0] if classes is None else classes[y.flat[0]]
         warnings.warn(
             f"fit: all labels in y are {label.item()!r}: with one class there is nothing to learn",
             UserWarning,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from dropcore.data import Preprocessing, TargetScaling
 from dropcore.key import Key
 from dropcore.losses import CheckedLoss, Loss, Number
 from dropcore.optim import Arrays, Optimizer, State, kind_of
@@ -105,8 +106,8 @@ class TrainingState:
     history: History = field(default_factory=History)
     key: Key | None = None
     classes: NDArray[Any] | None = None
-    preprocessing: Any = None
-    target_scaling: Any = None
+    preprocessing: Preprocessing | None = None
+    target_scaling: TargetScaling | None = None
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     learning_rate_factor: float = 1.0
     stopped: bool = False

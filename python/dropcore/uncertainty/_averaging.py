@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dropcore._base.checks import check_integer
 from dropcore.key import Key
-from dropcore.training._data import known_classes
+from dropcore.training._data import known_of
 from dropcore.training._inference import outputs_of
 from dropcore.uncertainty._outputs import (
     Floats,
@@ -151,7 +151,7 @@ class _Wrong:
         if self.numeric:
             self._targets = fitted_numbers("averaging_curve: y", y, shape)
         else:
-            known = known_classes(model)
+            known = known_of(model).classes
             self._targets = fitted_labels("averaging_curve: y", y, shape, kind, known)
 
     def total(self, values: Floats, rows: slice) -> float:

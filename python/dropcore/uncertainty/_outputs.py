@@ -114,7 +114,8 @@ def in_units(model: Layer, mean: Floats, variance: Floats | None = None) -> tupl
     if scaling is None:
         return mean, variance
     scale = np.asarray(scaling.scale, np.float64)
-    return scaling.inverse(mean), None if variance is None else variance * scale**2
+    found = scaling.inverse(mean).astype(np.float64, copy=False)
+    return found, None if variance is None else variance * scale**2
 
 
 def as_floats(name: str, values: ArrayLike) -> Floats:

@@ -14,7 +14,7 @@ from dropcore._backends import to_device
 from dropcore._base.checks import check_bool, check_integer, check_number
 from dropcore.key import Key, as_key
 from dropcore.training._choices import check_model
-from dropcore.training._data import Data, known_classes
+from dropcore.training._data import Data, known_of
 from dropcore.training._inference import inputs_of
 from dropcore.training._labels import in_words
 from dropcore.training._monte_carlo import check_sampling, sampled
@@ -190,7 +190,7 @@ def sample(
         found["mutual_information"] = information
     if "variance" in found:
         found["noise_std"] = np.sqrt(found.pop("variance"))
-    classes = known_classes(model) if kind in ("classes", "binary") else None
+    classes = known_of(model).classes if kind in ("classes", "binary") else None
     return MonteCarlo(kind, samples, samples=kept, classes=classes, **found)
 
 

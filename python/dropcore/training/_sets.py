@@ -1,0 +1,273 @@
+"""The sets of a call of `fit`: for training, for validation, and how much each class counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcore._base.checks import check_bool, check_number, shown
+from dropcore._base.device import on_device
+from dropcore._base.generators import DATA, generator
+from dropcore.data import Preprocessing
+from dropcore.key import Key
+from dropcore.losses import BinaryCrossEntropy, CheckedLoss, Loss, SoftmaxCrossEntropy
+from dropcore.training._data import (
+    Data,
+    Learning,
+    check_feature_names,
+    checked_data,
+    feature_names,
+    known_of,
+)
+from dropcore.training._labels import plain, takes_labels
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Sets", "sets_of"]
+
+_SPLIT: Final = 1 << 31
+"""The generator of splits, beside those of data sets."""
+
+_PARTS: Final = ("x", "y", "lengths", "sample_weight")
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """What `fit` trains on and validates with.
+
+    Attributes
+    ----------
+    training : Data
+    validation : Data or None
+    loss : Loss
+        Of training: that of the data, or one that counts each class as it should.
+    """
+
+    training: Data
+    validation: Data | None
+    loss: Loss
+
+
+def sets_of(
+    model: Layer,
+    x: Any,
+    y: Any,
+    lengths: Any,
+    sample_weight: Any,
+    *,
+    loss: Loss | None,
+    key: Key,
+    validation_data: Any,
+    validation_split: Any,
+    class_weight: Any,
+    preprocessing: Any,
+    scale_targets: Any,
+) -> Sets:
+    """Check the data of `fit`, whose arguments these are."""
+    learning = _learning(model, preprocessing, scale_targets)
+    rows = held_out = None
+    if validation_split is not None:
+        if validation_data is not None:
+            raise ValueError("fit: give validation_data or validation_split, not both")
+        rows, held_out = _split(x, y, validation_split, loss, key)
+        learning = replace(learning, rows=rows)
+    known = known_of(model)
+    names = None
+    if known.preprocessing is None and learning.preprocessing is None:
+        names = feature_names(x)
+        if names is not None and model.training_state is not None:
+            check_feature_names("x", x, model.training_state.feature_names)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning)
+    data = replace(data, names=names)
+    validation = None
+    if held_out is not None:
+        validation, data = replace(data, rows=held_out), replace(data, rows=rows)
+    elif validation_data is not None:
+        validation = _validation(model, validation_data, data)
+    assert data.loss is not None
+    training_loss = data.loss
+    if class_weight is not None:
+        training_loss = _weighted(model, data, class_weight)
+    return Sets(data, validation, training_loss)
+
+
+def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
+    """What is learned from the data; TypeError or ValueError if the model cannot begin to."""
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "preprocessing must be a dropcore.data.Preprocessing, such as Preprocessing(), got "
+            f"{shown(preprocessing)}"
+        )
+    scale = check_bool("scale_targets", scale_targets)
+    known, state = known_of(model), model.training_state
+    if state is not None and state.step:
+        for name, wanted, found in (
+            ("preprocessing", preprocessing is not None, known.preprocessing),
+            ("scale_targets", scale, known.scaling),
+        ):
+            if wanted and found is None:
+                raise ValueError(
+                    f"{name}: the model has been trained without, so that its weights belong to "
+                    "data as they are; use a new model"
+                )
+    return Learning(preprocessing, scale)
+
+
+# --- validation ----------------------------------------------------------------------------------
+
+
+def _split(
+    x: Any, y: Any, part: Any, loss: Loss | None, key: Key
+) -> tuple[NDArray[np.intp] | None, NDArray[np.intp] | None]:
+    """Rows for training and for validation, each in ascending order."""
+    share = check_number("validation_split", part, "(0, 1)")
+    if not hasattr(y, "__len__") or not hasattr(x, "__len__") or len(x) != len(y):
+        return None, None  # which the checks of data refuse
+    samples = len(y)
+    count = round(samples * share)
+    if not 0 < count < samples:
+        raise ValueError(
+            f"validation_split={part} of {samples} samples leaves {count} for validation and "
+            f"{samples - count} for training: each needs at least one"
+        )
+    order = generator(key, DATA, _SPLIT).permutation(samples)
+    labels = _strata(y, loss)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    # Every so many rows one, evenly over the classes, which follow each other now.
+    taken = np.diff(np.arange(samples + 1) * count // samples) > 0
+    return np.sort(order[~taken]), np.sort(order[taken])
+
+
+def _strata(y: Any, loss: Loss | None) -> NDArray[Any] | None:
+    """The class of each sample; None if targets are not classes."""
+    if on_device(y) or isinstance(y, np.ma.MaskedArray):
+        return None
+    if loss is not None and not (isinstance(loss, CheckedLoss) and loss.classifies):
+        return None
+    labels = plain("y", np.asarray(y))
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if isinstance(loss, SoftmaxCrossEntropy) and labels.ndim == 2 and labels.dtype.kind in "fiub":
+        shares = abs(labels.sum(axis=1) - 1) < 1e-3
+        if shares.all():
+            labels = labels.argmax(axis=1)
+    kinds = "iubUS" if loss is None else "fiubUS"
+    if labels.ndim != 1 or labels.dtype.kind not in kinds:
+        return None
+    found: NDArray[Any] = np.unique(labels, return_inverse=True)[1]
+    return found
+
+
+def _validation(model: Layer, given: Any, data: Data) -> Data:
+    """Validation data as the user gave them, checked."""
+    if isinstance(given, Mapping):
+        if not {"x", "y"} <= given.keys() <= set(_PARTS):
+            raise ValueError(
+                "validation_data as a dict must have x and y, and may have lengths and "
+                f"sample_weight, got {sorted(given, key=str)}"
+            )
+        parts = dict(given)
+    elif isinstance(given, tuple | list) and 2 <= len(given) <= 3:
+        parts = dict(zip(_PARTS[:3], given, strict=False))
+        if len(given) == 3 and not model.takes_lengths:
+            raise ValueError(
+                "validation_data: the third part of a tuple are lengths of sequences, which no "
+                "layer of the model takes; give weights of samples as "
+                "{'x': ..., 'y': ..., 'sample_weight': ...}"
+            )
+    else:
+        raise TypeError(
+            "validation_data must be a pair of arrays (x, y), with lengths of sequences (x, y, "
+            "lengths), or a dict of x, y, lengths and sample_weight, got "
+            f"{shown(given) if isinstance(given, tuple | list) else type(given).__name__}"
+        )
+    check_feature_names("validation x", parts["x"], data.names)
+    return checked_data(model, **parts, loss=data.loss, name="validation ", like=data)
+
+
+# --- weights of classes --------------------------------------------------------------------------
+
+
+def _weighted(model: Layer, data: Data, class_weight: Any) -> Loss:
+    """The loss of the data, in which each class counts as it should.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If that cannot be, or it is no weight for each class.
+    """
+    loss, y = data.loss, data.y
+    outputs = model.output_shape(data.x.shape[1:])
+    if not isinstance(loss, SoftmaxCrossEntropy | BinaryCrossEntropy):
+        raise ValueError(
+            f"class_weight is for 'softmax_cross_entropy' and 'binary_cross_entropy', got the loss "
+            f"{loss!r}; sample_weight suits any loss of dropcore.losses"
+        )
+    if loss.class_weights is not None:
+        raise ValueError(
+            f"class_weight: the loss {loss!r} has class_weights of its own: give one of them"
+        )
+    if on_device(y) or not takes_labels(loss, y, outputs):
+        raise ValueError(
+            "class_weight needs a label for each output row in host memory, got targets of shape "
+            f"{y.shape} of {y.dtype}"
+        )
+    count = 2 if isinstance(loss, BinaryCrossEntropy) else outputs[-1]
+    assert count is not None
+    names = list(range(count)) if data.known.classes is None else data.known.classes.tolist()
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        weights = _balanced(data, count)
+    elif isinstance(class_weight, Mapping):
+        weights = _given(class_weight, names)
+    else:
+        raise TypeError(
+            "class_weight must be 'balanced' or a dict of a number for each label, such as "
+            f"{{{names[0]!r}: 1.0, {names[1]!r}: 5.0}}, got {shown(class_weight)}"
+        )
+    return replace(loss, class_weights=weights)
+
+
+def _balanced(data: Data, count: int) -> tuple[float, ...]:
+    """Weights with which all classes of the training set count the same."""
+    y, valid = data.y, data.valid
+    if data.rows is not None:
+        y, valid = y[data.rows], None if valid is None else valid[data.rows]
+    labels = (y if valid is None else y[valid]).reshape(-1).astype(np.int64)
+    ignored = getattr(data.loss, "ignore_label", None)
+    if ignored is not None:
+        labels = labels[labels != ignored]
+    found = np.bincount(labels, minlength=count)
+    present = max(1, int((found > 0).sum()))
+    return tuple((labels.size / (present * np.maximum(found, 1))).tolist())
+
+
+def _given(class_weight: Mapping[Any, Any], names: list[Any]) -> tuple[float, ...]:
+    """The weights of a dict, in the order of the outputs."""
+    by_name = {
+        label.item() if isinstance(label, np.generic) else label: weight
+        for label, weight in class_weight.items()
+    }
+    missing = [name for name in names if name not in by_name]
+    unknown = [label for label in by_name if label not in names]
+    if missing or unknown:
+        parts = [
+            f"{what} {', '.join(map(repr, labels[:6]))}{' ...' if len(labels) > 6 else ''}"
+            for what, labels in (("missing", missing), ("unknown", unknown))
+            if labels
+        ]
+        raise ValueError(
+            f"class_weight must have a number for each of the {len(names)} labels: "
+            f"{'; '.join(parts)}"
+        )
+    weights = tuple(
+        check_number(f"class_weight of {name!r}", by_name[name], "[0, inf)") for name in names
+    )
+    if not any(weights):
+        raise ValueError("class_weight must not be all zero: no sample would count")
+    return weights
