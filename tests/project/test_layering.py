@@ -36,6 +36,7 @@ FACADES = (
     "data/__init__",
     "nn/__init__",
     "training/__init__",
+    "training/callbacks/__init__",
     "uncertainty/__init__",
     "_base/__init__",
     "_ops/__init__",

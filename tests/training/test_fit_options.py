@@ -284,7 +284,8 @@ def test_a_diverged_fit_says_what_may_help(layers, x, y, words, not_said):
 
 def test_what_is_public():
     assert set(training.__all__) == {
-        "Callback", "History", "Metric", "Run", "StepResult", "TrainingState",
+        "CSVLog", "Callback", "Checkpoint", "EarlyStopping", "History", "Metric",
+        "ReduceOnPlateau", "Run", "StepResult", "TensorBoard", "TrainingState",
         "evaluate", "fit", "predict", "predict_labels", "predict_proba", "step",
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from dropcore.losses import (
 )
 from dropcore.nn import LSTM, Dense, Dropout, Sequential
 from dropcore.optim import SGD
-from dropcore.training import Callback, Metric
+from dropcore.training import Callback, History, Metric
 from dropcore.training._measures import Measures
 from dropcore.training.metrics import METRICS
 
@@ -442,8 +442,12 @@ def test_an_interrupted_epoch_is_measured_as_a_whole(metrics):
         trained(metrics, model=model, callbacks=[Presses()])
     assert model.training_state.unfinished.batches == 3
     model = copy.deepcopy(model)
-    with pytest.raises(ValueError, match=r"so it needs the same metrics as before, \['f1', "):
+    with pytest.raises(ValueError, match=r"so metrics and validation data must be as before: it"):
         trained(metrics[:1], model=model, resume=True)
+    begun = copy.deepcopy(model)
+    begun.training_state.history = History()
+    with pytest.raises(ValueError, match=r"so it needs the same metrics as before, \['f1', "):
+        trained(metrics[:1], model=begun, resume=True)
     history, _ = trained(metrics, model=model, resume=True)
     for name in wanted:
         if name != "seconds":

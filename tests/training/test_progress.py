@@ -103,7 +103,7 @@ def test_the_line_fits_a_terminal_of_80_columns(monkeypatch):
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x19\x00\x50\x00" + bytes(4))
-    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, os.fdopen(ours, "rb", 0) as seen:
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, os.fdopen(ours, "rb", 0) as reader:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.delenv("COLUMNS", raising=False)
         with progress_of(11, 9, 4, None) as progress:
@@ -113,7 +113,9 @@ def test_the_line_fits_a_terminal_of_80_columns(monkeypatch):
                     progress.update(0.5)
                 progress.end_epoch(epoch, METRICS | {"seconds": 1.0})
         terminal.flush()
-        text = seen.read(1 << 16).decode()
+        text = ""
+        while not text.endswith("\n"):
+            text += reader.read(1 << 16).decode()
     shown = frames(text)
     assert max(map(len, shown)) <= 80
     assert shown[-1].startswith("epoch 20/20 100%|")

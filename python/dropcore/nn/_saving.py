@@ -370,20 +370,26 @@ def _read_loss(found: Any, source: _Source) -> Loss | None:
     return loss
 
 
-def _write_history(history: History, sink: _Sink) -> list[str]:
+def _write_history(history: History, sink: _Sink) -> dict[str, Any]:
     sink.put("epochs", np.array(history.epochs, np.int64))
     metrics = {name: np.array(values, np.float64) for name, values in history.metrics.items()}
-    return sink.put_all("metrics", metrics)
+    return {"metrics": sink.put_all("metrics", metrics), "best_epoch": history.best_epoch}
 
 
 def _read_history(found: Any, source: _Source) -> History:
+    found = _dict(found, "its history")
+    _expect(found, {"metrics", "best_epoch"}, "its history")
+    best = found["best_epoch"]
+    if best is not None:
+        _read_count(best, source)
     epochs = source.arrays.take("epochs")
-    metrics = source.arrays.take_all("metrics", found)
+    metrics = source.arrays.take_all("metrics", found["metrics"])
     if epochs.dtype != np.int64 or any(values.dtype != np.float64 for values in metrics.values()):
         raise ValueError("its history must be of int64 epochs and float64 metrics")
     if epochs.ndim != 1 or any(values.shape != epochs.shape for values in metrics.values()):
         raise ValueError("its history must have a number of each metric for each epoch")
-    return History(epochs.tolist(), {name: values.tolist() for name, values in metrics.items()})
+    values = {name: array.tolist() for name, array in metrics.items()}
+    return History(epochs.tolist(), values, best)
 
 
 def _read_count(found: Any, source: _Source) -> int:

@@ -14,7 +14,7 @@
 `_measures`       metrics, from batches to a number
 `_nonfinite`      the first layer whose numbers are not finite
 `_progress`       the progress bar, or lines in a file
-`callbacks`       Callback: what fit calls between updates and epochs
+`callbacks`       EarlyStopping and others: what fit calls between updates and epochs
 `metrics`         metrics by name, and Metric for one of one's own
 `state`           TrainingState, and a snapshot to return to
 `history`         History
@@ -27,17 +27,30 @@ here.
 from dropcore.training._fit import fit
 from dropcore.training._inference import evaluate, predict, predict_labels, predict_proba
 from dropcore.training._update import StepResult, step
-from dropcore.training.callbacks import Callback, Run
+from dropcore.training.callbacks import (
+    Callback,
+    Checkpoint,
+    CSVLog,
+    EarlyStopping,
+    ReduceOnPlateau,
+    Run,
+    TensorBoard,
+)
 from dropcore.training.history import History
 from dropcore.training.metrics import Metric
 from dropcore.training.state import TrainingState
 
 __all__ = [
+    "CSVLog",
     "Callback",
+    "Checkpoint",
+    "EarlyStopping",
     "History",
     "Metric",
+    "ReduceOnPlateau",
     "Run",
     "StepResult",
+    "TensorBoard",
     "TrainingState",
     "evaluate",
     "fit",

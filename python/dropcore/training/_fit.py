@@ -40,7 +40,14 @@ from dropcore.training._warnings import (
     warn_of_unlikely_input,
     warn_of_unlikely_output,
 )
-from dropcore.training.callbacks import Callback, EpochEnd, Run, callbacks_of, overrides
+from dropcore.training.callbacks._base import (
+    Callback,
+    EpochEnd,
+    Run,
+    callbacks_of,
+    check_kept,
+    overrides,
+)
 from dropcore.training.history import History
 from dropcore.training.metrics import Metric
 from dropcore.training.state import Snapshot, TrainingState, UnfinishedEpoch
@@ -240,15 +247,20 @@ def fit(
     held_out_measures = None
     if held_out is not None:
         held_out_measures = measures_of(model, metrics, held_out, "the validation data")
+    measured = _measured(measures, held_out_measures)
     before = model.training_state
     done = 0 if before is None else before.epoch
     last = epochs if resume else done + epochs
     batches = math.ceil(len(data) / batch_size)
     updates = max(last - done, 0) * batches
     if resume and before is not None:
+        check_kept(before.callbacks, hooks)
+        _check_history(before, measured)
         _check_unfinished(before, address, len(data), batch_size, shuffle, measures)
         if before.unfinished is not None and last > done:
             updates -= before.unfinished.batches
+    for hook in hooks:
+        hook.check(measured)
     check_address(model, address, 0 if before is None else before.step, updates)
     warn_of_unlikely_input(model, data)
     warn_of_one_class(model, data)
@@ -286,25 +298,43 @@ def fit(
             run.restore_callbacks()
         run.keep_callbacks()
         after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
-        with display:
-            while state.epoch < last and not state.stopped:
-                started = perf_counter()
-                display.begin_epoch(state.epoch + 1)
-                found = training.epoch(run, display.update, after_update)
-                if held_out is not None and held_out_measures is not None:
-                    found |= _validated(
-                        model, held_out, max(batch_size, 1024), held_out_measures, state.epoch + 1
-                    )
-                found["seconds"] = perf_counter() - started
-                with interrupts.deferred:
-                    state.epoch += 1
-                    state.unfinished = None
-                    history.append(state.epoch, found)
-                display.end_epoch(state.epoch, found)
-                _epoch_ended(run, hooks, found)
+        try:
+            with display:
+                while state.epoch < last and not state.stopped:
+                    started = perf_counter()
+                    display.begin_epoch(state.epoch + 1)
+                    found = training.epoch(run, display.update, after_update)
+                    if held_out is not None and held_out_measures is not None:
+                        rows, epoch = max(batch_size, 1024), state.epoch + 1
+                        found |= _validated(model, held_out, rows, held_out_measures, epoch)
+                    found["seconds"] = perf_counter() - started
+                    # The callbacks see each epoch that counts.
+                    with interrupts.deferred:
+                        state.epoch += 1
+                        state.unfinished = None
+                        history.append(state.epoch, found)
+                        _epoch_ended(run, hooks, found)
+                    display.end_epoch(state.epoch, found)
+        except KeyboardInterrupt:
+            _ended(run, hooks, interrupts)
+            raise
+        _ended(run, hooks, interrupts)
+    return history
+
+
+def _measured(training: Measures, validation: Measures | None) -> dict[str, bool]:
+    """The names in the history, in their order, and whether higher is better."""
+    found = dict(training.directions)
+    if validation is not None:
+        found |= {f"val_{name}": higher for name, higher in validation.directions.items()}
+    return found | {"seconds": False}
+
+
+def _ended(run: Run, hooks: list[Callback], interrupts: Interrupts) -> None:
+    """Tell the callbacks that training has ended."""
+    with interrupts.deferred:
         for hook in hooks:
             hook.on_fit_end(run)
-    return history
 
 
 def _epoch_ended(run: Run, hooks: list[Callback], metrics: dict[str, float]) -> None:
@@ -415,6 +445,17 @@ class _Training:
         return FloatingPointError(
             f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are "
             f"back to {place}; {divergence_hints(self.model, self.data)}"
+        )
+
+
+def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
+    """ValueError unless the epochs to come have the metrics of those before."""
+    before = list(state.history)
+    if before and before != list(measured):
+        raise ValueError(
+            "resume=True goes on with the history, so metrics and validation data must be as "
+            f"before: it has {', '.join(before)}, and the epochs to come have "
+            f"{', '.join(measured)}; resume=False begins another history"
         )
 
 

@@ -24,6 +24,8 @@ class History(Mapping[str, list[float]]):
         "loss" and "accuracy", measured while training, under noise; "val_loss" and "val_accuracy",
         measured without noise, if there is validation data; "seconds". Losses that are not
         classification have no accuracies.
+    best_epoch : int or None
+        The epoch whose weights the model has, if `EarlyStopping` has put them back.
 
     Examples
     --------
@@ -35,6 +37,7 @@ class History(Mapping[str, list[float]]):
 
     epochs: list[int] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    best_epoch: int | None = None
 
     def append(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Add an epoch. Where it or earlier ones lack a metric, that is NaN."""

@@ -87,6 +87,16 @@ class Callback:
     last: ClassVar[bool] = False
     """Whether it is called after all others: for callbacks that save the model."""
 
+    def check(self, metrics: Mapping[str, bool]) -> None:
+        """Called before anything is changed, to raise an error about what cannot work.
+
+        Parameters
+        ----------
+        metrics : dict of str to bool
+            The names of the metrics that `on_epoch_end` will get, in their order, and whether
+            higher is better.
+        """
+
     def on_fit_begin(self, run: Run) -> None:
         """Called once the model is built, before the first update."""
 
@@ -112,7 +122,7 @@ class Callback:
         return None
 
     def on_fit_end(self, run: Run) -> None:
-        """Called at the end, unless `fit` raises an exception, such as that of Ctrl-C."""
+        """Called at the end, also after Ctrl-C, which waits for it; not after other errors."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs: numbers, strings, None, arrays, lists and dicts of these."""
@@ -158,6 +168,17 @@ def callbacks_of(given: Any) -> list[Callback]:
                 f"metrics), got {shown(callback)}"
             )
     return sorted(found, key=lambda callback: callback.last)
+
+
+def check_kept(kept: Mapping[str, object], callbacks: list[Callback]) -> None:
+    """ValueError unless each callback whose state was kept is there again."""
+    missing = [name for name in kept if name not in _named(callbacks)]
+    if missing:
+        raise ValueError(
+            "resume=True goes on with the callbacks of the run, and there is no "
+            f"{' and no '.join(missing)}: give the same callbacks as before, or begin another run "
+            "with resume=False"
+        )
 
 
 def overrides(callback: Callback, method: str) -> bool:

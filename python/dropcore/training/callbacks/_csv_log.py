@@ -1,0 +1,106 @@
+"""Writes the metrics of each epoch to a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dropcore._base.checks import check_bool
+from dropcore._base.files import checked_path, replacing
+from dropcore.training.callbacks._base import Callback, Run
+
+__all__ = ["CSVLog"]
+
+
+class CSVLog(Callback):
+    """Writes a line for each epoch to a CSV file: its number and the metrics of the history.
+
+    A line is written at the end of its epoch, in one piece. Numbers have all their digits. A run
+    that is resumed goes on in its file, without the lines of epochs that are trained again.
+
+    Parameters
+    ----------
+    path : str or path
+        In UTF-8, with the names of the columns in its first line.
+    append : bool, default False
+        Whether a new run adds its lines to a file that exists, which must have the same columns,
+        instead of replacing it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid. From `fit`, before training: if a file to append to has other
+        columns.
+    FileNotFoundError
+        From `fit`, before training: if the folder does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self._path = checked_path("CSVLog", path)
+        self._append = check_bool("CSVLog: append", append)
+        self._columns: list[str] = []
+        self._begun = False
+
+    def check(self, metrics: Mapping[str, bool]) -> None:
+        if not self._path.parent.is_dir():
+            raise FileNotFoundError(
+                f"CSVLog: there is no folder {self._path.parent}: create it before training"
+            )
+        self._columns = ["epoch", *metrics]
+        if self._append:
+            self._kept(None)
+
+    def on_fit_begin(self, run: Run) -> None:
+        self._begun = False
+        self._done = run.state.epoch
+
+    def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
+        if not self._begun:
+            self._begin(self._kept(None) if self._append else [])
+        row = [epoch, *(repr(float(metrics[name])) for name in self._columns[1:])]
+        # Without a buffer, so that a process that is killed leaves a whole line or none.
+        with open(self._path, "ab", buffering=0) as file:
+            file.write(_encoded([row]))
+
+    def state(self) -> dict[str, Any]:
+        return {"columns": self._columns}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._begin(self._kept(self._done))
+
+    def _begin(self, lines: Sequence[Sequence[str]]) -> None:
+        """Replace the file by its first line and these."""
+        with replacing("CSVLog", self._path) as temporary:
+            temporary.write_bytes(_encoded([self._columns, *lines]))
+        self._begun = True
+
+    def _kept(self, epoch: int | None) -> list[list[str]]:
+        """The lines of the file, without those after `epoch` at its end.
+
+        Raises
+        ------
+        ValueError
+            If the file has other columns.
+        """
+        if not self._path.exists():
+            return []
+        text = self._path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a system that crashed may leave a part of a line
+        first, *lines = [*csv.reader(io.StringIO(whole))] or [[]]
+        if first and first != self._columns:
+            raise ValueError(
+                f"CSVLog: {self._path} has the columns {', '.join(first)}, and this run "
+                f"{', '.join(self._columns)}: use another file"
+            )
+        while epoch is not None and lines and int(lines[-1][0]) > epoch:
+            lines.pop()
+        return lines
+
+
+def _encoded(lines: Sequence[Sequence[Any]]) -> bytes:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(lines)
+    return stream.getvalue().encode("utf-8")

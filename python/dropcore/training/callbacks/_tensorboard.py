@@ -1,0 +1,57 @@
+"""Writes the metrics of each epoch for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dropcore._base.extras import require
+from dropcore._base.files import checked_path
+from dropcore.training.callbacks._base import Callback, Run
+
+__all__ = ["TensorBoard"]
+
+
+class TensorBoard(Callback):
+    """Writes the metrics of each epoch to a folder, which ``tensorboard --logdir`` shows.
+
+    Each metric is a chart with a curve of the training data and one of the validation data:
+    "loss/training", "loss/validation". "seconds" is the time of an epoch, and
+    "learning_rate_factor" what callbacks have multiplied the learning rate by. Needs tensorboardX
+    (the extra `tensorboard`).
+
+    Parameters
+    ----------
+    folder : str or path
+        Created where it is missing. Points after the epoch at which training begins, which a run
+        that was killed left there, are hidden.
+
+    Raises
+    ------
+    ImportError
+        If tensorboardX is not installed.
+    TypeError, ValueError
+        If `folder` is none.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = checked_path("TensorBoard", folder)
+        self._make = require("tensorboardX", "tensorboard", "TensorBoard").SummaryWriter
+        self._writer: Any = None
+
+    def on_fit_begin(self, run: Run) -> None:
+        if self._writer is not None:  # of a run that an error ended
+            self._writer.close()
+        self._writer = self._make(os.fspath(self._folder), purge_step=run.state.epoch + 1)
+
+    def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            own = name.removeprefix("val_")
+            tag = f"{own}/{'training' if own == name else 'validation'}"
+            self._writer.add_scalar(name if name == "seconds" else tag, value, epoch)
+        self._writer.add_scalar("learning_rate_factor", run.learning_rate_factor, epoch)
+        self._writer.flush()
+
+    def on_fit_end(self, run: Run) -> None:
+        self._writer.close()
+        self._writer = None
