@@ -17,7 +17,17 @@ import numpy as np
 
 import dropcore
 
-from . import dropout, masks, networks, norms, optimizers, products, scaling, training
+from . import (
+    dropout,
+    masks,
+    networks,
+    norms,
+    optimizers,
+    prediction,
+    products,
+    scaling,
+    training,
+)
 from .common import Absent, Builder, Call, Case, Kernel
 
 __all__ = [
@@ -40,6 +50,7 @@ KERNELS: dict[str, Kernel] = (
     | optimizers.KERNELS
     | training.KERNELS
     | networks.KERNELS
+    | prediction.KERNELS
     | scaling.KERNELS
 )
 
