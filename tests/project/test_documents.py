@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dropcore.cli import main
+from dropcore.uncertainty import log_likelihood, reliability
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -65,11 +66,25 @@ def of_mask_contract(found):
     assert found["packed"] == 0xAF
 
 
+def of_uncertainty(found):
+    assert (
+        found["strange"].mutual_information.mean() > 2 * found["digits"].mutual_information.mean()
+    )
+    assert found["curve"].error[-1] < found["curve"].error[0] / 2
+    labels = found["labels"][found["test"]]
+    before, after = found["before"], found["after"]
+    assert log_likelihood(after, labels) > log_likelihood(before, labels)
+    assert reliability(after, labels).ece < reliability(before, labels).ece
+    assert 0.15 < found["noise"] < 0.3
+    assert 0.85 < found["found"].coverage(found["y"][400:]) < 0.97
+
+
 CHECKS = {
     "README.md": of_readme,
     "mask-contract.md": of_mask_contract,
     "networks.md": of_networks,
     "performance.md": of_performance,
+    "uncertainty.md": of_uncertainty,
 }
 
 
