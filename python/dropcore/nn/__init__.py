@@ -26,6 +26,7 @@
 `reshape`            Flatten, Reshape
 `initializers`       initial weights
 `scaling`            conversion between the two scalings of dropout
+`_state_dict`        to_state_dict, load_state_dict: weights of PyTorch
 `ridge`              linear regression with dropout, in closed form
 `architectures`      mlp, cnn, lstm, autoencoder: usual networks from widths and rates
 ===================  ===============================================================
@@ -33,6 +34,7 @@
 
 from dropcore.nn import initializers
 from dropcore.nn._config import KNOWN as _KNOWN
+from dropcore.nn._state_dict import load_state_dict, to_state_dict
 from dropcore.nn.activations import (
     ELU,
     GELU,
@@ -143,10 +145,12 @@ __all__ = [
     "cnn",
     "initializers",
     "linear_dropout_ridge",
+    "load_state_dict",
     "lstm",
     "mlp",
     "rates_over_depth",
     "set_scaling_",
+    "to_state_dict",
     "width_for",
     "word_mask",
 ]

@@ -182,7 +182,7 @@ def read_file(file: BufferedReader) -> tuple[dict[str, Any], Arrays]:
     if not isinstance(text, str):
         raise ValueError(
             "it has no description of a dropcore model, as files of other programs: "
-            "safetensors.numpy.load_file reads its arrays, and model.load_state_dict or "
+            "safetensors.numpy.load_file reads its arrays, and nn.load_state_dict or "
             "model.load_params takes them"
         )
     entries = _checked_entries(header, size - 8 - length)

@@ -68,6 +68,13 @@ _INSTEAD = {
 """What to do instead of changing the dicts of a layer."""
 
 
+_OF_MODELS = frozenset(
+    {"fit", "predict", "predict_proba", "predict_labels", "evaluate", "summary", "save",
+     "save_weights", "load_weights"}
+)  # fmt: skip
+"""Methods of models, which other layers are asked for by mistake."""
+
+
 class Backward(Protocol):
     """dy -> (dx, grads): grads has the names and the shapes of the layer's `params`.
 
@@ -434,7 +441,7 @@ class Layer(metaclass=LayerType):
             raise AttributeError(f"{short(self)}: {name} cannot be deleted")
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("fit", "predict", "evaluate", "summary"):
+            if name in _OF_MODELS:
                 raise AttributeError(
                     f"{type(self).__name__} has no {name}, which models have: put the layer into a "
                     f"Sequential, as in Sequential([{type(self).__name__}(...)]).{name}(...)"

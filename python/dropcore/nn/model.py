@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dropcore.nn._saving import save
 from dropcore.nn._summary import Summary, summarize
+from dropcore.nn._weights import load_weights, save_weights
 from dropcore.nn.layer import Layer, Shape
 from dropcore.training import evaluate, fit, predict, predict_labels, predict_proba
 
@@ -23,6 +24,8 @@ class Model(Layer):
     predict_labels = predict_labels
     evaluate = evaluate
     save = save
+    save_weights = save_weights
+    load_weights = load_weights
 
     def summary(self, input_shape: Shape | None = None) -> Summary:
         """A table of the layers: shapes, parameters, dropout, constraints.
