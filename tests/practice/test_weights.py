@@ -257,7 +257,7 @@ def state_of(*layers, sample=(3,)):
         (state_of(Dense(4), LayerNorm(), Dense(2)), "layer 1, .* takes .* got 1.weight, 1.bias"),
         (state_of(Dense(4), BatchNorm(), Dropout(0.1), Dense(3)),
          r"layer 3, Dense\(2\) takes '3.weight' of shape \(2, 4\), got \(3, 4\)"),
-        (state_of(Dense(4, use_bias=False), BatchNorm(), Dense(2)), "layer 0, .* weight, bias, got 0.w"),
+        (state_of(Dense(4, use_bias=False), BatchNorm(), Dense(2)), "layer 0, .* bias, got 0.w"),
         ({}, "there are 0 layers with weights, none"),
     ],
 )  # fmt: skip
