@@ -30,7 +30,7 @@ def table(means, *, wobble=0.005, folds=FOLDS):
 def judged(means, keeps=GRID, higher=True, **options):
     return verdict_of(
         keeps, table(means, **options), metric="accuracy" if higher else "loss", higher=higher,
-        ratio=0.25, wider=lambda keep: f"{64 / keep:.0f} units",
+        ratio=0.25, wider=lambda keep: f"a wider layer, {64 / keep:.0f} units",
     )  # fmt: skip
 
 
@@ -82,6 +82,28 @@ def test_scores_that_jump_are_unstable():
     verdict = judged([0.8, 0.9, 0.8, 0.901, 0.8, 0.9005, 0.8, 0.7, 0.6, 0.5])
     assert (verdict.kind, verdict.flat) == ("unstable", None)
     assert "are 0.9, 0.7, 0.5. Try a wider layer" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("errors", "flat"),
+    [
+        ([9, 9, 0.9, 0.9, 0, 0.9, 0.9, 9, 9, 9], (0.4, 0.8)),
+        ([9, 9, 0.9, 0.9, 0, 1.9, 0.9, 9, 9, 9], (0.4, 0.8)),
+        ([9, 9, 0.9, 0.9, 0, 2.1, 0.9, 9, 9, 9], (0.6, 0.8)),
+        ([9, 9, 0.9, 0.9, 0, 1.9, 1.1, 9, 9, 9], (0.6, 0.8)),
+        ([9, 9, 1.9, 0.9, 0, 1.1, 9, 9, 9, 9], None),
+        ([9, 9, 9, 9, 9, 9, 9, 0.9, 0, 1.9], None),
+        ([9, 9, 9, 9, 9, 9, 9, 0.9, 0.9, 0], (0.1, 0.3)),
+    ],
+)
+def test_the_region_is_within_one_standard_error_or_two_between_good_keeps(errors, flat):
+    wobble = np.array([0.001, -0.002, 0.001, 0.002, -0.002])
+    error = difference_of(wobble, 0 * wobble, higher=True, ratio=0.25).standard_error
+    scores = 0.9 + FOLDS - np.multiply(errors, error)[:, None] + np.not_equal(errors, 0)[
+        :, None] * wobble  # fmt: skip
+    found = verdict_of(GRID, scores, metric="accuracy", higher=True, ratio=0.25, wider=str)
+    assert found.flat == flat
+    assert found.kind == ("unstable" if flat is None else "flat")
 
 
 def test_no_dropout_may_be_as_good():
@@ -232,9 +254,9 @@ def test_with_n_keep_fixed_layers_are_wider():
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"units": 8}, "n / keep = 8 / 0.5 = 16 units"),
-        ({}, "n / keep, which is 2 times as many units"),
-        ({"units": 8, "fix": "n*keep"}, "more units than n / keep"),
+        ({"units": 8}, "a wider layer, n / keep = 8 / 0.5 = 16 units"),
+        ({}, "wider layers, n / keep, which is 2 times as many units"),
+        ({"units": 8, "fix": "n*keep"}, "more units"),
     ],
 )
 def test_the_advice_on_width_is_for_what_was_fixed(options, advice):

@@ -407,9 +407,12 @@ def _advice_on_width(fix: str, units: int | Sequence[int] | None) -> Callable[[f
 
     def advice(keep: float) -> str:
         if fix == "n*keep":
-            return "more units than n / keep"
+            return "more units"
         if isinstance(units, int):
-            return f"n / keep = {units} / {keep:g} = {width_for(units, keep=keep)} units"
-        return f"n / keep, which is {1 / keep:.2g} times as many units"
+            return (
+                f"a wider layer, n / keep = {units} / {keep:g} = {width_for(units, keep=keep)} "
+                "units"
+            )
+        return f"wider layers, n / keep, which is {1 / keep:.2g} times as many units"
 
     return advice
