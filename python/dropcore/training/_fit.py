@@ -173,7 +173,8 @@ def fit(
         Objects of `dropcore.training.callbacks`, or functions: ``function(epoch, metrics)`` is
         called after each epoch with its number, from 1, and a dict of what the history got.
         Training stops if one returns something true; the others are called all the same. They may
-        freeze layers or change weights in place. Those that save the model are called last.
+        freeze layers or change weights in place. Those that save the model are called last. Ctrl-C
+        waits until all have been called.
     resume : bool, default False
         Go on with the call that trained the model, instead of beginning another one. Then `epochs`
         is the number of all epochs, those that are done included; the epoch that was interrupted is
@@ -203,9 +204,10 @@ def fit(
         GPU this is noticed at the end of the epoch, not at the step.
     KeyboardInterrupt
         If the user interrupts. The model is then as the last complete update left it (weights,
-        optimiser state, moments and count), so that it can be used and trained on. The epoch that
-        was interrupted does not count: another `fit` goes through all data again, in the order of
-        that epoch, unless ``resume=True`` finishes it.
+        optimiser state, moments and count), so that it can be used and trained on; `EarlyStopping`
+        puts the best weights back first. The epoch that was interrupted does not count: another
+        `fit` goes through all data again, in the order of that epoch, unless ``resume=True``
+        finishes it.
 
     Warns
     -----

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dropcore._base.checks import check_bool, check_integer
+from dropcore._base.checks import check_bool, check_integer, shown
 from dropcore._base.files import checked_path
 from dropcore.training.callbacks._base import Callback, Run
 from dropcore.training.callbacks._monitor import Monitor
@@ -92,6 +92,11 @@ class Checkpoint(Callback):
             )
 
     def on_fit_begin(self, run: Run) -> None:
+        if not hasattr(run.model, "save"):
+            raise TypeError(
+                "Checkpoint: a single layer cannot be saved, train it inside a Sequential, got "
+                f"{shown(run.model)}"
+            )
         self._best = None
 
     def on_update_end(self, run: Run) -> None:

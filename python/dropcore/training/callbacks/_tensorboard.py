@@ -15,6 +15,7 @@ __all__ = ["TensorBoard"]
 class TensorBoard(Callback):
     """Writes the metrics of each epoch to a folder, which ``tensorboard --logdir`` shows.
 
+    They are on the disk within about a second, by a thread of tensorboardX.
     Each metric is a chart with a curve of the training data and one of the validation data:
     "loss/training", "loss/validation". "seconds" is the time of an epoch, and
     "learning_rate_factor" what callbacks have multiplied the learning rate by. Needs tensorboardX
@@ -42,7 +43,13 @@ class TensorBoard(Callback):
     def on_fit_begin(self, run: Run) -> None:
         if self._writer is not None:  # of a run that an error ended
             self._writer.close()
-        self._writer = self._make(os.fspath(self._folder), purge_step=run.state.epoch + 1)
+        # A name of its own for runs that begin in the same second.
+        self._writer = self._make(
+            os.fspath(self._folder),
+            purge_step=run.state.epoch + 1,
+            flush_secs=1,
+            filename_suffix=f".{run.state.step:010}",
+        )
 
     def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -50,7 +57,6 @@ class TensorBoard(Callback):
             tag = f"{own}/{'training' if own == name else 'validation'}"
             self._writer.add_scalar(name if name == "seconds" else tag, value, epoch)
         self._writer.add_scalar("learning_rate_factor", run.learning_rate_factor, epoch)
-        self._writer.flush()
 
     def on_fit_end(self, run: Run) -> None:
         self._writer.close()
