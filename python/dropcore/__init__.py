@@ -59,6 +59,7 @@ _MODULES = (
     "plotting",
     "reference",
     "regularizers",
+    "report",
     "schedules",
     "training",
     "tuning",

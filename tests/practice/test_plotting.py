@@ -68,7 +68,15 @@ def intervals(n=8):
     return SimpleNamespace(lower=mean - 1, upper=mean + 1, mean=mean, level=0.9)
 
 
+def averaging():
+    return SimpleNamespace(
+        metric="error rate", samples=np.array([1, 10, 100]), error=np.array([0.3, 0.2, 0.1]),
+        standard_error=np.array([0.02, 0.01, 0.0]), weight_scaling=0.125,
+    )  # fmt: skip
+
+
 PICTURES = {
+    "averaging_chart": lambda **o: plotting.averaging_chart(averaging(), **o),
     "learning_curves": lambda **o: plotting.learning_curves(history(), **o),
     "norm_curves": lambda **o: plotting.norm_curves(norms(), **o),
     "first_layer": lambda **o: plotting.first_layer(features(True), **o),
@@ -263,8 +271,17 @@ def test_the_reliability_diagram_leaves_empty_bins_out():
     np.testing.assert_array_equal(
         container.lines[0].get_xydata(), [[0.4, 0.5], [0.6, 0.5], [0.9, 1.0]]
     )
-    assert "model, expected calibration error 0.088" in texts(ax)
+    assert "model, ECE 0.088" in texts(ax)
     np.testing.assert_allclose(ax.patches[0].get_data()[0], np.array([0, 2, 4, 10]) / 16)
+
+
+def test_the_averaging_chart_stands_beside_weight_scaling():
+    ax = plotting.averaging_chart(averaging())
+    (container,) = ax.containers
+    np.testing.assert_array_equal(container.lines[0].get_xydata()[:, 1], [0.3, 0.2, 0.1])
+    np.testing.assert_array_equal(line(ax, "weight scaling, 0.125")[:, 1], [0.125, 0.125])
+    assert ax.get_xscale() == "log"
+    assert ax.get_ylabel() == "error rate"
 
 
 def test_intervals_count_what_they_cover():

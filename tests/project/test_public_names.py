@@ -17,8 +17,8 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "datasets", "diagnosis", "losses", "nn", "noise", "optim",
-    "plotting", "reference", "regularizers", "schedules", "training", "tuning", "uncertainty",
+    "constraints", "data", "datasets", "diagnosis", "losses", "nn", "noise", "optim", "plotting",
+    "reference", "regularizers", "report", "schedules", "training", "tuning", "uncertainty",
     "updates",
 ]  # fmt: skip
 

@@ -30,7 +30,9 @@ from dropcore.losses import CheckedLoss, GaussianNLL, Loss
 from dropcore.nn.model import Model
 from dropcore.training import History, TrainingState
 from dropcore.training._choices import named_loss
-from dropcore.training._data import Data, checked_data
+from dropcore.training._data import Data
+from dropcore.training._inference import inputs_of
+from dropcore.training._labels import encoded, plain
 
 __all__ = [
     "ClassBalance",
@@ -387,7 +389,7 @@ def diagnose(
         other = _Part.of("validation ", *held_out, max_samples, address)
     train = _score(model, part, criterion)
     score = None if other is None else _score(model, other, criterion)
-    data = checked_data(model, part.x, lengths=part.lengths, targets=False)
+    data = inputs_of(model, part.x, part.lengths)
     state = model.training_state or TrainingState()
 
     def blocks() -> Iterator[Block]:
@@ -527,7 +529,7 @@ def _classes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Right and predicted classes (samples,), numbered from 0; None unless samples have one."""
     names = _class_names(model)
-    given = np.asarray(to_device(part.y, "cpu"))
+    given = plain("y", np.asarray(to_device(part.y, "cpu")))
     outputs_axis = predicted.shape[-1] if predicted.ndim > 1 else 1
     if predicted.ndim != 2 or part.lengths is not None:
         return None
@@ -536,7 +538,8 @@ def _classes(
     if given.ndim == 2 and given.shape[1] == outputs_axis and given.dtype.kind == "f":
         labels = given.argmax(axis=1)
     elif given.ndim == 1:
-        labels = np.searchsorted(names, given) if names is not None else given.astype(np.int64)
+        labels = given if names is None else encoded("y", given, None, names)
+        labels = labels.astype(np.int64)
     else:
         return None
     if outputs_axis == 1:

@@ -12,10 +12,15 @@ colour-blind readers tell apart.
 from dropcore.plotting._layers import activation_histogram, first_layer, weight_norm_histogram
 from dropcore.plotting._training import learning_curves, norm_curves
 from dropcore.plotting._tuning import sensitivity_curve
-from dropcore.plotting._uncertainty import prediction_intervals, reliability_diagram
+from dropcore.plotting._uncertainty import (
+    averaging_chart,
+    prediction_intervals,
+    reliability_diagram,
+)
 
 __all__ = [
     "activation_histogram",
+    "averaging_chart",
     "first_layer",
     "learning_curves",
     "norm_curves",

@@ -70,7 +70,7 @@ def _bars(features: Features, count: int, ax: Any) -> Any:
     ax.grid(False, axis="y")
     ax.grid(True, axis="x", color=GRID, linewidth=0.8)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"norm of the weights from an input, {features.name}")
+    ax.set_xlabel(f"norm of weights, {features.name}")
     return ax
 
 

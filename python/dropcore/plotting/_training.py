@@ -9,11 +9,10 @@ import numpy as np
 from dropcore._base.extras import require
 from dropcore.diagnosis import NormHistory
 from dropcore.plotting._style import BLUE, CYCLE, FAINT, INK, ORANGE, axes_for, legend, literal
+from dropcore.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from dropcore.training import History
-
-METRICS = {"loss": False, "accuracy": True}
 
 __all__ = ["learning_curves", "norm_curves"]
 
@@ -68,7 +67,7 @@ def learning_curves(
         if values is not None:
             ax.plot(epochs[-len(values) :], values, color=colour, linewidth=1.8, label=name)
     held_out = curves["validation"][0]
-    better = METRICS.get(metric)
+    better = _higher_is_better(metric)
     better = better if higher_is_better is None else higher_is_better
     if held_out is not None and better is not None and np.isfinite(held_out).any():
         best = int((np.nanargmax if better else np.nanargmin)(held_out))
@@ -127,3 +126,10 @@ def _whole_numbers(ax: Any) -> None:
     ticker = require("matplotlib.ticker", "plot", "drawing")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.tick_params(colors=INK)
+
+
+def _higher_is_better(metric: str) -> bool | None:
+    """Of a metric that `fit` knows by its name; None of others."""
+    if metric.startswith("top_"):
+        return True
+    return False if metric == "loss" else METRICS.get(metric)

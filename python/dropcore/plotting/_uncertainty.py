@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_integer
-from dropcore.plotting._style import BLUE, FAINT, GREEN, ORANGE, axes_for, legend
+from dropcore.plotting._style import BLUE, FAINT, GREEN, ORANGE, axes_for, legend, literal
 
-__all__ = ["prediction_intervals", "reliability_diagram"]
+if TYPE_CHECKING:
+    from dropcore.uncertainty import AveragingCurve, Intervals, Reliability
+
+__all__ = ["averaging_chart", "prediction_intervals", "reliability_diagram"]
 
 
-def reliability_diagram(reliability: Any, *, ax: Any = None) -> Any:
+def reliability_diagram(reliability: Reliability, *, ax: Any = None) -> Any:
     """Draw how often predictions are right against how confident they are.
 
     A calibrated model is on the diagonal: of the predictions with a confidence of 0.8, 80 % are
     right. Below it, the model is too sure. Bars show ± 1 standard error, grey columns the share of
-    the samples.
+    the samples. ECE is the expected calibration error.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ def reliability_diagram(reliability: Any, *, ax: Any = None) -> Any:
     ImportError
         If matplotlib is missing.
     """
-    ax = axes_for(ax, width=4.2, height=4.0)
+    ax = axes_for(ax, height=3.6)
     edges = np.asarray(reliability.edges, np.float64)
     count = np.asarray(reliability.count)
     ax.stairs(
@@ -51,18 +54,59 @@ def reliability_diagram(reliability: Any, *, ax: Any = None) -> Any:
     ax.errorbar(
         np.asarray(reliability.confidence, np.float64)[filled], right, yerr=error, fmt="o-",
         color=BLUE, markersize=4, linewidth=1.5, elinewidth=1,
-        label=f"model, expected calibration error {reliability.ece:.3f}",
+        label=f"model, ECE {reliability.ece:.3f}",
     )  # fmt: skip
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("confidence, the probability of the predicted class")
+    ax.set_xlabel("confidence, the predicted probability")
     ax.set_ylabel("accuracy")
-    legend(ax, loc="upper left")
+    legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return ax
+
+
+def averaging_chart(curve: AveragingCurve, *, ax: Any = None) -> Any:
+    """Draw the error of averages of Monte Carlo samples against their number, and weight scaling.
+
+    This is figure 11 of Srivastava et al. 2014 for a model and data of one's own.
+
+    Parameters
+    ----------
+    curve : AveragingCurve
+        What `dropcore.uncertainty.averaging_curve` returns: `samples`, `error` and
+        `standard_error` (numbers,), `weight_scaling` and `metric`.
+    ax : matplotlib.axes.Axes, optional
+        By default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
+    ax = axes_for(ax)
+    ax.errorbar(
+        curve.samples, curve.error, yerr=curve.standard_error, fmt="o-", color=BLUE, markersize=4,
+        linewidth=1.5, elinewidth=1, label="average of samples, ± 1 s.e.",
+    )  # fmt: skip
+    ax.axhline(
+        curve.weight_scaling, color=ORANGE, linewidth=1.5, linestyle="--",
+        label=f"weight scaling, {curve.weight_scaling:.3g}",
+    )  # fmt: skip
+    ax.set_xscale("log")
+    ticks = [int(number) for number in curve.samples]
+    ax.set_xticks(ticks, [f"{number:g}" for number in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("Monte Carlo samples averaged")
+    ax.set_ylabel(literal(curve.metric))
+    legend(ax)
     return ax
 
 
 def prediction_intervals(
-    intervals: Any, y: ArrayLike, *, by: str = "rank", count: int = 200, ax: Any = None
+    intervals: Intervals, y: ArrayLike, *, by: str = "rank", count: int = 200, ax: Any = None
 ) -> Any:
     """Draw predictions with their intervals and the true values, and how many are covered.
 

@@ -1,0 +1,10 @@
+"""A page about a trained model: one HTML file with everything in it.
+
+`write_report` puts the scores, the advice of `dropcore.diagnosis` and the pictures of
+`dropcore.plotting` on a page that needs no network and no scripts, is readable on a phone, in the
+dark and on paper, and says how to repeat the training.
+"""
+
+from dropcore.report._write import write_report
+
+__all__ = ["write_report"]
