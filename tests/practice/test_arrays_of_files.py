@@ -127,6 +127,17 @@ def test_damaged_npz_files_are_refused(tmp_path):
         read_arrays(path)
 
 
+def test_an_array_beyond_the_end_of_an_archive_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    begin = header((1000,))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", begin + bytes(12))
+    size, claimed = len(begin) + 12, len(begin) + 4000
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", claimed)))
+    with pytest.raises(ValueError, match="the file ends before the array does"):
+        read_arrays(path)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     path.write_bytes(b"")

@@ -134,6 +134,36 @@ def test_the_thread_ends_with_a_run_that_is_left_early():
     assert source.closed == 2
 
 
+def test_an_iterator_that_can_be_closed_is_closed():
+    closed = []
+
+    class Numbers:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return 1
+
+        def close(self):
+            closed.append(threading.current_thread())
+
+    class Source:
+        def __iter__(self):
+            return numbers
+
+    numbers = Numbers()
+    run = iter(prefetch(Source()))
+    assert next(run) == 1
+    run.close()
+    assert len(closed) == 1
+    assert closed[0] is not threading.current_thread()
+    # What the user gave stays open.
+    run = iter(prefetch(numbers))
+    assert next(run) == 1
+    run.close()
+    assert len(closed) == 1
+
+
 def test_a_run_that_never_began_starts_no_thread():
     before = others()
     run = iter(prefetch(Source(3)))

@@ -188,7 +188,7 @@ def test_numbers_of_every_dtype(values):
 @pytest.mark.parametrize(
     "values",
     [
-        pd.array(["u", "v", None, "v", "u"], dtype="str"),
+        pd.Series(["u", "v", None, "v", "u"]).array,  # str from pandas 3 on
         pd.array(["u", "v", None, "v", "u"], dtype="string"),
         pd.array(["u", "v", None, "v", "u"], dtype="string[pyarrow]"),
         pd.Categorical(["u", "v", None, "v", "u"]),
@@ -324,6 +324,13 @@ def test_too_many_categories_share_an_output():
     np.testing.assert_array_equal(few.transform(new)[:, 1:], [[0, 0, 1], [1, 0, 0]])
     again = Preprocessing.from_config(few.to_config())
     np.testing.assert_array_equal(again.transform(x), result)
+
+
+def test_a_category_may_be_called_other():
+    x = pd.DataFrame({"a": ["other", "other", "u", "u", "once", "other_", "other_"]})
+    found = Preprocessing().fit(x)
+    assert found.feature_names_out == ("a=other", "a=other_", "a=u", "a=(other)")
+    np.testing.assert_array_equal(found.transform(x), np.eye(4)[[0, 0, 2, 2, 3, 1, 1]])
 
 
 def test_nothing_left_is_an_error():
@@ -544,6 +551,9 @@ def test_targets_are_standardised_and_come_back():
     assert found.inverse(predictions).dtype == np.float32
     assert found.inverse(predictions).shape == (50, 1)
     np.testing.assert_allclose(found.inverse(predictions)[:, 0], y, rtol=1e-6)
+    # Computed in float64 and rounded once.
+    wanted = predictions.astype(np.float64) * found.scale + found.mean
+    np.testing.assert_array_equal(found.inverse(predictions), wanted.astype(np.float32))
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (10, 4, 3)])

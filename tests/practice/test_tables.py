@@ -52,6 +52,12 @@ def test_separators_within_quotes_do_not_count(write):
     assert found["note"].tolist() == ["a;b, c, d", "x, y\nz"]
 
 
+def test_the_separator_with_which_lines_agree_is_taken(write):
+    found = read_table(write("a, b, c;city\n1;Bern\n2;Oslo, N\n3;Rom\n"))
+    assert list(found.columns) == ["a, b, c", "city"]
+    assert found["city"].tolist() == ["Bern", "Oslo, N", "Rom"]
+
+
 def test_a_separator_can_be_given(write):
     assert_equal(read_table(write(PLAIN.replace(",", ":")), sep=":"))
     assert_equal(read_table(write(PLAIN.replace(",", " , "))).assign(city=expected()["city"]))
@@ -184,6 +190,16 @@ def test_parquet(tmp_path):
         (name,) = option
         with pytest.raises(ValueError, match=f"{name} is for text, and .* is a Parquet file"):
             read_table(path, **option)
+
+
+def test_parquet_with_two_columns_of_a_name(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    column = arrow.array([1, 2])
+    table = arrow.Table.from_arrays([column, column, column], names=["a", "b", "a"])
+    parquet.write_table(table, tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="two columns of the name 'a': rename one"):
+        read_table(tmp_path / "table.parquet")
 
 
 def test_damaged_parquet(tmp_path, write):

@@ -119,7 +119,7 @@ def _read_member(
             data = bytearray()
             while len(data) < count and (block := stream.read(min(1 << 20, count - len(data)))):
                 data += block
-            if len(data) < count or stream.read(1):
+            if len(data) < count:
                 raise ValueError(f"{what} is damaged: its size differs from its header")
             flat = np.frombuffer(data, dtype) if count else np.empty(math.prod(shape), dtype)
             return _shaped(flat, shape, fortran)

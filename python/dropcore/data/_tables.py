@@ -144,7 +144,6 @@ def read_table(
         table = _read_parquet(file)
     else:
         table = _read_text(file, sep, encoding, decimal, names, missing_values)
-    _check_names(file, [str(name) for name in table.columns])
     if not len(table):
         raise ValueError(f"read_table: {file} has names of columns and no rows below them")
     for name in (*targets, *unwanted):
@@ -283,6 +282,7 @@ def _read_parquet(file: Path) -> Any:
         raise ValueError(
             f"read_table: {file} is not a Parquet file, or is damaged: {reason}"
         ) from None
+    _check_names(file, [str(name) for name in table.columns])
     named = [name for name in table.index.names if name is not None]
     return table.reset_index(drop=not named)
 
