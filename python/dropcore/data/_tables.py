@@ -273,16 +273,17 @@ def _with_targets(file: Path, table: Any, targets: list[str]) -> Any:
 def _read_parquet(file: Path) -> Any:
     pandas = require("pandas", "tables", "reading a Parquet file")
     arrow = require("pyarrow", "tables", "reading a Parquet file")
+    parquet = require("pyarrow.parquet", "tables", "reading a Parquet file")
     if not file.stat().st_size:
         raise ValueError(f"read_table: {file} is empty")
     try:
+        _check_names(file, parquet.read_schema(file).names)
         table = pandas.read_parquet(file, engine="pyarrow")
     except (arrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"read_table: {file} is not a Parquet file, or is damaged: {reason}"
         ) from None
-    _check_names(file, [str(name) for name in table.columns])
     named = [name for name in table.index.names if name is not None]
     return table.reset_index(drop=not named)
 
