@@ -66,6 +66,17 @@ def of_mask_contract(found):
     assert found["packed"] == 0xAF
 
 
+def of_diagnosis(found):
+    names = [finding.name for finding in found["found"].findings]
+    assert names[0] == "overfitting"
+    assert found["found"].gap.large
+    assert not found["better"].gap.large
+    better = found["better"].validation.metrics["accuracy"]
+    assert better > found["found"].validation.metrics["accuracy"] + 0.05
+    assert Path("curves.svg").is_file()
+    assert "Digits with wrong labels" in Path("report.html").read_text(encoding="utf-8")
+
+
 def of_uncertainty(found):
     assert (
         found["strange"].mutual_information.mean() > 2 * found["digits"].mutual_information.mean()
@@ -81,6 +92,7 @@ def of_uncertainty(found):
 
 CHECKS = {
     "README.md": of_readme,
+    "diagnosis.md": of_diagnosis,
     "mask-contract.md": of_mask_contract,
     "networks.md": of_networks,
     "performance.md": of_performance,
