@@ -30,7 +30,9 @@ SOFTMAX = {"loss": "softmax_cross_entropy", "progress": False, "key": 1}
 SIGMOID = {"loss": "binary_cross_entropy", "progress": False, "key": 1}
 MSE = {"loss": "mse", "progress": False, "key": 1}
 DEFAULTS = {"validation_data": None, "validation_split": None, "class_weight": None,
-            "preprocessing": None, "scale_targets": False, "loss": None, "key": Key(1)}  # fmt: skip
+            "preprocessing": None, "scale_targets": False, "loss": None, "key": Key(1),
+            "lengths": None, "sample_weight": None, "epochs": 1, "batch_size": None,
+            "shuffle": None}  # fmt: skip
 
 
 def weights(model):
@@ -38,7 +40,7 @@ def weights(model):
 
 
 def sets(y, units=3, x=X, **options):
-    return sets_of(Sequential([Dense(units)]), x, y, None, None, **DEFAULTS | options)
+    return sets_of(Sequential([Dense(units)]), x, y, **DEFAULTS | options)
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -56,15 +58,17 @@ def sets(y, units=3, x=X, **options):
 @pytest.mark.parametrize("share", [0.2, 0.1, 0.31])
 def test_a_split_keeps_the_shares_of_the_classes(y, units, loss, share):
     found = sets(y, units, validation_split=share, loss=loss)
-    train, held_out = found.training.rows, found.validation.rows
+    train, held_out = found.training.data.rows, found.validation.data.rows
     np.testing.assert_array_equal(np.sort(np.concatenate([train, held_out])), np.arange(90))
     assert len(held_out) == round(90 * share)
     for rows, part in ((train, 1 - share), (held_out, share)):
         assert (np.diff(rows) > 0).all()
         wanted = np.array([60, 25, 5]) * part
         assert (abs(np.bincount(Y[rows], minlength=3) - wanted) <= 1).all()
-    other = sets(y, units, validation_split=share, loss=loss, key=Key(2)).validation.rows
-    again = sets(y, units, validation_split=share, loss=loss, key=Key(1, stream=3)).validation.rows
+    other = sets(y, units, validation_split=share, loss=loss, key=Key(2)).validation.data.rows
+    again = sets(
+        y, units, validation_split=share, loss=loss, key=Key(1, stream=3)
+    ).validation.data.rows
     assert not np.array_equal(held_out, other)
     np.testing.assert_array_equal(held_out, again)
 
@@ -73,7 +77,7 @@ def test_a_split_of_numbers_is_random():
     y = np.arange(90.0)
     counts = np.zeros(90, int)
     for seed in range(400):
-        rows = sets(y, 1, validation_split=0.1, loss=None, key=Key(seed)).validation.rows
+        rows = sets(y, 1, validation_split=0.1, loss=None, key=Key(seed)).validation.data.rows
         assert len(rows) == 9
         counts[rows] += 1
     assert counts.sum() == 3600
@@ -83,7 +87,7 @@ def test_a_split_of_numbers_is_random():
 
 def test_a_split_is_validation_data_of_these_rows(tmp_path):
     rows = sets(Y, validation_split=0.3, loss=SoftmaxCrossEntropy())
-    train, held_out = rows.training.rows, rows.validation.rows
+    train, held_out = rows.training.data.rows, rows.validation.data.rows
     options = {"epochs": 3, "batch_size": 16, "optimizer": SGD(0.3, momentum=0.9), **SOFTMAX}
     weight = RNG.random(90)
     split, given = (Sequential([Dropout(0.2), Dense(3)]) for _ in range(2))
@@ -107,8 +111,8 @@ def test_a_split_of_sequences_takes_their_lengths():
     lengths = RNG.integers(1, 6, 20)
     split, given = (Sequential([LSTM(3, return_sequences=True), Dense(3)]) for _ in range(2))
     found = split.fit(x, y, epochs=2, validation_split=0.25, lengths=lengths, **SOFTMAX)
-    rows = sets_of(copy.deepcopy(split), x, y, lengths, None,
-                   **DEFAULTS | {"validation_split": 0.25}).validation.rows  # fmt: skip
+    own = {"lengths": lengths, "validation_split": 0.25}
+    rows = sets_of(copy.deepcopy(split), x, y, **DEFAULTS | own).validation.data.rows
     others = np.setdiff1d(np.arange(20), rows)
     wanted = given.fit(x[others], y[others], epochs=2, lengths=lengths[others], **SOFTMAX,
                        validation_data=(x[rows], y[rows], lengths[rows]))  # fmt: skip
@@ -186,7 +190,7 @@ def test_weights_of_two_classes_of_one_output(given):
 
 def test_balanced_weights_are_those_of_the_training_part_that_counts():
     found = sets(Y, validation_split=0.5, class_weight="balanced", loss=SoftmaxCrossEntropy())
-    counts = np.bincount(Y[found.training.rows])
+    counts = np.bincount(Y[found.training.data.rows])
     np.testing.assert_allclose(found.loss.class_weights, 45 / 3 / counts)
     ignoring = SoftmaxCrossEntropy(ignore_label=2)
     found = sets(Y, class_weight="balanced", loss=ignoring)
@@ -280,7 +284,7 @@ def test_preprocessing_is_fitted_to_the_training_part_and_kept():
     kept = model.training_state.preprocessing
     assert not given.fitted
     rows = sets(Y, validation_split=0.2, loss=SoftmaxCrossEntropy())
-    train, held_out = rows.training.rows, rows.validation.rows
+    train, held_out = rows.training.data.rows, rows.validation.data.rows
     assert kept == Preprocessing().fit(frame.iloc[train])
     assert kept != Preprocessing().fit(frame)
     others = kept.transform(frame.iloc[held_out]), Y[held_out]
@@ -349,7 +353,7 @@ FAR = 1000 + 50 * X[:, 0].astype(np.float64)
 def test_standardised_targets(y):
     model = Sequential([Dense(1)])
     model.fit(X, y, epochs=5, optimizer=SGD(0.05), scale_targets=True, validation_split=0.2, **MSE)
-    rows = sets(y, 1, validation_split=0.2, loss=MeanSquaredError()).training.rows
+    rows = sets(y, 1, validation_split=0.2, loss=MeanSquaredError()).training.data.rows
     scaling = TargetScaling.fit(y.reshape(-1)[rows])
     assert model.training_state.target_scaling == scaling
     found = model.predict(X)
@@ -400,7 +404,7 @@ def test_padded_steps_and_held_out_rows_have_no_share_in_the_scale():
     spoiled = np.where(padded, 1e6, y)
     for targets in (spoiled, spoiled[..., None]):
         model = Sequential([GRU(4, return_sequences=True), Dense(1)])
-        options = DEFAULTS | {"validation_split": 0.25, "scale_targets": True}
-        found = sets_of(model, x, targets, lengths, None, **options).training
+        own = {"validation_split": 0.25, "scale_targets": True, "lengths": lengths}
+        found = sets_of(model, x, targets, **DEFAULTS | own).training.data
         part = y[found.rows][~padded[found.rows]]
         assert found.known.scaling == TargetScaling.fit(part)

@@ -1,10 +1,11 @@
-"""Training: fit a model to arrays, evaluate it, and predict.
+"""Training: fit a model to arrays or batches, evaluate it, and predict.
 
 ================  ======================================================
 `_fit`            the loop over epochs and batches: fit
 `_update`         one update: step
 `_inference`      predict, predict_proba, predict_labels, evaluate
 `_data`           checks of data, and batches in the dtype of the model
+`_sources`        batches of arrays, or from an iterable of batches
 `_sets`           the training and the validation set, and weights of classes
 `_labels`         labels in the user's words, and as numbers of outputs
 `_choices`        optimisers by name, the loss where none is named

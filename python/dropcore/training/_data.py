@@ -584,7 +584,7 @@ def _as_data(name: str, x: Any) -> NDArray[Any]:
     if not is_array and hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
         raise TypeError(
             f"{name} must be an array with all samples, got {type(x).__name__}: concatenate what "
-            "it yields, or write a loop around dropcore.training.step"
+            "it yields, or, for x in fit and evaluate, if it yields batches (x, y), leave y out"
         )
     try:
         return np.asarray(x)

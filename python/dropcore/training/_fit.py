@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_bool
 from dropcore._base.device import on_device
-from dropcore._base.generators import SHUFFLE, generator
 from dropcore.data import Preprocessing
 from dropcore.key import Key
 from dropcore.losses import Loss, Number
@@ -26,13 +25,14 @@ from dropcore.training._choices import (
     named_loss,
     optimizer_of,
 )
-from dropcore.training._data import Batch, Data, Rows
+from dropcore.training._data import Batch
 from dropcore.training._inference import Means, mean_metrics, measures_of
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._measures import Measures
 from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
 from dropcore.training._progress import progress_of
 from dropcore.training._sets import sets_of
+from dropcore.training._sources import Arrays, Batches, Source
 from dropcore.training._update import Scored, Update, prepare
 from dropcore.training._warnings import (
     divergence_hints,
@@ -59,19 +59,22 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 Validation = (
-    tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
+    tuple[ArrayLike, ArrayLike]
+    | tuple[ArrayLike, ArrayLike, ArrayLike]
+    | Mapping[str, ArrayLike]
+    | Iterable[Any]
 )
-"""(x, y), (x, y, lengths of sequences), or a dict of these and sample_weight."""
+"""(x, y), (x, y, lengths of sequences), a dict of these and sample_weight, or batches."""
 
 
 def fit(
     model: Layer,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: ArrayLike | Iterable[Any],
+    y: ArrayLike | None = None,
     *,
     epochs: int,
     optimizer: str | Optimizer = "adam",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     loss: str | Loss | None = None,
     key: Key | int | None = None,
     validation_data: Validation | None = None,
@@ -82,13 +85,13 @@ def fit(
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     preprocessing: Preprocessing | None = None,
     scale_targets: bool = False,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
     metrics: Sequence[str | Metric] = (),
     callbacks: Sequence[Callback | EpochEnd] = (),
     resume: bool = False,
     cuda_graph: bool = False,
 ) -> History:
-    """Train a model on arrays.
+    """Train a model on arrays, or on an iterable of batches.
 
     All randomness derives from the seed of the key: the initial weights, the order of the samples
     in each epoch, and the masks, which are addressed by (seed, stream, update, row). The same seed
@@ -104,11 +107,14 @@ def fit(
     model : Layer
         Its missing weights are drawn, in float32. For float64 call ``model.build`` first. The
         parameters of frozen layers stay as they are; moments of BatchNorm move in any case.
-    x : array_like, shape (samples, ...)
+    x : array_like, shape (samples, ...), or iterable of batches
         Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
         memory map. For a model on a GPU batches are copied there, unless x and y are there already,
         as CuPy arrays, which is faster. The columns of a data frame are remembered: later ones must
-        have the same, in the same order.
+        have the same, in the same order. Without y, an iterable whose items are ``(x, y)`` or ``(x,
+        y, sample_weight)``, or dicts of x, y, lengths and sample_weight, of arrays or of anything
+        that ``np.asarray`` takes, such as a PyTorch DataLoader. It is gone through once an epoch,
+        and need not have a length; a generator, which ends after one, suits ``epochs=1``.
     y : array_like, shape (samples, ...)
         For cross-entropy labels, or a probability for each class; else as the loss says. Labels are
         integers in [0, outputs). Others, such as text, or integers that begin at 1, are encoded in
@@ -119,8 +125,8 @@ def fit(
         How many more times to go through the data; with `resume` how many times in all.
     optimizer : str or Optimizer, default "adam"
         "adam" is ``Adam(1e-3)``, "sgd" is ``SGD(0.01, momentum=0.9)``: both suit standardised data.
-    batch_size : int, default 32
-        Samples in an update; the last one of an epoch may have fewer.
+    batch_size : int, optional
+        Samples in an update of arrays, by default 32; the last one of an epoch may have fewer.
     loss : str or callable, optional
         A name or an object from `dropcore.losses`, or any function ``loss(outputs, targets) ->
         (value, doutputs)``, the mean over the batch and its gradient. Regularisers add their
@@ -133,7 +139,7 @@ def fit(
         - numbers that may be probabilities for each of several outputs: ValueError.
     key : Key or int, optional
         Needed if the model draws masks. By default that of the last `fit`; for a new model seed 0.
-    validation_data : (x, y) or (x, y, lengths) or dict, optional
+    validation_data : (x, y) or (x, y, lengths) or dict or iterable of batches, optional
         Evaluated after each epoch, without noise. Its sequences or images may have other lengths
         where the model takes any. A dict has "x" and "y", and may have "lengths" and
         "sample_weight".
@@ -163,8 +169,8 @@ def fit(
         Whether numbers to predict are standardised, by mean and standard deviation of the training
         part. The loss is that of the standardised targets; `predict` and metrics by name are in the
         units of y. It stays with the model, too.
-    shuffle : bool, default True
-        Whether each epoch takes the samples in an order of its own.
+    shuffle : bool, optional
+        Whether each epoch takes the samples of arrays in an order of its own, by default true.
     metrics : sequence of str or Metric, default ()
         Measured in each epoch beside the loss and the accuracy of a classifier: names such as "f1"
         or "rmse", and objects, see `dropcore.training.metrics`. Those of the training data are
@@ -219,8 +225,11 @@ def fit(
     """
     check_model(model)
     epochs = checked_count("epochs", epochs, 0)
-    batch_size = checked_count("batch_size", batch_size, 1)
-    shuffle, cuda_graph = check_bool("shuffle", shuffle), check_bool("cuda_graph", cuda_graph)
+    if batch_size is not None:
+        batch_size = checked_count("batch_size", batch_size, 1)
+    if shuffle is not None:
+        shuffle = check_bool("shuffle", shuffle)
+    cuda_graph = check_bool("cuda_graph", cuda_graph)
     if progress is not None:
         progress = check_bool("progress", progress)
     resume = check_bool("resume", resume)
@@ -230,42 +239,48 @@ def fit(
     hooks = callbacks_of(callbacks)
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
+    before = model.training_state
+    done = 0 if before is None else before.epoch
+    last = epochs if resume else done + epochs
+    to_train = max(last - done, 0)
     sets = sets_of(
         model,
         x,
         y,
-        lengths,
-        sample_weight,
         loss=criterion,
         key=address,
+        epochs=to_train,
+        batch_size=batch_size,
+        shuffle=shuffle,
         validation_data=validation_data,
-        validation_split=validation_split,
         class_weight=class_weight,
+        lengths=lengths,
+        sample_weight=sample_weight,
+        validation_split=validation_split,
         preprocessing=preprocessing,
         scale_targets=scale_targets,
     )
-    data, held_out = sets.training, sets.validation
+    source, data, held_out = sets.training, sets.training.data, sets.validation
+    if cuda_graph and isinstance(source, Batches):
+        raise ValueError("cuda_graph is for arrays, and x without y is an iterable of batches")
     measures = measures_of(model, metrics, data, "the data of an epoch")
     held_out_measures = None
     if held_out is not None:
-        held_out_measures = measures_of(model, metrics, held_out, "the validation data")
+        held_out_measures = measures_of(model, metrics, held_out.data, "the validation data")
     measured = _measured(measures, held_out_measures)
-    before = model.training_state
-    done = 0 if before is None else before.epoch
-    last = epochs if resume else done + epochs
-    batches = math.ceil(len(data) / batch_size)
-    updates = max(last - done, 0) * batches
+    updates = to_train * (source.count or 1)
     if resume and before is not None:
         check_kept(before.callbacks, hooks)
         _check_history(before, measured)
-        _check_unfinished(before, address, len(data), batch_size, shuffle, measures)
-        if before.unfinished is not None and last > done:
+        _check_unfinished(before, address, source.begin(measures.asked))
+        if before.unfinished is not None and to_train:
             updates -= before.unfinished.batches
     for hook in hooks:
         hook.check(measured)
-    check_address(model, address, 0 if before is None else before.step, updates)
+    check_address(model, address, 0 if before is None else before.step, max(updates, 0))
     warn_of_unlikely_input(model, data)
-    warn_of_one_class(model, data)
+    if isinstance(source, Arrays):
+        warn_of_one_class(model, data)
 
     with Interrupts() as interrupts:
         with interrupts.deferred:
@@ -277,18 +292,16 @@ def fit(
                 state.stopped = False
             history = state.history
             # Within, as it imports tqdm: Python does not recover from an import cut short.
-            display = progress_of(state.epoch, max(last - done, 0), batches, progress)
+            display = progress_of(state.epoch, to_train, source.count, progress)
         warn_of_unlikely_output(model, data)
         training = _Training(
             model,
             rule,
             sets.loss,
-            data,
+            source,
             state,
             address,
             interrupts,
-            batch_size,
-            shuffle,
             cuda_graph,
             measures,
         )
@@ -307,8 +320,7 @@ def fit(
                     display.begin_epoch(state.epoch + 1)
                     found = training.epoch(run, display.update, after_update)
                     if held_out is not None and held_out_measures is not None:
-                        rows, epoch = max(batch_size, 1024), state.epoch + 1
-                        found |= _validated(model, held_out, rows, held_out_measures, epoch)
+                        found |= _validated(model, held_out, held_out_measures, state.epoch + 1)
                     found["seconds"] = perf_counter() - started
                     # The callbacks see each epoch that counts.
                     with interrupts.deferred:
@@ -359,12 +371,10 @@ class _Training:
     model: Layer
     optimizer: Optimizer
     loss: Loss
-    data: Data
+    source: Source
     state: TrainingState
     address: Key
     interrupts: Interrupts
-    batch_size: int
-    shuffle: bool
     cuda_graph: bool
     measures: Measures
     update: Update | None = None
@@ -392,15 +402,13 @@ class _Training:
         loss = self.loss
         good = Snapshot(model, state)
         update = self.update = Update(model, self.optimizer, loss, state)
-        progress = state.unfinished or UnfinishedEpoch(
-            len(self.data), self.batch_size, self.shuffle, metrics=self.measures.asked
-        )
-        state.unfinished = progress
+        progress = state.unfinished
+        if progress is None:
+            progress = state.unfinished = self.source.begin(self.measures.asked)
         for _ in range(progress.batches):
             advance(None)
         means = Means(loss, self.measures, progress.sums, progress.scored)
-        for rows in self._rows()[progress.batches :]:
-            batch = self.data.take(rows)
+        for batch in self.source.batches(state.epoch, progress.batches):
             here = address.at(step=address.step + state.step)
             with self.interrupts.deferred:
                 value, scored = self._update(update, batch, here)
@@ -422,16 +430,8 @@ class _Training:
             raise self._diverged(f"the loss is {metrics['loss']}", "the weights are finite", good)
         return metrics
 
-    def _rows(self) -> list[Rows]:
-        """The rows of each batch."""
-        starts = range(0, len(self.data), self.batch_size)
-        if not self.shuffle:
-            return [slice(start, start + self.batch_size) for start in starts]
-        order = generator(self.address, SHUFFLE, self.state.epoch).permutation(len(self.data))
-        return [order[start : start + self.batch_size] for start in starts]
-
     def _update(self, update: Update, batch: Batch, here: Key) -> tuple[Number, Scored]:
-        if self.cuda_graph and self.graphed is None and len(batch.x) == self.batch_size:
+        if self.cuda_graph and self.graphed is None and len(batch.x) == self.source.size:
             self.graphed = _graphed(update, self.optimizer, self.state, batch)
         if self.graphed is not None and self.graphed.fits(batch.x, batch.y):
             return self.graphed(batch.x, batch.y, here)
@@ -446,7 +446,7 @@ class _Training:
         place = f"the start of epoch {epoch}" if begun else "where training was resumed"
         return FloatingPointError(
             f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are "
-            f"back to {place}; {divergence_hints(self.model, self.data)}"
+            f"back to {place}; {divergence_hints(self.model, self.source.data)}"
         )
 
 
@@ -461,24 +461,17 @@ def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
         )
 
 
-def _check_unfinished(
-    state: TrainingState,
-    address: Key,
-    samples: int,
-    batch_size: int,
-    shuffle: bool,
-    measures: Measures,
-) -> None:
-    """ValueError unless the epoch that was interrupted can be finished with these arguments."""
+def _check_unfinished(state: TrainingState, address: Key, fresh: UnfinishedEpoch) -> None:
+    """ValueError unless the epoch that was interrupted is one of those that would begin now."""
     begun = state.unfinished
     if begun is None:
         return
     for name, then, now in (
         ("key", state.key, address),
-        ("samples", begun.samples, samples),
-        ("batch_size", begun.batch_size, batch_size),
-        ("shuffle", begun.shuffle, shuffle),
-        ("metrics", begun.metrics, measures.asked),
+        ("samples", begun.samples, fresh.samples),
+        ("batch_size", begun.batch_size, fresh.batch_size),
+        ("shuffle", begun.shuffle, fresh.shuffle),
+        ("metrics", begun.metrics, fresh.metrics),
     ):
         if then != now:
             raise ValueError(
@@ -509,11 +502,9 @@ def _graphed(
     return GraphedStep(of_arrays, optimizer, state, batch.x, batch.y)
 
 
-def _validated(
-    model: Layer, data: Data, batch_size: int, measures: Measures, epoch: int
-) -> dict[str, float]:
+def _validated(model: Layer, source: Source, measures: Measures, epoch: int) -> dict[str, float]:
     """Metrics of validation data; a warning if the loss is not finite."""
-    found, bad = mean_metrics(model, data, batch_size, measures)
+    found, bad = mean_metrics(model, source, measures)
     if not math.isfinite(found["loss"]):
         culprit = "" if bad is None else f": {first_nonfinite(model, bad.x, None, bad.lengths)}"
         warnings.warn(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +24,7 @@ from dropcore.training._data import (
 from dropcore.training._labels import in_words
 from dropcore.training._measures import Measures
 from dropcore.training._monte_carlo import check_sampling, sampled
+from dropcore.training._sources import Arrays, Batches, Source, is_array
 from dropcore.training._update import Scored, loss_of
 from dropcore.training.metrics import Metric
 
@@ -232,8 +233,8 @@ def _loss_of_classes(what: str, model: Layer) -> CheckedLoss:
 
 def evaluate(
     model: Layer,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: ArrayLike | Iterable[Any],
+    y: ArrayLike | None = None,
     *,
     loss: str | Loss | None = None,
     batch_size: int = 1024,
@@ -246,9 +247,9 @@ def evaluate(
     Parameters
     ----------
     model : Layer
-    x : array_like, shape (samples, ...)
+    x : array_like, shape (samples, ...), or iterable of batches
     y : array_like, shape (samples, ...)
-        Labels are those of the last `fit`, in its words.
+        Left out where x yields batches. Labels are those of the last `fit`, in its words.
     loss : str or callable, optional
         By default the loss of the last `fit`.
     batch_size : int, default 1024
@@ -275,10 +276,22 @@ def evaluate(
             "evaluate: the model remembers no loss of a fit, so name one, such as "
             "evaluate(x, y, loss='softmax_cross_entropy')"
         )
-    state = model.training_state
-    check_feature_names("x", x, None if state is None else state.feature_names)
-    data = checked_data(model, x, y, lengths, sample_weight, loss=criterion)
-    return mean_metrics(model, data, batch_size, measures_of(model, metrics, data, "the data"))[0]
+    source: Source
+    if y is None and not is_array(x):
+        for name, given in (("lengths", lengths), ("sample_weight", sample_weight)):
+            if given is not None:
+                raise ValueError(
+                    f"{name} is for arrays, and x without y is an iterable of batches, which may "
+                    "be dicts of x, y, lengths and sample_weight"
+                )
+        source = Batches(model, "x", x, criterion)
+    else:
+        state = model.training_state
+        check_feature_names("x", x, None if state is None else state.feature_names)
+        arrays = cast(ArrayLike, x)
+        data = checked_data(model, arrays, y, lengths, sample_weight, loss=criterion)
+        source = Arrays(data, batch_size)
+    return mean_metrics(model, source, measures_of(model, metrics, source.data, "the data"))[0]
 
 
 def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words: str) -> Measures:
@@ -295,15 +308,16 @@ def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words
 
 
 def mean_metrics(
-    model: Layer, data: Data, batch_size: int, measures: Measures
+    model: Layer, source: Source, measures: Measures
 ) -> tuple[dict[str, float], Batch | None]:
     """Metrics over all samples, and the first batch whose loss is not finite."""
-    assert data.loss is not None
-    means, bad = Means(data.loss, measures, {}, []), None
+    loss = source.data.loss
+    assert loss is not None
+    means, bad = Means(loss, measures, {}, []), None
     with np.errstate(all="ignore"):
-        for _, batch in _batches(data, batch_size):
+        for batch in source.batches():
             out = model(batch.x, **batch.lengths_kwargs)
-            value, _, scored = loss_of(data.loss, out, batch)
+            value, _, scored = loss_of(loss, out, batch)
             if bad is None and not on_device(value) and not math.isfinite(value):
                 bad = batch
             means.add(value, scored)

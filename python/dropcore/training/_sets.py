@@ -24,11 +24,15 @@ from dropcore.training._data import (
     known_of,
 )
 from dropcore.training._labels import plain, takes_labels
+from dropcore.training._sources import Arrays, Batches, Source, is_array, refuse_iterator
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
 __all__ = ["Sets", "sets_of"]
+
+DEFAULT_SIZE: Final = 32
+"""Samples in an update."""
 
 _SPLIT: Final = 1 << 31
 """The generator of splits, beside those of data sets."""
@@ -42,14 +46,14 @@ class Sets:
 
     Attributes
     ----------
-    training : Data
-    validation : Data or None
+    training : Source
+    validation : Source or None
     loss : Loss
         Of training: that of the data, or one that counts each class as it should.
     """
 
-    training: Data
-    validation: Data | None
+    training: Source
+    validation: Source | None
     loss: Loss
 
 
@@ -57,18 +61,58 @@ def sets_of(
     model: Layer,
     x: Any,
     y: Any,
-    lengths: Any,
-    sample_weight: Any,
     *,
     loss: Loss | None,
     key: Key,
+    epochs: int,
+    batch_size: int | None,
+    shuffle: bool | None,
     validation_data: Any,
-    validation_split: Any,
     class_weight: Any,
+    **options: Any,
+) -> Sets:
+    """Check the data of `fit`, whose arguments these are; `epochs` is how many there are to train.
+
+    Parameters
+    ----------
+    **options
+        Those that are for arrays only: lengths, sample_weight, validation_split, preprocessing,
+        scale_targets.
+    """
+    training: Source
+    if y is None and not is_array(x):
+        training = _batches(model, x, loss, epochs, batch_size, shuffle, class_weight, options)
+        validation: Data | Batches | Arrays | None = None
+    else:
+        data, validation = _arrays(model, x, y, loss, key, validation_data, **options)
+        shuffled = shuffle is None or shuffle
+        training = Arrays(data, batch_size or DEFAULT_SIZE, key if shuffled else None)
+    if validation_data is not None:
+        validation = _validation(model, validation_data, training.data, epochs)
+    assert training.data.loss is not None
+    training_loss = training.data.loss
+    if class_weight is not None:
+        training_loss = _weighted(model, training.data, class_weight)
+    if isinstance(validation, Data):
+        validation = Arrays(validation, max(batch_size or DEFAULT_SIZE, 1024))
+    return Sets(training, validation, training_loss)
+
+
+def _arrays(
+    model: Layer,
+    x: Any,
+    y: Any,
+    loss: Loss | None,
+    key: Key,
+    validation_data: Any,
+    *,
+    lengths: Any,
+    sample_weight: Any,
+    validation_split: Any,
     preprocessing: Any,
     scale_targets: Any,
-) -> Sets:
-    """Check the data of `fit`, whose arguments these are."""
+) -> tuple[Data, Data | None]:
+    """Checked arrays for training, and what was split off for validation."""
     learning = _learning(model, preprocessing, scale_targets)
     rows = held_out = None
     if validation_split is not None:
@@ -76,24 +120,57 @@ def sets_of(
             raise ValueError("fit: give validation_data or validation_split, not both")
         rows, held_out = _split(x, y, validation_split, loss, key)
         learning = replace(learning, rows=rows)
-    known = known_of(model)
     names = None
-    if known.preprocessing is None and learning.preprocessing is None:
+    if known_of(model).preprocessing is None and learning.preprocessing is None:
         names = feature_names(x)
         if names is not None and model.training_state is not None:
             check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning)
     data = replace(data, names=names)
-    validation = None
-    if held_out is not None:
-        validation, data = replace(data, rows=held_out), replace(data, rows=rows)
-    elif validation_data is not None:
-        validation = _validation(model, validation_data, data)
-    assert data.loss is not None
-    training_loss = data.loss
-    if class_weight is not None:
-        training_loss = _weighted(model, data, class_weight)
-    return Sets(data, validation, training_loss)
+    if held_out is None:
+        return data, None
+    return replace(data, rows=rows), replace(data, rows=held_out)
+
+
+def _batches(
+    model: Layer,
+    x: Any,
+    loss: Loss | None,
+    epochs: int,
+    batch_size: int | None,
+    shuffle: bool | None,
+    class_weight: Any,
+    options: Mapping[str, Any],
+) -> Batches:
+    """An iterable of batches for training, whose first batch is checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Also if an argument of `fit` needs all samples.
+    """
+    for name, given, advice in (
+        ("batch_size", batch_size is not None, "the batches are taken as they come"),
+        ("shuffle", shuffle is not None, "the batches are taken as they come"),
+        ("lengths", options["lengths"] is not None, "a batch may be a dict of x, y and lengths"),
+        ("sample_weight", options["sample_weight"] is not None,
+         "a batch may be (x, y, sample_weight)"),
+        ("validation_split", options["validation_split"] is not None,
+         "hold some batches out and give them as validation_data"),
+        ("class_weight='balanced'", isinstance(class_weight, str),
+         "give a dict of a number for each label"),
+        ("preprocessing", options["preprocessing"] is not None,
+         "fit it to some data, and transform the batches that x yields"),
+        ("scale_targets", bool(options["scale_targets"]),
+         "standardise the targets that x yields, by dropcore.data.TargetScaling"),
+    ):  # fmt: skip
+        if given:
+            raise ValueError(
+                f"{name} is for arrays, and x without y is an iterable of batches: {advice}"
+            )
+    check_bool("scale_targets", options["scale_targets"])
+    refuse_iterator("x", x, epochs)
+    return Batches(model, "x", x, loss)
 
 
 def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
@@ -164,8 +241,11 @@ def _strata(y: Any, loss: Loss | None) -> NDArray[Any] | None:
     return found
 
 
-def _validation(model: Layer, given: Any, data: Data) -> Data:
+def _validation(model: Layer, given: Any, data: Data, epochs: int) -> Data | Batches:
     """Validation data as the user gave them, checked."""
+    if _yields_batches(given):
+        refuse_iterator("validation_data", given, epochs)
+        return Batches(model, "validation_data", given, data.loss, data)
     if isinstance(given, Mapping):
         if not {"x", "y"} <= given.keys() <= set(_PARTS):
             raise ValueError(
@@ -184,11 +264,28 @@ def _validation(model: Layer, given: Any, data: Data) -> Data:
     else:
         raise TypeError(
             "validation_data must be a pair of arrays (x, y), with lengths of sequences (x, y, "
-            "lengths), or a dict of x, y, lengths and sample_weight, got "
+            "lengths), a dict of x, y, lengths and sample_weight, or an iterable of batches, got "
             f"{shown(given) if isinstance(given, tuple | list) else type(given).__name__}"
         )
     check_feature_names("validation x", parts["x"], data.names)
     return checked_data(model, **parts, loss=data.loss, name="validation ", like=data)
+
+
+def _yields_batches(given: Any) -> bool:
+    """Whether validation data are batches, and neither a pair of arrays nor a mistake."""
+    if isinstance(given, list):
+        # [x, y] is a pair, and so is a pair of lists of numbers.
+        return bool(given) and all(map(_is_batch, given))
+    if isinstance(given, tuple | Mapping | str) or is_array(given):
+        return False
+    return hasattr(given, "__iter__")
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether it is a tuple, list or dict of arrays."""
+    if isinstance(item, Mapping):
+        return True
+    return isinstance(item, tuple | list) and any(map(is_array, item))
 
 
 # --- weights of classes --------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Where batches come from: arrays, or an iterable of batches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dropcore._base.checks import shown
+from dropcore._base.device import on_device
+from dropcore._base.generators import SHUFFLE, generator
+from dropcore.key import Key
+from dropcore.losses import Loss
+from dropcore.training._data import Batch, Data, checked_data
+from dropcore.training.state import UnfinishedEpoch
+
+if TYPE_CHECKING:
+    from dropcore.nn.layer import Layer
+
+__all__ = ["Arrays", "Batches", "Source", "is_array", "refuse_iterator"]
+
+
+class Source:
+    """A set of samples that is gone through in batches, once or several times.
+
+    Attributes
+    ----------
+    data : Data
+        All samples, or those of the first batch.
+    count : int or None
+        Number of batches, if it is known.
+    size : int or None
+        Samples in a batch, if it is the same for all but the last.
+    """
+
+    data: Data
+    count: int | None
+    size: int | None = None
+
+    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `skip`."""
+        raise NotImplementedError
+
+    def begin(self, metrics: list[str]) -> UnfinishedEpoch:
+        """An epoch of which no batch is done; `metrics` are the names of those to measure."""
+        return UnfinishedEpoch(None, None, False, metrics=metrics)
+
+
+class Arrays(Source):
+    """Checked arrays, in an order of its own for each epoch if there is a key."""
+
+    size: int
+
+    def __init__(self, data: Data, batch_size: int, key: Key | None = None) -> None:
+        self.data, self.size, self._key = data, batch_size, key
+        self.count = math.ceil(len(data) / batch_size)
+
+    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+        samples, size = len(self.data), self.size
+        starts = range(skip * size, samples, size)
+        if self._key is None:
+            for start in starts:
+                yield self.data.take(slice(start, start + size))
+            return
+        order = generator(self._key, SHUFFLE, epoch).permutation(samples)
+        for start in starts:
+            yield self.data.take(order[start : start + size])
+
+    def begin(self, metrics: list[str]) -> UnfinishedEpoch:
+        shuffled = self._key is not None
+        return UnfinishedEpoch(len(self.data), self.size, shuffled, metrics=metrics)
+
+
+class Batches(Source):
+    """An iterable of batches, each of which is checked as it comes.
+
+    Parameters
+    ----------
+    model : Layer
+    name : str
+        Of the argument, for messages, such as "x".
+    given : iterable
+        Of ``(x, y)`` or ``(x, y, sample_weight)``, or of dicts of these and lengths. Unless it is
+        an iterator, it can be gone through several times. Its first batch is taken at once.
+    loss : Loss, optional
+        Which checks the targets. By default it is chosen for the first batch.
+    like : Data, optional
+        Samples that the model will be built for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it yields nothing, or the model cannot take the first batch.
+    """
+
+    def __init__(
+        self, model: Layer, name: str, given: Any, loss: Loss | None, like: Data | None = None
+    ) -> None:
+        if isinstance(given, Mapping | str | bytes) or not isinstance(given, Iterable):
+            called = callable(given) and not isinstance(given, type)
+            raise TypeError(
+                f"{name} must be an array with y, or without it an iterable of batches (x, y), got "
+                f"{shown(given)}{'; call it' if called else ''}"
+            )
+        self._model, self._name, self._given = model, name, given
+        try:
+            self.count = len(given)  # type: ignore[arg-type]
+        except TypeError:
+            self.count = None
+        self._rest: Iterator[Any] | None = iter(given)
+        try:
+            self._first = next(self._rest)
+        except StopIteration:
+            raise ValueError(f"{name} yields no batch") from None
+        self._loss, self._like = loss, like
+        self.data = self._checked(1, self._first)
+        self._loss, self._like = self.data.loss, self.data
+
+    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+        number = 0
+        for number, item in enumerate(self._items(), 1):
+            if number > skip:
+                yield self._checked(number, item).take(slice(None))
+        if number < max(skip, 1):
+            done = f", of which {skip} are done" if skip else ""
+            raise ValueError(
+                f"{self._name} yields {number or 'no'} batches in epoch {epoch + 1}{done}: it must "
+                "begin anew each time that it is gone through, such as a list or a DataLoader"
+            )
+
+    def _items(self) -> Iterator[Any]:
+        """All batches; the first time those that follow the one that was taken."""
+        if self._rest is None:
+            return iter(self._given)
+        items, self._rest = itertools.chain([self._first], self._rest), None
+        self._first = None
+        return items
+
+    def _checked(self, number: int, item: Any) -> Data:
+        name = f"{self._name}: batch {number}"
+        if isinstance(item, Mapping):
+            if not {"x", "y"} <= item.keys() <= {"x", "y", "lengths", "sample_weight"}:
+                raise ValueError(
+                    f"{name} as a dict must have x and y, and may have lengths and sample_weight, "
+                    f"got {sorted(item, key=str)}"
+                )
+            parts = dict(item)
+        elif isinstance(item, tuple | list) and 2 <= len(item) <= 3:
+            parts = dict(zip(("x", "y", "sample_weight"), item, strict=False))
+        else:
+            found = shown(item)
+            if isinstance(item, tuple | list):
+                found = f"a {type(item).__name__} of {len(item)}"
+            raise TypeError(
+                f"{name} must be (x, y) or (x, y, sample_weight), got {found}; if {self._name} "
+                "holds samples, give y, too"
+            )
+        return checked_data(
+            self._model, **parts, loss=self._loss, name=f"{name}: ", like=self._like
+        )
+
+
+def is_array(x: Any) -> TypeGuard[ArrayLike]:
+    """Whether x is an array or a data frame."""
+    return on_device(x) or isinstance(x, np.ndarray) or hasattr(x, "__array__")
+
+
+def refuse_iterator(name: str, given: Any, epochs: int) -> None:
+    """TypeError if an iterator, such as a generator, would be needed more than once."""
+    if epochs > 1 and isinstance(given, Iterator):
+        raise TypeError(
+            f"{name} is {type(given).__name__}, which yields its batches once, and there are "
+            f"{epochs} epochs: give a list, a DataLoader or another object whose __iter__ begins "
+            "anew, or call fit with epochs=1 for each generator"
+        )
