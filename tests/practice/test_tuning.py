@@ -9,6 +9,7 @@ import pytest
 
 import dropcore
 from dropcore import Key, nn, tuning
+from dropcore.data import Preprocessing
 from dropcore.optim import SGD, Adam
 from dropcore.training import Callback
 from dropcore.training.metrics import Metric
@@ -135,6 +136,18 @@ def test_dropout_may_make_it_worse():
         "Dropout makes it worse: accuracy 0.9 at keep = 1 is the best, by 0.02 ± "
     )
     assert "try a wider layer, 128 units, or more epochs." in verdict.text
+
+
+def test_a_small_difference_is_called_one():
+    scores = table([0.9, 0.895, 0.7], wobble=0.01)
+    verdict = verdict_of(GRID[:3], scores, metric="accuracy", higher=True, ratio=0.25, wider=str)
+    gap = difference_of(scores[0], scores[1], higher=True, ratio=0.25)
+    assert gap.mean < 2 * gap.standard_error
+    assert verdict.kind == "no dropout"
+    scores = table([0.88, 0.9, 0.9, 0.9], wobble=0.0)
+    scores[0] += np.array([1, -1, 1, -1, 0]) * 0.02
+    verdict = verdict_of(GRID[:4], scores, metric="accuracy", higher=True, ratio=0.25, wider=str)
+    assert "Dropout seems to help: accuracy 0.9 at keep = 0.9 and 0.88 without" in verdict.text
 
 
 def test_two_folds_are_too_few():
@@ -541,6 +554,46 @@ def test_a_model_that_was_trained_is_refused():
     trained.fit(X, Y, epochs=1, loss="softmax_cross_entropy", key=0, progress=False)
     with pytest.raises(ValueError, match="must return a new model each time"):
         explored(lambda keep: trained)
+
+
+def test_a_wider_layer_is_compared_with_a_narrow_one():
+    def build(keep, units):
+        return nn.mlp(units, 2, keep=keep)
+
+    narrow, wide = (explored(build, units=4, fix=fix) for fix in ("n", "n*keep"))
+    found = wide.compare(0.5, 0.5, of=narrow)
+    gains = wide.scores[1] - narrow.scores[1]
+    assert found.mean == pytest.approx(gains.mean())
+    for other in (explored(folds=3), explored(key=1), explored(metric="f1")):
+        with pytest.raises(ValueError, match="the same metric and the same folds"):
+            wide.compare(0.5, of=other)
+
+
+def test_labels_in_words_and_mixed_tables(capsys):
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame({"number": X[:, 0], "word": np.where(X[:, 1] > 0, "up", "down")})
+    y = np.where(Y, "yes", "no")
+    options = {"preprocessing": Preprocessing(), "class_weight": {"yes": 2.0, "no": 1.0}}
+    result = explored(x=x, y=y, metric="f1", loss=None, **options)
+    assert capsys.readouterr().err.count("are encoded: 'no' as 0, 'yes' as 1") == 1
+    (train, test), _ = result.splits
+    model = small(1.0)
+    model.fit(x.iloc[train], y[train], epochs=2, optimizer=Adam(1e-2), key=0, progress=False,
+              **options)  # fmt: skip
+    assert result.scores[0, 0] == model.evaluate(x.iloc[test], y[test], metrics=["f1"])["f1"]
+    found = searched(x=x, y=y, loss=None, n_trials=1, **options)
+    assert set(found.best_model().predict_labels(x)) <= {"yes", "no"}
+
+
+def test_targets_are_standardised_within_each_fold():
+    y = 1e3 * X[:, 0] + 1e4
+    result = explored(one_output, y=y, loss="mse", scale_targets=True, epochs=20)
+    (train, test), _ = result.splits
+    model = one_output(0.5)
+    model.fit(X[train], y[train], epochs=20, optimizer=Adam(1e-2), loss="mse", scale_targets=True,
+              key=0, progress=False)  # fmt: skip
+    error = np.sqrt(np.square(model.predict(X[test])[:, 0] - y[test]).mean())
+    assert result.scores[1, 0] == pytest.approx(error, rel=1e-6)
 
 
 def test_compare_takes_keeps_of_the_grid():

@@ -22,7 +22,7 @@ from dropcore._base.generators import DATA, generator
 from dropcore.key import Key
 from dropcore.losses import LOSSES, CheckedLoss, Loss, MeanAbsoluteError, MeanSquaredError
 from dropcore.nn import Model
-from dropcore.training import fit
+from dropcore.training import TrainingState, fit
 from dropcore.training.callbacks import EpochEnd
 from dropcore.training.metrics import METRICS, Metric, top_of
 
@@ -61,12 +61,15 @@ class Experiment:
         Arguments of `fit`.
     metric : str, Metric or None
         None for the usual one of the loss, which `probed` finds.
+    classes : array or None
+        The labels of a classification, sorted, which `probed` finds.
     """
 
     x: Any
     y: Any
     options: dict[str, Any]
     metric: str | Metric | None
+    classes: NDArray[Any] | None = None
 
     def train(
         self,
@@ -104,6 +107,8 @@ class Experiment:
             options["callbacks"] = [*options.get("callbacks", ()), report]
             options["metrics"] = self.measured
         options |= self._by_row(rows, BY_ROW)
+        # Known classes are the same in all folds, and are not announced again.
+        model.training_state = TrainingState(classes=self.classes)
         model.fit(taken(self.x, rows), taken(self.y, rows), key=key, progress=False, **options)
 
     @property
@@ -164,15 +169,16 @@ class Experiment:
         """The same with the loss that `fit` chooses, and the metric.
 
         The model is built and scored, and not trained: mistakes are raised before the work, and the
-        choice of a loss is announced once.
+        choice of a loss and the numbers of the labels are announced once.
         """
         train, test = split
         self.train(model, train, key, **changes | {"epochs": 0, "callbacks": ()})
         assert model.training_state is not None
-        loss = model.training_state.loss
+        loss, classes = model.training_state.loss, model.training_state.classes
         assert loss is not None
         metric = default_metric(loss) if self.metric is None else self.metric
-        found = replace(self, options=self.options | {"loss": loss}, metric=metric)
+        options = self.options | {"loss": loss}
+        found = replace(self, options=options, metric=metric, classes=classes)
         found.score(model, test)
         return found
 

@@ -55,8 +55,8 @@ class Sensitivity:
         The width, or widths, of the hidden layers at each keep; None if `build` has not got any.
     fix : str
         "n" or "n*keep".
-    ratio : float
-        Samples of a test part divided by those of its training part, for standard errors.
+    splits : list of (ndarray of int64, ndarray of int64)
+        Positions of the samples that each fold trained on, and of those that it was scored on.
     kind : str
         "flat", "unstable", "no dropout" (is as good), "worse" (with dropout) or "too few folds".
     best : float
@@ -77,12 +77,17 @@ class Sensitivity:
     higher_is_better: bool
     widths: list[Widths] | None
     fix: str
-    ratio: float
+    splits: list[Split]
     kind: str
     best: float
     flat: tuple[float, float] | None
     recommended: float
     verdict: str
+
+    @property
+    def ratio(self) -> float:
+        """Samples of a test part divided by those of its training part, for standard errors."""
+        return ratio_of(self.splits)
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -95,24 +100,37 @@ class Sensitivity:
         folds = self.scores.shape[1]
         return self.scores.std(axis=1, ddof=1) * math.sqrt(1 / folds + self.ratio)
 
-    def compare(self, keep: float, other: float = 1.0) -> Difference:
-        """The difference between two keeps of the grid, paired by fold.
+    def compare(
+        self, keep: float, other: float = 1.0, *, of: Sensitivity | None = None
+    ) -> Difference:
+        """The difference between two keeps, paired by fold.
 
-        Whether dropout is of use at all is ``compare(result.best)``. The best of a grid looks
-        better than it is, because it was chosen by the same scores.
+        Whether dropout is of use at all is ``compare(result.best)``. Whether a wider layer is, is
+        ``wide.compare(0.5, 0.5, of=narrow)``, with `wide` from ``fix="n*keep"``. The best of a grid
+        looks better than it is, because it was chosen by the same scores.
 
         Parameters
         ----------
         keep, other : float
             The difference is positive where `keep` is better.
+        of : Sensitivity, optional
+            The result that `other` belongs to, of the same metric and folds; by default this one.
 
         Raises
         ------
         ValueError
-            If one is not in the grid.
+            If a keep is not in its grid, or metric or folds differ.
         """
+        second = self if of is None else of
+        same = len(self.splits) == len(second.splits) and all(
+            np.array_equal(a, b)
+            for mine, others in zip(self.splits, second.splits)
+            for a, b in zip(mine, others, strict=True)
+        )
+        if not same or self.metric != second.metric:
+            raise ValueError("compare: of must have the same metric and the same folds")
         return difference_of(
-            self.scores[self._row(keep)], self.scores[self._row(other)],
+            self.scores[self._row(keep)], second.scores[second._row(other)],
             higher=self.higher_is_better, ratio=self.ratio,
         )  # fmt: skip
 
@@ -298,14 +316,13 @@ def sensitivity(
         result = results.found[names[cell]]
         found = result["score"], result["train_score"]
         table[:, cell.row, cell.fold] = [np.nan if one is None else one for one in found]
-    ratio = float(np.mean([len(test) / len(train) for train, test in splits]))
     name, higher = experiment.metric_name, experiment.higher_is_better
     verdict = verdict_of(
-        grid, table[0], metric=name, higher=higher, ratio=ratio,
+        grid, table[0], metric=name, higher=higher, ratio=ratio_of(splits),
         wider=_advice_on_width(fix, units),
     )  # fmt: skip
     return Sensitivity(
-        grid, table[0], table[1], name, higher, wide, fix, ratio, verdict.kind, verdict.best,
+        grid, table[0], table[1], name, higher, wide, fix, splits, verdict.kind, verdict.best,
         verdict.flat, verdict.recommended, verdict.text,
     )  # fmt: skip
 
@@ -356,6 +373,11 @@ def _built(build: Callable[..., Model], cell: _Cell) -> Model:
             "sensitivity: build must return a new model each time, and this one has been trained"
         )
     return model
+
+
+def ratio_of(splits: list[Split]) -> float:
+    """Mean of test / train, the numbers of samples."""
+    return float(np.mean([len(test) / len(train) for train, test in splits]))
 
 
 # --- arguments -----------------------------------------------------------------------------------

@@ -223,9 +223,9 @@ class _Table:
     ) -> Verdict:
         """The verdict where keep = 1 is the best, or within one standard error of it."""
         assert self.none is not None
-        if sum(one) == 1:
-            losses = [self.gain(self.none, row) for row, ok in enumerate(self.whole) if ok and row]
-            nearest = min(losses, key=lambda loss: loss.mean)
+        others = [self.gain(self.none, row) for row, ok in enumerate(self.whole) if ok and row]
+        nearest = min(others, key=lambda loss: loss.mean, default=None)
+        if nearest is not None and self.top == self.none and nearest.is_clear:
             return self._says(
                 "worse", None, 1.0,
                 f"Dropout makes it worse: {self._best()} is the best, by {nearest.mean:.3g} ± "
@@ -268,7 +268,11 @@ class _Table:
         return f"{self.means[self.none]:.3g} without dropout, {self.gain(self.top, self.none)}"
 
     def _helps(self) -> str:
-        return "" if self.none is None else f" Dropout helps: {self._best()} and {self._without()}."
+        if self.none is None:
+            return ""
+        clear = self.gain(self.top, self.none).is_clear
+        verb = "helps" if clear else "seems to help"
+        return f" Dropout {verb}: {self._best()} and {self._without()}."
 
 
 def _safe(keeps: Scores, flat: tuple[float, float]) -> float:
