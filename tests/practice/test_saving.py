@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from dropcore import Key
 from dropcore.constraints import MaxNorm
 from dropcore.data import Preprocessing, TargetScaling
 from dropcore.losses import Huber, MeanSquaredError, SoftmaxCrossEntropy
-from dropcore.nn import BatchNorm, Dense, Dropout, LayerNorm, Parallel, Sequential
+from dropcore.nn import BatchNorm, Dense, Dropout, Layer, LayerNorm, Parallel, Sequential
 from dropcore.nn._saving import FIELDS
 from dropcore.optim import SGD, Adam, Clip
 from dropcore.training import TrainingState
@@ -268,6 +271,193 @@ def test_a_model_on_a_gpu_comes_back_on_the_cpu(tmp_path, gpu):
     assert model.device == "cuda"
     model.to("cpu")
     assert_same(model, found)
+
+
+# --- classes of one's own ------------------------------------------------------------------------
+
+
+class Times(Layer):
+    """y = a x, with a parameter and a buffer that `_build` makes, whether they are there or not."""
+
+    def __init__(self, factor=2.0):
+        super().__init__()
+        self.factor = factor
+
+    def _build(self, input_shape, rng, dtype):
+        self._params["a"] = rng.normal(size=input_shape).astype(dtype)
+        self._buffers["calls"] = np.zeros(1, np.int64)
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+
+class Wide(Dense):
+    """A Dense with one parameter more, whose shapes Dense does not know."""
+
+    def _build(self, input_shape, rng, dtype):
+        super()._build(input_shape, rng, dtype)
+        self._params.setdefault("more", rng.normal(size=3).astype(dtype))
+
+
+class Fixed(Layer):
+    """A layer whose parameter the constructor makes."""
+
+    def __init__(self):
+        super().__init__()
+        self._params["dotted.name"] = np.ones(2, np.float32)
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Positive:
+    least: float = 0.0
+
+    def __call__(self, w):
+        np.maximum(w, self.least, out=w)
+
+
+@pytest.mark.parametrize(
+    ("layer", "custom"),
+    [(Times(3.0), [Times]), (Wide(3), [Wide]), (Fixed(), [Fixed]),
+     (Dense(3, constraint=Positive(0.1)), [Positive])],
+    ids=names,
+)  # fmt: skip
+def test_classes_of_ones_own_are_given_by_name(tmp_path, layer, custom):
+    model = Sequential([copy.deepcopy(layer)])
+    model.build((4,), key=1)
+    for array in (*model.params.values(), *model.buffers.values()):
+        array[...] = np.arange(array.size).reshape(array.shape)
+    given = {kind.__name__: kind for kind in custom}
+    found = round_trip(model, tmp_path, **given)
+    assert_same(model, found)
+    assert found.built
+    (name,) = given
+    message = (
+        rf"load: .*no {name} in dropcore; give a class of your own as custom={{'{name}': {name}}}"
+    )
+    with pytest.raises(ValueError, match=message):
+        dropcore.load(tmp_path / "model.dropcore")
+
+
+def test_arrays_of_ones_own_classes_are_compared_with_those_they_build(tmp_path):
+    model = Sequential([Times(3.0)])
+    model.build((4,), key=1)
+    model.save(tmp_path / "m")
+
+    class Other(Times):
+        def _build(self, input_shape, rng, dtype):
+            self._params["a"] = np.ones(7, dtype)
+            self._buffers["calls"] = np.zeros(1, np.int64)
+
+    message = r"0.a must be float32 of shape \(7,\), got float32 of shape \(4,\)"
+    with pytest.raises(ValueError, match=message):
+        dropcore.load(tmp_path / "m", custom={"Times": Other})
+
+    class Without(Times):
+        def _build(self, input_shape, rng, dtype):
+            self._buffers["more"] = np.zeros(1)
+
+    with pytest.raises(ValueError, match=r"buffers must be \['0.calls', '0.more'\], got \['0.cal"):
+        dropcore.load(tmp_path / "m", custom={"Times": Without})
+
+
+def test_a_class_called_like_one_of_dropcore_is_refused(tmp_path):
+    other = type("Dense", (Dense,), {})
+    with pytest.raises(TypeError, match=r"dropcore has another Dense.*: rename yours"):
+        Sequential([other(3)]).save(tmp_path / "m")
+
+
+def test_functions_of_ones_own_are_named(tmp_path):
+    def my_rate(step):
+        return 0.5
+
+    def my_constraint(w):
+        w[...] = 1
+
+    for layer, place in (
+        (Dropout(my_rate), r"Dropout\.rate: <function .*my_rate"),
+        (Dense(3, constraint=my_constraint), r"Dense\.constraint: <function .*my_constraint"),
+        (Dense(3, initializer=np.random.default_rng), r"Dense\.initializer"),
+    ):
+        with pytest.raises(TypeError, match=f"save: the model cannot be written .*: {place}"):
+            Sequential([layer]).save(tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def squares(outputs, targets):
+    return float(((outputs - targets) ** 2).mean()), 2 * (outputs - targets) / outputs.size
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLoss(MeanSquaredError):
+    factor: float = 1.0
+
+
+def test_a_loss_of_ones_own_is_saved_or_the_user_told(tmp_path):
+    model = Sequential([Dense(3)])
+    model.fit(X, X[:, :3], epochs=1, loss=squares, progress=False)
+    with pytest.warns(UserWarning, match="save: the loss squares is not saved .*give loss=squares"):
+        model.save(tmp_path / "m")
+    found = dropcore.load(tmp_path / "m")
+    assert found.training_state.loss is None
+    assert found.evaluate(X, X[:, :3], loss=squares) == model.evaluate(X, X[:, :3])
+    model.fit(X, X[:, :3], epochs=1, loss=OwnLoss(3.0), progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = round_trip(model, tmp_path, OwnLoss=OwnLoss)
+    assert found.training_state.loss == OwnLoss(3.0)
+    with pytest.raises(ValueError, match="no OwnLoss in dropcore; give a class of your own"):
+        dropcore.load(tmp_path / "model.dropcore")
+    model.training_state.loss = type("Huber", (OwnLoss,), {})(2.0)
+    with pytest.warns(UserWarning, match="dropcore has another class of that name"):
+        model.save(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("callbacks", {"Own": {"f": squares}}, r"callbacks/Own/f holds <function squares"),
+        ("callbacks", {"Own": {3: 4}}, r"the names in callbacks/Own must be str, got \[3\]"),
+        ("callbacks", {"Own": {"d": np.array(["2020"], "M8[D]")}}, ".* has dtype datetime64"),
+        ("callbacks", {"Own": {"z": 1j}}, "callbacks/Own/z holds 1j, which cannot be written"),
+        ("classes", np.array([None, "a"], object), "classes holds .* which cannot be written"),
+        ("preprocessing", Dense(3), r"Dense\(3\) cannot be written; it must be Preprocessing"),
+        ("notes", {"x": {1, 2}}, r"notes/x holds \{1, 2\}, which cannot be written"),
+    ],
+)
+def test_values_that_cannot_be_written_are_named(tmp_path, field, value, message):
+    model = trained()
+    setattr(model.training_state, field, value)
+    with pytest.raises(TypeError, match=f"save: {message}"):
+        model.save(tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_description_that_load_would_refuse_is_not_written(tmp_path):
+    model = trained()
+    model.training_state.notes = {"text": "x" * (1 << 24)}
+    with pytest.raises(ValueError, match=r"description would take .* bytes, and may take 16777216"):
+        model.save(tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def test_saving_without_safetensors_names_the_extra(tmp_path, monkeypatch):
+    model = trained()
+    model.save(tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r"saving a model needs safetensors.*dropcore\[save\]"):
+        model.save(tmp_path / "n")
+    assert_same(dropcore.load(tmp_path / "m"), model)  # which needs nothing
+    assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("name", ["save", "save_weights"])
+def test_a_layer_that_is_no_model_says_what_to_do(tmp_path, name):
+    with pytest.raises(AttributeError, match=f"Dense has no {name}, which models have: put the"):
+        getattr(Dense(3), name)(tmp_path / "m")
 
 
 def test_pickles_and_copies_still_work(tmp_path):

@@ -77,7 +77,13 @@ def encode(value: Any) -> Any:
         except TypeError as error:
             place = f"{type(value).__name__}.{name}"
             raise TypeError(str(error).replace("to_config:", f"to_config: {place}:", 1)) from None
-    return {"class": type(value).__name__} | written
+    name = type(value).__name__
+    if KNOWN.get(name, type(value)) is not type(value):
+        raise TypeError(
+            f"to_config: {value!r} is of a class of your own, and dropcore has another {name}, "
+            "which from_config would take: rename yours"
+        )
+    return {"class": name} | written
 
 
 def decode(config: Any, custom: Mapping[str, type], depth: int = 0) -> Any:

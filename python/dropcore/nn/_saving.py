@@ -346,9 +346,13 @@ def _read_slots(found: Any, source: _Source) -> dict[str, dict[str, Any]]:
 def _write_loss(loss: Loss | None, sink: _Sink) -> Any:
     if isinstance(loss, CheckedLoss) and not isinstance(loss, type):
         try:
-            return encode(loss)
+            encoded = encode(loss)
         except TypeError as error:
             reason = str(error)
+        else:
+            if _LOSSES.get(encoded["class"], type(loss)) is type(loss):
+                return encoded
+            reason = "dropcore has another class of that name"
     elif loss is None:
         return None
     else:
