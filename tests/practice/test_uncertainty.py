@@ -12,10 +12,11 @@ import scipy.special
 import scipy.stats
 
 from dropcore import Key
-from dropcore.data import TargetScaling
+from dropcore.data import Preprocessing, TargetScaling
 from dropcore.key import MONTE_CARLO
-from dropcore.nn import Dense, Dropout, Sequential
+from dropcore.nn import LSTM, Dense, Dropout, Sequential
 from dropcore.uncertainty import (
+    AveragingCurve,
     Mixture,
     averaging_curve,
     brier_score,
@@ -210,6 +211,49 @@ def probabilities_free(model):
     return model(X).astype(np.float64)
 
 
+@pytest.mark.parametrize(("units", "loss"), [(1, "mse"), (2, "gaussian_nll")])
+def test_tables_and_targets_as_they_were_given_to_fit(units, loss):
+    """Preprocessing and standardised targets are those of `predict`."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("sklearn")
+    table = pandas.DataFrame(X * 100 + 7, columns=list("abcde"))
+    table["f"] = np.where(X[:, 0] > 0, "left", None)
+    y = 1000 + 50 * X[:, 0]
+    model = Sequential([Dense(16, activation="relu"), Dropout(0.3), Dense(units)])
+    model.fit(table, y, loss=loss, epochs=30, key=1, preprocessing=Preprocessing(),
+              scale_targets=True, progress=False)  # fmt: skip
+    outputs = model.predict(table, key=2, samples=15).astype(np.float64)
+    found = sample(model, table, key=2, samples=15)
+    mean = outputs[..., :1] if loss == "mse" else outputs[..., 0]
+    np.testing.assert_allclose(found.mean, mean.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.std, mean.std(axis=0), rtol=1e-2)  # float32 near 1000
+    if loss == "mse":
+        noise = noise_level(model, table, y, key=2, samples=15)
+        covered = intervals(model, table, key=2, samples=15, noise=noise)
+    else:
+        variance = np.exp(outputs[..., 1]).mean(axis=0)
+        np.testing.assert_allclose(found.noise_std, np.sqrt(variance), rtol=1e-5)
+        covered = intervals(model, table, key=2, samples=15)
+    assert covered.coverage(y) > 0.7
+    curve = averaging_curve(model, table, y, key=2, samples=[1, 5], repeats=2)
+    single = model.predict(table)[:, 0]
+    assert curve.weight_scaling == pytest.approx(np.sqrt(np.mean((single - y) ** 2)), rel=1e-4)
+
+
+def test_sequences_with_lengths():
+    model = Sequential([LSTM(4, return_sequences=True), Dropout(0.5), LSTM(4), Dense(3)])
+    model.build((6, 2), key=0)
+    x, lengths = np.ones((9, 6, 2), np.float32), np.arange(9) % 7
+    given = {"key": 3, "samples": 8, "lengths": lengths}
+    p = probabilities(model.predict(x, **given))
+    found = sample(model, x, kind="classes", **given)
+    np.testing.assert_allclose(found.mean, p.mean(axis=0), rtol=1e-12)
+    curve = averaging_curve(
+        model, x, np.zeros(9), key=3, samples=[4], repeats=2, lengths=lengths, kind="classes"
+    )
+    assert curve.errors[0, 0] == (p[:4].mean(axis=0).argmax(axis=-1) != 0).mean()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -280,10 +324,14 @@ def test_more_samples_average_to_weight_scaling():
     assert found.weight_scaling < 1e-6
     np.testing.assert_allclose(found.error[:2] / found.error[1:], 10**0.5, rtol=0.3)
     assert found.enough is None
-    class_curve = averaging_curve(
-        network(3, 0.1), X, np.zeros(40, int), key=4, samples=[1, 20], repeats=3, kind="classes"
-    )
-    assert class_curve.enough in (1, 20, None)
+
+
+def test_how_many_samples_are_enough():
+    """The first whose error is within a standard error of weight scaling."""
+    k, error, deviation = np.array([1, 2, 5]), np.array([0.3, 0.2, 0.1]), np.array([0.02] * 3)
+    for weight_scaling, enough in ((0.29, 1), (0.27, 2), (0.185, 2), (0.09, 5), (0.07, None)):
+        curve = AveragingCurve("error rate", k, error, deviation, weight_scaling, error[None])
+        assert curve.enough == enough
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from dropcore._backends import checked_device, to_device
+from dropcore._backends import backend_of, checked_device, to_device
 from dropcore._backends.gradients import Gradient
 from dropcore._base import checks
 from dropcore._base.checks import shown
-from dropcore._base.device import array_namespace, on_device
+from dropcore._base.device import on_device
 from dropcore._base.generators import WEIGHTS, generator
 from dropcore._ops.epilogue import CompactActivation
 from dropcore.key import Key, as_key
@@ -356,10 +356,16 @@ class Layer(metaclass=LayerType):
             y = self(flat, **self.lengths_kwargs(repeated))
             return y.reshape(count, rows, *y.shape[1:])
         place = self.lengths_kwargs(lengths) | {"row_offset": row_offset}
-        outputs = [self(x[t if count > 1 else 0], key, **place) for t, key in enumerate(keys)]
-        if len(outputs) == 1:
-            return outputs[0][None]
-        return array_namespace(x).stack(outputs)
+        if len(keys) == 1:
+            return self(x[0], keys[0], **place)[None]
+        outputs: Any = None
+        for t, key in enumerate(keys):  # one at a time: the memory of the last one is used again
+            y = self(x[t if count > 1 else 0], key, **place)
+            if outputs is None:
+                outputs = backend_of("y", y).empty((len(keys), *y.shape), y.dtype)
+            outputs[t] = y
+        found: Array = outputs
+        return found
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         """Draw the parameters that do not exist yet."""
