@@ -94,7 +94,7 @@ class Command:
     name, help : str
         The word on the command line, and a line about it.
     description : str
-        What ``--help`` says above the options.
+        What ``--help`` says above the options; lines are broken anew.
     examples : tuple of str
         Complete command lines; the tests parse them.
     options : tuple of Option
@@ -112,10 +112,18 @@ class Command:
     def add_to(self, commands: Any) -> None:
         """Add its parser to those of the other commands."""
         examples = "\n".join(f"  {example}" for example in self.examples)
+        required = [
+            option.metavar
+            if option.positional
+            else f"{option.short or option.name} {option.metavar}"
+            for option in self.options
+            if option.positional or option.required
+        ]
         parser = commands.add_parser(
             self.name,
+            usage=" ".join(["dropcore", self.name, *map(str, required), "[options]"]),
             help=self.help,
-            description=textwrap.fill(self.description, 80),
+            description=textwrap.fill(" ".join(self.description.split()), 80),
             epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

@@ -13,15 +13,24 @@ from typing import Final
 import dropcore
 from dropcore.cli._command import Command
 from dropcore.cli._defaults import with_defaults
-from dropcore.cli._output import note, print_result
+from dropcore.cli._output import as_options, note, print_result
 from dropcore.cli._shared import DeviceError, apply
 from dropcore.cli.bench import COMMAND as BENCH
 from dropcore.cli.demo import COMMAND as DEMO
+from dropcore.cli.evaluate import COMMAND as EVALUATE
+from dropcore.cli.explain import COMMAND as EXPLAIN
 from dropcore.cli.info import COMMAND as INFO
+from dropcore.cli.predict import COMMAND as PREDICT
+from dropcore.cli.report import COMMAND as REPORT
+from dropcore.cli.train import COMMAND as TRAIN
+from dropcore.cli.tune import COMMAND as TUNE
 
 __all__ = ["COMMANDS", "main", "parser"]
 
-COMMANDS: Final[dict[str, Command]] = {command.name: command for command in (DEMO, INFO, BENCH)}
+COMMANDS: Final[dict[str, Command]] = {
+    command.name: command
+    for command in (TRAIN, TUNE, PREDICT, EVALUATE, REPORT, EXPLAIN, DEMO, INFO, BENCH)
+}
 
 FAILURES: Final = (
     ArithmeticError,
@@ -69,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = f"dropcore {words[0]}" if words and words[0] in COMMANDS else "dropcore"
     shown = warnings.showwarning
-    warnings.showwarning = lambda message, *_, **__: note(f"{name}: warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: note(
+        f"{name}: warning: {as_options(str(message))}"
+    )
     try:
         options = parser().parse_args(with_defaults(words, COMMANDS))
         apply(options)
@@ -85,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         if os.environ.get("DROPCORE_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        note(f"{name}: {error}")
+        note(f"{name}: {as_options(str(error))}")
         return _status(error)
     finally:
         warnings.showwarning = shown

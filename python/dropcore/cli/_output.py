@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from dropcore.cli._command import Result
 
-__all__ = ["check_output", "note", "print_result"]
+__all__ = ["as_options", "check_output", "note", "print_result"]
+
+
+_CALLER: Final = re.compile(r"^(read_table|read_arrays|split_target|split|load|save): ")
+
+_ARGUMENT: Final = re.compile(
+    r"\b(sep|encoding|decimal|names|missing_values|target|drop)=\[?(\.\.\.|'[^']*'|\"[^\"]*\")?\]?"
+)
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -27,6 +35,12 @@ def print_result(result: Result, *, as_json: bool) -> None:
 def note(text: str) -> None:
     """Print a line about what happens, to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def as_options(message: str) -> str:
+    """A message of the library in the words of the command line: ``sep=';'`` as ``--sep ';'``."""
+    found = _CALLER.sub("", message)
+    return _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')} {match[2] or '...'}", found)
 
 
 def check_output(path: Path, *, force: bool = False, instead: str = "--force") -> None:

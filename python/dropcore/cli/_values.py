@@ -12,14 +12,23 @@ __all__ = [
     "positive",
     "positive_number",
     "rate",
+    "rates",
+    "several",
     "sizes",
     "thinning",
+    "thinnings",
+    "words",
 ]
 
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
     return _integer(text, 1)
+
+
+def several(text: str) -> int:
+    """An integer of at least 2."""
+    return _integer(text, 2)
 
 
 def at_least_zero(text: str) -> int:
@@ -71,6 +80,16 @@ def inner_fraction(text: str) -> float:
     return value
 
 
+def rates(text: str) -> tuple[float, ...]:
+    """A rate, or one for each layer with commas between them."""
+    return tuple(rate(part.strip()) for part in text.split(","))
+
+
+def thinnings(text: str) -> tuple[float, ...]:
+    """A fraction that is kept, or one for each layer with commas between them."""
+    return tuple(thinning(part.strip()) for part in text.split(","))
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """Integers of at least 1 with commas between them."""
     try:
@@ -80,6 +99,11 @@ def sizes(text: str) -> tuple[int, ...]:
             "must be integers of at least 1 with commas between them, such as 256,256, "
             f"got {text!r}"
         ) from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _integer(text: str, least: int) -> int:

@@ -109,8 +109,10 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str
 COMMAND = Command(
     name="bench",
     help="what dropout costs on this machine, next to a copy",
-    description="Time dropout of arrays in the cache and in memory, next to a copy of the array "
-    "and to NumPy, in one process. It takes a few seconds.",
+    description="""
+    Time dropout of arrays in the cache and in memory, next to a copy of the array and to NumPy,
+    in one process. It takes a few seconds.
+    """,
     examples=("dropcore bench", "dropcore bench --rate 0.1 --threads 1 --json"),
     options=(
         Option("--rate", "the fraction that is dropped", kind=rate, default=0.5, metavar="R"),

@@ -24,8 +24,10 @@ def run(options: argparse.Namespace) -> Result:
 COMMAND = Command(
     name="demo",
     help="train with and without dropout on noisy digits; a table and a picture",
-    description="Train the same network with and without dropout on 800 digits, a fifth of whose "
-    "labels are wrong; print a table and draw the learning curves.",
+    description="""
+    Train the same network with and without dropout on 800 digits, a fifth of whose labels are
+    wrong; print a table and draw the learning curves.
+    """,
     examples=("dropcore demo", "dropcore demo --epochs 30 --seeds 1 --output curves.svg"),
     options=(
         Option(

@@ -72,8 +72,10 @@ def _missing(modules: Sequence[str]) -> list[str]:
 COMMAND = Command(
     name="info",
     help="version, instruction set, threads, GPU and extras",
-    description="Print the version, the instruction set and the number of threads in use, the GPU, "
-    "and which extras are installed.",
+    description="""
+    Print the version, the instruction set and the number of threads in use, the GPU, and which
+    extras are installed.
+    """,
     examples=("dropcore info", "dropcore info --json"),
     options=(JSON,),
     run=run,
