@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import os
 import sys
 import warnings
@@ -16,7 +17,19 @@ from dropcore import Key
 from dropcore.constraints import MaxNorm
 from dropcore.data import Preprocessing, TargetScaling
 from dropcore.losses import Huber, MeanSquaredError, SoftmaxCrossEntropy
-from dropcore.nn import BatchNorm, Dense, Dropout, Layer, LayerNorm, Parallel, Sequential
+from dropcore.nn import (
+    GRU,
+    BatchNorm,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Maxout,
+    Parallel,
+    Sequential,
+)
+from dropcore.nn._config import KNOWN
 from dropcore.nn._saving import FIELDS
 from dropcore.optim import SGD, Adam, Clip
 from dropcore.training import TrainingState
@@ -73,6 +86,18 @@ def round_trip(model, tmp_path, **custom):
 
 
 # --- what comes back -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KNOWN.values() if issubclass(kind, Layer)], ids=lambda k: k.__name__
+)
+def test_every_class_says_which_arrays_it_builds(kind):
+    """Otherwise a file could make it allocate what the file does not hold."""
+    builds, says = (
+        next(place for place, base in enumerate(kind.__mro__) if name in vars(base))
+        for name in ("_build", "_array_shapes")
+    )
+    assert says <= builds
 
 
 @pytest.mark.parametrize(("layer", "sample"), EXAMPLES + CARRYING, ids=names)
@@ -206,6 +231,24 @@ def test_frozen_layers_stay_frozen(tmp_path):
     found = round_trip(model, tmp_path)
     assert_same(model, found)
     assert found.frozen() == {"1.0.weight", "1.0.bias", "2.weight", "2.bias"}
+
+
+def test_a_config_keeps_which_layers_are_frozen():
+    model = Sequential([Maxout(3), Bidirectional(GRU(2)), Dense(2)])
+    assert "frozen" not in model.to_config()
+    model[0].children["linear"].trainable = False
+    model[1].children["backward"].trainable = False
+    config = json.loads(json.dumps(model.to_config()))
+    assert config["frozen"] == ["0.linear", "1.backward"]
+    found = Layer.from_config(config)
+    assert [layer.trainable for _, layer in found.tree()] == [
+        layer.trainable for _, layer in model.tree()
+    ]
+    model.trainable = False
+    assert not Sequential.from_config(model.to_config()).trainable
+    for wrong in (["9"], "0", [3], [["0"]], 7):
+        with pytest.raises(ValueError, match="from_config: frozen must be a list of paths of lay"):
+            Layer.from_config(config | {"frozen": wrong})
 
 
 def test_a_model_that_was_not_built_comes_back(tmp_path):

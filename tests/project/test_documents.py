@@ -50,7 +50,7 @@ def of_readme(found):
 def of_networks(found):
     assert found["dx"].shape == found["x"].shape
     assert found["samples"].shape == (10, 32, 10)
-    assert found["model"].training_state.step == 12
+    assert found["model"].training_state.step == 15
     assert found["language_model"].training_state.step == 3
 
 
