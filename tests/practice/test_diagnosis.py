@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dropcore.constraints import MaxNorm, UnitNorm
+from dropcore.data import Preprocessing
 from dropcore.diagnosis import Diagnosis, NormHistory, diagnose
 from dropcore.nn import (
     LSTM,
@@ -150,6 +151,18 @@ def test_overfitting_of_a_regression_is_seen_in_the_loss():
     assert found.gap.train < 0.2 < found.gap.validation
     assert found.train.skill == pytest.approx(1 - found.train.metrics["loss"] / y[:60].var(), 1e-4)
     assert "overfitting" in names(found)
+
+
+def test_a_small_loss_that_doubles_is_no_overfitting():
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((400, 5), dtype=np.float32)
+    y = x[:, 0] + 0.05 * rng.standard_normal(400).astype(np.float32)
+    model = mlp(64, outputs=1)
+    fitted(model, x[:200], y[:200], epochs=150, loss="mse", optimizer=Adam(3e-3))
+    found = diagnose(model, x[:200], y[:200], validation=(x[200:], y[200:]))
+    assert found.gap.validation > 2 * found.gap.train
+    assert found.validation.skill > found.train.skill - 0.03
+    assert not found.gap.large
 
 
 def test_too_much_dropout_underfits():
@@ -524,6 +537,52 @@ def test_features_of_a_table_are_ranked_by_name():
     norm = np.linalg.norm(model.params["0.weight"], axis=1)
     assert dict(top)["a"] == pytest.approx(norm[0], rel=1e-6)
     assert found.features.images is None
+
+
+def table(rows=200):
+    """A table of two numbers with holes and a text, and labels in words."""
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "age": rng.normal(50, 10, rows),
+            "income": rng.normal(3e4, 1e4, rows),
+            "town": rng.choice(["Bern", "Rome"], rows),
+        }
+    )
+    labels = np.where(frame["income"] > 3e4, "rich", "poor")
+    frame.loc[::9, "age"] = np.nan
+    return frame, labels
+
+
+def test_a_table_is_looked_at_behind_its_preprocessing():
+    frame, labels = table()
+    model = mlp(16)
+    fitted(model, frame, labels, epochs=20, preprocessing=Preprocessing())
+    found = diagnose(model, frame, labels, max_samples=150, metrics=["f1"])
+    assert found.classes.names == ["poor", "rich"]
+    assert found.inputs.largest_std < 1.2
+    assert found.train.metrics["f1"] > 0.8
+    assert dict(found.features.top()).keys() == {
+        "age", "income", "age is missing", "town=Bern", "town=Rome"
+    }  # fmt: skip
+    right = model.predict_labels(frame) == labels
+    whole = diagnose(model, frame, labels, max_samples=None)
+    assert whole.train.metrics["accuracy"] == pytest.approx(right.mean())
+    assert whole.classes.recall[1] == pytest.approx(right[labels == "rich"].mean())
+
+
+def test_scaled_targets_have_the_same_skill():
+    frame, _ = table()
+    y = 3 * frame["income"].to_numpy() + 1e5
+    model = mlp(32, outputs=1)
+    fitted(model, frame, y, epochs=60, loss="mse", preprocessing=Preprocessing(),
+           scale_targets=True)  # fmt: skip
+    found = diagnose(model, frame, y)
+    predicted = model.predict(frame)[:, 0]
+    exact = 1 - np.square(predicted - y).sum() / np.square(y - y.mean()).sum()
+    assert found.train.skill == pytest.approx(exact, abs=1e-6)
+    assert exact > 0.9
 
 
 def test_a_subsample_is_chosen_by_the_key_and_told():

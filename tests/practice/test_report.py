@@ -15,10 +15,12 @@ pytest.importorskip("jinja2")
 
 from dropcore import report
 from dropcore.constraints import MaxNorm
+from dropcore.data import Preprocessing
 from dropcore.diagnosis import NormHistory
 from dropcore.nn import Dense, Dropout, Sequential
+from dropcore.optim import Adam
 from dropcore.report import write_report
-from dropcore.uncertainty import averaging_curve, intervals, sample
+from dropcore.uncertainty import averaging_curve, intervals, noise_level, sample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -219,24 +221,45 @@ def test_a_regression_shows_its_intervals(tmp_path):
     x, _ = data(240)
     y = (x[:, 0] + 0.5 * np.random.default_rng(1).standard_normal(240)).astype(np.float32)
     model = Sequential([Dense(16, activation="relu"), Dropout(0.1), Dense(1)])
-    model.fit(x[:120], y[:120], epochs=20, loss="mse", key=0, progress=False)
+    model.fit(x[:120], y[:120], epochs=20, loss="mse", key=0, progress=False, optimizer=Adam(1e-2))
     held_out = (x[120:], y[120:])
-    found = intervals(model, x[120:], key=0, noise=0.5, samples=20)
+    noise = noise_level(model, *held_out, key=0, samples=20)
+    found = intervals(model, x[120:], key=0, noise=noise, samples=20)
     write_report(tmp_path / "r.html", model, x[:120], y[:120], validation=held_out,
                  uncertainty=found)  # fmt: skip
     text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
     assert f"Intervals of 90 % cover {100 * found.coverage(y[120:]):.1f} %" in text
+    assert "more or fewer would be chance" in text
     assert "90 % interval" in text  # the legend of the picture
+    assert "R²" in text[: text.index("Intervals of")]
     narrow = intervals(model, x[120:], key=0, noise=0.01, samples=20)
     write_report(tmp_path / "r.html", model, x[:120], y[:120], validation=held_out,
                  uncertainty=narrow)  # fmt: skip
     text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
-    assert "(not as they should:" in text
+    assert "cover less than they should" in text
+    wide = intervals(model, x[120:], key=0, noise=5.0, samples=20)
+    write_report(tmp_path / "r.html", model, x[:120], y[:120], validation=held_out,
+                 uncertainty=wide)  # fmt: skip
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "cover more than they should" in text
     with pytest.raises(ValueError, match="120 intervals and no validation samples"):
         write_report(tmp_path / "r.html", model, x[:120], y[:120], uncertainty=found)
     with pytest.raises(ValueError, match="120 intervals and 20 validation samples"):
         write_report(tmp_path / "r.html", model, x[:120], y[:120], uncertainty=[found],
                      validation=(x[:20], y[:20]))  # fmt: skip
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    x, y = data()
+    frame = pandas.DataFrame(x[:, :2], columns=["a", "b"]).assign(same=3.0)
+    with pytest.warns(UserWarning, match="same"):
+        model = classifier(frame, y, preprocessing=Preprocessing())
+    write_report(tmp_path / "r.html", model, frame, y, metrics=["f1"])
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Columns that are not used: same (constant)." in text
+    assert "Preprocessing" in text
+    assert "F1" in text
 
 
 @pytest.mark.parametrize(

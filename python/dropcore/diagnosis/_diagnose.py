@@ -33,6 +33,7 @@ from dropcore.training._choices import named_loss
 from dropcore.training._data import Data
 from dropcore.training._inference import inputs_of
 from dropcore.training._labels import encoded, plain
+from dropcore.training.metrics import Metric
 
 __all__ = [
     "ClassBalance",
@@ -85,7 +86,8 @@ class Gap:
         Standard error of the difference.
     large : bool
         Whether the model is worse on validation data by more than two standard errors, and by more
-        than 0.03 of accuracy, a quarter of the training loss, or 0.1 of a log likelihood.
+        than 0.03 of accuracy; of a loss, by more than a quarter (0.1 of a log likelihood) and 0.03
+        of R2.
     """
 
     metric: str
@@ -298,6 +300,7 @@ def diagnose(
     validation: tuple[Any, ...] | None = None,
     lengths: ArrayLike | None = None,
     loss: str | Loss | None = None,
+    metrics: Sequence[str | Metric] = (),
     norms: NormHistory | None = None,
     image_shape: tuple[int, ...] | None = None,
     max_samples: int | None = 2000,
@@ -322,6 +325,8 @@ def diagnose(
         Valid steps of padded sequences of `x`.
     loss : str or callable, optional
         By default that of the last `fit`.
+    metrics : sequence of str or Metric, default ()
+        More scores, as `Model.evaluate` takes them.
     norms : NormHistory, optional
         Recorded during training, to tell growing norms.
     image_shape : tuple of int, optional
@@ -387,8 +392,8 @@ def diagnose(
     other = None
     if held_out is not None:
         other = _Part.of("validation ", *held_out, max_samples, address)
-    train = _score(model, part, criterion)
-    score = None if other is None else _score(model, other, criterion)
+    train = _score(model, part, criterion, metrics)
+    score = None if other is None else _score(model, other, criterion, metrics)
     data = inputs_of(model, part.x, part.lengths)
     state = model.training_state or TrainingState()
 
@@ -405,8 +410,8 @@ def diagnose(
         gap=None if score is None else _gap(train, score, criterion),
         weights=tuple(weight_norms(model)),
         activations=tuple(measured_activations(model, blocks, bins)),
-        features=first_layer_features(model, state.feature_names, image_shape),
-        inputs=_input_scale(data, state.feature_names),
+        features=first_layer_features(model, _input_names(state), image_shape),
+        inputs=_input_scale(data, _input_names(state)),
         classes=_balance(model, other or part, criterion),
         shifts=tuple(_shifts(model, data, batch_size, address)),
         history=state.history,
@@ -486,8 +491,8 @@ def _check_image_shape(shape: Any) -> None:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def _score(model: Model, part: _Part, loss: Loss | None) -> Score:
-    metrics = model.evaluate(part.x, part.y, loss=loss, **part.lengths_kwargs)
+def _score(model: Model, part: _Part, loss: Loss | None, names: Sequence[str | Metric]) -> Score:
+    metrics = model.evaluate(part.x, part.y, loss=loss, metrics=names, **part.lengths_kwargs)
     count, errors = len(part.y), {}
     if count >= 2 * PARTS:
         # Every tenth sample, as data may be sorted.
@@ -561,7 +566,10 @@ def _gap(train: Score, validation: Score, loss: Loss | None) -> Gap:
     least = 0.03
     if name == "loss":
         least = 0.1 if isinstance(loss, GaussianNLL) else 0.25 * abs(first)
-    return Gap(name, first, second, error, bool(worse > least and worse > 2 * error))
+    large = worse > least and worse > 2 * error
+    if name == "loss" and train.skill is not None and validation.skill is not None:
+        large = large and train.skill - validation.skill > 0.03  # a small loss may double
+    return Gap(name, first, second, error, bool(large))
 
 
 def _balance(model: Model, part: _Part, loss: Loss | None) -> ClassBalance | None:
@@ -584,6 +592,13 @@ def _balance(model: Model, part: _Part, loss: Loss | None) -> ClassBalance | Non
 
 
 # --- inputs and noise ----------------------------------------------------------------------------
+
+
+def _input_names(state: TrainingState) -> Sequence[str] | None:
+    """Names of the inputs as the model sees them: behind the preprocessing."""
+    if state.preprocessing is not None:
+        return list(state.preprocessing.feature_names_out)
+    return state.feature_names
 
 
 def _input_scale(data: Data, names: Sequence[str] | None) -> InputScale | None:

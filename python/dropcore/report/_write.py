@@ -36,6 +36,7 @@ from dropcore.plotting import (
 )
 from dropcore.report._svg import inline_svg
 from dropcore.training import TrainingState
+from dropcore.training.metrics import Metric
 from dropcore.uncertainty import AveragingCurve, Intervals, MonteCarlo, Reliability, reliability
 from dropcore.uncertainty._outputs import fitted_labels, kind_of
 
@@ -59,6 +60,7 @@ def write_report(
     title: str = "Report on a model",
     lengths: ArrayLike | None = None,
     loss: str | Loss | None = None,
+    metrics: Sequence[str | Metric] = (),
     norms: NormHistory | None = None,
     image_shape: tuple[int, ...] | None = None,
     max_samples: int | None = 2000,
@@ -87,7 +89,7 @@ def write_report(
         What functions of `dropcore.uncertainty` returned: `Reliability`, `AveragingCurve`,
         `MonteCarlo`, and `Intervals`, which must be those of all validation samples.
     title : str, default "Report on a model"
-    lengths, loss, norms, image_shape, max_samples, key
+    lengths, loss, metrics, norms, image_shape, max_samples, key
         As for `dropcore.diagnosis.diagnose`.
 
     Returns
@@ -128,6 +130,7 @@ def write_report(
         validation=validation,
         lengths=lengths,
         loss=loss,
+        metrics=metrics,
         norms=norms,
         image_shape=image_shape,
         max_samples=max_samples,
@@ -202,14 +205,7 @@ def _sentences(results: Iterable[Any], validation: Any) -> Iterator[str]:
                 f"(expected calibration error): they are {how}."
             )
         elif isinstance(result, Intervals):
-            inside, count = result.coverage(validation[1]), np.size(result.mean)
-            error = math.sqrt(result.level * (1 - result.level) / count)
-            fits = abs(inside - result.level) <= 2 * error
-            yield (
-                f"Intervals of {100 * result.level:g} % cover {100 * inside:.1f} % of the "
-                f"validation targets ({'as' if fits else 'not as'} they should: ± "
-                f"{200 * error:.1f} % is chance) and are {result.width:.3g} wide on average."
-            )
+            yield _of_intervals(result, validation[1])
         elif isinstance(result, AveragingCurve):
             least = float(np.min(result.error))
             yield (
@@ -219,6 +215,28 @@ def _sentences(results: Iterable[Any], validation: Any) -> Iterator[str]:
             )
         elif isinstance(result, MonteCarlo):
             yield _of_samples(result)
+
+
+def _of_intervals(result: Intervals, y: Any) -> str:
+    """Coverage of validation targets, and why it is not the level."""
+    inside, count = result.coverage(y), np.size(result.mean)
+    chance = 2 * math.sqrt(result.level * (1 - result.level) / count)
+    text = (
+        f"Intervals of {100 * result.level:g} % cover {100 * inside:.1f} % of the validation "
+        f"targets and are {result.width:.3g} wide on average"
+    )
+    if abs(inside - result.level) <= chance:
+        return f"{text}; {100 * chance:.1f} % more or fewer would be chance."
+    beyond = f"beyond the {100 * chance:.1f} % that are chance"
+    if inside > result.level:
+        return (
+            f"{text}. They cover more than they should, {beyond}: the noise level is too high, or "
+            "errors have longer tails than a Gaussian."
+        )
+    return (
+        f"{text}. They cover less than they should, {beyond}: the noise level is too low (estimate "
+        "it on held-out data), or the validation data differ from those it was estimated on."
+    )
 
 
 def _of_samples(result: MonteCarlo) -> str:
@@ -391,6 +409,13 @@ class _Page:
                 f"{found.inputs.largest_mean:.3g} and standard deviations of at most "
                 f"{found.inputs.largest_std:.3g}."
             )
+        state = self.model.training_state
+        dropped = (
+            {} if state is None or state.preprocessing is None else state.preprocessing.dropped
+        )
+        if dropped:
+            columns = ", ".join(f"{name} ({why})" for name, why in dropped.items())
+            yield f"Columns that are not used: {columns}."
         for shift in found.shifts:
             yield (
                 f"Under noise, variances in front of BatchNorm in layer {shift.norm} are "
@@ -455,7 +480,13 @@ def _headline(found: Diagnosis) -> Iterator[dict[str, str]]:
     score, what = found.train, "training"
     if found.validation is not None:
         score, what = found.validation, "validation"
-    names = list(score.metrics)
+    if "accuracy" not in score.metrics and score.skill is not None:
+        yield {
+            "name": "R²",
+            "value": f"{score.skill:.3g}",
+            "note": f"share of the variance explained, {score.samples:,} {what} samples",
+        }
+    names = [name for name in score.metrics if name != "r2"]
     names.sort(key=lambda name: name == "loss")  # an accuracy says more
     for name in names[:4]:
         error = score.errors.get(name)
