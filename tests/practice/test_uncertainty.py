@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_moments_are_those_of_the_samples(batch_size):
     kept = sample(model, X, key=5, samples=30, kind="classes", keep_samples=True)
     assert kept.samples.dtype == np.float32
     np.testing.assert_allclose(kept.samples, p, rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+    x = np.zeros((2000, 5), np.float32)
+    model = network(10)
+    peaks = []
+    for samples in (2, 60):
+        tracemalloc.start()
+        sample(model, x, key=0, samples=samples, kind="classes")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    all_of_them = 60 * 2000 * 10 * 4
+    assert peaks[1] < peaks[0] + 0.05 * all_of_them
 
 
 def test_moments_of_yes_or_no_and_of_numbers():
