@@ -52,6 +52,10 @@ def of_networks(found):
     assert found["samples"].shape == (10, 32, 10)
     assert found["model"].training_state.step == 15
     assert found["language_model"].training_state.step == 3
+    history = found["history"]
+    assert history.epochs == list(range(1, 1 + len(history.epochs)))
+    assert 20 < history.best_epoch <= len(history.epochs)
+    assert history["val_roc_auc"][history.best_epoch - 1] == max(history["val_roc_auc"])
 
 
 def of_performance(found):

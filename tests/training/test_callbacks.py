@@ -214,6 +214,20 @@ def test_more_epochs_go_on_from_the_last_weights():
     assert everything(model) == everything(wanted)
 
 
+def test_while_training_goes_on_the_weights_are_those_of_no_best_epoch():
+    model = run_script([2, 1], EarlyStopping("score"))
+    assert model.training_state.history.best_epoch == 1
+    seen = []
+
+    class Sees(Callback):
+        def on_epoch_end(self, run, epoch, metrics):
+            seen.append(run.history.best_epoch)
+
+    run_script([3], EarlyStopping("score"), Sees(), model=model, epochs=3, resume=True)
+    assert seen == [None]
+    assert model.training_state.history.best_epoch == 3
+
+
 def test_a_run_that_was_ended_stays_so():
     model = run_script([3, 2, 1, 0], EarlyStopping("score", patience=2))
     before = everything(model)
@@ -343,7 +357,7 @@ def test_the_best_alone(tmp_path):
     # A resumed run knows the best value.
     model = dropcore.load(tmp_path / "4.dropcore")
     run_script(
-        [2, 4], Checkpoint(path, best_only=True, monitor="score"), model=model, epochs=6,
+        [2.5, 4], Checkpoint(path, best_only=True, monitor="score"), model=model, epochs=6,
         resume=True,
     )  # fmt: skip
     assert names(tmp_path) == ["1.dropcore", "4.dropcore", "6.dropcore"]

@@ -189,6 +189,7 @@ def notebook(monkeypatch):
     """Be in a notebook, whose stderr is no terminal; return the stream."""
     shell = types.SimpleNamespace(kernel=object(), config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipykernel.zmqshell", types.ModuleType("zmqshell"))
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
@@ -213,9 +214,12 @@ def test_a_notebook_without_ipywidgets_shows_a_bar_of_text(monkeypatch, progress
         "find_spec",
         lambda name, *package: None if name == "ipywidgets" else find_spec(name, *package),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # tqdm.auto would warn
+    for name in ("tqdm.auto", "tqdm.autonotebook"):  # imported anew they would warn
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
         trained(epochs=2, progress=progress)
+    assert not found
     seen = frames(stream.getvalue())
     assert seen[-1].startswith("epoch 2/2 100%|")
     assert "val" in seen[-1]
