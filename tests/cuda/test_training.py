@@ -154,15 +154,76 @@ def test_fit_is_that_of_the_cpu(gpu, where):
         np.testing.assert_allclose(other.params[name], weight, rtol=2e-3, atol=2e-5)
 
 
-def test_a_step_waits_for_nothing(host):
+CLASS_METRICS = ["f1", "top_2", "log_loss", "roc_auc"]
+
+
+@pytest.mark.parametrize("names", [CLASS_METRICS, CLASS_METRICS[:3]])
+def test_metrics_and_callbacks_are_those_of_the_cpu(gpu, names):
+    """What a metric keeps of each batch is labels, or outputs."""
+    pytest.importorskip("sklearn")
+    (x, y), held = data(), data(20)
+    model, other = classifier(), classifier().to("cuda")
+    count = itertools.count()
+    worse = training.Metric("epochs", lambda outputs, targets: next(count), False)
+    results = []
+    for trained, put in ((model, np.asarray), (other, gpu.asarray)):
+        stopping = training.EarlyStopping("epochs", patience=2)
+        history = trained.fit(
+            put(x), put(y), optimizer=SGD(0.1), validation_data=tuple(map(put, held)),
+            metrics=[*names, worse], callbacks=[stopping, training.ReduceOnPlateau("epochs")],
+            **OPTIONS | {"epochs": 9},
+        )  # fmt: skip
+        assert history.epochs == [1, 2, 3]
+        assert history.best_epoch == 1
+        results.append({n: v for n, v in history.items() if "epochs" not in n and n != "seconds"})
+    for name, wanted in results[0].items():
+        np.testing.assert_allclose(results[1][name], wanted, rtol=1e-3, err_msg=name)
+    for name, weight in model.params.items():
+        assert isinstance(other.params[name], gpu.ndarray)
+        np.testing.assert_allclose(
+            gpu.asnumpy(other.params[name]), weight, rtol=1e-3, atol=1e-5, err_msg=name
+        )
+    scores = other.evaluate(gpu.asarray(x), gpu.asarray(y), metrics=names)
+    assert scores == pytest.approx(model.evaluate(x, y, metrics=names), rel=1e-3)
+
+
+@pytest.mark.parametrize(("units", "loss"), [(1, "mse"), (2, "gaussian_nll"), (1, "huber")])
+def test_metrics_of_numbers_are_those_of_the_cpu(gpu, units, loss):
+    pytest.importorskip("sklearn")
+    x, y = data()
+    weight = np.random.default_rng(1).uniform(0, 2, len(x))
+    model = Sequential([Dense(units)])
+    model.build((12,), key=1)
+    other = copy.deepcopy(model).to("cuda")
+    options = {"loss": loss, "metrics": ["r2", "rmse", "mae", "mse"], "sample_weight": weight}
+    wanted = model.evaluate(x, y, **options)
+    found = other.evaluate(gpu.asarray(x), gpu.asarray(y), batch_size=7, **options)
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_metrics_of_a_graph_are_of_all_batches(gpu):
+    """Its arrays are overwritten by each batch."""
+    pytest.importorskip("sklearn")
+    x, y = map(gpu.asarray, data(64))
+    plain, replayed = classifier().to("cuda"), classifier().to("cuda")
+    options = OPTIONS | {"optimizer": SGD(0.1), "metrics": CLASS_METRICS}
+    wanted = plain.fit(x, y, **options)
+    found = replayed.fit(x, y, cuda_graph=True, **options)
+    for name in CLASS_METRICS:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("metrics", [[], CLASS_METRICS, CLASS_METRICS[:3]])
+def test_a_step_waits_for_nothing(host, metrics):
     x, y = data(64)
-    model = classifier().to("cuda")
-    model.fit(host.asarray(x), host.asarray(y), optimizer=SGD(0.1), **OPTIONS)  # compiles
+    model, options = classifier().to("cuda"), OPTIONS | {"metrics": metrics}
+    model.fit(host.asarray(x), host.asarray(y), optimizer=SGD(0.1), **options)  # compiles
     each = []
     for samples in (32, 64):
         before = host_cupy.waits
         some = host.asarray(x[:samples]), host.asarray(y[:samples])
-        model.fit(*some, optimizer=SGD(0.1), **OPTIONS)
+        model.fit(*some, optimizer=SGD(0.1), **options)
         each.append(host_cupy.waits - before)
     assert each[0] == each[1] > 0  # however many steps an epoch has
 
