@@ -612,3 +612,74 @@ def test_the_warning_points_at_the_user():
     with pytest.warns(RuntimeWarning) as found:
         evaluated(network(1), np.zeros(N), ["roc_auc"], "binary_cross_entropy")
     assert found[0].filename == __file__
+
+
+# --- together with what fit does to data ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "y", "loss"),
+    [
+        (1, NUMBERS[:, 0], "mse"),
+        (1, NUMBERS, "huber"),
+        (3, TRIPLES, "mse"),
+        (2, NUMBERS[:, 0], "gaussian_nll"),
+    ],
+)
+def test_standardised_targets_are_measured_in_their_units(units, y, loss):
+    model = Sequential([Dense(units)])
+    names = ["rmse", "mae", "r2"]
+    history = model.fit(
+        X, y, epochs=2, loss=loss, scale_targets=True, metrics=names, validation_split=0.25,
+        progress=False, optimizer=SGD(1e-30),
+    )  # fmt: skip
+    found = model.evaluate(X, y, metrics=names)
+    p = model.predict(X)
+    p = p[:, :1] if loss == "gaussian_nll" else p
+    t = y.reshape(p.shape)
+    assert found["rmse"] == pytest.approx(np.sqrt(((p - t) ** 2).mean()), rel=1e-5)
+    assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(t, p), rel=1e-5)
+    assert found["r2"] == pytest.approx(sklearn.r2_score(t, p), rel=1e-5, abs=1e-5)
+    # The parts of the data together are the data.
+    of_both = 0.75 * history["mae"][-1] + 0.25 * history["val_mae"][-1]
+    assert of_both == pytest.approx(found["mae"], rel=1e-5)
+
+
+def test_labels_in_words_are_measured_by_their_numbers():
+    model = Sequential([Dense(1)])
+    words = np.array(["no", "yes"])[TWO]
+    seen = []
+    own = Metric("own", lambda p, t: seen.append(t) or 0.0)
+    model.fit(X, words, epochs=1, loss="binary_cross_entropy", metrics=["f1"], progress=False)
+    found = model.evaluate(X, words, metrics=["f1", "roc_auc", own])
+    p = model.predict_proba(X)[:, 1]
+    assert found["roc_auc"] == pytest.approx(sklearn.roc_auc_score(TWO, p))
+    labels = model.predict_labels(X)
+    assert found["f1"] == pytest.approx(sklearn.f1_score(words, labels, pos_label="yes"))
+    np.testing.assert_array_equal(seen[0], TWO)
+
+
+def test_weights_of_classes_change_no_metric():
+    names = ["f1", "log_loss", "roc_auc"]
+    results = []
+    for weights in (None, "balanced", {0: 5.0, 1: 1.0, 2: 1.0, 3: 2.0}):
+        model = network(4)
+        history, _ = trained(names, model=model, class_weight=weights, optimizer=SGD(1e-30))
+        results.append({name: history[name][0] for name in [*names, "val_loss", "val_f1"]})
+    assert results[1] == pytest.approx(results[0])
+    assert results[2] == pytest.approx(results[0])
+
+
+def test_batches_are_measured_as_the_whole():
+    batches = [(X[i : i + 30], FOUR[i : i + 30]) for i in range(0, N, 30)]
+    names = ["f1", "top_2", "roc_auc"]
+    model = network(4)
+    history = model.fit(
+        batches, epochs=1, loss="softmax_cross_entropy", metrics=names, validation_data=batches,
+        progress=False, optimizer=SGD(1e-30),
+    )  # fmt: skip
+    wanted = model.evaluate(X, FOUR, metrics=names)
+    for name in wanted:
+        assert history[name] == pytest.approx([wanted[name]])
+        assert history[f"val_{name}"] == pytest.approx([wanted[name]])
+    assert model.evaluate(batches, metrics=names) == pytest.approx(wanted)
