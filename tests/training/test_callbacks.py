@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import os
+import signal
 import struct
 import sys
 
@@ -182,6 +183,31 @@ def test_ctrl_c_leaves_the_best_weights():
         run_script(values, EarlyStopping("score"), Presses(2), model=model)
     assert model.training_state.history.best_epoch is None
     assert model.training_state.step == 2
+
+
+@pytest.mark.parametrize("moment", ["on_epoch_end", "on_fit_end"])
+def test_ctrl_c_waits_until_all_callbacks_were_called(moment, tmp_path):
+    class Interrupts(Callback):
+        def on_epoch_end(self, run, epoch, metrics):
+            if moment == "on_epoch_end" and epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        def on_fit_end(self, run):
+            if moment == "on_fit_end":
+                signal.raise_signal(signal.SIGINT)
+
+    hooks = [Interrupts(), ReduceOnPlateau(), CSVLog(tmp_path / "log.csv"),
+             Checkpoint(tmp_path / "model.dropcore"), EarlyStopping()]  # fmt: skip
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        trained(3, *hooks, model=model)
+    epochs = 2 if moment == "on_epoch_end" else 3
+    assert model.training_state.epoch == epochs
+    assert len(without_seconds(tmp_path / "log.csv")) == epochs
+    assert everything(dropcore.load(tmp_path / "model.dropcore")) == everything(model)
+    if epochs == 2:
+        trained(3, *hooks, model=model, resume=True)
+    assert everything(model) == everything(trained(3, ReduceOnPlateau(), EarlyStopping()))
 
 
 @pytest.mark.parametrize("step", [1, UPDATES, 2 * UPDATES + 1, 4 * UPDATES])

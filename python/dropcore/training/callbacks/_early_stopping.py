@@ -32,8 +32,8 @@ class EarlyStopping(Callback):
     min_delta : float, default 0.0
         Smaller improvements do not renew the patience. Not negative.
     restore_best : bool, default True
-        Whether the model gets the weights of the best epoch, of which two copies are held. Else it
-        keeps those of the last.
+        Whether the model gets the weights of the best epoch. Then the training state, and a file
+        that the model is saved to, also hold the best and the last weights.
 
     Attributes
     ----------
