@@ -78,6 +78,27 @@ def test_a_file_that_cannot_grow_leaves_the_old_one(path):
     assert seed_of(path) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a handle belongs to")
+def test_everything_is_on_the_disk_before_and_after_the_file_gets_its_name(path, monkeypatch):
+    calls = []
+
+    def noted(name, function):
+        def call(*args):
+            of = os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else str(args[0])
+            calls.append((name, of))
+            return function(*args)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    model_of(2).save(path)
+    (first, written), (second, moved), (third, folder) = calls
+    assert (first, second, third) == ("fsync", "replace", "fsync")
+    assert written == moved != str(path)
+    assert folder == str(path.parent)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
 def test_any_error_leaves_the_old_file(path, monkeypatch, error):
     def fails(*args, **kwargs):

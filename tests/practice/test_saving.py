@@ -271,6 +271,17 @@ def test_layers_that_have_weights_keep_them_in_a_model_that_has_not(tmp_path):
     assert_same(model, found)
 
 
+def test_sequences_of_any_length_and_models_without_weights_come_back(tmp_path):
+    model = Sequential([GRU(3), Dense(2)])
+    model.build((None, 4), key=1)
+    found = round_trip(model, tmp_path)
+    assert_same(model, found)
+    assert found.input_shape == (None, 4)
+    model = Sequential([Dropout(0.5)])
+    model.build((4,), key=1)
+    assert_same(model, round_trip(model, tmp_path))
+
+
 @pytest.mark.parametrize(
     "loss", [Huber(0.5), MeanSquaredError(), SoftmaxCrossEntropy(class_weights=[1.0, 2.0, 0.5])]
 )
