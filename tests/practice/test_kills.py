@@ -222,6 +222,24 @@ def test_a_living_writer_is_left_alone(path):
     assert seed_of(path) == 1
 
 
+def test_a_folder_that_was_taken_for_abandoned_is_replaced(path, monkeypatch):
+    """Another writer may remove it before it is locked."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, removed = fcntl.flock, []
+
+    def late(handle, operation):
+        if operation == fcntl.LOCK_EX and not removed:
+            (folder,) = path.parent.glob(".*.tmp")
+            folder.rmdir()
+            removed.append(folder)
+        return flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    model_of(2).save(path)
+    assert len(removed) == 1
+    assert seed_of(path) == 2
+
+
 # --- kill -9 -------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import dropcore
 from dropcore.constraints import MaxNorm
-from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
+from dropcore.nn import BatchNorm, Dense, Dropout, Parallel, Sequential
 from dropcore.nn._file import MAX_DEPTH, MAX_HEADER
 from dropcore.training.state import UnfinishedEpoch
 
@@ -391,6 +391,45 @@ def test_a_weight_of_another_dtype_is_refused(changed):
         header["buffers/1.mean"]["dtype"] = "I64"
 
     changed("mean must be float64, got int64", header=integers)
+
+
+def test_arrays_of_a_layer_must_agree(changed):
+    def shorter(header):
+        header["buffers/1.mean"].update(shape=[3], data_offsets=[0, 24])
+        begin = 24
+        for name in sorted(header, key=lambda n: header[n].get("data_offsets", [0])[0]):
+            if name not in ("buffers/1.mean", "__metadata__"):
+                start, end = header[name]["data_offsets"]
+                header[name]["data_offsets"] = [begin, begin + end - start]
+                begin += end - start
+
+    message = r"layer 1, BatchNorm\(\): its arrays must have one length, got \[4, 4, 3, 4\]"
+    changed(message, header=shorter, arrays=lambda data: data[:-8])
+
+
+def of_model(model, tmp_path):
+    """The parts of the file of a model, which is removed."""
+    model.save(tmp_path / "m")
+    parts = taken_apart((tmp_path / "m").read_bytes())
+    (tmp_path / "m").unlink()
+    return parts
+
+
+def test_a_length_of_zero_is_refused(tmp_path, refused):
+    model = Sequential([Dense(2, use_bias=False)])
+    model.build((3,), key=1)
+    header, document, _ = of_model(model, tmp_path)
+    header[WEIGHT].update(shape=[0, 2], data_offsets=[0, 0])
+    document["input_shape"] = None
+    refused(put_together(header, document, b""), r"weight must have shape \(in, 2\), got \(0, 2\)")
+
+
+def test_branches_are_checked_against_the_input(tmp_path, refused):
+    model = Parallel([Dense(2), Dense(3)])
+    model.build((3,), key=1)
+    header, document, arrays = of_model(model, tmp_path)
+    document["input_shape"] = [5]
+    refused(put_together(header, document, arrays), r"expects samples of shape \(..., 3\)")
 
 
 def test_booleans_of_other_bytes_are_refused(tmp_path, refused):

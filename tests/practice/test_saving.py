@@ -28,6 +28,7 @@ from dropcore.nn import (
     Maxout,
     Parallel,
     Sequential,
+    VariationalDropout,
 )
 from dropcore.nn._config import KNOWN
 from dropcore.nn._saving import FIELDS
@@ -280,6 +281,15 @@ def test_sequences_of_any_length_and_models_without_weights_come_back(tmp_path):
     model = Sequential([Dropout(0.5)])
     model.build((4,), key=1)
     assert_same(model, round_trip(model, tmp_path))
+
+
+def test_a_learned_rate_for_each_unit_knows_its_units_before_the_model_is_built(tmp_path):
+    layer = VariationalDropout(0.3, data_points=9, per_unit=True)
+    Sequential([layer]).build((6,), key=1)
+    found = round_trip(Sequential([layer, Dense(2)]), tmp_path)
+    with pytest.raises(ValueError, match=r"expects samples of shape \(..., 6\), got \(5,\)"):
+        found.build((5,), key=1)
+    found.build((6,), key=1)
 
 
 @pytest.mark.parametrize(

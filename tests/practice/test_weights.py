@@ -161,6 +161,14 @@ def test_archives_that_do_not_fit_are_refused(refused, data, message):
     refused(data, message)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_is_in_an_archive_twice_is_refused(refused):
+    file = io.BytesIO(archive())
+    with zipfile.ZipFile(file, "a") as made:
+        made.writestr("0.weight.npy", b"")
+    refused(file.getvalue(), "it has a name twice")
+
+
 def test_an_archive_changed_at_random_is_refused_or_loads(tmp_path):
     rng, data, path = random.Random(3), archive(), tmp_path / "w.npz"
     refusals = 0
