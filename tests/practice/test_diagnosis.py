@@ -585,6 +585,31 @@ def test_scaled_targets_have_the_same_skill():
     assert exact > 0.9
 
 
+def test_a_model_on_a_gpu_has_the_same_diagnosis(host):
+    x, y = classes(60, features=6)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = mlp(8, rate=0.5, constraint=MaxNorm(1.5)).to(device)
+        fitted(model, x, y, epochs=3)
+        found.append(diagnose(model, x, y, validation=(x, y)))
+    ours, theirs = found
+    assert theirs.train.metrics == pytest.approx(ours.train.metrics, rel=1e-4)
+    assert names(theirs) == names(ours)
+    assert theirs.activations[0].mean == pytest.approx(ours.activations[0].mean, rel=1e-4)
+    np.testing.assert_allclose(theirs.weights[0].norms, ours.weights[0].norms, rtol=1e-4)
+    np.testing.assert_allclose(theirs.features.weights, ours.features.weights, atol=1e-4)
+
+
+def test_few_samples_under_noise_are_no_learning_rate_that_is_too_high():
+    x, y = classes(40, features=6)
+    model = Sequential(
+        [Dense(8, activation="relu"), Dropout(0.5), Dense(8), LayerNorm(), ReLU(), Dense(2)]
+    )
+    for key in range(5):
+        fitted(model, x, y, epochs=6, key=key)
+        assert "learning_rate_too_high" not in names(diagnose(model, x, y))
+
+
 def test_a_subsample_is_chosen_by_the_key_and_told():
     x, y = classes(500)
     model = fitted(mlp(8), x, y, epochs=1)

@@ -217,11 +217,12 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     steps, first, best = np.diff(losses), abs(float(losses[0])), float(losses.min())
     scale = float(np.abs(losses).mean()) or 1.0
     dead = max((len(layer.dead) / layer.units for layer in found.activations), default=0.0)
-    # The loss under strong noise varies from epoch to epoch.
+    # The loss under strong noise, or of few samples, varies from epoch to epoch.
     least = RISES / max(_strongest(model)[0], RISES)
-    rises = losses[-3:].mean() - best > max(least * abs(best), 0.02 * first)
+    chance = min(3 * found.train.errors.get("loss", 0.0), 0.5 * abs(best))
+    rises = losses[-3:].mean() - best > max(least * abs(best), 0.02 * first, chance)
     rise, fall = float(steps.clip(0).sum()), float(-steps.clip(None, 0).sum())
-    jumps = rise / len(steps) > least * scale and rise > 0.5 * fall
+    jumps = rise / len(steps) > max(least * scale, chance / 3) and rise > 0.5 * fall
     stuck = _skill(found) < 0.1 and losses[1] - best < 0.02 * abs(float(losses[1]))
     if rises or jumps or (stuck and dead > 0.5):
         how = "rises and falls" if jumps else "rises" if rises else "does not fall"
@@ -239,7 +240,10 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     recent = float(losses[-2 * count : -count].mean() - losses[-count:].mean())
     total = float(losses[0] - losses[-1])
     falling = recent > max(STILL_FALLING * total, 0.002 * first)
-    slow = stuck and np.corrcoef(losses, np.arange(len(losses)))[0, 1] < -0.3
+    falling = falling and (bool((steps[-2 * count + 1 :] < 0).all()) or recent > chance / 3)
+    # Two standard errors of the correlation of numbers that do not depend on the epoch.
+    slope = np.corrcoef(losses, np.arange(len(losses)))[0, 1]
+    slow = stuck and slope < -max(0.3, min(2 / math.sqrt(len(losses)), 0.9))
     if slow or (falling and not _finished(found)):
         yield Finding(
             "learning_rate_too_low",
