@@ -532,3 +532,25 @@ def test_pickles_and_copies_still_work(tmp_path):
         assert_same(model, twin)
         twin.save(tmp_path / "twin")
         assert_same(model, dropcore.load(tmp_path / "twin"))
+
+
+def test_a_model_of_a_table_predicts_from_the_raw_table_after_loading(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"size": X[:, 0], "place": np.array(["a", "b", None])[Y]})
+    labels = np.array(["low", "mid", "high"])[Y]
+    model = Sequential([Dense(8, activation="relu"), Dropout(0.2), Dense(3)])
+    options = {"preprocessing": Preprocessing(), "key": 1, "validation_split": 0.25}
+    model.fit(table, labels, epochs=2, **QUIET | options)
+    found = round_trip(model, tmp_path)
+    np.testing.assert_array_equal(found.predict(table), model.predict(table))
+    assert set(found.predict_labels(table)) <= {"low", "mid", "high"}
+    assert found.evaluate(table, labels) == model.evaluate(table, labels)
+    with pytest.raises(ValueError, match="place"):
+        found.predict(table.drop(columns="place"))
+
+    regression = Sequential([Dense(1)])
+    regression.fit(table, 1000 + 5 * X[:, 1], epochs=1, loss="mse", scale_targets=True,
+                   preprocessing=Preprocessing(), progress=False)  # fmt: skip
+    again = round_trip(regression, tmp_path).predict(table)
+    np.testing.assert_array_equal(again, regression.predict(table))
+    assert again.mean() > 900
