@@ -1,18 +1,23 @@
 """What `diagnose` measures, and what it says about models that have a known fault."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dropcore.constraints import MaxNorm, UnitNorm
 from dropcore.data import Preprocessing
-from dropcore.diagnosis import Diagnosis, NormHistory, diagnose
+from dropcore.diagnosis import Diagnosis, NormHistory, VarianceShift, diagnose
+from dropcore.diagnosis._findings import findings_of
+from dropcore.diagnosis._layers import lowest_keep, outputs
+from dropcore.losses import SoftmaxCrossEntropy
 from dropcore.nn import (
     LSTM,
     BatchNorm,
     Bidirectional,
     ConcreteDropout,
+    Conv1D,
     Conv2D,
     Dense,
     DropConnect,
@@ -22,14 +27,17 @@ from dropcore.nn import (
     GlobalMaxPool1D,
     LayerNorm,
     Maxout,
+    MaxPool1D,
     MaxPool2D,
     Parallel,
     ReLU,
     Residual,
     Sequential,
+    Softplus,
 )
 from dropcore.optim import SGD, Adam
 from dropcore.regularizers import L2
+from dropcore.training import History
 
 
 def classes(rows, *, seed=0, features=20, wrong=0.0):
@@ -129,6 +137,20 @@ def test_overfitting_of_a_regularised_model_is_another_finding(how):
     assert "overfitting" not in names(found)
     told = finding(found, "overfitting_with_dropout")
     assert ("keeps 0.9" in told.what) == ("rate" in how)
+
+
+def test_a_gap_must_be_large_and_significant(memorised):
+    model, (x, y), (xv, yv), _ = memorised
+    right = model.predict_labels(xv) == yv
+    hits, misses = np.flatnonzero(right), np.flatnonzero(~right)
+    few = np.r_[hits[:5], misses[:1]]
+    found = diagnose(model, x, y, validation=(xv[few], yv[few]))
+    assert found.gap.train - found.gap.validation > 0.1
+    assert not found.gap.large
+    many = np.r_[np.tile(hits[:49], 80), np.tile(misses[:1], 80)]
+    found = diagnose(model, x, y, validation=(xv[many], yv[many]), max_samples=None)
+    assert found.gap.train - found.gap.validation > 5 * found.gap.error
+    assert not found.gap.large
 
 
 def test_a_difference_within_two_standard_errors_is_no_overfitting():
@@ -385,6 +407,171 @@ def test_a_rare_class_that_is_recognised_is_fine():
     assert "unbalanced_classes" not in names(diagnose(model, x, y))
 
 
+# --- the conditions of findings, at their bounds ------------------------------------------------
+
+
+def history(losses, held_out=None):
+    found = History()
+    for epoch, loss in enumerate(losses, start=1):
+        more = {} if held_out is None else {"val_loss": held_out[epoch - 1]}
+        found.append(epoch, {"loss": loss} | more)
+    return found
+
+
+def told(sound, rate=0.2, *, skill=None, clean=None, dead=None, **changes):
+    """Names of the findings about a sound model in which some facts are others."""
+    *_, found = sound
+    train = found.train
+    if skill is not None:
+        train = replace(train, skill=skill)
+    if clean is not None:
+        train = replace(train, metrics={"loss": clean}, errors={"loss": 0.0})
+    if dead is not None:
+        hidden = replace(found.activations[0], units=10, dead=np.arange(dead))
+        changes["activations"] = (hidden,)
+    facts = replace(found, train=train, **changes)
+    return [finding.name for finding in findings_of(mlp(16, rate=rate), facts)]
+
+
+STILL = [2.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+CREEPING = [2.4 - 0.0005 * epoch + 0.0002 * (epoch % 2) for epoch in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "facts", "expected"),
+    [
+        (STILL, {}, None),
+        ([1.0, 0.5, *np.linspace(0.5, 0.58, 9)], {}, "learning_rate_too_high"),  # rises, no jumps
+        ([1.0, 0.7, 1.0, 0.7, 1.0, 0.7, 0.6, 0.6, 0.6], {}, "learning_rate_too_high"),  # jumps
+        ([1.0, 0.7, 1.0, 0.7, 1.0, 0.7, 0.6, 0.6, 0.6], {"rate": 0.8}, None),  # those of noise
+        ([2.4, 2.31, 2.3, 2.31, 2.3, 2.31], {"skill": 0.0, "dead": 6}, "learning_rate_too_high"),
+        ([2.4, 2.31, 2.3, 2.31, 2.3, 2.31], {"skill": 0.0, "dead": 2}, None),
+        ([2.4, 2.31, 2.3, 2.31, 2.3, 2.31], {"skill": 0.5, "dead": 6}, None),
+        (CREEPING, {"skill": 0.0}, "learning_rate_too_low"),
+        (CREEPING, {"skill": 0.5}, None),
+        (FALLING, {"skill": 0.5}, "learning_rate_too_low"),
+        (FALLING, {"skill": 0.8}, None),
+        (FALLING[:4], {"skill": 0.5}, None),  # too few epochs
+        ([*FALLING[:5], float("nan")], {"skill": 0.5}, None),
+    ],
+)
+def test_the_learning_rate_is_judged_by_the_training_loss(sound, losses, facts, expected):
+    found = told(sound, **{"rate": 0.0, "clean": losses[-1], "history": history(losses)} | facts)
+    assert [name for name in found if "learning_rate" in name] == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize(("best", "expected"), [(7, True), (2, False)])
+def test_a_validation_loss_that_still_falls_asks_for_more_epochs(sound, best, expected):
+    held_out = [0.5 + 0.001 * abs(epoch - best) for epoch in range(8)]
+    found = told(sound, skill=0.9, clean=0.3, history=history(FALLING, held_out))
+    assert ("learning_rate_too_low" in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "skill", "clean", "losses", "expected"),
+    [
+        (0.5, 0.5, 0.4, STILL, True),
+        (0.3, 0.5, 0.4, STILL, False),  # the dropout is weak
+        (0.5, 0.75, 0.4, STILL, False),  # the score is fine
+        (0.5, 0.5, 0.49, STILL, False),  # the noise costs nothing
+        (0.5, 0.1, 0.49, STILL, True),  # nothing is learned, so that it cannot cost anything
+        (0.5, 0.5, 0.1, FALLING, False),  # training has not ended
+    ],
+)
+def test_underfitting_needs_strong_dropout_and_a_poor_score(
+    sound, rate, skill, clean, losses, expected
+):
+    found = told(sound, rate, skill=skill, clean=clean, history=history(losses))
+    assert ("underfitting" in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        ([1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], True),
+        ([1.0, 0.5, 0.52, 0.52, 0.52, 0.52, 0.52, 0.52], False),  # hardly worse
+        ([1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.6], False),  # at the end
+        ([1.0, 0.5, 0.6, 0.6], False),
+        ([1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, float("nan")], False),
+    ],
+)
+def test_the_best_epoch_has_passed_if_it_was_early_and_better(sound, held_out, expected):
+    found = told(sound, history=history(STILL[: len(held_out)], held_out))
+    assert ("best_epoch_passed" in found) == expected
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.04, False), (1.06, True), (0.9, True)])
+def test_small_shifts_of_variances_are_fine(sound, ratio, expected):
+    found = told(sound, shifts=(VarianceShift("3", "1", ratio),))
+    assert ("dropout_before_batch_norm" in found) == expected
+
+
+@pytest.mark.parametrize(("dead", "expected"), [(0, False), (2, False), (3, True)])
+def test_a_few_dead_units_are_usual(sound, dead, expected):
+    assert ("dead_units" in told(sound, dead=dead)) == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "recall", "expected"),
+    [
+        ([500, 100], [0.9, 0.5], True),
+        ([500, 110], [0.9, 0.5], False),
+        ([500, 100], [0.9, 0.85], False),
+    ],
+)
+def test_a_class_is_rare_from_a_fifth_of_another_on(sound, counts, recall, expected):
+    classes = replace(sound[-1].classes, counts=np.array(counts), recall=np.array(recall))
+    assert ("unbalanced_classes" in told(sound, classes=classes)) == expected
+
+
+def test_a_last_dropout_at_rate_0_does_nothing(sound):
+    model = Sequential([Dense(2), Dropout(0.0)])
+    found = [finding.name for finding in findings_of(model, sound[-1])]
+    assert "dropout_after_last_layer" not in found
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "keep"),
+    [
+        (Dense(3), 1.0),
+        (Dropout(0.3), 0.7),
+        (Dropout([0.2, 0.4]), 0.7),
+        (Dropout(lambda step: 0.25 + step), 0.75),
+        (DropConnect(3, 0.4), 0.6),
+        (LSTM(3, zoneout=0.9), 1.0),
+        (LSTM(3, dropout=0.1, recurrent_dropout=0.4), 0.6),
+        (LSTM(3, weight_dropout=lambda step: 0.5 - step), 0.5),
+        (ConcreteDropout(Dense(3), 0.2, data_points=10), 0.8),
+    ],
+)
+def test_what_a_layer_keeps(layer, keep):
+    assert lowest_keep(layer) == pytest.approx(keep)
+
+
+def test_a_learned_rate_is_the_current_one():
+    layer = ConcreteDropout(Dense(3), 0.2, data_points=10)
+    layer.build((4,), key=0)
+    layer.params["logit"][...] = 0.0
+    assert lowest_keep(layer) == pytest.approx(0.5)
+
+
+def test_outputs_are_those_of_a_prediction_also_of_padded_sequences():
+    x = np.random.default_rng(0).standard_normal((8, 12, 3), dtype=np.float32)
+    lengths = np.arange(5, 13)
+    model = Sequential(
+        [Conv1D(4, 3), MaxPool1D(2), LSTM(5, return_sequences=True), GlobalMaxPool1D(), Dense(2)]
+    )
+    model.build((12, 3), key=0)
+    *_, (path, layer, y) = outputs(model, x, lengths=lengths)
+    assert (path, layer) == ("4", model[4])
+    np.testing.assert_array_equal(y, model(x, lengths=lengths))
+    assert not np.array_equal(y, model(x))
+
+
 # --- measurements --------------------------------------------------------------------------------
 
 
@@ -401,7 +588,8 @@ def test_the_standard_error_of_the_loss_is_that_of_its_mean():
     model = fitted(mlp(4), x, y, epochs=1)
     z = model.predict(x).astype(np.float64)
     losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(1000), y]
-    error = diagnose(model, x, y).train.errors["loss"]
+    order = np.argsort(losses)  # data may be sorted by anything
+    error = diagnose(model, x[order], y[order]).train.errors["loss"]
     assert error == pytest.approx(losses.std() / 1000**0.5, rel=0.6)  # from ten parts
 
 
@@ -450,6 +638,23 @@ def test_activations_are_those_of_all_rows_whatever_the_blocks():
         counts, edges = np.histogram(hidden, 9)
         np.testing.assert_allclose(found.edges, edges, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(found.counts, counts, atol=2)  # an element at an edge
+
+
+def test_a_unit_that_lives_in_one_block_only_is_not_dead():
+    x = np.zeros((20, 3), np.float32)
+    x[2], x[19] = [1, 0, 0], [0, 1, 0]
+    model = Sequential([Dense(3, activation="relu"), Dense(2)])
+    fitted(model, x, np.arange(20) % 2, epochs=0)
+    model.params["0.weight"][...] = np.eye(3)
+    (found,) = diagnose(model, x, np.arange(20) % 2, batch_size=10).activations
+    np.testing.assert_array_equal(found.dead, [2])
+    assert found.sparsity == 58 / 60
+
+
+def test_the_last_layer_is_not_hidden():
+    x, y = classes(30)
+    model = fitted(Sequential([Dense(4), ReLU(), Dense(2), Softplus()]), x, y, epochs=1)
+    assert [a.path for a in diagnose(model, x, y).activations] == ["0", "1"]
 
 
 def test_activations_behind_a_batch_norm_are_those_of_inference():
@@ -523,6 +728,22 @@ def test_features_of_images_have_their_shape():
     kernels = diagnose(conv, x.reshape(60, 8, 8, 1), y).features
     assert kernels.images.shape == (6, 3, 3)
     assert kernels.top() == []
+
+
+def test_features_are_no_images_where_the_input_is_none():
+    x = np.random.default_rng(0).standard_normal((30, 8, 2), dtype=np.float32)
+    y = np.arange(30) % 2
+
+    def features_of(layers, data):
+        return diagnose(fitted(Sequential(layers), data, y, epochs=1), data, y).features
+
+    assert features_of([LSTM(4), Dense(2)], x).images is None
+    assert features_of([Flatten(), Dense(4), Dense(2)], x).images.shape == (4, 8, 2)
+    assert features_of([Flatten(), Dense(4), Dense(2)], x[:, :, :1]).images is None
+    assert features_of([Parallel([Dense(3), Dense(3)]), Flatten(), Dense(2)], x) is None
+    behind = features_of([LayerNorm(), Dense(4), Dense(2)], x[:, 0])
+    assert behind.name == "1.weight"
+    assert behind.names == ["input 0", "input 1"]
 
 
 def test_features_of_a_table_are_ranked_by_name():
@@ -644,6 +865,54 @@ def test_a_diagnosis_is_json(memorised):
     assert "0, Dense, relu" in repr(found)
 
 
+def test_what_is_not_defined_is_null_in_json():
+    x, y = classes(12)
+    model = fitted(Sequential([Dense(8), Dense(3)]), x, y, epochs=1)
+    found = diagnose(model, x, y, validation=(x, y))
+    assert np.isnan(found.classes.recall[2])
+    assert found.to_dict()["classes"]["recall"][2] is None
+    regression = fitted(mlp(4, outputs=1), x, x[:, 0], epochs=1, loss="mse")
+    found = diagnose(regression, x, x[:, 0], validation=(x, x[:, 0]))
+    assert "loss" not in found.train.errors  # of fewer than 20 samples
+    assert np.isnan(found.gap.error)
+    assert found.to_dict()["gap"]["error"] is None
+
+
+def test_skill_and_recall_of_every_kind_of_target():
+    x, y = classes(300)
+    softmax = fitted(mlp(8), x, np.eye(2, dtype=np.float32)[y], epochs=10)
+    given = np.eye(2, dtype=np.float32)[y]
+    right = model_hits = softmax.predict(x).argmax(axis=1) == y
+    found = diagnose(softmax, x, given)
+    usual = max(y.mean(), 1 - y.mean())
+    assert found.train.skill == pytest.approx((right.mean() - usual) / (1 - usual))
+    assert found.classes.recall[1] == pytest.approx(model_hits[y == 1].mean())
+    binary = fitted(mlp(8, outputs=1), x, y, epochs=10, loss="binary_cross_entropy")
+    hits = (binary.predict(x)[:, 0] > 0) == y
+    np.testing.assert_allclose(
+        diagnose(binary, x, y).classes.recall, [hits[y == 0].mean(), hits[y == 1].mean()]
+    )
+    gaussian = fitted(mlp(8, outputs=2), x, x[:, :1][:, 0], epochs=30, loss="gaussian_nll")
+    mean = gaussian.predict(x)[:, 0]
+    exact = 1 - np.square(mean - x[:, 0]).sum() / np.square(x[:, 0] - x[:, 0].mean()).sum()
+    assert diagnose(gaussian, x, x[:, 0]).train.skill == pytest.approx(exact, abs=1e-6)
+
+
+def test_labels_that_the_loss_ignores_count_in_no_class():
+    x, y = classes(100)
+    labels = np.where(np.arange(100) < 20, -1, y)
+    loss = SoftmaxCrossEntropy(ignore_label=-1)
+    found = diagnose(fitted(mlp(4), x, labels, epochs=1, loss=loss), x, labels)
+    np.testing.assert_array_equal(found.classes.counts, np.bincount(y[20:]))
+
+
+def test_units_without_variance_have_no_shift():
+    x, y = classes(40)
+    model = fitted(Sequential([Dropout(0.5), Dense(4), BatchNorm(), Dense(2)]), x, y, epochs=1)
+    model.params["1.weight"][...] = 0.0
+    assert diagnose(model, x, y).shifts == ()
+
+
 # --- norms over the epochs -----------------------------------------------------------------------
 
 
@@ -657,6 +926,19 @@ def test_norms_are_recorded_in_each_epoch(memorised):
     assert norms.mean[name][-1] == last
     norm = np.linalg.norm(model.params["0.weight"], axis=0)
     assert norms.largest["0.weight"][-1] == pytest.approx(norm.max(), rel=1e-6)
+
+
+def test_norms_grow_if_they_are_larger_and_still_growing():
+    norms = NormHistory()
+    norms.mean = {
+        "a": [1.0, 1.5, 1.6],
+        "b": [1.0, 1.05, 1.1],
+        "c": [1.0, 2.5, 2.4],
+        "d": [1.0, 2.0, 3.0],
+        "e": [2.0],
+    }
+    assert norms.growing() == [("d", 1.0, 3.0), ("a", 1.0, 1.6)]
+    assert [name for name, *_ in norms.growing(1.05)] == ["d", "a", "b"]
 
 
 def test_a_norm_history_is_restored(memorised):

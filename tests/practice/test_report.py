@@ -20,7 +20,8 @@ from dropcore.diagnosis import NormHistory
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import Adam
 from dropcore.report import write_report
-from dropcore.uncertainty import averaging_curve, intervals, noise_level, sample
+from dropcore.report._svg import inline_svg
+from dropcore.uncertainty import averaging_curve, intervals, noise_level, reliability, sample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -247,6 +248,47 @@ def test_a_regression_shows_its_intervals(tmp_path):
     with pytest.raises(ValueError, match="120 intervals and 20 validation samples"):
         write_report(tmp_path / "r.html", model, x[:120], y[:120], uncertainty=[found],
                      validation=(x[:20], y[:20]))  # fmt: skip
+
+
+def test_descriptions_are_escaped():
+    from matplotlib.figure import Figure
+
+    svg = inline_svg(Figure().subplots(), '"><script>', 1)
+    assert "<script" not in svg
+    assert 'aria-label="&#34;&gt;&lt;script&gt;"' in svg
+
+
+@pytest.mark.parametrize(("sure", "how"), [(0.99, "too sure"), (0.6, "not sure enough")])
+def test_a_given_calibration_is_the_one_that_is_shown(fitted, tmp_path, sure, how):
+    model, (x, y), held_out, _ = fitted
+    chances = np.full((100, 2), 1 - sure)
+    chances[:, 0] = sure
+    found = reliability(chances, np.arange(100) % 5 == 0)  # 80 % are right
+    write_report(tmp_path / "r.html", model, x, y, validation=held_out, uncertainty=found)
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert f"they are {how}." in text
+    assert text.count("Accuracy against confidence") == 1
+    assert f"ECE {found.ece:.3f}" in text
+
+
+def test_shares_of_classes_have_no_calibration(tmp_path):
+    x, y = data()
+    shares = np.eye(2, dtype=np.float32)[y]
+    model = classifier(x, shares)
+    write_report(tmp_path / "r.html", model, x, shares, validation=(x, shares))
+    assert "calibration" not in Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+
+
+def test_intervals_of_several_outputs_have_no_picture(tmp_path):
+    x, _ = data()
+    y = x[:, :2] * 2
+    model = Sequential([Dense(8, activation="relu"), Dropout(0.1), Dense(2)])
+    model.fit(x, y, epochs=2, loss="mse", key=0, progress=False)
+    found = intervals(model, x, key=0, noise=1.0, samples=5)
+    write_report(tmp_path / "r.html", model, x, y, validation=(x, y), uncertainty=found)
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Intervals of 90 % cover" in text
+    assert "Validation samples with their intervals" not in text
 
 
 def test_columns_that_are_not_used_are_named(tmp_path):

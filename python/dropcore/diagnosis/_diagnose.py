@@ -59,8 +59,8 @@ class Score:
     metrics : dict of str to float
         As `Model.evaluate` returns them.
     errors : dict of str to float
-        Standard errors of "loss" (from the means of ten parts of the samples; only from 20 samples
-        on) and "accuracy" (binomial).
+        Standard errors of "loss" (from the means of ten random parts; only from 20 samples on) and
+        "accuracy" (binomial).
     skill : float or None
         How much better than a constant prediction: (accuracy - share of the largest class) /
         (1 - that share) for classes, R2 = 1 - squared error / variance for numbers. None where
@@ -392,8 +392,8 @@ def diagnose(
     other = None
     if held_out is not None:
         other = _Part.of("validation ", *held_out, max_samples, address)
-    train = _score(model, part, criterion, metrics)
-    score = None if other is None else _score(model, other, criterion, metrics)
+    train = _score(model, part, criterion, metrics, address)
+    score = None if other is None else _score(model, other, criterion, metrics, address)
     data = inputs_of(model, part.x, part.lengths)
     state = model.training_state or TrainingState()
 
@@ -491,12 +491,14 @@ def _check_image_shape(shape: Any) -> None:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def _score(model: Model, part: _Part, loss: Loss | None, names: Sequence[str | Metric]) -> Score:
+def _score(
+    model: Model, part: _Part, loss: Loss | None, names: Sequence[str | Metric], key: Key
+) -> Score:
     metrics = model.evaluate(part.x, part.y, loss=loss, metrics=names, **part.lengths_kwargs)
     count, errors = len(part.y), {}
     if count >= 2 * PARTS:
-        # Every tenth sample, as data may be sorted.
-        parts = [part.take(np.arange(first, count, PARTS)) for first in range(PARTS)]
+        order = generator(key, DATA, 1).permutation(count)  # data may be sorted
+        parts = [part.take(np.sort(order[first::PARTS])) for first in range(PARTS)]
         means = [model.evaluate(p.x, p.y, loss=loss, **p.lengths_kwargs)["loss"] for p in parts]
         errors["loss"] = float(np.std(means, ddof=1) / math.sqrt(PARTS))
     if "accuracy" in metrics:

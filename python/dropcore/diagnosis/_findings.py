@@ -220,7 +220,7 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     # The loss under strong noise, or of few samples, varies from epoch to epoch.
     least = RISES / max(_strongest(model)[0], RISES)
     chance = min(3 * found.train.errors.get("loss", 0.0), 0.5 * abs(best))
-    rises = losses[-3:].mean() - best > max(least * abs(best), 0.02 * first, chance)
+    rises = losses[-3:].min() - best > max(least * abs(best), 0.02 * first, chance)
     rise, fall = float(steps.clip(0).sum()), float(-steps.clip(None, 0).sum())
     jumps = rise / len(steps) > max(least * scale, chance / 3) and rise > 0.5 * fall
     stuck = _skill(found) < 0.1 and losses[1] - best < 0.02 * abs(float(losses[1]))
