@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import Adam
 from dropcore.report import write_report
 from dropcore.report._svg import inline_svg
+from dropcore.tuning import Sensitivity
 from dropcore.uncertainty import averaging_curve, intervals, noise_level, reliability, sample
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -96,9 +96,11 @@ def fitted():
     return model, (x[:100], y[:100]), (x[100:], y[100:]), norms
 
 
-SENSITIVITY = SimpleNamespace(
-    keeps=np.array([1.0, 0.5]), scores=np.array([[0.7, 0.8], [0.8, 0.9]]), metric="accuracy",
-    higher_is_better=True, flat=(0.5, 0.7), best=0.5, verdict="flat from 0.5 to 0.7 <i>",
+SENSITIVITY = Sensitivity(
+    keeps=np.array([1.0, 0.5]), scores=np.array([[0.7, 0.8], [0.8, 0.9]]),
+    train_scores=np.ones((2, 2)), metric="accuracy", higher_is_better=True, widths=None, fix="n",
+    splits=[(np.arange(8), np.arange(8, 10)), (np.arange(2, 10), np.arange(2))], kind="flat",
+    best=0.5, flat=(0.5, 0.7), recommended=0.5, verdict="flat from 0.5 to 0.7 <i>",
 )  # fmt: skip
 
 
@@ -307,6 +309,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"sensitivity": 0.5}, TypeError, "sensitivity must be what dropcore.tuning.sensitivity"),
         ({"title": 3}, TypeError, "title must be a str, got 3"),
         ({"uncertainty": [1.0]}, TypeError, "uncertainty must be results of dropcore.uncertainty"),
         ({"validation": 1}, TypeError, "validation must be a pair"),

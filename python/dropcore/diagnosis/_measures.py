@@ -289,7 +289,7 @@ def first_layer_features(
             return Features(name, weight, [], _images(shown, None))
         inputs = weight.shape[1]
         shape = image_shape
-        if shape is None and len(model.input_shape or ()) in (2, 3) and not layer.carries_state:
+        if shape is None and len(model.input_shape or ()) in (2, 3):
             shape = model.input_shape
         if names is None or len(names) != inputs:
             names = [f"input {index}" for index in range(inputs)]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dropcore.plotting._style import BLUE, FAINT, axes_for, legend, literal
 
+if TYPE_CHECKING:
+    from dropcore.tuning import Sensitivity
+
 __all__ = ["sensitivity_curve"]
 
 
-def sensitivity_curve(sensitivity: Any, *, ax: Any = None) -> Any:
+def sensitivity_curve(sensitivity: Sensitivity, *, ax: Any = None) -> Any:
     """Draw the score against keep: mean and standard error over the folds, and the flat region.
 
     Parameters

@@ -37,6 +37,7 @@ from dropcore.plotting import (
 from dropcore.report._svg import inline_svg
 from dropcore.training import TrainingState
 from dropcore.training.metrics import Metric
+from dropcore.tuning import Sensitivity
 from dropcore.uncertainty import AveragingCurve, Intervals, MonteCarlo, Reliability, reliability
 from dropcore.uncertainty._outputs import fitted_labels, kind_of
 
@@ -55,7 +56,7 @@ def write_report(
     y: ArrayLike,
     *,
     validation: tuple[Any, ...] | None = None,
-    sensitivity: Any = None,
+    sensitivity: Sensitivity | None = None,
     uncertainty: Any = None,
     title: str = "Report on a model",
     lengths: ArrayLike | None = None,
@@ -100,8 +101,8 @@ def write_report(
     Raises
     ------
     TypeError, ValueError
-        As `diagnose`; for an object in `uncertainty` that is none of these, or for intervals that
-        do not belong to the validation data.
+        As `diagnose`; for another `sensitivity`; for an object in `uncertainty` that is none of
+        these, or for intervals that do not belong to the validation data.
     OSError
         If the file cannot be written.
     ImportError
@@ -123,6 +124,11 @@ def write_report(
     target = checked_path("write_report", path)
     if not isinstance(title, str):
         raise TypeError(f"write_report: title must be a str, got {shown(title)}")
+    if sensitivity is not None and not isinstance(sensitivity, Sensitivity):
+        raise TypeError(
+            "write_report: sensitivity must be what dropcore.tuning.sensitivity returns, got "
+            f"{shown(sensitivity)}"
+        )
     found = diagnose(
         model,
         x,
@@ -274,7 +280,7 @@ class _Page:
     drawn: int = field(default=0)
 
     def content(
-        self, title: str, sensitivity: Any, results: list[Any], validation: Any
+        self, title: str, sensitivity: Sensitivity | None, results: list[Any], validation: Any
     ) -> dict[str, Any]:
         found = self.found
         sentences = list(_sentences(results, validation))
