@@ -153,6 +153,15 @@ def test_a_gap_must_be_large_and_significant(memorised):
     assert not found.gap.large
 
 
+def test_a_dropout_of_rate_0_regularises_nothing():
+    (x, y), held_out = halves(*classes(200, wrong=0.2))
+    model = Sequential([Dense(128, activation="relu"), Dropout(0.0), Dense(2)])
+    fitted(model, x, y, epochs=60, optimizer=Adam(3e-3))
+    found = diagnose(model, x, y, validation=held_out)
+    assert "overfitting" in names(found)
+    assert "overfitting_with_dropout" not in names(found)
+
+
 def test_a_difference_within_two_standard_errors_is_no_overfitting():
     (x, y), (xv, yv) = halves(*classes(80, wrong=0.2))
     model = fitted(mlp(4), x, y, epochs=5)
@@ -269,6 +278,8 @@ def test_the_best_epoch_is_named():
         model, x, y, epochs=30, optimizer=Adam(1e-2), validation_data=held_out
     ).training_state.history
     told = finding(diagnose(model, x, y, validation=held_out), "best_epoch_passed")
+    history.best_epoch = 3  # as EarlyStopping says that the model has its weights
+    assert "best_epoch_passed" not in names(diagnose(model, x, y, validation=held_out))
     assert f"in epoch {1 + np.argmin(history['val_loss'])}" in told.evidence
 
 

@@ -135,8 +135,10 @@ def _strongest(model: Layer) -> tuple[float, str, Layer]:
 
 
 def _regularised(model: Layer) -> bool:
+    # Usual networks have their dropouts at the rate 0, too; other noise has no `keep`.
     return bool(model.regularizers or model.constraints) or any(
-        layer.draws for _, layer in model.tree()
+        layer.draws and (lowest_keep(layer) < 1 or not hasattr(layer, "keep"))
+        for _, layer in model.tree()
     )
 
 
@@ -194,6 +196,8 @@ def _best_epoch_passed(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     losses = found.history.get("val_loss") or []
     if any(_learning_rate(model, found)):
         return
+    if found.history.best_epoch is not None:  # whose weights the model has
+        return
     if len(losses) < 5 or not np.isfinite(losses).all():
         return
     best = int(np.argmin(losses))
@@ -220,7 +224,7 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     # The loss under strong noise, or of few samples, varies from epoch to epoch.
     least = RISES / max(_strongest(model)[0], RISES)
     chance = min(3 * found.train.errors.get("loss", 0.0), 0.5 * abs(best))
-    rises = losses[-3:].min() - best > max(least * abs(best), 0.02 * first, chance)
+    rises = losses[-3:].min() - best > max(least * abs(best), 0.05 * first, chance)
     rise, fall = float(steps.clip(0).sum()), float(-steps.clip(None, 0).sum())
     jumps = rise / len(steps) > max(least * scale, chance / 3) and rise > 0.5 * fall
     stuck = _skill(found) < 0.1 and losses[1] - best < 0.02 * abs(float(losses[1]))
