@@ -34,7 +34,6 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
     from dropcore.optim import SGD
     from dropcore.training import TrainingState
     from dropcore.training._data import Batch
-    from dropcore.training._interrupts import Interrupts
     from dropcore.training._update import Update
 
     _, *hidden, classes = s.sizes.layers
@@ -49,7 +48,7 @@ def our_step(s: Setting, batch: int, *, regularised: bool, graph: bool, **dropou
     state.prepare(optimizer, model.params)
     data = training_data(s, batch)
 
-    make = Update(model, optimizer, LOSSES["softmax_cross_entropy"], state, Interrupts())
+    make = Update(model, optimizer, LOSSES["softmax_cross_entropy"], state)
 
     def update(x: Any, y: Any, key: Key) -> Any:
         return make(Batch(x, y), key)[:2]
