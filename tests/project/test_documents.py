@@ -47,6 +47,15 @@ def of_readme(found):
     assert 0.5 < found["model"].evaluate(found["x"], found["labels"])["accuracy"] <= 1
 
 
+def of_data(found):
+    assert found["model"].evaluate(found["x"], found["price"])["loss"] < 0.2
+    assert found["x"]["size"].dtype == "float64"
+    assert [len(part[0]) for part in (found["train"], found["validation"], found["test"])] == [
+        210, 60, 30,
+    ]  # fmt: skip
+    assert found["big"].training_state.epoch == 4
+
+
 def of_networks(found):
     assert found["dx"].shape == found["x"].shape
     assert found["samples"].shape == (10, 32, 10)
@@ -96,6 +105,7 @@ def of_uncertainty(found):
 
 CHECKS = {
     "README.md": of_readme,
+    "data.md": of_data,
     "diagnosis.md": of_diagnosis,
     "mask-contract.md": of_mask_contract,
     "networks.md": of_networks,
