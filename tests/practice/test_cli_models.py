@@ -113,6 +113,20 @@ def test_train_as_json_has_what_the_file_holds(folder, capsys):
     assert state.target_scaling.scale > 10
 
 
+def test_few_held_out_rows_are_pointed_out(folder, capsys):
+    command = ["train", "data.csv", "--target", "price", "-o", "m.dropcore", *QUICK]
+    err = run(capsys, *command, "--validation-split", "0.1").err
+    assert "12 rows held out are few: intervals will be rough" in err
+    found = as_json(capsys, *command, "--force", "--validation-split", "0")
+    assert found["held_out_rows"] == 0
+    assert "noise" not in found
+    out, err = run(capsys, "predict", "m.dropcore", "data.csv", "--samples", "5")
+    assert out.splitlines()[0] == "prediction,std"
+    assert "no rows were held out" in err
+    err = run(capsys, "explain", "m.dropcore", "data.csv").err
+    assert "no rows were held out in training, so that overfitting cannot be seen" in err
+
+
 def test_the_options_make_the_network(folder, capsys):
     run(capsys, "train", "data.csv", "--target", "kind", "-o", "m.dropcore", "--epochs", "1",
         "--units", "8,4", "--keep", "0.5,0.75", "--input-rate", "0.25", "--max-norm", "3",
@@ -313,7 +327,7 @@ def test_train_says_what_is_wrong(folder, capsys, arguments, message):
         (b"", "is empty"),
         (b"a,kind\n", "no rows"),
         ("a,kind\n1,caf\xe9\n2,the\n".encode("latin-1"), "--encoding"),
-        (b"a,kind\n1,x\n2,x\n3,x\n", "there is nothing to tell apart"),
+        (b"a,kind\n1,x\n2,x\n3,x\n", "there is nothing to learn"),
         (b"a,kind\n1,\n2,\n", "miss the target"),
         (b"a,kind\n1,x\n2,y\n3,x\n4,x\n", "'y' has 1 row"),
         (b"1,2\n3,4\n", "--names"),
@@ -569,10 +583,14 @@ def test_tune_by_rate_says_how_sensitive_the_network_is(folder, capsys):
         (["--by", "rate", "--max-units", "8"], "--max-units is for --by search"),
         (["--metric", "rmsd"], "rmsd"),
         (["--storage", "trials.txt"], "must be a file that ends in"),
+        (["--storage", "garbage.db"], "cannot be read as the trials of a search"),
+        (["--storage", "garbage.log"], "cannot be read as the trials of a search"),
     ],
 )
 def test_tune_says_what_is_wrong(folder, capsys, arguments, message):
     pytest.importorskip("optuna", reason="dropcore tune searches by Optuna")
+    for name in ("garbage.db", "garbage.log"):
+        (folder / name).write_text("garbage\n")
     found = error(capsys, "tune", "data.csv", "--target", "kind", "-o", "m.dropcore", *arguments)
     assert message in found
 

@@ -218,11 +218,16 @@ def task_of(y: NDArray[Any], chosen: str | None) -> tuple[str, NDArray[Any]]:
     Raises
     ------
     ValueError
-        If text is to be predicted as a number, or there is only one class.
+        If text is to be predicted as a number, or all targets are the same.
     """
     text = y.dtype.kind not in "iufb"
     whole = not text and bool((y == np.round(y)).all())
     kinds = len(np.unique(y.astype(str) if text else y))
+    first = y[0] if text else y[0].item()
+    if kinds < 2:
+        raise ValueError(
+            f"the target has the value {first!r} in all rows: there is nothing to learn"
+        )
     task = chosen
     if task is None:
         few = whole and kinds <= MOST_CLASSES
@@ -238,13 +243,9 @@ def task_of(y: NDArray[Any], chosen: str | None) -> tuple[str, NDArray[Any]]:
     if task == REGRESSION:
         if text:
             raise ValueError(
-                f"--task regression needs a target of numbers, got text such as {y[0]!r}"
+                f"--task regression needs a target of numbers, got text such as {first!r}"
             )
         return task, y.astype(np.float64)
-    if kinds < 2:
-        raise ValueError(
-            f"the target has the value {y[0]!r} in all rows: there is nothing to tell apart"
-        )
     if text:
         return task, y.astype(str)
     return task, y.astype(np.int64) if whole else y

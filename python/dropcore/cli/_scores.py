@@ -19,6 +19,10 @@ SAMPLES: Final = 100
 """Of Monte Carlo, where nothing else is asked for."""
 
 
+FEW: Final = 20
+"""Held-out rows from which the noise of targets is hardly known."""
+
+
 def metrics_of(kind: str, outputs: int) -> tuple[str, ...]:
     """Names of the metrics that are reported besides the loss."""
     if kind == CLASSIFICATION:
@@ -36,6 +40,8 @@ def estimated_noise(model: Model, held_out: Examples, seed: int) -> float | None
     """The noise of a regression's targets, from held-out rows; None where it cannot be told."""
     from dropcore.uncertainty import noise_level
 
+    if len(held_out) < FEW:
+        note(f"{len(held_out)} rows held out are few: intervals will be rough")
     try:
         return float(noise_level(model, held_out.x, held_out.y, key=seed, samples=SAMPLES))
     except ValueError as error:

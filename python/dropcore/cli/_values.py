@@ -9,6 +9,7 @@ __all__ = [
     "at_least_zero",
     "fraction",
     "inner_fraction",
+    "jobs",
     "positive",
     "positive_number",
     "rate",
@@ -29,6 +30,15 @@ def positive(text: str) -> int:
 def several(text: str) -> int:
     """An integer of at least 2."""
     return _integer(text, 2)
+
+
+def jobs(text: str) -> int:
+    """An integer of at least 1, or -1 for one for each processor."""
+    if text == "-1":
+        return -1
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be an integer of at least 1, or -1, got {text!r}")
+    return int(text)
 
 
 def at_least_zero(text: str) -> int:

@@ -22,7 +22,7 @@ from dropcore.cli._fitting import OUTPUT, SETTINGS, Job, learn, parts_of, summar
 from dropcore.cli._network import ACTIVATION, MAX_NORM, OPTIMIZER, UNITS, optimizer_of
 from dropcore.cli._output import check_output, note
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, QUIET, SEED, THREADS
-from dropcore.cli._values import positive, positive_number, several
+from dropcore.cli._values import jobs, positive, positive_number, several
 
 __all__ = ["COMMAND"]
 
@@ -272,7 +272,7 @@ COMMAND = Command(
         Option(
             "--jobs",
             "networks that are trained side by side, -1 for one for each processor",
-            kind=int,
+            kind=jobs,
             default=1,
             metavar="N",
             group=_SEARCH,

@@ -257,8 +257,7 @@ def search(
         "key": str(address),
     }
     with _quiet(optuna):
-        kept = _storage_of(optuna, storage)
-        study = _study_of(optuna, kept, higher, identity)
+        kept, study = _opened(optuna, storage, higher, identity)
     trials = _Trials(build, experiment, splits, address, kept, make_sampler, trim, deadline)
     done = len(_finished(optuna, study))
     with Bar("search", max(n_trials - done, 0), progress) as bar, _quiet(optuna):
@@ -451,6 +450,22 @@ def _storage_of(optuna: Any, storage: Any) -> Any:
     if kind == "sqlite":
         return storages.RDBStorage(f"sqlite:///{path.resolve()}")
     return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
+
+
+def _opened(optuna: Any, storage: Any, higher: bool, experiment: dict[str, str]) -> tuple[Any, Any]:
+    """The storage, and the study in it; ValueError if it holds something else."""
+    try:
+        kept = _storage_of(optuna, storage)
+        return kept, _study_of(optuna, kept, higher, experiment)
+    except Exception as error:
+        # What libraries raise for a file that is no database, or no journal.
+        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3", "json"):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"search: storage={str(storage)!r} cannot be read as the trials of a search: {reason}; "
+            "name another file, or delete it"
+        ) from error
 
 
 def _study_of(optuna: Any, storage: Any, higher: bool, experiment: dict[str, str]) -> Any:
