@@ -48,12 +48,14 @@ def fitted(table):
 
 def test_it_is_the_pipeline_of_scikit_learn(table, fitted):
     from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
+    from sklearn.impute import MissingIndicator, SimpleImputer
+    from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     plain = table.astype({"member": str, "city": object, "size": object})
-    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
+    numbers = make_union(
+        make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), MissingIndicator()
+    )
     texts = make_pipeline(
         SimpleImputer(strategy="constant", fill_value="missing"), OneHotEncoder(sparse_output=False)
     )
@@ -476,7 +478,7 @@ def test_arguments_are_checked(fitted):
     assert repr(fitted) == "<Preprocessing of 5 columns to 11 features>"
 
 
-NUMBER = {"name": "a", "kind": "number", "fill": 0.0, "mean": 0.0, "scale": 1.0, "holes": None}
+NUMBER = {"name": "a", "kind": "number", "fill": 0.0, "mean": 0.0, "scale": 1.0, "holes": False}
 TEXT = {"name": "b", "kind": "category", "categories": ["u", "v"], "rare": False}
 
 
@@ -496,8 +498,8 @@ TEXT = {"name": "b", "kind": "category", "categories": ["u", "v"], "rare": False
         ({"columns": [NUMBER | {"mean": 10**400}]}, "mean must be finite"),
         ({"columns": [NUMBER | {"fill": "0"}]}, "fill must be a number"),
         ({"columns": [NUMBER | {"scale": 0.0}]}, "scale must be positive and finite"),
-        ({"columns": [NUMBER | {"holes": [1.0]}]}, "holes must be a mean and a scale"),
-        ({"columns": [NUMBER | {"holes": [0.5, -1]}]}, r"holes must be in \(0, 1\]"),
+        ({"columns": [NUMBER | {"holes": None}]}, "holes must be true or false, got None"),
+        ({"columns": [NUMBER | {"holes": 1}]}, "holes must be true or false, got 1"),
         ({"columns": [NUMBER | {"more": 1}]}, "column 0 must have the keys name, kind"),
         ({"columns": [NUMBER, TEXT | {"categories": "uv"}]}, "column 1: categories must be 1 to"),
         ({"columns": [TEXT | {"categories": []}]}, "categories must be 1 to"),

@@ -39,15 +39,15 @@ class _Number:
         The median, used where a value is missing.
     mean, scale : float
         Subtracted, and divided by.
-    holes : tuple of float or None
-        Mean and scale of the column that says whether a value is missing, if there is one.
+    holes : bool
+        Whether there is a column that says where values are missing.
     """
 
     name: str
     fill: float
     mean: float
     scale: float
-    holes: tuple[float, float] | None
+    holes: bool
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Preprocessing:
 
     It is built from scikit-learn's transformers. Columns of numbers are filled with their median
     (``SimpleImputer``) and standardised to mean 0 and standard deviation 1 (``StandardScaler``); a
-    column that has holes in training gets a second one that says where. Columns of text,
-    categories and truth values become an output for each category (``OneHotEncoder``); a missing
-    value is a category of its own, and categories that are rare share an output. Columns without
-    information are left out, with a warning that names them.
+    column that has holes in training gets a second one, of 0 and 1, that says where. Columns of
+    text, categories and truth values become an output for each category (``OneHotEncoder``); a
+    missing value is a category of its own, and categories that are rare share an output. Columns
+    without information are left out, with a warning that names them.
 
     Fit it to the training part of the data only. ``fit(..., preprocessing=Preprocessing())`` of a
     model does so, and keeps it with the model.
@@ -512,7 +512,7 @@ def _note(
     holes: dict[str, int],
 ) -> None:
     """Collect what a block has and training data had not."""
-    if isinstance(column, _Number) and column.holes is None:
+    if isinstance(column, _Number) and not column.holes:
         count = int(np.isnan(values).sum())
         if count:
             holes[column.name] = holes.get(column.name, 0) + count
@@ -595,10 +595,7 @@ def _read_off(
         imputer, scaler = (step for _, step in steps[NUMBER].steps)
         with_holes = [] if imputer.indicator_ is None else list(imputer.indicator_.features_)
         for i, name in enumerate(numbers):
-            holes = None
-            if i in with_holes:
-                at = len(numbers) + with_holes.index(i)
-                holes = (float(scaler.mean_[at]), float(scaler.scale_[at]))
+            holes = i in with_holes
             fill, mean = float(imputer.statistics_[i]), float(scaler.mean_[i])
             scale, variance = float(scaler.scale_[i]), float(scaler.var_[i])
             if not np.isfinite([fill, mean, scale, variance]).all():
@@ -650,7 +647,7 @@ def _rebuilt(learned: tuple[_Column, ...]) -> Any:
     for column in used:
         if isinstance(column, _Number):
             values = np.zeros(rows)
-            values[0] = 1.0 if column.holes is None else np.nan
+            values[0] = np.nan if column.holes else 1.0
             table[column.name] = values
         else:
             other = "other"
@@ -668,9 +665,11 @@ def _rebuilt(learned: tuple[_Column, ...]) -> Any:
     if numbers:
         imputer, scaler = (step for _, step in found.named_transformers_[NUMBER].steps)
         imputer.statistics_ = np.array([column.fill for column in numbers])
-        holes = [column.holes for column in numbers if column.holes]
-        scaler.mean_ = np.array([c.mean for c in numbers] + [mean for mean, _ in holes])
-        scaler.scale_ = np.array([c.scale for c in numbers] + [scale for _, scale in holes])
+        # Where values are missing stays 0 or 1, as categories do: standardised, a rare hole would
+        # be a number far beyond all others.
+        holes = sum(column.holes for column in numbers)
+        scaler.mean_ = np.array([column.mean for column in numbers] + [0.0] * holes)
+        scaler.scale_ = np.array([column.scale for column in numbers] + [1.0] * holes)
         scaler.var_ = scaler.scale_**2
     return found
 
@@ -686,7 +685,7 @@ def _written(column: _Column) -> dict[str, Any]:
             "fill": column.fill,
             "mean": column.mean,
             "scale": column.scale,
-            "holes": None if column.holes is None else list(column.holes),
+            "holes": column.holes,
         }
     if isinstance(column, _Category):
         return {
@@ -723,13 +722,8 @@ def _column(what: str, found: Any) -> _Column:
     if kind == NUMBER:
         fields = _fields(what, found, "name", "kind", "fill", "mean", "scale", "holes")
         holes = fields["holes"]
-        if holes is not None:
-            if not isinstance(holes, list | tuple) or len(holes) != 2:
-                raise ValueError(f"{what}: holes must be a mean and a scale, got {shown(holes)}")
-            holes = (
-                check_number(f"{what}: holes", holes[0], "[0, 1]"),
-                check_number(f"{what}: holes", holes[1], "(0, 1]"),
-            )
+        if not isinstance(holes, bool):
+            raise ValueError(f"{what}: holes must be true or false, got {shown(holes)}")
         return _Number(
             _name(what, fields["name"]),
             check_number(f"{what}: fill", fields["fill"]),
