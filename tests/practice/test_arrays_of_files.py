@@ -127,6 +127,22 @@ def test_damaged_npz_files_are_refused(tmp_path):
         read_arrays(path)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_change_of_a_byte_raises_anything_else(tmp_path, save):
+    path = tmp_path / "x.npz"
+    save(path, x=np.arange(3.0))
+    raw = path.read_bytes()
+    refused = []
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0xFF]) + raw[place + 1 :])
+        try:
+            read_arrays(path)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > len(raw) / 4
+    assert all(message.startswith("read_arrays: ") for message in refused)
+
+
 def test_an_array_beyond_the_end_of_an_archive_is_refused(tmp_path):
     path = tmp_path / "x.npz"
     begin = header((1000,))

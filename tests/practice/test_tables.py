@@ -114,6 +114,26 @@ def test_compressed_text(tmp_path, kind):
         read_table(path)
 
 
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_no_change_of_a_byte_raises_anything_else(tmp_path, kind):
+    path = tmp_path / "table.csv"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("inside.csv", PLAIN)
+    else:
+        path.write_bytes(gzip.compress(PLAIN.encode()))
+    raw = path.read_bytes()
+    refused = []
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0xFF]) + raw[place + 1 :])
+        try:
+            read_table(path)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > len(raw) / 4
+    assert all(message.startswith("read_table: ") for message in refused)
+
+
 def test_archives_of_several_files(tmp_path):
     path = tmp_path / "tables.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -24,6 +24,16 @@ _GZIP: Final = b"\x1f\x8b"
 _GZIP_RATIO: Final = 1032
 """A byte of gzip holds at most so many bytes."""
 
+_DAMAGED: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # encrypted, or compressed by a method that zipfile does not know
+    OSError,  # an address outside the file
+    UnicodeDecodeError,
+)
+"""What zipfile raises."""
+
 _IDX_DTYPES: Final = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _LOCAL_HEADER: Final = 30
 _HEADER_LIMIT: Final = 1 << 16
@@ -99,7 +109,7 @@ def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
                     )
                 name = info.filename.removesuffix(".npy")
                 found[name] = _read_member(file, archive, info, raw)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"read_arrays: {file} is damaged: {error}") from None
     if not found:
         raise ValueError(f"read_arrays: {file} holds no arrays")

@@ -58,7 +58,15 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_DAMAGED: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_DAMAGED: Final = (
+    EOFError,
+    OSError,
+    RuntimeError,  # encrypted, or compressed by a method that zipfile does not know
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
+"""What reading a compressed file raises."""
 _COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _POINT: Final = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
 
@@ -277,13 +285,17 @@ def _read_parquet(file: Path) -> Any:
     if not file.stat().st_size:
         raise ValueError(f"read_table: {file} is empty")
     try:
-        _check_names(file, parquet.read_schema(file).names)
-        table = pandas.read_parquet(file, engine="pyarrow")
-    except (arrow.ArrowException, OSError) as error:
+        names = parquet.read_schema(file).names
+        # pyarrow cannot read two columns of one name.
+        twice = len(set(names)) < len(names)
+        table = None if twice else pandas.read_parquet(file, engine="pyarrow")
+    except (arrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"read_table: {file} is not a Parquet file, or is damaged: {reason}"
         ) from None
+    _check_names(file, names)
+    assert table is not None  # or the names would have been refused
     named = [name for name in table.index.names if name is not None]
     return table.reset_index(drop=not named)
 
@@ -415,12 +427,18 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
     """
     with file.open("rb") as stream:
         magic = stream.read(6)
+    is_zip = magic.startswith(b"PK\3\4")
+    opener = next((o for start, o in _OPENERS if magic.startswith(start)), None)
+    if opener is None and not is_zip:
+        with file.open("rb") as stream:
+            yield stream
+        return
     try:
         with ExitStack() as stack:
-            if magic.startswith(b"PK\3\4"):
-                yield stack.enter_context(_member(file, stack.enter_context(zipfile.ZipFile(file))))
+            if opener is None:
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                yield stack.enter_context(_member(file, archive))
             else:
-                opener = next((o for start, o in _OPENERS if magic.startswith(start)), open)
                 yield stack.enter_context(opener(file, "rb"))
     except _DAMAGED as error:
         raise ValueError(
