@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import csv
 import difflib
-import gzip
 import io
 import itertools
-import lzma
 import os
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,15 +54,6 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_DAMAGED: Final = (
-    EOFError,
-    OSError,
-    RuntimeError,  # encrypted, or compressed by a method that zipfile does not know
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
-"""What reading a compressed file raises."""
 _COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _POINT: Final = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
 
@@ -427,29 +414,43 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
     """
     with file.open("rb") as stream:
         magic = stream.read(6)
-    is_zip = magic.startswith(b"PK\3\4")
-    opener = next((o for start, o in _OPENERS if magic.startswith(start)), None)
-    if opener is None and not is_zip:
+    kind = next((kind for start, kind in _COMPRESSED if magic.startswith(start)), None)
+    if kind is None:
         with file.open("rb") as stream:
             yield stream
         return
+    # Imported here, as Python may have been built without them.
+    import bz2
+    import gzip
+    import lzma
+    import zlib
+
     try:
         with ExitStack() as stack:
-            if opener is None:
+            if kind == "zip":
                 archive = stack.enter_context(zipfile.ZipFile(file))
                 yield stack.enter_context(_member(file, archive))
             else:
+                opener: Any = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
                 yield stack.enter_context(opener(file, "rb"))
-    except _DAMAGED as error:
+    except (
+        EOFError,
+        OSError,
+        RuntimeError,  # encrypted, or compressed by a method that zipfile does not know
+        zlib.error,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(
             f"read_table: {file} is damaged and cannot be decompressed: {error}"
         ) from None
 
 
-_OPENERS: Final[tuple[tuple[bytes, Any], ...]] = (
-    (b"\x1f\x8b", gzip.open),
-    (b"BZh", bz2.open),
-    (b"\xfd7zXZ\0", lzma.open),
+_COMPRESSED: Final = (
+    (b"PK\3\4", "zip"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zXZ\0", "xz"),
 )
 
 
