@@ -93,6 +93,14 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
     zeros_and_ones = numeric and values.size > 0 and bool(((values == 0) | (values == 1)).all())
     if not several:
         return LOSSES["binary_cross_entropy" if zeros_and_ones or text else "mse"]
+    single = ndim <= len(outputs) or values.shape[-1] == 1
+    # Labels that are whole numbers as floats are named by the check of the loss.
+    if single and values.dtype.kind == "f" and bool((abs(values - values.round()) > 0).any()):
+        raise ValueError(
+            f"there is one number, such as {float(values.reshape(-1)[0]):.4g}, for each row of "
+            f"{outputs[-1]} outputs: to predict a number the last layer must have one unit, as "
+            "Dense(1) has, or two for loss='gaussian_nll'"
+        )
     if ndim <= len(outputs) or not numeric or values.shape[-1] != outputs[-1]:
         return LOSSES["softmax_cross_entropy"]  # whose check names what is wrong
     shares = numeric and bool((values >= 0).all()) and bool((abs(values.sum(-1) - 1) < 1e-3).all())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
 
-from dropcore._base.checks import check_bool
+from dropcore._base.checks import check_bool, users_level
 from dropcore._base.device import on_device
 from dropcore.data import Preprocessing
 from dropcore.key import Key
@@ -36,6 +36,7 @@ from dropcore.training._sources import Arrays, Batches, Source
 from dropcore.training._update import Scored, Update, prepare
 from dropcore.training._warnings import (
     divergence_hints,
+    warn_of_constant_columns,
     warn_of_one_class,
     warn_of_unlikely_input,
     warn_of_unlikely_output,
@@ -219,7 +220,8 @@ def fit(
     -----
     UserWarning
         If the last layer applies the softmax or sigmoid of the loss once more, the model ends with
-        a dropout, images seem to have their channels first, or all labels are the same.
+        a dropout, images seem to have their channels first, or all labels or a whole column of x
+        are the same.
     RuntimeWarning
         If the validation loss is not finite, or a metric is not defined on the data.
     """
@@ -281,6 +283,7 @@ def fit(
     warn_of_unlikely_input(model, data)
     if isinstance(source, Arrays):
         warn_of_one_class(model, data)
+        warn_of_constant_columns(data)
 
     with Interrupts() as interrupts:
         with interrupts.deferred:
@@ -510,6 +513,6 @@ def _validated(model: Layer, source: Source, measures: Measures, epoch: int) -> 
         warnings.warn(
             f"fit: the validation loss is {found['loss']} in epoch {epoch}{culprit}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
     return {f"val_{name}": number for name, number in found.items()}

@@ -172,7 +172,7 @@ def announce_classes(classes: NDArray[Any]) -> None:
 def _count(loss: Loss | None, outputs: Shape) -> int | None:
     """Number of classes that labels stand for; None if the loss takes no labels."""
     if isinstance(loss, SoftmaxCrossEntropy):
-        return outputs[-1] if outputs else None
+        return outputs[-1] if outputs and outputs[-1] != 1 else None  # which the loss refuses
     if isinstance(loss, BinaryCrossEntropy) and (not outputs or outputs[-1] == 1):
         return 2
     return None

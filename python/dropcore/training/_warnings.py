@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dropcore._base.checks import users_level
 from dropcore._base.device import on_device
 from dropcore.losses import BinaryCrossEntropy, CheckedLoss, SoftmaxCrossEntropy
 from dropcore.training._labels import takes_labels
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "divergence_hints",
+    "warn_of_constant_columns",
     "warn_of_one_class",
     "warn_of_unlikely_input",
     "warn_of_unlikely_output",
@@ -24,6 +26,14 @@ __all__ = [
 
 _LARGE = 1e3
 """Standardised data stays below."""
+
+_FEW = 16
+"""Fewer samples than that may be alike by chance."""
+
+_WIDE = 50
+"""Columns of an array with which some are expected to be zero."""
+
+_SHOWN = 6
 
 
 def warn_of_unlikely_output(model: Layer, data: Data) -> None:
@@ -40,14 +50,14 @@ def warn_of_unlikely_output(model: Layer, data: Data) -> None:
             "before it, which slows learning down: leave it out, and apply it to what predict "
             "returns",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
     if last.draws and not last.params:
         warnings.warn(
             f"fit: the model ends with {name}, so that noise is applied to the outputs which are "
             "compared with y: put it before the last layer with weights",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
 
 
@@ -65,7 +75,7 @@ def warn_of_unlikely_input(model: Layer, data: Data) -> None:
             f"fit: x has samples of shape {sample}, which looks like (channels, height, width); "
             "layers expect (height, width, channels): use np.moveaxis(x, 1, -1)",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
         )
 
 
@@ -84,7 +94,47 @@ def warn_of_one_class(model: Layer, data: Data) -> None:
         warnings.warn(
             f"fit: all labels in y are {label.item()!r}: with one class there is nothing to learn",
             UserWarning,
-            stacklevel=3,
+            stacklevel=users_level(),
+        )
+
+
+def warn_of_constant_columns(data: Data) -> None:
+    """Warn of features that are the same in all samples of the training set.
+
+    Zeros are left out of wide arrays, where they are usual: pixels at an edge, words that do not
+    occur.
+    """
+    x, rows = data.x, data.rows
+    indices = data.dtype.kind == "i"
+    if x.ndim != 2 or indices or on_device(x) or len(data) < _FEW:
+        return
+    if data.known.preprocessing is not None:  # which names them itself
+        return
+    at = 0 if rows is None else rows[0]
+    first = np.array(x[at])
+    # A short first block leaves few columns to look at.
+    columns, start, size = np.arange(x.shape[1]), 1, _FEW
+    while start < len(data) and len(columns):
+        block = slice(start, start + size)
+        part = x[block if rows is None else rows[block]][:, columns]
+        columns = columns[(part == first[columns]).all(axis=0)]
+        start, size = start + size, 1 << 12
+    if data.names is None and x.shape[1] > _WIDE:
+        columns = columns[first[columns] != 0]
+    if len(columns):
+        names = [repr(column if data.names is None else data.names[column])
+                 for column in columns[:_SHOWN].tolist()]  # fmt: skip
+        more = f" and {len(columns) - _SHOWN} others" if len(columns) > _SHOWN else ""
+        what = (
+            f"column {names[0]} of x is {first[columns[0]].item()!r} in all samples, so it holds"
+            if len(columns) == 1
+            else f"columns {', '.join(names)}{more} of x are the same in all samples, so they hold"
+        )
+        warnings.warn(
+            f"fit: {what} no information: leave out what is always constant, and train on samples "
+            "in which the rest varies",
+            UserWarning,
+            stacklevel=users_level(),
         )
 
 
