@@ -654,6 +654,7 @@ def test_activations_are_those_of_all_rows_whatever_the_blocks():
 def test_a_unit_that_lives_in_one_block_only_is_not_dead():
     x = np.zeros((20, 3), np.float32)
     x[2], x[19] = [1, 0, 0], [0, 1, 0]
+    x[:, 2] = -np.arange(20)
     model = Sequential([Dense(3, activation="relu"), Dense(2)])
     fitted(model, x, np.arange(20) % 2, epochs=0)
     model.params["0.weight"][...] = np.eye(3)

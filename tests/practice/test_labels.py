@@ -113,6 +113,13 @@ def test_two_classes_of_one_output(y, classes, capsys):
     assert (capsys.readouterr().err == "") is (y.dtype == bool)
 
 
+def test_no_and_yes_are_false_and_true_and_0_and_1():
+    model = fitted(Y > 0, 1, **SIGMOID)
+    assert model.evaluate(X, (Y > 0) * 1) == model.evaluate(X, Y > 0)
+    with pytest.raises(ValueError, match=r"the label 2 at .* none of the classes .* False, True$"):
+        model.evaluate(X, Y)
+
+
 def test_the_loss_of_text_is_chosen(capsys):
     for units, loss in [(3, "softmax_cross_entropy"), (1, "binary_cross_entropy")]:
         fitted(WORDS[Y % max(units, 2)], units, loss=None)

@@ -121,7 +121,7 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
         Of the argument, for messages.
     labels : ndarray
     valid : bool ndarray or None
-        Which count; the others may be anything, and become 0.
+        Which count; the others may be anything, and become any class.
     classes : ndarray
         Sorted.
 
@@ -145,7 +145,7 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
             f"{name} has the label {_shown(labels[at])} at {at[0] if len(at) == 1 else at}, which "
             f"is none of the classes that the model was fitted to, {_listed(classes)}"
         )
-    return np.where(known, positions, 0)
+    return positions
 
 
 def in_words(positions: Array, classes: NDArray[Any] | None) -> Array:
@@ -196,7 +196,7 @@ def _is_missing(value: Any) -> bool:
 
 def _kind(labels: Array) -> str:
     """Labels can be compared with those of the same kind."""
-    return {"i": "number", "u": "number", "f": "number"}.get(labels.dtype.kind, labels.dtype.kind)
+    return "number" if labels.dtype.kind in "biuf" else labels.dtype.kind
 
 
 def _shown(label: Any) -> str:
