@@ -371,6 +371,44 @@ def test_whole_numbers_of_few_kinds_are_classes(folder, capsys):
     assert found["task"] == "regression"
 
 
+def test_a_model_is_trained_and_used_on_a_device(folder, capsys, host):
+    """On the stand-in for CuPy."""
+    command = ["train", "data.csv", "--target", "kind", "--drop", "price", *QUICK]
+    run(capsys, *command, "-o", "gpu.dropcore", "--device", "cuda")
+    run(capsys, *command, "-o", "cpu.dropcore")
+    gpu, cpu = weights("gpu.dropcore"), weights("cpu.dropcore")
+    for name in cpu:
+        np.testing.assert_allclose(gpu[name], cpu[name], rtol=1e-4, atol=1e-5)
+    arguments = ["gpu.dropcore", "data.csv", "--samples", "3", "--device"]
+    there = as_json(capsys, "predict", *arguments, "cuda")["predictions"]
+    here = as_json(capsys, "predict", *arguments, "cpu")["predictions"]
+    np.testing.assert_allclose(there["probability"], here["probability"], rtol=1e-4)
+    found = as_json(capsys, "evaluate", "gpu.dropcore", "data.csv", "--device", "cuda")
+    assert found["scores"]["training"]["loss"] > 0
+
+
+def test_ctrl_c_ends_with_its_status_and_keeps_the_model(folder):
+    frame(rows=4000).to_csv("large.csv", index=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dropcore", "train", "large.csv", "--target", "kind", "--epochs",
+         "2000", "--patience", "0", "-o", "m.dropcore"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (folder / "m.dropcore").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "interrupted: m.dropcore has what was learned; the same command with --resume" in err
+    assert "Traceback" not in err
+    assert dropcore.load("m.dropcore").training_state.step > 0
+
+
 # --- predict, evaluate, explain ------------------------------------------------------------------
 
 

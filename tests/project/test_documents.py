@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dropcore.cli import main
+from dropcore.cli._defaults import with_defaults
+from dropcore.cli._main import COMMANDS, parser
 from dropcore.uncertainty import log_likelihood, reliability
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,18 @@ def test_blocks_of_a_page_run_as_written(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "bench")
     found = run_page(name)
     CHECKS.get(name, lambda _: None)(found)
+
+
+def test_files_of_defaults_have_options_of_the_command(tmp_path):
+    found = 0
+    for path in PAGES.values():
+        for text in re.findall(r"^```toml\n(.*?)^```$", path.read_text("utf-8"), re.M | re.S):
+            file = tmp_path / "defaults.toml"
+            file.write_text(text, encoding="utf-8")
+            words = with_defaults(["train", "a.csv", "-o", "m", "--config", str(file)], COMMANDS)
+            assert parser().parse_args(words).units == (256, 128)
+            found += 1
+    assert found == 1
 
 
 def test_every_page_is_tested_and_has_no_block_of_another_name():
