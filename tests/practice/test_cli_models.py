@@ -127,6 +127,48 @@ def test_few_held_out_rows_are_pointed_out(folder, capsys):
     assert "no rows were held out in training, so that overfitting cannot be seen" in err
 
 
+def test_training_stops_when_the_held_out_rows_get_worse(folder, capsys):
+    command = ["train", "data.csv", "--target", "kind", "--drop", "price", "-o", "m.dropcore",
+               "--force", "--units", "64", "--learning-rate", "0.03", "--epochs", "60",
+               "--quiet"]  # fmt: skip
+    found = as_json(capsys, *command, "--patience", "3")
+    assert found["stopped_early"]
+    assert found["epochs"] == found["best_epoch"] + 3 < 60
+    found = as_json(capsys, *command, "--patience", "0")
+    assert (found["epochs"], found["best_epoch"], found["stopped_early"]) == (60, None, False)
+
+
+def test_the_size_of_batches_counts_updates(folder, capsys):
+    run(capsys, "train", "data.csv", "--target", "kind", "-o", "m.dropcore", *QUICK,
+        "--batch-size", "10")  # fmt: skip
+    assert dropcore.load("m.dropcore").training_state.step == 3 * 10  # of 96 rows
+
+
+def test_balanced_classes_find_the_rare_one(folder, capsys):
+    table = frame(400)
+    table["kind"] = np.where(table["a"] + table["b"].fillna(0) > 2, "rare", "common")
+    table.to_csv("data.csv", index=False)
+    command = ["train", "data.csv", "--target", "kind", "--drop", "price,town", "-o", "m.dropcore",
+               "--force", "--epochs", "8", "--units", "16", "--quiet"]  # fmt: skip
+    counts = []
+    for more in ([], ["--balanced"]):
+        run(capsys, *command, *more)
+        found = as_json(capsys, "predict", "m.dropcore", "data.csv")["predictions"]["prediction"]
+        counts.append(found.count("rare"))
+    plain, balanced = counts
+    assert balanced > plain + 10
+
+
+def test_a_rate_that_is_typed_replaces_a_keep_of_the_file(folder, capsys):
+    (folder / "defaults.toml").write_text("[train]\nkeep = 0.25\nunits = [8]\n")
+    command = ["train", "data.csv", "--target", "kind", "-o", "m.dropcore", "--epochs", "1",
+               "--quiet", "--force", "--config", "defaults.toml"]  # fmt: skip
+    run(capsys, *command)
+    assert dropcore.load("m.dropcore")[1].keep == 0.25
+    run(capsys, *command, "--rate", "0.125")
+    assert dropcore.load("m.dropcore")[1].rate == 0.125
+
+
 def test_the_options_make_the_network(folder, capsys):
     run(capsys, "train", "data.csv", "--target", "kind", "-o", "m.dropcore", "--epochs", "1",
         "--units", "8,4", "--keep", "0.5,0.75", "--input-rate", "0.25", "--max-norm", "3",
@@ -517,6 +559,19 @@ def test_evaluate_measures_intervals(regression, capsys):
     assert intervals["level"] == 0.8
     assert 0.6 < intervals["coverage"] < 1
     assert intervals["interval_width"] > 0
+    few = as_json(capsys, "evaluate", "price.dropcore", "test.csv", "--samples", "5")
+    from dropcore.uncertainty import predictive
+
+    model, table = dropcore.load("price.dropcore"), frame(200, seed=9)
+    mixture = predictive(
+        model,
+        table[["a", "b", "town"]],
+        key=0,
+        samples=5,
+        noise=model.training_state.notes["noise"],
+    )
+    wanted = mixture.log_likelihood(table["price"].to_numpy().reshape(mixture.mean.shape))
+    assert few["monte_carlo"]["all"]["log_likelihood"] == pytest.approx(wanted, rel=1e-6)
     out = run(capsys, "evaluate", "price.dropcore", "test.csv").out
     assert "coverage" in out
     assert "r2" in out
@@ -557,7 +612,10 @@ def test_report_writes_one_page(classifier, capsys):
 def test_report_of_a_regression_has_intervals(regression, capsys):
     pytest.importorskip("jinja2", reason="the report is written by Jinja2")
     run(capsys, "report", "price.dropcore", "data.csv", "-o", "page.html", "--samples", "20")
-    assert "interval" in (regression / "page.html").read_text(encoding="utf-8")
+    assert "90 %" in (regression / "page.html").read_text(encoding="utf-8")
+    run(capsys, "report", "price.dropcore", "data.csv", "-o", "page.html", "--force", "--level",
+        "0.75")  # fmt: skip
+    assert "75 %" in (regression / "page.html").read_text(encoding="utf-8")
 
 
 def test_models_of_other_programs_are_taken(folder, capsys):
@@ -598,6 +656,11 @@ def test_tune_searches_and_trains_the_best(folder, capsys):
     again = as_json(capsys, *command, "-o", "again.dropcore", "--storage", "trials.log")
     assert again["tuning"] == tuning
     assert again["scores"] == found["scores"]
+    other = ["--storage", "trials.log", "--folds", "3"]
+    assert "differs in rows to train on" in error(capsys, *command, "-o", "b.dropcore", *other)
+    assert "give a longer timeout" in error(
+        capsys, *command, "-o", "b.dropcore", "--timeout", "1e-9", status=3
+    )
     out = run(capsys, *command, "-o", "third.dropcore").out
     assert "Best of 3 trials" in out
     assert "saved to third.dropcore" in out
