@@ -392,9 +392,10 @@ def test_pixels_between_0_and_1_are_standardised_enough():
         assert ("inputs_not_standardised" in found) == expected
 
 
-def test_a_normalisation_in_front_standardises():
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_normalisation_in_front_standardises(learned):
     x, y = classes(200)
-    model = Sequential([BatchNorm(), Dense(2)])
+    model = Sequential([BatchNorm(scale=learned, center=learned), Dense(2)])
     fitted(model, 300 * x, y, epochs=1)
     assert "inputs_not_standardised" not in names(diagnose(model, 300 * x, y))
 

@@ -28,6 +28,11 @@ def run(options: argparse.Namespace) -> Result:
         groups = {"training": parts.training}
         if parts.held_out is not None:
             groups["held out"] = parts.held_out
+            note(
+                "the held-out rows have chosen the epoch"
+                + (" and the noise of the targets" if saved.noise is not None else "")
+                + ": rows that the model has never seen judge it better"
+            )
     found = {name: scores(saved.model, group, saved.kind) for name, group in groups.items()}
     lines = table_of(found)
     rows = ", ".join(f"{len(group)} {name}" for name, group in groups.items())

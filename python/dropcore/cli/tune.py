@@ -151,7 +151,7 @@ def _shared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
         "metric": options.metric,
         "key": options.seed,
         "n_jobs": options.jobs,
-        "progress": False if options.quiet else None,
+        "progress": not options.quiet,
         "epochs": options.trial_epochs,
         "batch_size": options.batch_size,
         "loss": job.loss,

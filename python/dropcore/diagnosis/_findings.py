@@ -358,7 +358,7 @@ def _dead_units(model: Layer, found: Diagnosis) -> Iterator[Finding]:
 
 def _inputs(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     scale = found.inputs
-    first = next((layer for _, layer in in_order(model) if layer.params), None)
+    first = next((layer for _, layer in in_order(model) if layer.params or layer.buffers), None)
     if scale is None or type(first).__module__ == "dropcore.nn.normalization":
         return
     if scale.largest_std > FAR or scale.largest_mean > FAR:
