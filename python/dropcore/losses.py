@@ -714,6 +714,8 @@ def _fitted_labels(labels: Array, logits_shape: Shape) -> Array:
             "f": "use .astype(np.int64), or loss='mse' if they are numbers to predict",
             "b": "use .astype(np.int64), or one output and loss='binary_cross_entropy'",
         }.get(kind, "classes, y = np.unique(y, return_inverse=True) numbers the classes")
+        if kind == "f" and bool(array_namespace(labels).isnan(labels).any()):
+            hint = "NaN is no label: leave out samples without one, then use .astype(np.int64)"
         raise TypeError(
             f"labels must be integers in [0, {classes}), got dtype {labels.dtype}: {hint}"
         )

@@ -19,7 +19,7 @@ import pytest
 import dropcore
 from dropcore._base import files
 from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
-from dropcore.training import Checkpoint, EarlyStopping, ReduceOnPlateau
+from dropcore.training import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork to kill")
 
@@ -73,8 +73,18 @@ def test_a_file_that_cannot_grow_leaves_the_old_one(path):
     try:
         with pytest.raises(OSError, match="was not written, and what was there is unchanged"):
             large.save(path)
+        weights = path.with_name("weights.npz")
+        with pytest.raises(OSError, match=r"save_weights: .*weights\.npz was not written, and wha"):
+            large.save_weights(weights)
+        log = path.with_name("log.csv")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+        with pytest.raises(OSError, match=r"CSVLog: the line of epoch 1 was not written to .*log"):
+            model_of(1).fit(
+                np.ones((3, 3)), np.ones((3, 2)), loss="mse", epochs=3, callbacks=[CSVLog(log)]
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.unlink()
     assert seed_of(path) == 1
 
 
@@ -124,10 +134,14 @@ def test_what_cannot_be_written_is_found_before_the_file_is_touched(path):
 
 def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     model = model_of(1)
-    with pytest.raises(IsADirectoryError, match=r"is a folder: name a file in it, such as"):
+    with pytest.raises(IsADirectoryError, match=r"save: .* is a folder: name a file in it$"):
         model.save(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*create it first"):
         model.save(tmp_path / "nowhere" / "m")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file: create it first"):
+        model.save(tmp_path / "file" / "m")
+    (tmp_path / "file").unlink()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="is not a regular file and cannot be replaced"):
         model.save(tmp_path / "pipe")

@@ -46,6 +46,7 @@ SERIES = {
         (WORDS[Y].tolist(), WORDS),
         (WORDS[Y].astype(object), WORDS),
         (WORDS.astype("S")[Y], WORDS.astype("S")),
+        (WORDS[Y].astype(np.dtypes.StringDType()), WORDS),
         (Y + 1, [1, 2, 3]),
         ((Y + 1).astype(np.uint8), [1, 2, 3]),
         (Y - 1, [-1, 0, 1]),

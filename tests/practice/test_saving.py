@@ -33,7 +33,7 @@ from dropcore.nn import (
 from dropcore.nn._config import KNOWN
 from dropcore.nn._saving import FIELDS
 from dropcore.optim import SGD, Adam, Clip
-from dropcore.training import TrainingState
+from dropcore.training import Callback, Checkpoint, TrainingState
 from dropcore.training.state import UnfinishedEpoch
 from support.layers import CARRYING, EXAMPLES, build, names
 
@@ -183,7 +183,14 @@ def test_every_field_of_the_training_state_is_written_and_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classes", [np.array(["b", "a"], object), np.array([-3, 7]), np.array([0.5, 1.5]), None]
+    "classes",
+    [
+        np.array(["b", "a"], object),
+        np.array([-3, 7]),
+        np.array([0.5, 1.5]),
+        None,
+        np.array([b"no", b"y\xe9s"]),
+    ],
 )
 def test_classes_come_back_in_their_dtype(tmp_path, classes):
     model = trained()
@@ -457,6 +464,41 @@ def squares(outputs, targets):
 @dataclasses.dataclass(frozen=True)
 class OwnLoss(MeanSquaredError):
     factor: float = 1.0
+
+
+def test_the_warning_of_a_loss_that_is_not_saved_is_at_the_line_of_the_user(tmp_path):
+    model = Sequential([Dense(3)])
+    options = {"epochs": 1, "loss": squares, "progress": False}
+    with pytest.warns(UserWarning, match="the loss squares is not saved") as caught:
+        model.fit(X, X[:, :3], callbacks=[Checkpoint(tmp_path / "m")], **options)
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.warns(UserWarning, match="the loss squares is not saved") as caught:
+        model.save(tmp_path / "m")
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_what_was_scored_of_an_epoch_is_saved_as_few_arrays(tmp_path):
+    model = Sequential([Dense(3)])
+    files = []
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+
+    class Save(Callback):
+        def on_update_end(self, run):
+            run.model.save(tmp_path / "m")
+            files.append(len(load_file(tmp_path / "m")))
+
+    y = np.arange(len(X)) % 3
+    options = {"loss": "softmax_cross_entropy", "metrics": ["roc_auc"], "progress": False}
+    model.fit(X, y, batch_size=1, epochs=1, callbacks=[Save()], **options)
+    assert len(files) == len(X) > 5
+    assert len(set(files)) == 1
+    found = dropcore.load(tmp_path / "m")
+    (scored,) = found.training_state.unfinished.scored
+    assert [array.shape[0] for array in scored[:2]] == [len(X)] * 2
+    assert (
+        found.fit(X, y, batch_size=1, epochs=1, resume=True, **options)["roc_auc"]
+        == (model.training_state.history["roc_auc"])
+    )
 
 
 def test_a_loss_of_ones_own_is_saved_or_the_user_told(tmp_path):

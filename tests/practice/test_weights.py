@@ -78,6 +78,14 @@ def test_archives_of_numpy_are_taken(tmp_path, save, order):
     assert_equal(numbers(other), numbers(model))
 
 
+def test_archives_of_another_byte_order_are_taken(tmp_path):
+    model, other = network(), network(seed=2)
+    swapped = {name: a.astype(a.dtype.newbyteorder("S")) for name, a in numbers(model).items()}
+    np.savez(tmp_path / "w.npz", **swapped)
+    other.load_weights(tmp_path / "w.npz")
+    assert_equal(numbers(other), numbers(model))
+
+
 def test_weights_of_a_gpu(tmp_path, gpu):
     model, other = network(), network(seed=2)
     model.to("cuda")
@@ -145,7 +153,7 @@ def with_header(text, version=(1, 0)):
         (archive(**{"0_weight": np.ones((4, 3), np.float32)}),
          r"'0\.weight' must be float32 of shape \(3, 4\), got float32 of shape \(4, 3\)"),
         (archive(**{"0_weight": np.ones((3, 4))}), "must be float32 of shape .* got float64"),
-        (archive(**{"0_weight": np.ones((3, 4), ">f4")}), "must be float32 of shape .* got >f4"),
+        (archive(**{"0_weight": np.ones((3, 4), ">f8")}), "must be float32 of shape .* got >f8"),
         (archive(**{"0_weight": np.full((3, 4), None)}), "must be float32 of shape .* got object"),
         (with_header("{'descr':'<f4','fortran_order':False,'shape':(2**60,)}"), "malformed node"),
         (with_header("{'descr':'<f4','fortran_order':False,'shape':(1152921504606846976,)}"),
@@ -289,6 +297,12 @@ def test_wrong_use_of_state_dicts():
         load_state_dict(model, state | {"0.bias": np.arange(4)})
     with pytest.raises(TypeError, match=r"'0.bias' must hold floating-point numbers, got <U"):
         load_state_dict(model, state | {"0.bias": "word"})
+    before = numbers(model)
+    with pytest.raises(ValueError, match=r"'weight' of layer 3, Dense\(2\) has .* for float32"):
+        load_state_dict(model, state | {"3.weight": state["3.weight"].astype(float) * 1e300})
+    assert_equal(numbers(model), before)
+    load_state_dict(model, state | {"0.bias": np.full(4, np.inf)})  # as it is in the module
+    assert np.isinf(model.params["0.bias"]).all()
     for function, rest in ((to_state_dict, ()), (load_state_dict, (state,))):
         with pytest.raises(ValueError, match=rf"{function.__name__}: call build\(input_shape"):
             function(Sequential([Dense(3)]), *rest)

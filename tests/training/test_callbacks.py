@@ -273,6 +273,40 @@ def test_a_resumed_run_needs_its_callbacks():
     trained(3, model=model)  # another run
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "text"),
+    [
+        (lambda path: EarlyStopping("loss"), lambda path: EarlyStopping(),
+         "EarlyStopping: .* goes on with the best value of 'loss', got monitor='val_loss'"),
+        (lambda path: ReduceOnPlateau(), lambda path: ReduceOnPlateau("accuracy"),
+         "ReduceOnPlateau: .* of 'val_loss', got monitor='accuracy': give the same monitor"),
+        (lambda path: Checkpoint(path, best_only=True, monitor="loss"),
+         lambda path: Checkpoint(path, best_only=True), "Checkpoint: .* best value of 'loss'"),
+        (lambda path: EarlyStopping(), lambda path: EarlyStopping(restore_best=False),
+         "weights that were kept under restore_best=True, got False: give the same as before"),
+        (lambda path: EarlyStopping(restore_best=False), lambda path: EarlyStopping(),
+         "weights that were kept under restore_best=False, got True"),
+    ],
+)  # fmt: skip
+def test_a_resumed_run_goes_on_with_the_same_comparisons(tmp_path, before, now, text):
+    path = tmp_path / "m"
+    model = trained(2, before(path))
+    wanted = everything(model)
+    with pytest.raises(ValueError, match=text):
+        trained(3, now(path), model=model, resume=True)
+    assert everything(model) == wanted
+    trained(3, before(path), model=model, resume=True)
+    trained(1, now(path), model=model)  # another run
+
+
+def test_a_callback_that_is_given_twice_is_refused():
+    model, stop = network(), EarlyStopping()
+    with pytest.raises(ValueError, match=r"hold each object once, got .*EarlyStopping.* twice"):
+        trained(1, stop, ReduceOnPlateau(), stop, model=model)
+    assert not model.built
+    trained(1, EarlyStopping(), EarlyStopping("loss"), model=model)
+
+
 # --- the learning rate ---------------------------------------------------------------------------
 
 
@@ -477,6 +511,32 @@ def test_a_missing_folder_is_noticed_before_training(tmp_path, kind):
     assert not model.built
 
 
+@pytest.mark.parametrize("kind", [Checkpoint, CSVLog])
+def test_a_path_that_cannot_be_written_is_noticed_before_training(tmp_path, kind):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    model, name = network(), kind.__name__
+    for path, error, text in (
+        (tmp_path, IsADirectoryError, "is a folder: name a file in it"),
+        (tmp_path / "file" / "x", FileNotFoundError, "there is no folder"),
+        (tmp_path / "pipe", OSError, "is not a regular file"),
+    ):
+        with pytest.raises(error, match=f"{name}: .*{text}"):
+            trained(1, kind(path), model=model)
+    assert not model.built
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, CSVLog, TensorBoard])
+def test_a_folder_without_permission_is_noticed_before_training(tmp_path, monkeypatch, kind):
+    if kind is TensorBoard:
+        pytest.importorskip("tensorboardX")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    model = network()
+    with pytest.raises(PermissionError, match=rf"{kind.__name__}: nothing can be created in .*"):
+        trained(1, kind(tmp_path / "x"), model=model)
+    assert not model.built
+
+
 # --- logs ----------------------------------------------------------------------------------------
 
 
@@ -530,6 +590,18 @@ def test_other_columns_are_refused_before_training(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x93NUMPY\xff\n", b"epoch,loss,accuracy,val_loss,val_accuracy,seconds\nten,1\n\n"]
+)
+def test_a_file_of_something_else_is_not_appended_to(tmp_path, content):
+    path, model = tmp_path / "log.csv", network()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"log\.csv was not written by CSVLog: use another file"):
+        trained(1, CSVLog(path, append=True), model=model)
+    assert not model.built
+    assert path.read_bytes() == content
+
+
 def test_epochs_that_are_trained_again_are_logged_once(tmp_path):
     path = tmp_path / "log.csv"
     saved = trained(2, CSVLog(path), Checkpoint(tmp_path / "model.dropcore"))
@@ -579,6 +651,16 @@ def test_tensorboard_gets_the_history(tmp_path):
     assert steps == (1, 2, 3)
     np.testing.assert_allclose(losses, history["val_loss"], rtol=1e-6)
     assert found["learning_rate_factor"] == [(1, 1.0), (2, 1.0), (3, 1.0)]
+
+
+def test_a_file_where_tensorboard_needs_a_folder_is_noticed_before_training(tmp_path):
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "file").touch()
+    model = network()
+    for path in (tmp_path / "file", tmp_path / "file" / "runs" / "1"):
+        with pytest.raises(NotADirectoryError, match=r"TensorBoard: .*file is a file: name a fold"):
+            trained(1, TensorBoard(path), model=model)
+    assert not model.built
 
 
 def test_tensorboard_after_a_run_that_failed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
@@ -17,7 +18,9 @@ try:
 except ImportError:  # Windows
     fcntl: Any = None  # type: ignore[no-redef]
 
-__all__ = ["checked_path", "replacing"]
+__all__ = ["check_replaceable", "checked_path", "replacing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checked_path(what: str, path: Any) -> Path:
@@ -27,6 +30,23 @@ def checked_path(what: str, path: Any) -> Path:
     if not os.fspath(path):
         raise ValueError(f"{what}: path must name a file, got an empty str")
     return Path(path)
+
+
+def check_replaceable(what: str, path: Path) -> None:
+    """OSError unless `path` can be replaced by a new file, as far as that can be told before.
+
+    Parameters
+    ----------
+    what : str
+        The caller, for messages.
+    path : Path
+
+    Raises
+    ------
+    OSError
+        If `path` is a folder or no regular file, or its folder does not exist or is read-only.
+    """
+    _checked_target(what, path)
 
 
 @contextmanager
@@ -55,41 +75,66 @@ def replacing(what: str, path: Path) -> Iterator[Path]:
     OSError
         If `path` is a folder or no regular file, its folder does not exist, or writing fails.
     """
-    target = Path(os.path.realpath(path))
-    mode = None
-    with suppress(FileNotFoundError):
-        mode = target.stat().st_mode
-    if mode is not None and stat.S_ISDIR(mode):
-        raise IsADirectoryError(
-            f"{what}: {path} is a folder: name a file in it, such as {path / 'model.dropcore'}"
-        )
-    if mode is not None and not stat.S_ISREG(mode):
-        raise OSError(f"{what}: {path} is not a regular file and cannot be replaced")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{what}: there is no folder {target.parent}: create it first")
+    target, mode = _checked_target(what, path)
     stem = f".{target.name[:40]}."
     _remove_abandoned(target.parent, stem)
     try:
         folder, lock = _own_folder(target.parent, stem)
     except PermissionError:
-        raise PermissionError(
-            f"{what}: nothing can be created in {target.parent}, where a new file is written "
-            f"before it becomes {path.name}: give write permission, or name another folder"
-        ) from None
+        raise _no_permission(what, target.parent, path) from None
     try:
         temporary = folder / target.name
-        yield temporary
-        # The permissions of a new folder tell what the umask allows, which cannot be read without
-        # changing it for all threads.
-        temporary.chmod(stat.S_IMODE(folder.stat().st_mode & 0o666 if mode is None else mode))
-        _synchronize(temporary, os.O_RDWR)
-        os.replace(temporary, target)
+        with _unchanged(what, path):
+            yield temporary
+            # The permissions of a new folder tell what the umask allows, which cannot be read
+            # without changing it for all threads.
+            temporary.chmod(stat.S_IMODE(folder.stat().st_mode & 0o666 if mode is None else mode))
+            _synchronize(temporary, os.O_RDWR)
+            os.replace(temporary, target)
         if os.name == "posix":
             _synchronize(target.parent, os.O_RDONLY)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _checked_target(what: str, path: Path) -> tuple[Path, int | None]:
+    """The file that `path` leads to, and its mode, None where there is none."""
+    target = Path(os.path.realpath(path))
+    mode = None
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = target.stat().st_mode
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{what}: {path} is a folder: name a file in it")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OSError(f"{what}: {path} is not a regular file and cannot be replaced")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{what}: there is no folder {target.parent}: create it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise _no_permission(what, target.parent, path)
+    return target, mode
+
+
+@contextmanager
+def _unchanged(what: str, path: Path) -> Iterator[None]:
+    """Say what a full disk has done to the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"{what}: {path} was not written, and what was there is unchanged: {error.strerror}",
+        ) from None
+
+
+def _no_permission(what: str, folder: Path, path: Path) -> PermissionError:
+    return PermissionError(
+        f"{what}: nothing can be created in {folder}, where a new file is written before it "
+        f"becomes {path.name}: give write permission, or name another folder"
+    )
 
 
 def _own_folder(parent: Path, stem: str) -> tuple[Path, int | None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dropcore import losses, optim
 from dropcore._backends import to_device
-from dropcore._base.checks import check_bool, check_number, shown
+from dropcore._base.checks import check_bool, check_number, shown, users_level
 from dropcore._base.device import on_device
 from dropcore._base.files import checked_path
 from dropcore._version import __version__
@@ -300,6 +300,8 @@ def pack(value: Any, place: str, sink: _Sink) -> Any:
         words = value.tolist()
         if value.ndim == 1 and all(isinstance(word, str) for word in words):
             return {"strings": words, "object": value.dtype.kind == "O"}
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "S" and value.ndim == 1:
+        return {"bytes": [word.decode("latin-1") for word in value.tolist()]}
     elif isinstance(value, np.ndarray) or on_device(value):
         return {"array": sink.put(f"{place}.{len(sink.arrays)}", value)}
     raise TypeError(
@@ -324,6 +326,8 @@ def unpack(value: Any, source: _Source) -> Any:
     if value.keys() == {"strings", "object"}:
         words = _strings(value["strings"], "strings")
         return np.array(words, object if value["object"] is True else str)
+    if value.keys() == {"bytes"}:
+        return np.array([word.encode("latin-1") for word in _strings(value["bytes"], "bytes")], "S")
     raise ValueError(f"its training state holds {shown(value)}, which save does not write")
 
 
@@ -362,7 +366,7 @@ def _write_loss(loss: Loss | None, sink: _Sink) -> Any:
         f"save: the loss {name} is not saved ({reason}): give loss={name} to the first fit or "
         "evaluate of the loaded model",
         UserWarning,
-        stacklevel=4,
+        stacklevel=users_level(),
     )
     return None
 
@@ -465,8 +469,24 @@ def _write_unfinished(epoch: UnfinishedEpoch | None, sink: _Sink) -> dict[str, A
     found = {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
     # Sums on a GPU are arrays without axes.
     sums = {name: [float(total), float(n)] for name, (total, n) in epoch.sums.items()}
-    packed = pack(found | {"sums": sums}, "unfinished", sink)
+    packed = pack(found | {"sums": sums, "scored": _joined(epoch.scored)}, "unfinished", sink)
     return cast(dict[str, Any], packed)
+
+
+def _joined(scored: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
+    """What was scored of all batches, as if it were one: an epoch may have a million of them."""
+    if len({tuple(_kind(array) for array in batch) for batch in scored}) != 1:
+        return scored
+    outputs, targets, weights = (
+        None if part[0] is None else np.concatenate([to_device(array, "cpu") for array in part])
+        for part in zip(*scored, strict=True)
+    )
+    return [(outputs, targets, weights)]
+
+
+def _kind(array: Any) -> Any:
+    """What arrays share that can be joined."""
+    return None if array is None else (array.dtype, array.shape[1:])
 
 
 def _read_unfinished(found: Any, source: _Source) -> UnfinishedEpoch | None:

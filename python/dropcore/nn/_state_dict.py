@@ -127,15 +127,15 @@ def load_state_dict(model: Layer, state_dict: Mapping[str, Any]) -> None:
             f"module.state_dict(), got {shown(state_dict)}"
         )
     values = {key: _numbers(what, key, value) for key, value in state_dict.items()}
-    changes = []
+    changes: list[tuple[Any, NDArray[Any]]] = []
     for module, group in _paired(what, _modules_of(what, model), values):
         _check_group(what, module, group, module.exported(), values)
         given = {name: values[key] for name, key in group.items()}
         own = dict(module.layer.params) | dict(module.layer.buffers)
         for name, array in module.imported(what, given).items():
-            changes.append((own[name], array))
+            changes.append((own[name], _converted(what, module, name, array, own[name].dtype)))
     for array, value in changes:
-        array[...] = to_device(value.astype(array.dtype), model.device)
+        array[...] = to_device(value, model.device)
 
 
 # --- layers and their counterparts ---------------------------------------------------------------
@@ -446,6 +446,17 @@ def _numbers(what: str, key: str, value: Any) -> NDArray[Any]:
     found = np.asarray(to_device(value, "cpu"))
     if found.dtype.kind != "f" and not key.endswith(_COUNT):
         raise TypeError(f"{what}: {key!r} must hold floating-point numbers, got {found.dtype}")
+    return found
+
+
+def _converted(
+    what: str, module: _Module, name: str, array: NDArray[Any], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """The array in another dtype; ValueError if a number is too large for it."""
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype)
+    if (np.isinf(found) & np.isfinite(array)).any():
+        raise ValueError(f"{what}: {name!r} of {module} has numbers too large for {dtype}")
     return found
 
 

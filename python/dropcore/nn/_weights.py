@@ -119,7 +119,7 @@ def _array(archive: zipfile.ZipFile, name: str, like: NDArray[Any]) -> NDArray[A
         raise ValueError(f"{name!r} must be a .npy file in it") from None
     with archive.open(entry) as file:
         shape, fortran, dtype = _header(file, name)
-        if shape != like.shape or dtype != like.dtype:
+        if shape != like.shape or dtype.newbyteorder("=") != like.dtype:
             raise ValueError(
                 f"{name!r} must be {like.dtype} of shape {like.shape}, got {dtype} of shape {shape}"
             )

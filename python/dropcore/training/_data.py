@@ -444,7 +444,9 @@ def _preprocessed(name: str, preprocessing: Preprocessing, x: Any) -> NDArray[np
     try:
         return preprocessing.transform(x)
     except (TypeError, ValueError) as error:
-        error.args = (f"{name}: {error}".replace("Preprocessing.transform: ", "", 1),)
+        message = str(error).removeprefix("Preprocessing.transform: ")
+        own = message.startswith("x ")
+        error.args = (f"{name}{message[1:]}" if own else f"{name}: {message}",)
         raise
 
 
@@ -604,10 +606,11 @@ def _hint(x: Any, data: NDArray[Any]) -> str:
             if getattr(dtype, "kind", "O") not in "fiub" or not isinstance(dtype, np.dtype)
         ]
         return (
-            f": the columns {', '.join(bad[:6])} are not NumPy numbers; encode text as numbers, "
-            "and convert nullable columns by .to_numpy(dtype=float)"
+            f": the columns {', '.join(bad[:6])} are not NumPy numbers: "
+            "fit(preprocessing=dropcore.data.Preprocessing()) encodes text, and fills what is "
+            "missing"
         )
-    if data.dtype.kind in "US":
+    if data.dtype.kind in "UST":
         return ": encode text as numbers"
     if data.dtype.kind == "O" and data.size:
         kinds = {type(value).__name__ for value in data.ravel()[:1000]}

@@ -33,8 +33,10 @@ def plain(name: str, targets: Array) -> Array:
     ValueError
         If one is missing.
     """
-    if on_device(targets) or targets.dtype.kind != "O" or not targets.size:
+    if on_device(targets) or targets.dtype.kind not in "OT" or not targets.size:
         return targets
+    if targets.dtype.kind == "T":  # NumPy's StringDType
+        targets = targets.astype(object)
     flat = targets.ravel()
     missing = np.array([_is_missing(value) for value in flat], bool)
     if missing.any():

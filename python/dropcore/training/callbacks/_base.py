@@ -97,6 +97,17 @@ class Callback:
             higher is better.
         """
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Called where training is resumed, to raise an error where `restore` cannot go on.
+
+        Nothing has been changed yet.
+
+        Parameters
+        ----------
+        state : dict
+            What `state` returned.
+        """
+
     def on_fit_begin(self, run: Run) -> None:
         """Called once the model is built, before the first update."""
 
@@ -149,6 +160,8 @@ def callbacks_of(given: Any) -> list[Callback]:
     ------
     TypeError
         If it is not a list or tuple of callbacks and functions.
+    ValueError
+        If it holds an object twice.
     """
     if not isinstance(given, list | tuple):
         one = callable(given) or isinstance(given, Callback)
@@ -156,9 +169,14 @@ def callbacks_of(given: Any) -> list[Callback]:
             "callbacks must be a list of callbacks and functions of (epoch, metrics), got "
             f"{shown(given)}{'; put it into a list' if one else ''}"
         )
-    found = []
+    found: list[Callback] = []
     for callback in given:
         if isinstance(callback, Callback):
+            if any(callback is other for other in found):
+                raise ValueError(
+                    f"callbacks must hold each object once, got {shown(callback)} twice: it counts "
+                    "epochs, and would count each of them twice"
+                )
             found.append(callback)
         elif callable(callback) and not isinstance(callback, type):
             found.append(FunctionCallback(callback))
@@ -170,15 +188,18 @@ def callbacks_of(given: Any) -> list[Callback]:
     return sorted(found, key=lambda callback: callback.last)
 
 
-def check_kept(kept: Mapping[str, object], callbacks: list[Callback]) -> None:
-    """ValueError unless each callback whose state was kept is there again."""
-    missing = [name for name in kept if name not in _named(callbacks)]
+def check_kept(kept: Mapping[str, Mapping[str, Any]], callbacks: list[Callback]) -> None:
+    """ValueError unless each callback whose state was kept is there again and can go on from it."""
+    named = _named(callbacks)
+    missing = [name for name in kept if name not in named]
     if missing:
         raise ValueError(
             "resume=True goes on with the callbacks of the run, and there is no "
             f"{' and no '.join(missing)}: give the same callbacks as before, or begin another run "
             "with resume=False"
         )
+    for name, state in kept.items():
+        named[name].check_state(state)
 
 
 def overrides(callback: Callback, method: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dropcore._base.checks import check_bool, check_integer, shown
-from dropcore._base.files import checked_path
+from dropcore._base.files import check_replaceable, checked_path
 from dropcore.training.callbacks._base import Callback, Run
 from dropcore.training.callbacks._monitor import Monitor
 
@@ -46,8 +46,9 @@ class Checkpoint(Callback):
     TypeError, ValueError
         If an argument is invalid or has no effect. From `fit`, before training: if the metric is
         not measured.
-    FileNotFoundError
-        From `fit`, before training: if the folder does not exist.
+    OSError
+        From `fit`, before training: if the folder does not exist or is read-only, or the path is
+        that of a folder. Later: if the disk is full.
     """
 
     last: ClassVar[bool] = True
@@ -85,11 +86,11 @@ class Checkpoint(Callback):
     def check(self, metrics: Mapping[str, bool]) -> None:
         if self._best_only:
             self._monitor.check(metrics)
-        parent = self._file(1, 1).parent
-        if not parent.is_dir():
-            raise FileNotFoundError(
-                f"Checkpoint: there is no folder {parent}: create it before training"
-            )
+        check_replaceable("Checkpoint", self._file(1, 1))
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        if self._best_only:
+            self._monitor.check_same(state["monitor"])
 
     def on_fit_begin(self, run: Run) -> None:
         if not hasattr(run.model, "save"):
@@ -118,7 +119,9 @@ class Checkpoint(Callback):
             self._save(run)
 
     def state(self) -> dict[str, Any]:
-        return {"best": self._best} if self._best_only else {}
+        if not self._best_only:
+            return {}
+        return {"monitor": self._monitor.metric, "best": self._best}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._best = state["best"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dropcore._base.checks import check_bool
-from dropcore._base.files import checked_path, replacing
+from dropcore._base.files import check_replaceable, checked_path, replacing
 from dropcore.training.callbacks._base import Callback, Run
 
 __all__ = ["CSVLog"]
@@ -45,10 +45,7 @@ class CSVLog(Callback):
         self._begun = False
 
     def check(self, metrics: Mapping[str, bool]) -> None:
-        if not self._path.parent.is_dir():
-            raise FileNotFoundError(
-                f"CSVLog: there is no folder {self._path.parent}: create it before training"
-            )
+        check_replaceable("CSVLog", self._path)
         self._columns = ["epoch", *metrics]
         if self._append:
             self._kept(None)
@@ -62,8 +59,17 @@ class CSVLog(Callback):
             self._begin(self._kept(None) if self._append else [])
         row = [epoch, *(repr(float(metrics[name])) for name in self._columns[1:])]
         # Without a buffer, so that a process that is killed leaves a whole line or none.
-        with open(self._path, "ab", buffering=0) as file:
-            file.write(_encoded([row]))
+        line = memoryview(_encoded([row]))
+        try:
+            with open(self._path, "ab", buffering=0) as file:
+                while line:  # a disk that is almost full takes a part
+                    line = line[file.write(line) :]
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"CSVLog: the line of epoch {epoch} was not written to {self._path}: "
+                f"{error.strerror}",
+            ) from None
 
     def state(self) -> dict[str, Any]:
         return {"columns": self._columns}
@@ -83,18 +89,24 @@ class CSVLog(Callback):
         Raises
         ------
         ValueError
-            If the file has other columns.
+            If the file has other columns, or was not written by this callback.
         """
         if not self._path.exists():
             return []
-        text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a system that crashed may leave a part of a line
-        first, *lines = [*csv.reader(io.StringIO(whole))] or [[]]
+        foreign = f"CSVLog: {self._path} was not written by CSVLog: use another file"
+        try:
+            text = self._path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a system that crashed may leave part of a line
+            first, *lines = [*csv.reader(io.StringIO(whole))] or [[]]
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError(foreign) from None
         if first and first != self._columns:
             raise ValueError(
                 f"CSVLog: {self._path} has the columns {', '.join(first)}, and this run "
                 f"{', '.join(self._columns)}: use another file"
             )
+        if not all(line and line[0].isdecimal() for line in lines):
+            raise ValueError(foreign)
         while epoch is not None and lines and int(lines[-1][0]) > epoch:
             lines.pop()
         return lines

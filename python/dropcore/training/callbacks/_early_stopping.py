@@ -76,6 +76,15 @@ class EarlyStopping(Callback):
     def check(self, metrics: Mapping[str, bool]) -> None:
         self._monitor.check(metrics)
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._monitor.check_same(state["monitor"])
+        if self._restores != state["restore_best"]:
+            raise ValueError(
+                "EarlyStopping: resume=True goes on with the weights that were kept under "
+                f"restore_best={state['restore_best']}, got {self._restores}: give the same as "
+                "before, or begin another run with resume=False"
+            )
+
     def on_fit_begin(self, run: Run) -> None:
         self._begin(run)
 
@@ -101,6 +110,8 @@ class EarlyStopping(Callback):
 
     def state(self) -> dict[str, Any]:
         return {
+            "monitor": self._monitor.metric,
+            "restore_best": self._restores,
             "best": self.best,
             "best_epoch": self.best_epoch,
             "reference": self._reference,

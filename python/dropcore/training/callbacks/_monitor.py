@@ -52,6 +52,15 @@ class Monitor:
             )
         self._higher = metrics[self.metric]
 
+    def check_same(self, before: str) -> None:
+        """ValueError unless the run that is resumed followed the same metric."""
+        if self.metric != before:
+            raise ValueError(
+                f"{self._what}: resume=True goes on with the best value of {before!r}, got "
+                f"monitor={self.metric!r}: give the same monitor as before, or begin another run "
+                "with resume=False"
+            )
+
     def better(self, value: float, best: float | None, by: float = 0.0) -> bool:
         """Whether `value` is better than `best`, by more than `by`."""
         if math.isnan(value):

@@ -62,6 +62,9 @@ class ReduceOnPlateau(Callback):
     def check(self, metrics: Mapping[str, bool]) -> None:
         self._monitor.check(metrics)
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        self._monitor.check_same(state["monitor"])
+
     def on_fit_begin(self, run: Run) -> None:
         scaled(run.optimizer, self._factor)  # an optimiser that cannot be scaled fails now
         self._best, self._waited, self._cooling = None, 0, 0
@@ -79,7 +82,12 @@ class ReduceOnPlateau(Callback):
             self._waited, self._cooling = 0, self._cooldown
 
     def state(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited, "cooling": self._cooling}
+        return {
+            "monitor": self._monitor.metric,
+            "best": self._best,
+            "waited": self._waited,
+            "cooling": self._cooling,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self._best = state["best"]

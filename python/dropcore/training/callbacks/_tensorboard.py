@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dropcore._base.extras import require
@@ -33,12 +35,26 @@ class TensorBoard(Callback):
         If tensorboardX is not installed.
     TypeError, ValueError
         If `folder` is none.
+    OSError
+        From `fit`, before training: if the folder cannot be created or written to.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = checked_path("TensorBoard", folder)
         self._make = require("tensorboardX", "tensorboard", "TensorBoard").SummaryWriter
         self._writer: Any = None
+
+    def check(self, metrics: Mapping[str, bool]) -> None:
+        place = Path(self._folder).absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(f"TensorBoard: {place} is a file: name a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(
+                f"TensorBoard: nothing can be created in {place}: give write permission, or name "
+                "another folder"
+            )
 
     def on_fit_begin(self, run: Run) -> None:
         if self._writer is not None:  # of a run that an error ended
