@@ -73,6 +73,13 @@ SETTINGS: Final = (
         group=_TRAINING,
     ),
     Option(
+        "--save-every",
+        "save the model after so many updates; by default after each epoch",
+        kind=positive,
+        metavar="N",
+        group=_TRAINING,
+    ),
+    Option(
         "--balanced", "let every class weigh the same, however rare", flag=True, group=_TRAINING
     ),
     Option(
@@ -210,7 +217,7 @@ def learn(
     from dropcore.training.state import training_state_of
 
     held_out = job.parts.held_out
-    callbacks: list[Callback] = [Checkpoint(job.path)]
+    callbacks: list[Callback] = [Checkpoint(job.path, every_updates=options.save_every)]
     if options.patience and held_out is not None:
         callbacks.append(EarlyStopping(patience=options.patience))
     if options.log is not None:

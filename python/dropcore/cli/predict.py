@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.files import replacing
 from dropcore.cli._command import Command, Option, Result
 from dropcore.cli._examples import CLASSIFICATION, DATA, READING, REGRESSION, Examples
 from dropcore.cli._output import check_output, note
@@ -140,14 +140,21 @@ def _by_output(name: str, values: NDArray[Any]) -> Columns:
 
 
 def _write(path: Path | None, columns: Columns) -> None:
-    """Write a CSV, to stdout without a path."""
-    texts = [_texts(values) for values in columns.values()]
+    """Write a CSV, to stdout without a path. A file is replaced as a whole."""
+    if path is None:
+        _write_to(sys.stdout, columns)
+        return
     with (
-        nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8", newline="")
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*texts))
+        replacing("--output", path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        _write_to(file, columns)
+
+
+def _write_to(file: TextIO, columns: Columns) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(_texts(values) for values in columns.values())))
 
 
 def _texts(values: NDArray[Any]) -> list[Any]:

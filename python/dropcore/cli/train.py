@@ -125,8 +125,8 @@ COMMAND = Command(
     Train a network with dropout on a table or on arrays. Missing values are filled in, text
     becomes categories and numbers are standardised, as learned from the training rows and saved
     with the model. A part of the rows is held out, to stop in time and to measure. The model is
-    saved after each epoch, so that neither Ctrl-C nor a crash loses more than that: the same
-    command with --resume goes on as if nothing had happened.
+    saved after each epoch, or more often by --save-every, so that neither Ctrl-C nor a crash loses
+    more than that: the same command with --resume goes on as if nothing had happened.
     """,
     examples=(
         "dropcore train cancer.csv --target diagnosis -o cancer.dropcore",
