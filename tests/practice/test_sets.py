@@ -315,7 +315,7 @@ def test_tables_that_do_not_fit_are_named():
     for call in (model.predict, lambda x: model.evaluate(x, Y)):
         with pytest.raises(ValueError, match=r"^x must have .*'city'"):
             call(frame.drop(columns="city"))
-    with pytest.raises(ValueError, match=r"^validation x: .*'city'"):
+    with pytest.raises(ValueError, match=r"^validation x must have .*'city'"):
         model.fit(frame, Y, epochs=1, validation_data=(frame.drop(columns="city"), Y), **SOFTMAX)
 
 
