@@ -341,3 +341,19 @@ def test_an_epoch_without_some_metric_has_nan_there():
     np.testing.assert_equal(
         dict(history), {"loss": [1.0, 2.0, np.nan], "val_loss": [np.nan, 3.0, 4.0]}
     )
+
+
+def squares(outputs, targets):
+    return float((outputs**2).mean()), 2 * outputs / outputs.size
+
+
+def test_a_loss_that_a_copy_does_not_hold_is_asked_for():
+    model = network()
+    model.fit(X, Y, epochs=1, **OPTIONS | {"loss": squares})
+    options = OPTIONS | {"loss": None, "epochs": 2, "resume": True}
+    found = pickle.loads(pickle.dumps(model))
+    with pytest.raises(ValueError, match=r"resume=True goes on with the loss .* give it as loss="):
+        found.fit(X, Y, **options)
+    found.fit(X, Y, **options | {"loss": squares})
+    model.fit(X, Y, **options)
+    assert fingerprint(found) == fingerprint(model)

@@ -214,6 +214,24 @@ def test_binary_cross_entropy_with_weights_is_the_weighted_mean():
     np.testing.assert_allclose(BinaryCrossEntropy(class_weights=(1, 1))(z, t)[1], plain(z, t)[1])
 
 
+@pytest.mark.parametrize(("part", "of"), [("training", 68), ("validation", 22)])
+def test_a_split_that_leaves_nothing_that_counts_is_refused(part, of):
+    tagger = Sequential([LSTM(3, return_sequences=True), Dense(3)])
+    options = {"validation_split": 22 / 90, "loss": SoftmaxCrossEntropy()}
+    for model, x, y, name, text in (
+        (Sequential([Dense(3)]), X, Y, "sample_weight", "sample_weight is 0"),
+        (tagger, np.ones((90, 2, 4)), np.stack([Y, Y], axis=1), "lengths", "lengths leave no step"),
+    ):
+        found = sets_of(model, x, y, **DEFAULTS | options)
+        other = found.validation if part == "training" else found.training
+        given = np.zeros(90, int)
+        given[other.data.rows] = 2
+        with pytest.raises(ValueError, match=f"{text} .*all {of} samples for {part}"):
+            sets_of(model, x, y, **DEFAULTS | options | {name: given})
+        given[:] = 1
+        sets_of(model, x, y, **DEFAULTS | options | {name: given})
+
+
 def test_weights_of_a_column_are_taken():
     found = []
     for weight in (np.arange(90), np.arange(90.0)[:, None]):

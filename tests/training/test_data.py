@@ -256,6 +256,24 @@ def test_padded_labels_count_in_no_accuracy():
         model.evaluate(SEQUENCES, labels, lengths=LENGTHS, loss="softmax_cross_entropy")
 
 
+def test_lengths_that_leave_no_step_are_refused():
+    y, none = np.zeros((4, 5)), np.zeros(4, int)
+    with pytest.raises(
+        ValueError, match=r"^lengths leave no step of the outputs: none would count"
+    ):
+        tagger().evaluate(SEQUENCES, y, lengths=none, loss="mse")
+    with pytest.raises(ValueError, match=r"^validation lengths leave no step"):
+        tagger().fit(
+            SEQUENCES,
+            y,
+            lengths=LENGTHS,
+            loss="mse",
+            epochs=1,
+            validation_data=(SEQUENCES, y, none),
+        )
+    tagger().predict(SEQUENCES, lengths=none)
+
+
 def test_the_gradient_of_padded_steps_is_zero():
     seen = []
 

@@ -222,6 +222,10 @@ def checked_data(
             raise ValueError(f"{name}lengths: no layer of the model takes lengths of sequences")
         steps = _checked_lengths(f"{name}lengths", lengths, inputs)
         valid = _valid_steps(model, inputs.shape[1:], outputs, steps)
+        if targets and valid is not None and not valid.any():
+            raise ValueError(
+                f"{name}lengths leave no step of the outputs: none would count in the loss"
+            )
     weight = None
     if sample_weight is not None:
         if loss is not None and not isinstance(loss, CheckedLoss):

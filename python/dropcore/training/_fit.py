@@ -242,6 +242,11 @@ def fit(
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
     before = model.training_state
+    if resume and before is not None and before.step and criterion is None:
+        raise ValueError(
+            "resume=True goes on with the loss of the run, a function of your own, which files and "
+            "copies of a model do not hold: give it as loss="
+        )
     done = 0 if before is None else before.epoch
     last = epochs if resume else done + epochs
     to_train = max(last - done, 0)

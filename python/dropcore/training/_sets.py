@@ -127,8 +127,20 @@ def _arrays(
             check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning)
     data = replace(data, names=names)
-    if held_out is None:
+    if rows is None or held_out is None:
         return data, None
+    for part, of in (("training", rows), ("validation", held_out)):
+        weight, valid = data.sample_weight, data.valid
+        if weight is not None and not weight[of].any():
+            raise ValueError(
+                f"validation_split: sample_weight is 0 for all {len(of)} samples for {part}, so "
+                "that none would count: use another fraction or key, or give validation_data"
+            )
+        if valid is not None and not valid[of].any():
+            raise ValueError(
+                f"validation_split: lengths leave no step of the outputs of all {len(of)} samples "
+                f"for {part}: use another fraction or key, or give validation_data"
+            )
     return replace(data, rows=rows), replace(data, rows=held_out)
 
 
