@@ -91,6 +91,11 @@ def test_labels_that_are_missing_in_pandas():
             fitted(y)
 
 
+def test_integers_that_are_too_long_are_refused():
+    with pytest.raises(ValueError, match=r"^y must be integers in \[-2\*\*63, 2\*\*63\): use text"):
+        fitted(np.array([1, 2, 3, 2**70] * 15, object))
+
+
 def test_numbers_of_outputs_are_left_as_they_are(capsys):
     for y in (Y, np.where(Y == 0, 2, Y)):  # the first class may be missing
         model = fitted(y)

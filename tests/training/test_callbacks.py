@@ -366,6 +366,12 @@ def test_an_optimizer_without_a_scale_is_refused_before_an_update():
     with pytest.raises(TypeError, match=r"can be changed between updates for an optimiser of"):
         trained(1, ReduceOnPlateau(), model=model, optimizer=Own())
     assert model.training_state.step == 0
+    trained(2, model=model)
+    before = everything(model)
+    with pytest.raises(TypeError, match=r"can be changed between updates for an optimiser of"):
+        trained(1, ReduceOnPlateau(), model=model, optimizer=Own())
+    assert everything(model) == before
+    assert before[1]
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

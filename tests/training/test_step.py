@@ -272,3 +272,16 @@ def test_a_layer_of_ones_own_that_knows_no_state():
 
     result = training.step(Sequential([Doubled(), Dense(3)]), "sgd", "softmax_cross_entropy", X, Y)
     assert not result.state
+
+
+def test_the_columns_are_those_of_the_last_fit():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    model = network()
+    model.fit(frame, Y, epochs=1, key=1, loss="softmax_cross_entropy", progress=False)
+    before = numbers(model)
+    with pytest.raises(ValueError, match=r"^x must have the columns .* the same in another order"):
+        training.step(model, "adam", None, frame[list("fedcba")], Y, key=1)
+    assert numbers(model) == before
+    loss = training.step(copy.deepcopy(model), "adam", None, frame, Y, key=1).loss
+    assert loss == training.step(model, "adam", None, X, Y, key=1).loss

@@ -242,6 +242,7 @@ def fit(
     if cuda_graph:
         _check_graph(model, lengths, sample_weight)
     before = model.training_state
+    kept = {} if before is None else dict(vars(before))
     if resume and before is not None and before.step and criterion is None:
         raise ValueError(
             "resume=True goes on with the loss of the run, a function of your own, which files and "
@@ -315,10 +316,14 @@ def fit(
         )
         run = Run(model, rule, state, history, hooks, training.use)
         run.learning_rate_factor = state.learning_rate_factor
-        for hook in hooks:
-            hook.on_fit_begin(run)
-        if resume:
-            run.restore_callbacks()
+        try:
+            for hook in hooks:
+                hook.on_fit_begin(run)
+            if resume:
+                run.restore_callbacks()
+        except BaseException:
+            vars(state).update(kept)  # the state of another optimiser, and its history
+            raise
         run.keep_callbacks()
         after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
         try:

@@ -51,7 +51,12 @@ def plain(name: str, targets: Array) -> Array:
     if all(issubclass(kind, bool | np.bool_) for kind in kinds):
         return targets.astype(bool)
     if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
-        return targets.astype(np.int64)
+        try:
+            return targets.astype(np.int64)
+        except OverflowError:
+            raise ValueError(
+                f"{name} must be integers in [-2**63, 2**63): use text for longer labels"
+            ) from None
     if all(issubclass(kind, int | float | np.number) and kind is not bool for kind in kinds):
         return targets.astype(np.float64)
     found = ", ".join(sorted(kind.__name__ for kind in kinds))

@@ -20,7 +20,14 @@ from dropcore.training._choices import (
     named_loss,
     optimizer_of,
 )
-from dropcore.training._data import Batch, Data, checked_data, model_dtype
+from dropcore.training._data import (
+    Batch,
+    Data,
+    check_feature_names,
+    checked_data,
+    feature_names,
+    model_dtype,
+)
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._labels import announce_classes
 from dropcore.training._nonfinite import first_nonfinite
@@ -109,6 +116,8 @@ def step(
     """
     check_model(model)
     rule, address = optimizer_of(optimizer), address_of(model, key)
+    if model.training_state is not None and feature_names(x) is not None:
+        check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=named_loss(loss, model))
     before = model.training_state
     check_address(model, address, 0 if before is None else before.step, 1)
