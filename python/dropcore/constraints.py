@@ -1,10 +1,10 @@
 """Constraints: projections of a parameter that are applied after every update.
 
-A constraint is called with an array of float32, float64, float16 or bfloat16 and changes it in
-place. Constraints on norms take `axis`, the axes that the norm runs over. Without `axis` the layer
-chooses it. In Dense (in, out), convolutions (height, width, in, out) and recurrent layers (in,
-gates * units) it is all axes but the last, the incoming weights of a unit. In Embedding (words,
-features) it is the last axis, the vector of a word.
+A constraint is called with an array of float32, float64, float16 or bfloat16, changes it in place
+and returns it. Constraints on norms take `axis`, the axes that the norm runs over. Without `axis`
+the layer chooses it. In Dense (in, out), convolutions (height, width, in, out) and recurrent layers
+(in, gates * units) it is all axes but the last, the incoming weights of a unit. In Embedding
+(words, features) it is the last axis, the vector of a word.
 """
 
 from __future__ import annotations
@@ -148,10 +148,11 @@ class MaxNorm(_NormConstraint):
         bound = check_number("MaxNorm.paper: c", c, "(0, inf]")
         return cls(bound * resolve_keep(rate, keep, what="MaxNorm.paper"), axis=axis)
 
-    def __call__(self, weight: NDArray[Any]) -> None:
-        """Project `weight` in place."""
+    def __call__(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Project `weight` in place and return it."""
         expect_weights("MaxNorm", "weight", weight, FLOATS)
         project(weight, self.max_norm, self.axes(weight.ndim))
+        return weight
 
 
 @dataclass(frozen=True, repr=False)
@@ -168,9 +169,9 @@ class UnitNorm(_NormConstraint):
         but the last.
     """
 
-    def __call__(self, weight: NDArray[Any]) -> None:
-        """Rescale `weight` in place."""
-        _rescale(self, weight, 1.0, 1.0)
+    def __call__(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Rescale `weight` in place and return it."""
+        return _rescale(self, weight, 1.0, 1.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -219,19 +220,20 @@ class MinMaxNorm(_NormConstraint):
                 f"{self.max_norm!r}"
             )
 
-    def __call__(self, weight: NDArray[Any]) -> None:
-        """Rescale `weight` in place."""
-        _rescale(self, weight, self.min_norm, self.max_norm, self.rate, never_above=True)
+    def __call__(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Rescale `weight` in place and return it."""
+        return _rescale(self, weight, self.min_norm, self.max_norm, self.rate, never_above=True)
 
 
 @dataclass(frozen=True)
 class NonNeg:
     """No weight below zero: w <- max(w, 0). A NaN does not change."""
 
-    def __call__(self, weight: NDArray[Any]) -> None:
-        """Change `weight` in place."""
+    def __call__(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Change `weight` in place and return it."""
         expect_weights("NonNeg", "weight", weight, FLOATS)
         array_namespace(weight).maximum(weight, 0, out=weight)
+        return weight
 
 
 @np.errstate(invalid="ignore", divide="ignore", under="ignore")
@@ -243,8 +245,8 @@ def _rescale(
     rate: float = 1.0,
     *,
     never_above: bool = False,
-) -> None:
-    """Bring the norms of vectors between the bounds, or part of the way.
+) -> NDArray[Any]:
+    """Bring the norms of vectors between the bounds, or part of the way; the weight itself.
 
     With `never_above`, rounding leaves no vector longer than `max_norm` that should be inside.
     """
@@ -252,7 +254,7 @@ def _rescale(
     expect_weights(what, "weight", weight, FLOATS)
     axes = constraint.axes(weight.ndim)
     if not weight.size:
-        return
+        return weight
     xp, wide = array_namespace(weight), weight.astype(np.float64)
     # In units of the largest entry no square leaves float64's range. The norm itself may.
     largest = abs(wide).max(axis=axes, keepdims=True)
@@ -278,3 +280,4 @@ def _rescale(
         xp.copyto(weight, limited, where=arrives)
         moves = moves & ~arrives
     xp.copyto(weight, rescaled.astype(weight.dtype, copy=False), where=moves)
+    return weight

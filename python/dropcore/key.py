@@ -75,6 +75,36 @@ class Key:
                 f"prediction), got {self.domain}, which the mask contract reserves"
             )
 
+    @classmethod
+    def from_words(
+        cls, low: int, high: int, stream: int = 0, step: int = 0, *, domain: int = TRAINING
+    ) -> Key:
+        """The key whose seed is two 32-bit words, as other generators store theirs.
+
+        Parameters
+        ----------
+        low, high : int
+            In [0, 2**32): ``seed = high * 2**32 + low``. Elements of a uint32 array are taken:
+            ``Key.from_words(*state)`` of the two words of a Keras SeedGenerator or of a JAX key.
+            The mask contract uses them as the two words of the key of Philox, in this order.
+        stream, step, domain : int
+            As in `Key`.
+
+        Raises
+        ------
+        TypeError
+            If a word is not an integer.
+        ValueError
+            If it is outside [0, 2**32).
+
+        Examples
+        --------
+        >>> Key.from_words(7, 1)
+        Key(seed=4294967303, stream=0, step=0)
+        """
+        seed = _field("high", high, 32) << 32 | _field("low", low, 32)
+        return cls(seed, stream, step, domain=domain)
+
     def at(self, *, stream: int | None = None, step: int | None = None) -> Key:
         """The same seed and domain at another stream, another step, or both."""
         return Key(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from dropcore._base.device import on_device
 from dropcore.key import Key, as_key
 
 __all__ = ["Mask"]
+
+FLOATS: Final = ("float32", "float64", "float16", "bfloat16")
+"""The dtypes of `Mask.to_array`."""
 
 
 class Mask(Decisions):
@@ -189,6 +192,47 @@ class Mask(Decisions):
         """The mask as a boolean array of `shape`: True = kept."""
         kept: npt.NDArray[np.bool_] = self._backend(like).to_bool(self)
         return kept
+
+    def to_array(self, dtype: npt.DTypeLike = np.float32, like: Any = None) -> npt.NDArray[Any]:
+        """The mask as numbers: `scale` where an element is kept, and 0 where it is dropped.
+
+        This is the factor that dropout multiplies an array of that dtype by, rounded in the same
+        way: `dropcore.dropout` of an array of ones. Libraries that hand a mask around and multiply
+        by it take this form. An infinity or NaN times 0 is NaN, though, where `dropcore.dropout`
+        returns 0.
+
+        Parameters
+        ----------
+        dtype : float32, float64, float16 or bfloat16, default float32
+            The number of the kept elements is `scale`, rounded to float64 or float32, and for the
+            16-bit types once more.
+        like : array, optional
+            If it is a cupy.ndarray, the result is one too.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of `shape`, with 1 along shared axes.
+
+        Raises
+        ------
+        TypeError
+            If the dtype is another one.
+
+        Examples
+        --------
+        >>> Mask.given([True, False, True], keep=0.5).to_array()
+        array([2., 0., 2.], dtype=float32)
+        """
+        kind = np.dtype(dtype)
+        if kind.name not in FLOATS or not kind.isnative:
+            raise TypeError(
+                f"Mask.to_array: dtype must be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, got {kind}"
+            )
+        backend = self._backend(like)
+        ones = backend.as_array("ones", backend.xp.ones(self.shape, kind))
+        factors: npt.NDArray[Any] = backend.dropout(ones, self, ones)
+        return factors
 
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
         """Sorted flat indices (int64) of the kept elements, in C order over `shape`."""

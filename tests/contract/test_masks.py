@@ -517,6 +517,50 @@ def test_given_masks(isa, threads):
             )
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_masks_as_numbers(isa, dtype):
+    """Of drawn and given masks, scales and runs: what ones become."""
+    for shape in [(), (0, 3), (1,), (4099,), (5, 300), (2, 1, 3)]:
+        kept = expected_kept(7, shape, 0.9)
+        mask = Mask(shape, keep=0.9, key=KEY, offset=7)
+        got = mask.to_array(dtype)
+        assert got.shape == shape
+        assert_same_bits(got, np.asarray(reference.dropout(np.ones(shape, dtype), kept, 1 / 0.9)))
+        assert_same_bits(Mask.given(kept, keep=0.9).to_array(dtype), got)
+        assert_same_bits(mask.rescaled(1.0).to_array(dtype), np.asarray(kept, dtype))
+    keeps = np.array([0.0, 1 / 3, 0.5, 1.0])
+    each = Mask((200, 4), keep=keeps, key=KEY)
+    scale = np.array([0, 3, 2, 1]).astype(dtype)
+    np.testing.assert_array_equal(each.to_array(dtype), each.to_bool() * scale)
+    assert (each.to_array(dtype)[:, 1] == 3).any()
+    runs = Mask((3, 10), 0.5, key=KEY, run=4)
+    np.testing.assert_array_equal(runs.to_array(dtype), runs.to_bool() * np.array(2, dtype))
+
+
+def test_masks_as_numbers_are_float32_by_default_and_of_no_other_dtypes():
+    mask = Mask(3, 0.5, key=7)
+    assert mask.to_array().dtype == np.float32
+    assert mask.to_array("float16").dtype == np.float16
+    for other in (int, bool, complex, np.longdouble, ">f4"):
+        with pytest.raises(TypeError, match="float32, float64, float16 or bfloat16, got "):
+            mask.to_array(other)
+
+
+def test_a_key_from_two_words():
+    assert Key.from_words(0x89ABCDEF, 0x01234567, 5, 1000) == KEY
+    words = np.array([2**32 - 1, 2**31], np.uint32)
+    assert Key.from_words(*words, domain=2) == Key(2**63 + 2**32 - 1, domain=2)
+    assert type(Key.from_words(*words).seed) is int
+    for low, high, error, message in [
+        (2**32, 0, ValueError, r"low must be in \[0, 2\*\*32\), got 4294967296"),
+        (0, -1, ValueError, r"high must be in \[0, 2\*\*32\), got -1"),
+        (0, 1.0, TypeError, "high must be an integer .*, got 1.0 of type float"),
+        (True, 0, TypeError, "low must be an integer .*, got True"),
+    ]:
+        with pytest.raises(error, match=message):
+            Key.from_words(low, high)
+
+
 def test_shards_are_the_whole(isa, threads):
     for shape in [(100, 37), (64, 256), (30, 3, 5)]:
         per_row = math.prod(shape[1:])

@@ -62,6 +62,23 @@ def test_masks_bit_for_bit(xp, keep):
             assert_same_bits(mask.indices(like), np.flatnonzero(kept))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_as_numbers(xp, dtype):
+    like = xp.zeros(1)
+    each = Mask((70, 4), keep=np.array([0.0, 1 / 3, 0.5, 1.0]), key=KEY)
+    for mask in (
+        Mask((5, 300), 0.1, key=KEY),
+        each,
+        Mask(7, 0.5, key=KEY, run=2),
+        Mask(0, 0.5, key=1),
+    ):
+        got = mask.to_array(dtype, like)
+        assert type(got) is type(like)
+        assert_same_bits(got, mask.to_array(dtype))
+    given = Mask.given(xp.asarray(each.to_bool()), keep=0.75)
+    assert_same_bits(given.to_array(dtype), Mask.given(each.to_bool(), keep=0.75).to_array(dtype))
+
+
 def test_frozen_masks(xp):
     like = xp.zeros(1)
     for line in (DATA / "frozen_masks.txt").read_text().splitlines():

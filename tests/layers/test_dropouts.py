@@ -63,12 +63,22 @@ SHARED = [
     (SpatialDropout1D(0.4), (50, 6, 40), (1,)),
     (SpatialDropout2D(0.4), (50, 3, 4, 40), (1, 2)),
     (SpatialDropout3D(0.4), (50, 3, 2, 2, 40), (1, 2, 3)),
+    (SpatialDropout1D(0.4, data_format="channels_first"), (50, 40, 6), (2,)),
+    (SpatialDropout2D(0.4, data_format="channels_first"), (50, 40, 3, 4), (2, 3)),
+    (SpatialDropout3D(0.4, data_format="channels_first"), (50, 40, 3, 2, 2), (2, 3, 4)),
+    (SpatialDropout1D(0.4, data_format="channels_first"), (50, 40, 6), (2,)),
+    (SpatialDropout2D(0.4, data_format="channels_first"), (50, 40, 3, 4), (2, 3)),
+    (SpatialDropout3D(0.4, data_format="channels_first"), (50, 40, 3, 2, 2), (2, 3, 4)),
     (UnitDropout(0.4), (5, 2000), (0,)),
     (UnitDropout(0.4), (5, 3, 2000), (0, 1)),
     (DropPath(0.4), (2000, 3, 4), (1, 2)),
     (FeatureAlphaDropout(0.4), (50, 3, 4, 40), (1, 2)),
     (AlphaDropout(0.4, shared_axes=1), (50, 6, 40), (1,)),
 ]
+
+
+# The axes of an input before the channels.
+SHARED_MAPS = {SpatialDropout1D: 2, SpatialDropout2D: 3, SpatialDropout3D: 4}
 
 
 @pytest.mark.parametrize(("layer", "shape", "shared"), SHARED, ids=repr)
@@ -83,6 +93,16 @@ def test_decisions_are_shared_along_the_axes_and_number_keep(layer, shape, share
     if isinstance(layer, Dropout):
         np.testing.assert_array_equal(y, np.where(mask.to_bool(), 1 / 0.6, 0) * np.ones(shape))
         np.testing.assert_array_equal(dx, y)
+
+
+@pytest.mark.parametrize("layer", [SpatialDropout1D, SpatialDropout2D, SpatialDropout3D])
+def test_maps_have_the_same_decisions_wherever_the_channels_are(layer):
+    x = normal(*(6, 3, 2, 2, 9)[: SHARED_MAPS[layer]], 9)
+    last, first = layer(0.4), layer(0.4, data_format="channels_first")
+    y = last(x, KEY)
+    np.testing.assert_array_equal(first(np.moveaxis(x, -1, 1), KEY), np.moveaxis(y, -1, 1))
+    assert "data_format" not in repr(last)
+    assert "data_format='channels_first'" in repr(first)
 
 
 def test_drop_path_by_batch_drops_all_or_nothing():
@@ -431,6 +451,10 @@ def test_the_ends_of_the_range_for_other_layers(dtype):
         (lambda: Dropout(shared_axes=0, mask=[True]), ValueError, "give no shared axes"),
         (lambda: SpatialDropout2D(0.5)(np.ones((2, 3, 4)), KEY), ValueError,
          r"expects an input \(batch, height, width, channels\), got one with 3 axes"),
+        (lambda: SpatialDropout2D(0.5, data_format="channels_first")(np.ones((2, 3, 4)), KEY),
+         ValueError, r"expects an input \(batch, channels, height, width\), got one with 3 axes"),
+        (lambda: SpatialDropout1D(0.5, data_format="NCW"), ValueError,
+         "SpatialDropout1D: data_format must be 'channels_last' or 'channels_first', got 'NCW'"),
         (lambda: UnitDropout(0.5, group=0), ValueError, "group must be an integer in .*, got 0"),
         (lambda: UnitDropout(0.5)(np.ones(3), KEY), ValueError, "got 1 axes"),
         (lambda: DropPath(0.5, mode="all"), ValueError, "'row' or 'batch', got 'all'"),

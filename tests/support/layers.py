@@ -93,6 +93,7 @@ EXAMPLES = [
     (SpatialDropout1D(0.4), (3, 7)),
     (SpatialDropout2D(0.4, scaling="test"), (3, 2, 7)),
     (SpatialDropout3D(keep=0.5), (3, 2, 2, 5)),
+    (SpatialDropout2D(0.4, data_format="channels_first"), (7, 3, 2)),
     (UnitDropout(0.4), (7,)),
     (UnitDropout(0.4, group=4), (3, 7)),
     (Sequential([UnitDropout(0.2), Dense(9, activation="relu"), UnitDropout(0.5, group=5),

@@ -48,7 +48,7 @@ def test_the_formulas_of_keras(constraint, shape, dtype):
     w = weights(*shape, dtype=dtype)
     expected = keras(constraint, w, tuple(range(len(shape) - 1)))
     assert np.abs(expected - w).max() > 0.01
-    constraint(w)
+    assert constraint(w) is w
     assert w.dtype == dtype
     tolerance = 1e-6 if dtype == np.float32 else 1e-14
     np.testing.assert_allclose(w, expected, rtol=tolerance, atol=0)
@@ -111,7 +111,7 @@ def test_vectors_of_zeros_stay(constraint):
     assert (w[:, 2] == 0).all()
     assert np.isfinite(w).all()
     empty = np.zeros((0, 4))
-    constraint(empty)
+    assert constraint(empty) is empty
     constraint(np.zeros((4, 0)))
 
 

@@ -310,22 +310,36 @@ class Dropout(MaskLayer):
 
 
 class _SpatialDropout(Dropout):
-    """`Dropout` with all axes shared between the batch and the channels."""
+    """`Dropout` with the axes of space or time shared."""
 
-    axes = ""
+    axes = ""  # of a map
 
     def __init__(
-        self, rate: Given = None, *, keep: Given = None, scaling: str = "inverted"
+        self,
+        rate: Given = None,
+        *,
+        keep: Given = None,
+        data_format: str = "channels_last",
+        scaling: str = "inverted",
     ) -> None:
         super().__init__(rate, keep=keep, scaling=scaling)
+        if data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                f"{type(self).__name__}: data_format must be 'channels_last' or "
+                f"'channels_first', got {data_format!r}"
+            )
+        self.data_format = data_format
 
     def shared(self, ndim: int) -> set[int]:
-        if ndim != self.axes.count(",") + 1:
+        axes = ("batch", *self.axes.split(", "))
+        if self.data_format == "channels_first":
+            axes = (axes[0], axes[-1], *axes[1:-1])
+        if ndim != len(axes):
             raise ValueError(
-                f"{self!r} expects an input ({self.axes}), got one with {ndim} axes, the batch "
-                "among them"
+                f"{self!r} expects an input ({', '.join(axes)}), got one with {ndim} axes, the "
+                "batch among them"
             )
-        return maps_shared(ndim)
+        return maps_shared(ndim) if self.data_format == "channels_last" else set(range(2, ndim))
 
 
 class SpatialDropout1D(_SpatialDropout):
@@ -337,6 +351,14 @@ class SpatialDropout1D(_SpatialDropout):
     ----------
     rate, keep, scaling
         As for `Dropout`.
+    data_format : "channels_last" or "channels_first", default "channels_last"
+        Where the features of the input are: (batch, time, features), as in the other layers, or
+        (batch, features, time), for arrays of libraries that store them so.
+
+    Raises
+    ------
+    ValueError
+        If `data_format` is neither, or as for `Dropout`.
 
     References
     ----------
@@ -344,19 +366,27 @@ class SpatialDropout1D(_SpatialDropout):
     convolutional networks".
     """
 
-    axes = "batch, time, features"
+    axes = "time, features"
 
 
 class SpatialDropout2D(_SpatialDropout):
-    """Drop whole feature maps of images; otherwise `SpatialDropout1D`."""
+    """Drop whole feature maps of images; otherwise `SpatialDropout1D`.
 
-    axes = "batch, height, width, channels"
+    The input is (batch, height, width, channels), or (batch, channels, height, width) with
+    ``data_format="channels_first"``.
+    """
+
+    axes = "height, width, channels"
 
 
 class SpatialDropout3D(_SpatialDropout):
-    """Drop whole feature maps of volumes or films; otherwise `SpatialDropout1D`."""
+    """Drop whole feature maps of volumes or films; otherwise `SpatialDropout1D`.
 
-    axes = "batch, depth, height, width, channels"
+    The input is (batch, depth, height, width, channels), or (batch, channels, depth, height, width)
+    with ``data_format="channels_first"``.
+    """
+
+    axes = "depth, height, width, channels"
 
 
 class UnitDropout(Dropout):
