@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 
@@ -27,6 +28,7 @@ from dropcore.nn import (
     LayerNorm,
     Maxout,
     Parallel,
+    Residual,
     Sequential,
     VariationalDropout,
 )
@@ -546,7 +548,33 @@ def test_a_description_that_load_would_refuse_is_not_written(tmp_path):
     model.training_state.notes = {"text": "x" * (1 << 24)}
     with pytest.raises(ValueError, match=r"description would take .* bytes, and may take 16777216"):
         model.save(tmp_path / "m")
+    notes = []
+    for _ in range(300):
+        notes = [notes]
+    model.training_state.notes = {"notes": notes}
+    with pytest.raises(ValueError, match=r"save: .* its JSON is nested more than 256 levels deep"):
+        model.save(tmp_path / "m")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("container", [Residual, Parallel, Sequential])
+def test_whatever_is_written_can_be_loaded_however_deep_it_is(tmp_path, container):
+    def of(depth):
+        model = Sequential([Dense(3)])
+        for _ in range(depth):
+            model = Sequential([container([model])])
+        return model
+
+    loads = 0
+    for depth in range(25, 110, 3):
+        try:
+            of(depth).save(tmp_path / "m")
+        except ValueError as error:
+            assert re.search("^save: .* nested more than 100 levels deep, which", str(error))  # noqa: PT017
+            break
+        assert repr(dropcore.load(tmp_path / "m")) == repr(of(depth))
+        loads += 1
+    assert 1 < loads < 28
 
 
 def test_saving_without_safetensors_names_the_extra(tmp_path, monkeypatch):

@@ -509,6 +509,31 @@ def test_a_single_layer_has_no_checkpoint(tmp_path):
         fit(Dense(3), X, Y, epochs=1, callbacks=[Checkpoint(tmp_path / "a")], **OPTIONS)
 
 
+def test_a_model_that_cannot_be_saved_is_noticed_before_an_update(tmp_path, monkeypatch):
+    model = network()
+    trained(1, model=model)
+    model.layers[2].rate = lambda step: 0.5
+    before = everything(model)
+    with pytest.raises(TypeError, match=r"^Checkpoint: the model cannot be written .*Dropout.rate"):
+        trained(1, Checkpoint(tmp_path / "a"), model=model)
+    assert everything(model) == before
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"Checkpoint needs safetensors.*\[save\]"):
+        Checkpoint(tmp_path / "a")
+
+
+def test_a_state_that_is_no_dict_is_refused_before_an_update():
+    class Counts(Callback):
+        def state(self):
+            return [1]
+
+    model = trained(1)
+    before = everything(model)
+    with pytest.raises(TypeError, match=r"^Counts: state\(\) must return a dict, got \[1\]"):
+        trained(1, Counts(), model=model)
+    assert everything(model) == before
+
+
 @pytest.mark.parametrize("kind", [Checkpoint, CSVLog])
 def test_a_missing_folder_is_noticed_before_training(tmp_path, kind):
     model = network()

@@ -37,7 +37,7 @@ for _module in (initializers, constraints, regularizers, schedules):
     )
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, depth: int = 0) -> Any:
     """A layer, or an argument of one, as numbers, strings, lists and dicts.
 
     An object becomes ``{"class": its name}`` with the arguments that build it. Arrays become lists
@@ -48,7 +48,14 @@ def encode(value: Any) -> Any:
     ------
     TypeError
         For anything else.
+    ValueError
+        If it is nested so deep that `decode` would refuse it.
     """
+    if depth > 2 * MAX_DEPTH:
+        raise ValueError(
+            f"to_config: the layer is nested more than {MAX_DEPTH} levels deep, which from_config "
+            "would refuse"
+        )
     if value is None or isinstance(value, bool | str):
         return value
     if hasattr(value, "config") and not isinstance(value, type):
@@ -62,9 +69,9 @@ def encode(value: Any) -> Any:
         number = float(value)
         return number if math.isfinite(number) else {"float": repr(number)}
     elif isinstance(value, np.ndarray):
-        return {"array": encode(value.tolist()), "dtype": value.dtype.name}
+        return {"array": encode(value.tolist(), depth + 1), "dtype": value.dtype.name}
     elif isinstance(value, list | tuple):
-        return [encode(item) for item in value]
+        return [encode(item, depth + 1) for item in value]
     else:
         raise TypeError(
             f"to_config: {value!r} cannot be written; use a number, a name, an array, or an "
@@ -73,7 +80,7 @@ def encode(value: Any) -> Any:
     written = {}
     for name, argument in arguments.items():
         try:
-            written[name] = encode(argument)
+            written[name] = encode(argument, depth + 1)
         except TypeError as error:
             place = f"{type(value).__name__}.{name}"
             raise TypeError(str(error).replace("to_config:", f"to_config: {place}:", 1)) from None

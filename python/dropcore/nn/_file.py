@@ -78,11 +78,15 @@ def write_file(
     OSError
         If it cannot be written.
     ValueError
-        If the document is too large.
+        If the document is larger or nested deeper than `read_file` takes.
     """
     numpy_io = require("safetensors.numpy", "save", "saving a model")
     safetensors = require("safetensors", "save", "saving a model")
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    try:
+        _check_depth(text)
+    except ValueError as error:
+        raise ValueError(f"{what}: the model cannot be written to a file: {error}") from None
     # Of C-contiguous arrays: safetensors writes memory as it is. Others are copied.
     flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with replacing(what, path) as temporary:
@@ -247,6 +251,15 @@ def _checked_entries(
 
 def parsed(text: str) -> Any:
     """The value of strict JSON of limited depth, without repeated names and non-finite numbers."""
+    _check_depth(text)
+    try:
+        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"its JSON is damaged: {error}") from None
+
+
+def _check_depth(text: str) -> None:
+    """ValueError for JSON that is nested too deep."""
     depth = 0
     for token in _TOKENS.finditer(text):
         bracket = token[0]
@@ -256,10 +269,6 @@ def parsed(text: str) -> Any:
                 raise ValueError(f"its JSON is nested more than {MAX_DEPTH} levels deep")
         elif bracket in "]}":
             depth -= 1
-    try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"its JSON is damaged: {error}") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

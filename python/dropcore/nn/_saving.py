@@ -79,6 +79,8 @@ def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> 
     ------
     TypeError
         If an argument of a layer cannot be written, such as a function of your own; it is named.
+    ValueError
+        If the description of the model is larger or nested deeper than `load` takes.
     OSError
         If the file cannot be written. The old file is unchanged.
     ImportError
@@ -99,8 +101,8 @@ def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> 
     sink = _Sink()
     try:
         config = model.to_config()
-    except TypeError as error:
-        raise TypeError(f"save: the model cannot be written to a file: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"save: the model cannot be written to a file: {error}") from None
     params, buffers = (
         sink.put_all(kind, arrays)
         for kind, arrays in (("params", model.params), ("buffers", model.buffers))

@@ -888,6 +888,8 @@ class Layer(metaclass=LayerType):
         ------
         TypeError
             For an argument that cannot be written, such as a function of your own.
+        ValueError
+            If layers are nested more than 100 levels deep.
         """
         config: dict[str, Any] = encode(self)
         frozen = [path for path, layer in self.tree() if not layer._trainable]

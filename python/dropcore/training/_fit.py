@@ -321,10 +321,10 @@ def fit(
                 hook.on_fit_begin(run)
             if resume:
                 run.restore_callbacks()
+            run.keep_callbacks()
         except BaseException:
             vars(state).update(kept)  # the state of another optimiser, and its history
             raise
-        run.keep_callbacks()
         after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
         try:
             with display:

@@ -67,6 +67,9 @@ class Run:
         two epochs does so first.
         """
         found = {name: callback.state() for name, callback in self._callbacks.items()}
+        for name, kept in found.items():
+            if not isinstance(kept, dict):
+                raise TypeError(f"{name}: state() must return a dict, got {shown(kept)}")
         self.state.callbacks = {name: kept for name, kept in found.items() if kept}
 
     def restore_callbacks(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dropcore._base.checks import check_bool, check_integer, shown
+from dropcore._base.extras import require
 from dropcore._base.files import check_replaceable, checked_path
 from dropcore.training.callbacks._base import Callback, Run
 from dropcore.training.callbacks._monitor import Monitor
@@ -45,7 +46,9 @@ class Checkpoint(Callback):
     ------
     TypeError, ValueError
         If an argument is invalid or has no effect. From `fit`, before training: if the metric is
-        not measured.
+        not measured, or the model has arguments that cannot be written.
+    ImportError
+        If safetensors is not installed.
     OSError
         From `fit`, before training: if the folder does not exist or is read-only, or the path is
         that of a folder. Later: if the disk is full.
@@ -62,6 +65,7 @@ class Checkpoint(Callback):
         best_only: bool = False,
         monitor: str | None = None,
     ) -> None:
+        require("safetensors", "save", "Checkpoint")
         self._path = checked_path("Checkpoint", path)
         self._file(1, 1)
         self._best_only = check_bool("Checkpoint: best_only", best_only)
@@ -98,6 +102,12 @@ class Checkpoint(Callback):
                 "Checkpoint: a single layer cannot be saved, train it inside a Sequential, got "
                 f"{shown(run.model)}"
             )
+        try:
+            run.model.to_config()
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"Checkpoint: the model cannot be written to a file: {error}"
+            ) from None
         self._best = None
 
     def on_update_end(self, run: Run) -> None:
