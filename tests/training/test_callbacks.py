@@ -596,6 +596,17 @@ def test_a_line_is_there_when_its_epoch_ends(tmp_path):
     assert all(text.endswith("\n") for text in seen)
 
 
+def test_paths_are_those_where_the_callback_was_made(tmp_path, monkeypatch):
+    tmp_path /= "{braces}"
+    (tmp_path / "elsewhere").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    hooks = CSVLog("log.csv"), Checkpoint("{epoch}.dropcore")
+    trained(2, *hooks, lambda epoch, metrics: monkeypatch.chdir(tmp_path / "elsewhere"))
+    assert names(tmp_path) == ["1.dropcore", "2.dropcore", "elsewhere", "log.csv"]
+    assert names(tmp_path / "elsewhere") == []
+    assert [line["epoch"] for line in without_seconds(tmp_path / "log.csv")] == ["1", "2"]
+
+
 def test_a_csv_log_is_appended_to(tmp_path):
     path = tmp_path / "log.csv"
     model = trained(2, CSVLog(path, append=True))

@@ -493,6 +493,33 @@ def test_a_class_of_no_weight_is_missing():
     assert np.isnan(found["roc_auc"])
 
 
+@pytest.mark.parametrize(
+    ("units", "y", "loss", "names"),
+    [
+        (4, FOUR, "softmax_cross_entropy", ["roc_auc", "top_2", "f1", "log_loss"]),
+        (1, TWO, "binary_cross_entropy", ["roc_auc", "f1", "log_loss"]),
+        (1, NUMBERS, "mse", ["r2", "rmse"]),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite(units, y, loss, names, value):
+    model = network(units)
+    *_, last = (name for name in model.params if name.endswith("bias"))
+    model.params[last][...] = value
+    if np.isinf(value) and loss == "binary_cross_entropy":  # the probability is 1
+        assert evaluated(model, y, names, loss)["roc_auc"] == 0.5
+        return
+    with pytest.warns(RuntimeWarning, match="and NaN, because the data has outputs that are not f"):
+        found = evaluated(model, y, names, loss)
+    assert np.isnan(found[names[0]])
+    if np.isnan(value) and units == 4:
+        assert found["top_2"] == 0  # no label is among the largest
+        model.params[last][1:] = 0.0
+        with pytest.warns(RuntimeWarning):
+            found = evaluated(model, y, names, loss)
+        assert found["top_2"] <= (y > 0).mean()
+
+
 def test_r2_of_one_sample():
     with pytest.warns(RuntimeWarning, match="r2 is not defined, .* has fewer than two samples"):
         found = network(1).evaluate(X[:1], NUMBERS[:1], loss="mse", metrics=["r2", "mae"])

@@ -68,9 +68,9 @@ def _top(k: int) -> Totals:
         logits, labels = rows.outputs, _labels(rows.targets)[:, None]
         xp = array_namespace(logits)
         own = xp.take_along_axis(logits, labels, axis=-1)
-        # Of equal outputs the first comes first, as in argmax.
+        # Of equal outputs the first comes first, as in argmax. NaN is above all, and never right.
         before = xp.arange(logits.shape[-1]) < labels
-        rank = ((logits > own) | ((logits == own) & before)).sum(axis=-1)
+        rank = (~(logits <= own) | ((logits == own) & before)).sum(axis=-1)
         return _weighted(rank < k, rows.weight)
 
     return totals
@@ -121,6 +121,7 @@ def _of_labels(name: str, binary: bool) -> Score:
 
 
 def _roc_auc(rows: Outcome) -> float:
+    _check_finite(rows.outputs)
     probabilities, labels, weight = rows
     classes = probabilities.shape[-1] if probabilities.ndim > 1 else 2
     several = labels.ndim > 1
@@ -134,9 +135,15 @@ def _roc_auc(rows: Outcome) -> float:
     return float(function(labels, probabilities, multi_class="ovr", sample_weight=weight))
 
 
+def _check_finite(outputs: Array) -> None:
+    if not np.isfinite(outputs).all():
+        raise _UndefinedError("outputs that are not finite")
+
+
 def _r2(rows: Outcome) -> float:
     if len(rows.targets) < 2:
         raise _UndefinedError("fewer than two samples")
+    _check_finite(rows.outputs)
     function = _sklearn("r2").r2_score
     return float(function(rows.targets, rows.outputs, sample_weight=rows.weight))
 

@@ -67,6 +67,7 @@ class Checkpoint(Callback):
     ) -> None:
         require("safetensors", "save", "Checkpoint")
         self._path = checked_path("Checkpoint", path)
+        self._folder = Path.cwd()  # whose braces stand for themselves
         self._file(1, 1)
         self._best_only = check_bool("Checkpoint: best_only", best_only)
         if every_epochs is not None and every_updates is not None:
@@ -143,7 +144,7 @@ class Checkpoint(Callback):
 
     def _file(self, epoch: int, step: int) -> Path:
         try:
-            return Path(os.fspath(self._path).format(epoch=epoch, step=step))
+            return self._folder / os.fspath(self._path).format(epoch=epoch, step=step)
         except (KeyError, IndexError, ValueError):
             raise ValueError(
                 "Checkpoint: in path, {epoch} and {step} stand for numbers, and other braces are "

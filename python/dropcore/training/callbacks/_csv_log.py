@@ -39,7 +39,7 @@ class CSVLog(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self._path = checked_path("CSVLog", path)
+        self._path = checked_path("CSVLog", path).absolute()
         self._append = check_bool("CSVLog: append", append)
         self._columns: list[str] = []
         self._begun = False

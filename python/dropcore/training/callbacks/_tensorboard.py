@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dropcore._base.extras import require
@@ -40,12 +39,12 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = checked_path("TensorBoard", folder)
+        self._folder = checked_path("TensorBoard", folder).absolute()
         self._make = require("tensorboardX", "tensorboard", "TensorBoard").SummaryWriter
         self._writer: Any = None
 
     def check(self, metrics: Mapping[str, bool]) -> None:
-        place = Path(self._folder).absolute()
+        place = self._folder
         while not place.exists():
             place = place.parent
         if not place.is_dir():
