@@ -34,6 +34,12 @@ def torch_losses(torch):
     def pairs(z, y):
         return f.gaussian_nll_loss(z[..., 0], t(y), torch.exp(z[..., 1]), full=True, eps=0)
 
+    def binary(z, y, no, yes):
+        # PyTorch divides by the numbers, here it is by their weights.
+        each = no + (yes - no) * t(y).double()
+        loss = f.binary_cross_entropy_with_logits(z, t(y).double(), weight=each)
+        return loss * each.numel() / each.sum()
+
     flat = {"weight": w.double()}
     return {
         0: classes, 1: classes, 2: classes,
@@ -46,12 +52,14 @@ def torch_losses(torch):
         8: lambda z, y: classes(z, y, ignore_index=2),
         9: lambda z, y: f.binary_cross_entropy_with_logits(z, t(y)),
         10: lambda z, y: f.binary_cross_entropy_with_logits(z, t(y[:, None]).double()),
-        11: lambda z, y: f.mse_loss(z, t(y)),
-        12: lambda z, y: f.mse_loss(z, t(y[..., None])),
-        13: lambda z, y: f.l1_loss(z, t(y)),
-        14: lambda z, y: f.huber_loss(z, t(y), delta=0.7),
-        15: lambda z, y: f.huber_loss(z, t(y[:, 0]), delta=100),
-        16: pairs, 17: pairs,
+        11: lambda z, y: binary(z, y[:, None], 0.5, 3.0),
+        12: lambda z, y: binary(z, y, 2.0, 0.0),
+        13: lambda z, y: f.mse_loss(z, t(y)),
+        14: lambda z, y: f.mse_loss(z, t(y[..., None])),
+        15: lambda z, y: f.l1_loss(z, t(y)),
+        16: lambda z, y: f.huber_loss(z, t(y), delta=0.7),
+        17: lambda z, y: f.huber_loss(z, t(y[:, 0]), delta=100),
+        18: pairs, 19: pairs,
     }  # fmt: skip
 
 
