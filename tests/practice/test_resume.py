@@ -162,7 +162,7 @@ def test_after_ctrl_c_no_sample_is_left_out_unless_the_epoch_is_finished():
     [
         (
             {"key": 2},
-            r"finishes epoch 2, of which 3 batches .* same key as before, Key\(seed",
+            r"goes on with the masks, .* key=Key\(seed=1, .*, got Key\(seed=2",
         ),
         ({"batch_size": 8}, "the same batch_size as before, 16, got 8; resume=False begins"),
         ({"shuffle": False}, "the same shuffle as before, True, got False"),
@@ -357,3 +357,16 @@ def test_a_loss_that_a_copy_does_not_hold_is_asked_for():
     found.fit(X, Y, **options | {"loss": squares})
     model.fit(X, Y, **options)
     assert fingerprint(found) == fingerprint(model)
+
+
+def test_a_run_goes_on_with_its_key_only():
+    """Another key would hold out other rows: those that were trained on."""
+    model = network()
+    model.fit(X, Y, epochs=1, validation_split=0.2, **OPTIONS)
+    before = fingerprint(model)
+    options = OPTIONS | {"epochs": 2, "validation_split": 0.2, "resume": True}
+    with pytest.raises(ValueError, match=r"validation_split of key=.*seed=1.*: leave key out"):
+        model.fit(X, Y, **options | {"key": 2})
+    assert fingerprint(model) == before
+    model.fit(X, Y, **options | {"key": None})
+    model.fit(X, Y, epochs=1, validation_split=0.2, **OPTIONS | {"key": 2})

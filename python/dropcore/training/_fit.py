@@ -186,8 +186,8 @@ def fit(
         Go on with the call that trained the model, instead of beginning another one. Then `epochs`
         is the number of all epochs, those that are done included; the epoch that was interrupted is
         finished, with its remaining batches; the history continues; callbacks and the learning rate
-        that they have set go on from where they were; and if a callback ended that call, nothing is
-        left to train. So a script that loads its last checkpoint, if there is one, and calls `fit`
+        that they have set go on from where they were, so that key, metrics and callbacks must be as
+        before; and if a callback ended that call, nothing is left to train. So a script that loads its last checkpoint, if there is one, and calls `fit`
         with ``resume=True`` can be stopped and run again unchanged, and ends with the same bits.
     cuda_graph : bool, default False
         Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
@@ -278,9 +278,10 @@ def fit(
     measured = _measured(measures, held_out_measures)
     updates = to_train * (source.count or 1)
     if resume and before is not None:
+        _check_key(before, address)
         check_kept(before.callbacks, hooks)
         _check_history(before, measured)
-        _check_unfinished(before, address, source.begin(measures.asked))
+        _check_unfinished(before, source.begin(measures.asked))
         if before.unfinished is not None and to_train:
             updates -= before.unfinished.batches
     for hook in hooks:
@@ -463,6 +464,15 @@ class _Training:
         )
 
 
+def _check_key(state: TrainingState, address: Key) -> None:
+    """ValueError unless the epochs to come have the key of those before."""
+    if state.step and state.key is not None and state.key != address:
+        raise ValueError(
+            "resume=True goes on with the masks, the order of samples and the validation_split of "
+            f"key={state.key}, got {address}: leave key out, or begin another run with resume=False"
+        )
+
+
 def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
     """ValueError unless the epochs to come have the metrics of those before."""
     before = list(state.history)
@@ -474,13 +484,12 @@ def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
         )
 
 
-def _check_unfinished(state: TrainingState, address: Key, fresh: UnfinishedEpoch) -> None:
+def _check_unfinished(state: TrainingState, fresh: UnfinishedEpoch) -> None:
     """ValueError unless the epoch that was interrupted is one of those that would begin now."""
     begun = state.unfinished
     if begun is None:
         return
     for name, then, now in (
-        ("key", state.key, address),
         ("samples", begun.samples, fresh.samples),
         ("batch_size", begun.batch_size, fresh.batch_size),
         ("shuffle", begun.shuffle, fresh.shuffle),
