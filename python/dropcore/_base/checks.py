@@ -23,6 +23,7 @@ __all__ = [
     "check_number",
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
+    "listed",
     "shown",
     "users_level",
 ]
@@ -54,6 +55,13 @@ def shown(value: Any) -> str:
     shape = getattr(value, "shape", None)
     of_shape = f" of shape {shape}" if isinstance(shape, tuple) else ""
     return f"an object of type {type(value).__name__}{of_shape}"
+
+
+def listed(values: Iterable[object], most: int = 6) -> str:
+    """The first values, as their reprs, for a message; if there are more, also how many in all."""
+    found = list(values)
+    text = ", ".join(map(repr, found[:most]))
+    return text if len(found) <= most else f"{text} ... ({len(found)} in all)"
 
 
 def check_bool(what: str, value: Any) -> bool:

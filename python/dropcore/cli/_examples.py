@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.checks import listed
 from dropcore.cli._command import Option
 from dropcore.cli._output import note
 from dropcore.cli._values import words
@@ -138,7 +139,7 @@ class Examples:
             hints = [f"{name!r} may be {found[0]!r}" for name, found in near.items() if found]
             raise ValueError(
                 f"the data lacks {_count(missing, 'column')} that the model was trained on: "
-                f"{_listed(missing)}" + (f"; {', '.join(hints)}" if hints else "")
+                f"{listed(missing, 12)}" + (f"; {', '.join(hints)}" if hints else "")
             )
         return replace(self, x=self.x[list(wanted)])
 
@@ -268,7 +269,7 @@ def _from_arrays(path: Path, target: str | None, optional: bool) -> Examples:
     for name in ["x", *([] if target is None or optional else [target])]:
         if name not in arrays:
             raise ValueError(
-                f"{path} must have an array called {name!r}, and has {_listed(arrays)}"
+                f"{path} must have an array called {name!r}, and has {listed(arrays, 12)}"
             )
     y = arrays.get(target) if target is not None else None
     if y is not None and y.shape != (len(arrays["x"]),):
@@ -281,9 +282,3 @@ def _from_arrays(path: Path, target: str | None, optional: bool) -> Examples:
 
 def _count(items: Any, noun: str) -> str:
     return f"{len(items)} {noun}{'s' * (len(items) != 1)}"
-
-
-def _listed(items: Iterable[Any], most: int = 12, *, quote: bool = True) -> str:
-    found = [repr(item) if quote else str(item) for item in items]
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.checks import listed
 from dropcore.cli._command import Option
 from dropcore.cli._examples import (
     CLASSIFICATION,
@@ -133,10 +134,9 @@ class Saved:
         """ValueError if targets have classes that the model does not know."""
         unknown = sorted(set(y.tolist()) - set(self.labels.tolist()))
         if unknown:
-            more = " ..." if len(unknown) > 6 else ""
             raise ValueError(
-                f"the target {target!r} has {', '.join(map(repr, unknown[:6]))}{more}, which are "
-                f"none of the classes of the model: {', '.join(map(repr, self.labels.tolist()))}"
+                f"the target {target!r} has {listed(unknown)}, which are none of "
+                f"the classes of the model: {', '.join(map(repr, self.labels.tolist()))}"
             )
 
     def _fitting(self, examples: Examples) -> Examples:

@@ -7,17 +7,42 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dropcore.cli._command import Option
 from dropcore.cli._examples import CLASSIFICATION, REGRESSION, Examples
 from dropcore.cli._output import note
+from dropcore.cli._values import inner_fraction, positive
 
 if TYPE_CHECKING:
     from dropcore.nn.model import Model
 
-__all__ = ["estimated_noise", "metrics_of", "sampled_scores", "scores", "table_of"]
+__all__ = [
+    "LEVEL",
+    "SAMPLES",
+    "estimated_noise",
+    "metrics_of",
+    "sampled_scores",
+    "scores",
+    "table_of",
+]
 
-SAMPLES: Final = 100
-"""Of Monte Carlo, where nothing else is asked for."""
+_DRAWN: Final = 100
+"""Samples of Monte Carlo prediction, where no other number is asked for."""
 
+SAMPLES = Option(
+    "--samples",
+    "number of Monte Carlo samples under dropout",
+    kind=positive,
+    default=_DRAWN,
+    metavar="N",
+)
+
+LEVEL = Option(
+    "--level",
+    "probability of the prediction intervals of a regression",
+    kind=inner_fraction,
+    default=0.9,
+    metavar="P",
+)
 
 FEW: Final = 20
 """Held-out rows from which the noise of targets is hardly known."""
@@ -43,7 +68,7 @@ def estimated_noise(model: Model, held_out: Examples, seed: int) -> float | None
     if len(held_out) < FEW:
         note(f"{len(held_out)} rows held out are few: intervals will be rough")
     try:
-        return float(noise_level(model, held_out.x, held_out.y, key=seed, samples=SAMPLES))
+        return float(noise_level(model, held_out.x, held_out.y, key=seed, samples=_DRAWN))
     except ValueError as error:
         note(f"no intervals can be given: {error}")
         return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dropcore.cli._command import Command, Option, Result
+from dropcore.cli._command import Command, Result
 from dropcore.cli._examples import DATA, READING
 from dropcore.cli._fitting import AUTOENCODER
 from dropcore.cli._output import note
 from dropcore.cli._saved import MODEL, TARGET, read_model
-from dropcore.cli._scores import SAMPLES, sampled_scores, scores, table_of
+from dropcore.cli._scores import LEVEL, SAMPLES, sampled_scores, scores, table_of
 from dropcore.cli._shared import CONFIG, DEVICE, JSON, SEED, THREADS
-from dropcore.cli._values import inner_fraction, positive
 
 __all__ = ["COMMAND"]
 
@@ -78,14 +77,8 @@ COMMAND = Command(
         MODEL,
         DATA,
         TARGET,
-        Option("--samples", "under dropout", kind=positive, default=SAMPLES, metavar="N"),
-        Option(
-            "--level",
-            "probability of the intervals of numbers",
-            kind=inner_fraction,
-            default=0.9,
-            metavar="P",
-        ),
+        SAMPLES,
+        LEVEL,
         *READING,
         SEED,
         THREADS,

@@ -10,9 +10,8 @@ from dropcore.cli._command import Command, Option, Result
 from dropcore.cli._examples import CLASSIFICATION, DATA, READING, REGRESSION, Examples
 from dropcore.cli._output import check_output, note
 from dropcore.cli._saved import MODEL, TARGET, Saved, read_model
-from dropcore.cli._scores import SAMPLES
+from dropcore.cli._scores import LEVEL, SAMPLES
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, SEED, THREADS
-from dropcore.cli._values import inner_fraction, positive
 from dropcore.cli.explain import TRAINING_DATA, parts_for
 
 __all__ = ["COMMAND"]
@@ -81,14 +80,8 @@ COMMAND = Command(
             required=True,
         ),
         Option("--title", "of the page", metavar="TEXT"),
-        Option("--samples", "under dropout", kind=positive, default=SAMPLES, metavar="N"),
-        Option(
-            "--level",
-            "probability of the intervals of numbers",
-            kind=inner_fraction,
-            default=0.9,
-            metavar="P",
-        ),
+        SAMPLES,
+        LEVEL,
         TRAINING_DATA,
         TARGET,
         *READING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import expect_unmasked, shown
+from dropcore._base.checks import expect_unmasked, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.extras import require
 
-__all__ = ["CATEGORY", "EMPTY", "NUMBER", "Table", "as_table", "category", "listed"]
+__all__ = ["CATEGORY", "EMPTY", "NUMBER", "Table", "as_table", "category", "is_number_text"]
 
 NUMBER: Final = "number"
 CATEGORY: Final = "category"
@@ -32,13 +32,6 @@ _ADVICE: Final = {
     "S": "decode the bytes by x[{0!r}].str.decode('utf-8')",
     "O": "give one number, text or truth value for each row",
 }
-
-
-def listed(names: Iterable[object], most: int = 6) -> str:
-    """Names for a message: the first ones, quoted, and how many there are if that is not all."""
-    found = list(names)
-    text = ", ".join(map(repr, found[:most]))
-    return text if len(found) <= most else f"{text} ... ({len(found)} in all)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +166,15 @@ class Table:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool | np.bool_)
+
+
+def is_number_text(text: str) -> bool:
+    """Whether a text is a number, with a decimal point or a decimal comma."""
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def category(value: object) -> str:

@@ -6,8 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
-from dropcore._base.checks import shown
-from dropcore.data._columns import listed
+from dropcore._base.checks import listed, shown
 
 __all__ = ["existing_file"]
 

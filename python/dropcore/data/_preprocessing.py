@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import check_integer, check_number, shown, users_level
+from dropcore._base.checks import check_integer, check_number, listed, shown, users_level
 from dropcore._base.extras import require
-from dropcore.data._columns import CATEGORY, EMPTY, NUMBER, Table, as_table, listed
+from dropcore.data._columns import CATEGORY, EMPTY, NUMBER, Table, as_table, is_number_text
 
 __all__ = ["Preprocessing"]
 
@@ -443,8 +443,8 @@ def _warn_of_unlikely_numbers(name: str, values: NDArray[np.float64]) -> None:
 def _warn_of_numbers_as_text(name: str, texts: NDArray[np.object_]) -> None:
     """Text that is mostly numbers: a mark for missing values, or a decimal comma."""
     found = [text for text in texts if isinstance(text, str)]
-    wrong = [text for text in dict.fromkeys(found) if not _is_number(text)]
-    count = sum(map(_is_number, found))
+    wrong = [text for text in dict.fromkeys(found) if not is_number_text(text)]
+    count = sum(map(is_number_text, found))
     if 2 * count <= len(found) or len(set(found)) <= 2:
         return
     if not wrong:
@@ -461,14 +461,6 @@ def _warn_of_numbers_as_text(name: str, texts: NDArray[np.object_]) -> None:
         UserWarning,
         stacklevel=users_level(),
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True
 
 
 def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:

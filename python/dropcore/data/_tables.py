@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import shown, users_level
+from dropcore._base.checks import listed, shown, users_level
 from dropcore._base.extras import require
-from dropcore.data._columns import listed
+from dropcore.data._columns import is_number_text
 from dropcore.data._files import existing_file
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def _read_text(
         decimal = _decimal(records, sep)
     if names is None:
         columns = [name or f"Unnamed: {place}" for place, name in enumerate(first)]
-        if all(_is_number(name) for name in first):
+        if all(is_number_text(name) for name in first):
             raise ValueError(
                 f"read_table: the first line of {file} holds numbers, {listed(first)}, and not "
                 "names of columns: add a line of names, or give names=[...]"
@@ -551,11 +551,3 @@ def _decimal(records: Iterator[list[str]], sep: str) -> str:
     values = [value for record in records for value in record]
     commas = any(map(_COMMA.fullmatch, values)) and not any(map(_POINT.fullmatch, values))
     return "," if commas else "."
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore._backends import to_device
-from dropcore._base.checks import users_level
+from dropcore._base.checks import listed, users_level
 from dropcore._base.device import array_namespace, on_device
 from dropcore.data import Preprocessing, TargetScaling
 from dropcore.losses import (
@@ -292,7 +292,7 @@ def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
     if names is None:
         warnings.warn(
             f"{name} has no column names, and the model was fitted to a data frame with the "
-            f"columns {_listed(known)}: the order cannot be checked",
+            f"columns {listed(known)}: the order cannot be checked",
             UserWarning,
             stacklevel=users_level(),
         )
@@ -303,19 +303,14 @@ def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
             missing = [column for column in known if column not in names]
             new = [column for column in names if column not in known]
             found = "; ".join(
-                f"{what} {_listed(columns)}"
+                f"{what} {listed(columns)}"
                 for what, columns in (("missing", missing), ("unknown", new))
                 if columns
             )
         raise ValueError(
             f"{name} must have the columns that the model was fitted to, in their order, "
-            f"{_listed(known)}: {found}"
+            f"{listed(known)}: {found}"
         )
-
-
-def _listed(columns: list[str]) -> str:
-    shown = ", ".join(map(repr, columns[:6]))
-    return shown if len(columns) <= 6 else f"{shown} ... ({len(columns)} in all)"
 
 
 # --- inputs --------------------------------------------------------------------------------------

@@ -183,12 +183,13 @@ def fit(
         freeze layers or change weights in place. Those that save the model are called last. Ctrl-C
         waits until all have been called.
     resume : bool, default False
-        Go on with the call that trained the model, instead of beginning another one. Then `epochs`
-        is the number of all epochs, those that are done included; the epoch that was interrupted is
-        finished, with its remaining batches; the history continues; callbacks and the learning rate
-        that they have set go on from where they were, so that key, metrics and callbacks must be as
-        before; and if a callback ended that call, nothing is left to train. So a script that loads its last checkpoint, if there is one, and calls `fit`
-        with ``resume=True`` can be stopped and run again unchanged, and ends with the same bits.
+        Continue the call that trained the model, instead of beginning another one. `epochs` is then
+        the total number of epochs, those already done included. An interrupted epoch is finished
+        with its remaining batches, and the history continues. So do the callbacks and the learning
+        rate that they have set: key, metrics and callbacks must be as before. If a callback ended
+        that call, nothing is left to train. A script that loads its last checkpoint, if there is
+        one, and calls `fit` with ``resume=True`` can be stopped and run again unchanged, and ends
+        with the same bits.
     cuda_graph : bool, default False
         Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
         then on, with the same masks. That saves host time, which bounds small models. Nothing in a

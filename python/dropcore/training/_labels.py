@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends import to_device
+from dropcore._base.checks import listed
 from dropcore._base.device import on_device
 from dropcore.losses import (
     Array,
@@ -115,7 +116,8 @@ def classes_of(
             advice = f"the last layer must have {len(found)} units"
         if kind in "iu":
             advice += f", or labels must be in [0, {count}), the numbers of the outputs"
-        raise ValueError(f"{name} has {classes}, {_listed(found)}, and the model {units}: {advice}")
+        names = ", ".join(map(repr, found[:_SHOWN].tolist())) + " ..." * (len(found) > _SHOWN)
+        raise ValueError(f"{name} has {classes}, {names}, and the model {units}: {advice}")
     return found
 
 
@@ -150,7 +152,8 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
         at = tuple(map(int, np.argwhere(unknown)[0]))
         raise ValueError(
             f"{name} has the label {_shown(labels[at])} at {at[0] if len(at) == 1 else at}, which "
-            f"is none of the classes that the model was fitted to, {_listed(classes)}"
+            "is none of the classes that the model was fitted to, "
+            f"{listed(classes.tolist(), _SHOWN)}"
         )
     return positions
 
@@ -208,8 +211,3 @@ def _kind(labels: Array) -> str:
 
 def _shown(label: Any) -> str:
     return repr(label.item() if isinstance(label, np.generic) else label)
-
-
-def _listed(classes: NDArray[Any]) -> str:
-    text = ", ".join(map(_shown, classes[:_SHOWN]))
-    return text if len(classes) <= _SHOWN else f"{text} ..."

@@ -6,10 +6,9 @@ import importlib.util
 import math
 import sys
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Progress", "in_notebook", "is_seen", "progress_of", "tqdm_class"]
+__all__ = ["Progress", "in_notebook", "in_short", "progress_of", "shown_as", "tqdm_class"]
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 _UNKNOWN_TOTAL = "{desc} {n_fmt} updates, {elapsed}{postfix}"
@@ -33,12 +32,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -109,15 +103,12 @@ def progress_of(done: int, epochs: int, updates: int | None, show: bool | None) 
     updates : int or None
         Of an epoch; None if it is not known.
     show : bool or None
-        None shows a bar on a terminal and in a notebook, and nothing elsewhere; true shows a line
-        for each epoch elsewhere.
+        As `shown_as` takes it; a line is that of an epoch.
     """
-    seen = is_seen()
-    if sys.stderr is None or not (seen if show is None else show):
-        return Progress()
-    if not seen:
-        return _Lines(done + epochs)
-    return _Bar(done, epochs, updates)
+    how = shown_as(show)
+    if how == "bar":
+        return _Bar(done, epochs, updates)
+    return _Lines(done + epochs) if how == "lines" else Progress()
 
 
 def tqdm_class() -> Any:
@@ -131,9 +122,15 @@ def tqdm_class() -> Any:
     return tqdm
 
 
-def is_seen() -> bool:
-    """Whether a bar can be shown: on a terminal or in a notebook."""
-    return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+def shown_as(show: bool | None) -> Literal["bar", "lines"] | None:
+    """How progress is shown, if it is.
+
+    None shows a bar on a terminal and in a notebook, and nothing elsewhere; true shows lines
+    elsewhere; false shows nothing.
+    """
+    if in_notebook() or (sys.stderr is not None and sys.stderr.isatty()):
+        return "bar" if show is None or show else None
+    return "lines" if show and sys.stderr is not None else None
 
 
 def in_notebook() -> bool:

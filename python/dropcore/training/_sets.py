@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import check_bool, check_number, shown
+from dropcore._base.checks import check_bool, check_number, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import DATA, generator
 from dropcore.data import Preprocessing
@@ -366,7 +366,7 @@ def _given(class_weight: Mapping[Any, Any], names: list[Any]) -> tuple[float, ..
     unknown = [label for label in by_name if label not in names]
     if missing or unknown:
         parts = [
-            f"{what} {', '.join(map(repr, labels[:6]))}{' ...' if len(labels) > 6 else ''}"
+            f"{what} {listed(labels)}"
             for what, labels in (("missing", missing), ("unknown", unknown))
             if labels
         ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import Any
 
 from dropcore._base.checks import check_bool
-from dropcore.training._progress import is_seen, tqdm_class
+from dropcore.training._progress import shown_as, tqdm_class
 
 __all__ = ["Bar"]
 
@@ -22,17 +21,15 @@ class Bar:
     total : int
         Number of models.
     show : bool or None
-        As `fit` takes it: None shows a bar on a terminal and in a notebook, and nothing elsewhere;
-        true shows lines elsewhere.
+        As `fit` takes it.
     """
 
     def __init__(self, what: str, total: int, show: bool | None) -> None:
-        seen = is_seen()
-        show = seen if show is None else check_bool(f"{what}: progress", show)
+        how = shown_as(None if show is None else check_bool(f"{what}: progress", show))
         self._what, self._total, self._done = what, total, 0
-        self._lines = show and not seen and sys.stderr is not None
+        self._lines = how == "lines"
         self._bar: Any = None
-        if show and seen:
+        if how == "bar":
             self._bar = tqdm_class()(desc=what, total=total, unit="model", dynamic_ncols=True)
 
     def update(self, note: str = "") -> None:
@@ -48,11 +45,6 @@ class Bar:
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()

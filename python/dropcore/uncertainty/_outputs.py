@@ -131,14 +131,7 @@ def as_floats(name: str, values: ArrayLike) -> Floats:
 
 def fitted_numbers(name: str, y: ArrayLike, shape: tuple[int, ...]) -> Floats:
     """Targets in the shape of predictions: a last axis of length 1 may be left out or added."""
-    found = as_floats(name, y)
-    if found.shape != shape:
-        if (*found.shape, 1) != shape and found.shape != (*shape, 1):
-            raise ValueError(
-                f"{name} must hold a target for each prediction, of shape {shape}, got "
-                f"{found.shape}"
-            )
-        found = found.reshape(shape)
+    found: Floats = _in_shape(name, as_floats(name, y), "a target", shape)
     if not np.isfinite(found).all():
         raise ValueError(f"{name} must be finite, got {found[~np.isfinite(found)][0]}")
     return found
@@ -170,13 +163,7 @@ def fitted_labels(
     if classes is not None:
         found = encoded(name, plain(name, found), None, classes)
     wanted, most = (shape[:-1], shape[-1]) if kind == "classes" else (shape, 2)
-    if found.shape != wanted:
-        if (*found.shape, 1) != wanted and found.shape != (*wanted, 1):
-            raise ValueError(
-                f"{name} must hold a label for each prediction, of shape {wanted}, got "
-                f"{found.shape}"
-            )
-        found = found.reshape(wanted)
+    found = _in_shape(name, found, "a label", wanted)
     whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and bool((found % 1 == 0).all()))
     if not whole:
         raise TypeError(f"{name} must be integer labels, got dtype {found.dtype}")
@@ -184,3 +171,12 @@ def fitted_labels(
         bad = found.min() if found.min() < 0 else found.max()
         raise ValueError(f"{name} must be labels in [0, {most}), got {bad}")
     return found.astype(np.int64)
+
+
+def _in_shape(name: str, found: NDArray[Any], what: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """`found` in the shape of predictions; a last axis of length 1 may be left out or added."""
+    if found.shape not in (shape, (*shape, 1)) and (*found.shape, 1) != shape:
+        raise ValueError(
+            f"{name} must hold {what} for each prediction, of shape {shape}, got {found.shape}"
+        )
+    return found.reshape(shape)
