@@ -55,9 +55,9 @@ test: $(VENV)/.built $(VENV)/.extra-test ## the tests, in minutes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The peers bring their own versions of common packages, so they get an environment of their own.
-peers: ## the tests beside PyTorch, Keras, CuPy's interface and mpmath; no skip is allowed
+peers: ## the tests beside other libraries and of the adapters to them; no skip is allowed
 	$(MAKE) VENV=.venv-peers .venv-peers/.built .venv-peers/.extra-test .venv-peers/.extra-peers
-	DROPCORE_NO_SKIPS=1 .venv-peers/bin/python -m pytest tests/peers $(PYTEST_ARGS)
+	DROPCORE_NO_SKIPS=1 .venv-peers/bin/python -m pytest tests/peers tests/adapters $(PYTEST_ARGS)
 
 kernels: $(VENV)/.built $(VENV)/.extra-test ## every CUDA kernel, compiled for every processor
 	$(BIN)/python -m pytest -m kernels $(PYTEST_ARGS)

@@ -52,6 +52,7 @@ _MODULES = (
     "data",
     "datasets",
     "diagnosis",
+    "jax",
     "losses",
     "nn",
     "noise",

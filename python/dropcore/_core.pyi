@@ -5,6 +5,7 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 _C_API: Any
+XLA_DROPOUT: Any
 
 def isas() -> list[str]: ...
 def isa() -> str: ...

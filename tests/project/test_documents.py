@@ -16,7 +16,10 @@ README = ROOT / "README.md"
 
 PAGES = {path.name: path for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
 
-ELSEWHERE = {"gpu.md": "tests/cuda/test_document.py, on a GPU or the stand-in for CuPy"}
+ELSEWHERE = {
+    "gpu.md": "tests/cuda/test_document.py, on a GPU or the stand-in for CuPy",
+    "adapters.md": "tests/adapters/test_document.py, beside the libraries",
+}
 
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
 

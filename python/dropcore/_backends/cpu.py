@@ -170,6 +170,11 @@ def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Ar
     return out
 
 
+def xla_dropout() -> Any:
+    """Dropout as a custom call of XLA, in a capsule: `xla_dropout` of the core."""
+    return _core.XLA_DROPOUT
+
+
 def _is_contiguous_aligned(x: Array) -> bool:
     flags = x.flags
     return flags.c_contiguous and flags.aligned

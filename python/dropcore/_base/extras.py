@@ -28,12 +28,13 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "metrics": ("sklearn",),
     "tensorboard": ("tensorboardX",),
     "demo": ("sklearn", "matplotlib"),
+    "jax": ("jax",),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
 }
 """The extras of pyproject.toml that users install, and the modules that they bring."""
 
-_PACKAGES: Final = {"sklearn": "scikit-learn", "jinja2": "Jinja2", "cupy": "CuPy"}
+_PACKAGES: Final = {"sklearn": "scikit-learn", "jinja2": "Jinja2", "cupy": "CuPy", "jax": "JAX"}
 """Names of packages that differ from those of their modules."""
 
 

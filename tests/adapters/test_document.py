@@ -1,0 +1,37 @@
+"""The Python blocks of docs/adapters.md run as written, section by section."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
+
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", DOCUMENT.read_text("utf-8"), re.M))
+
+
+def run(section):
+    """The names that are there when all blocks of a section have run."""
+    namespace = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", SECTIONS[section], re.M | re.S)
+    assert blocks
+    for number, text in enumerate(blocks):
+        exec(compile(text, f"{DOCUMENT.name}, {section}, block {number}", "exec"), namespace)
+    return namespace
+
+
+def test_jax():
+    pytest.importorskip("jax")
+    found = run("JAX")
+    assert found["gradient"].shape == (100,)
+    y = np.asarray(found["y"])
+    assert set(np.unique(y)) == {0.0, 2.0}
+    assert (y[0] != y[1]).any()
+
+
+def test_every_section_is_tested():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {re.sub(r"\W", "", name).lower() for name in SECTIONS} <= tested
