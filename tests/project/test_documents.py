@@ -95,6 +95,14 @@ def of_diagnosis(found):
     assert "Digits with wrong labels" in Path("report.html").read_text(encoding="utf-8")
 
 
+def of_tuning(found):
+    assert found["result"].compare(0.5).mean > 0
+    assert found["wide"].compare(0.5, 0.5, of=found["narrow"]).mean > 0
+    assert found["gain"].mean >= 0
+    assert found["model"].training_state.epoch == 40
+    assert Path("trials.db").is_file()
+
+
 def of_uncertainty(found):
     assert (
         found["strange"].mutual_information.mean() > 2 * found["digits"].mutual_information.mean()
@@ -115,6 +123,7 @@ CHECKS = {
     "mask-contract.md": of_mask_contract,
     "networks.md": of_networks,
     "performance.md": of_performance,
+    "tuning.md": of_tuning,
     "uncertainty.md": of_uncertainty,
 }
 

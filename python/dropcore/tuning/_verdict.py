@@ -107,10 +107,12 @@ def verdict_of(
 ) -> Verdict:
     """The verdict on a table of scores.
 
-    The flat region are the keeps around the best one whose difference to it, paired by fold, is at
-    most one standard error; or two, if those of both neighbours are at most one, since the score
-    changes smoothly with keep. Of a plateau of five keeps, three or more are then found in 85 of
-    100 experiments, and without the exception in 60 (scores with independent normal errors).
+    A keep is as good as the best one if its difference to it, paired by fold, is at most one
+    standard error; or two, if both its neighbours are as good, since the score changes smoothly
+    with keep. The flat region are the keeps around the best that are as good. With few folds a
+    standard error may be small by chance: it counts as no smaller than the median of all. Of a
+    plateau of five keeps, three or more are then found in nearly 90 of 100 experiments (scores with
+    independent normal errors); by the rule of one standard error alone, in 60.
 
     Parameters
     ----------
@@ -162,14 +164,17 @@ class _Table:
 
     def within(self, errors: float) -> list[bool]:
         """Whether each keep is within so many standard errors of the best."""
-        return [
-            whole and (row == self.top or self._near(self.gain(self.top, row), errors))
-            for row, whole in enumerate(self.whole)
+        gains = [self.gain(self.top, row) for row in range(len(self.keeps))]
+        known = [
+            gain.standard_error
+            for row, gain in enumerate(gains)
+            if self.whole[row] and row != self.top
         ]
-
-    @staticmethod
-    def _near(gain: Difference, errors: float) -> bool:
-        return gain.mean <= errors * gain.standard_error
+        usual = float(np.median(known)) if known else 0.0
+        return [
+            whole and gain.mean <= errors * max(gain.standard_error, usual)
+            for whole, gain in zip(self.whole, gains, strict=True)
+        ]
 
     def region(self) -> tuple[float, float]:
         """Lowest and highest keep around the best that are as good."""
@@ -203,10 +208,9 @@ class _Table:
         if self.none is not None and one[self.none]:
             return self._no_dropout(one, flat, wider)
         if flat is None:
-            near = f"within one standard error of the best, {self._best()}"
-            found = f"no other keep is {near}"
+            found = f"no other keep is as good as the best, {self._best()}"
             if sum(one) > 1:
-                found = f"the keeps {near}, are {_listed(self.keeps[one])}"
+                found = f"{_listed(self.keeps[one])} are as good, {self._best()}"
             return self._says(
                 "unstable", None, self.best,
                 f"Unstable: {found}. Try {wider(self.best)}, a smaller learning rate, or more "
@@ -221,7 +225,7 @@ class _Table:
     def _no_dropout(
         self, one: list[bool], flat: tuple[float, float] | None, wider: Callable[[float], str]
     ) -> Verdict:
-        """The verdict where keep = 1 is the best, or within one standard error of it."""
+        """The verdict where keep = 1 is the best, or as good."""
         assert self.none is not None
         others = [self.gain(self.none, row) for row, ok in enumerate(self.whole) if ok and row]
         nearest = min(others, key=lambda loss: loss.mean, default=None)
@@ -236,12 +240,9 @@ class _Table:
         if self.top == self.none:
             text += " is the best."
         else:
-            text += f" and {self._without()}, which is within one standard error."
+            text += f" and {self._without()}."
         if all(one):
-            text += (
-                " No difference between the keeps is larger than its standard error; more folds "
-                "would tell smaller ones."
-            )
+            text += " No keep can be told from the best; more folds would tell smaller differences."
         elif flat is not None:
             text += f" Flat from {flat[0]:g} to {flat[1]:g}."
         return self._says("no dropout", flat, 1.0, text)
