@@ -5,79 +5,34 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import check_integer, check_number, listed, shown, users_level
+from dropcore._base.checks import check_integer, listed, shown, users_level
 from dropcore._base.extras import require
-from dropcore.data._columns import CATEGORY, EMPTY, NUMBER, Table, as_table, is_number_text
+from dropcore.data._columns import EMPTY, NUMBER, Table, as_table, is_number_text
+from dropcore.data._learned import (
+    MOST_CATEGORIES,
+    REASONS,
+    CategoricalColumn,
+    DroppedColumn,
+    LearnedColumn,
+    NumericColumn,
+    by_kind,
+    fields_of,
+    read,
+    written,
+)
+from dropcore.data._transformers import MISSING, canonical, learned_from, new_transformer, rebuilt
 
 __all__ = ["Preprocessing"]
 
 _BLOCK: Final = 1 << 21
 """Cells that are transformed at once, which bounds the memory beyond the result."""
 
-_CELLS: Final = 1 << 24
-"""Cells of the largest table that the transformers are built from."""
-
-_MOST_CATEGORIES: Final = 10_000
-_MISSING: Final = "missing"
 _FORMAT: Final = 1
-
-
-@dataclass(frozen=True)
-class _Number:
-    """What was learned of a column of numbers.
-
-    Attributes
-    ----------
-    name : str
-    fill : float
-        The median, used where a value is missing.
-    mean, scale : float
-        Subtracted, and divided by.
-    holes : bool
-        Whether there is a column that says where values are missing.
-    """
-
-    name: str
-    fill: float
-    mean: float
-    scale: float
-    holes: bool
-
-
-@dataclass(frozen=True)
-class _Category:
-    """What was learned of a column of categories.
-
-    Attributes
-    ----------
-    name : str
-    categories : tuple of str
-        That have an output of their own, in order.
-    rare : bool
-        Whether there is an output for all others.
-    """
-
-    name: str
-    categories: tuple[str, ...]
-    rare: bool
-
-
-@dataclass(frozen=True)
-class _Dropped:
-    """A column without information, and why: "constant", "empty" or "identifier"."""
-
-    name: str
-    reason: str
-
-
-_Column = _Number | _Category | _Dropped
-_REASONS: Final = ("constant", "empty", "identifier")
 
 
 class Preprocessing:
@@ -115,18 +70,18 @@ class Preprocessing:
     Examples
     --------
     >>> preprocessing = Preprocessing().fit(np.array([[1.0, 10], [3.0, 10.5]]))
-    >>> preprocessing.transform(np.array([[2.0, 10.5], [3.0, np.nan]]))
-    array([[0., 1.],
-           [1., 0.]], dtype=float32)
+    >>> preprocessing.transform(np.array([[2.0, 10.5], [3.0, 10.0]]))
+    array([[ 0.,  1.],
+           [ 1., -1.]], dtype=float32)
     """
 
     def __init__(self, *, min_frequency: int = 2, max_categories: int = 100) -> None:
         self.min_frequency = check_integer("Preprocessing: min_frequency", min_frequency, 1)
         self.max_categories = check_integer(
-            "Preprocessing: max_categories", max_categories, 2, _MOST_CATEGORIES
+            "Preprocessing: max_categories", max_categories, 2, MOST_CATEGORIES
         )
         self._named = False
-        self._learned: tuple[_Column, ...] | None = None
+        self._learned: tuple[LearnedColumn, ...] | None = None
         self._transformer: Any = None
 
     # --- what was learned ------------------------------------------------------------------------
@@ -144,12 +99,12 @@ class Preprocessing:
     @property
     def dropped(self) -> dict[str, str]:
         """Columns that are not used, and why."""
-        return {c.name: c.reason for c in self._known() if isinstance(c, _Dropped)}
+        return {c.name: c.reason for c in self._known() if isinstance(c, DroppedColumn)}
 
     @property
     def feature_names_out(self) -> tuple[str, ...]:
         """Names of the columns of the result."""
-        numbers, categories = _parts(self._known())
+        numbers, categories = by_kind(self._known())
         names = [column.name for column in numbers]
         names += [f"{column.name} is missing" for column in numbers if column.holes]
         for column in categories:
@@ -158,7 +113,7 @@ class Preprocessing:
                 names.append(f"{column.name}=(other)")
         return tuple(names)
 
-    def _known(self) -> tuple[_Column, ...]:
+    def _known(self) -> tuple[LearnedColumn, ...]:
         if self._learned is None:
             raise RuntimeError("Preprocessing: call fit(x) with the training data first")
         return self._learned
@@ -215,8 +170,8 @@ class Preprocessing:
         table = as_table("Preprocessing.fit: x", x)
         require("sklearn", "tables", "Preprocessing")
         learned, columns = _screened(table)
-        frame = _canonical(table.names, columns, len(table))
-        transformer = _transformer(
+        frame = canonical(table.names, columns, len(table))
+        transformer = new_transformer(
             [columns[name].dtype != object for name in columns],
             min_frequency=self.min_frequency,
             max_categories=self.max_categories,
@@ -225,15 +180,15 @@ class Preprocessing:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore", RuntimeWarning)  # overflow, found below
                 transformer.fit(frame)
-            learned |= _read_off(transformer, list(columns), columns)
+            learned |= learned_from(transformer, list(columns), columns)
         _warn_of_dropped(learned, len(table))
-        if all(isinstance(column, _Dropped) for column in learned.values()):
+        if all(isinstance(column, DroppedColumn) for column in learned.values()):
             raise ValueError(
                 "Preprocessing.fit: no column of x holds information: "
                 + ", ".join(f"{c.name!r} is {c.reason}" for c in list(learned.values())[:6])  # type: ignore[union-attr]
             )
         found = tuple(learned[name] for name in table.names)
-        built = _rebuilt(found)
+        built = rebuilt(found)
         self._learned, self._transformer, self._named = found, built, table.named
         return self
 
@@ -267,7 +222,7 @@ class Preprocessing:
         known = self._known()
         table = as_table("Preprocessing.transform: x", x)
         places = self._places(table)
-        used = [c for c in known if not isinstance(c, _Dropped)]
+        used = [c for c in known if not isinstance(c, DroppedColumn)]
         names = tuple(c.name for c in used)
         result = np.empty((len(table), len(self.feature_names_out)), np.float32)
         unknown: dict[str, dict[str, None]] = {}
@@ -280,11 +235,11 @@ class Preprocessing:
                 position = places[column.name]
                 columns[column.name] = (
                     block.numbers(position)
-                    if isinstance(column, _Number)
+                    if isinstance(column, NumericColumn)
                     else block.texts(position)
                 )
                 _note(column, columns[column.name], unknown, holes)
-            frame = _canonical(names, columns, len(block))
+            frame = canonical(names, columns, len(block))
             with np.errstate(over="ignore"):
                 result[start : start + rows] = self._transformer.transform(frame)
         _warn_of_news(unknown, holes)
@@ -352,7 +307,7 @@ class Preprocessing:
             "min_frequency": self.min_frequency,
             "max_categories": self.max_categories,
             "named": self._named,
-            "columns": None if self._learned is None else [_written(c) for c in self._learned],
+            "columns": None if self._learned is None else [written(c) for c in self._learned],
         }
 
     @classmethod
@@ -370,7 +325,7 @@ class Preprocessing:
             memory used.
         """
         try:
-            fields = _fields(
+            fields = fields_of(
                 "the config", config, "format", "min_frequency", "max_categories", "named",
                 "columns",
             )  # fmt: skip
@@ -385,10 +340,10 @@ class Preprocessing:
             if not isinstance(fields["named"], bool):
                 raise ValueError(f"named must be true or false, got {shown(fields['named'])}")
             if fields["columns"] is not None:
-                learned = _read(fields["columns"])
+                learned = read(fields["columns"])
                 require("sklearn", "tables", "Preprocessing")
                 found._learned, found._named = learned, fields["named"]
-                found._transformer = _rebuilt(learned)
+                found._transformer = rebuilt(learned)
         except (TypeError, ValueError) as error:
             message = str(error).removeprefix("Preprocessing: ")
             raise ValueError(f"Preprocessing.from_config: {message}") from None
@@ -398,25 +353,25 @@ class Preprocessing:
 # --- looking at columns --------------------------------------------------------------------------
 
 
-def _screened(table: Table) -> tuple[dict[str, _Column], dict[str, NDArray[Any]]]:
+def _screened(table: Table) -> tuple[dict[str, LearnedColumn], dict[str, NDArray[Any]]]:
     """Columns without information, and the others as float64 or as str objects."""
-    dropped: dict[str, _Column] = {}
+    dropped: dict[str, LearnedColumn] = {}
     columns: dict[str, NDArray[Any]] = {}
     for position, name in enumerate(table.names):
         kind = table.kind(position)
         if kind == EMPTY:
-            dropped[name] = _Dropped(name, "empty")
+            dropped[name] = DroppedColumn(name, "empty")
         elif kind == NUMBER:
             found = table.numbers(position)
             if found.min() == found.max():  # NaN where a value is missing
-                dropped[name] = _Dropped(name, "constant")
+                dropped[name] = DroppedColumn(name, "constant")
             else:
                 columns[name] = found
                 _warn_of_unlikely_numbers(name, found)
         else:
             texts = table.texts(position)
             if (texts == texts[0]).all():
-                dropped[name] = _Dropped(name, "constant")
+                dropped[name] = DroppedColumn(name, "constant")
             else:
                 columns[name] = texts
                 _warn_of_numbers_as_text(name, texts)
@@ -463,15 +418,17 @@ def _warn_of_numbers_as_text(name: str, texts: NDArray[np.object_]) -> None:
     )
 
 
-def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
+def _warn_of_dropped(learned: Mapping[str, LearnedColumn], rows: int) -> None:
     what = {
         "constant": "the same value in all rows",
         "empty": "no values",
         "identifier": "a different text in almost every row, as identifiers do (min_frequency=1 "
         "keeps rare categories)",
     }
-    for reason in _REASONS:
-        names = [c.name for c in learned.values() if isinstance(c, _Dropped) and c.reason == reason]
+    for reason in REASONS:
+        names = [
+            c.name for c in learned.values() if isinstance(c, DroppedColumn) and c.reason == reason
+        ]
         if names:
             leaves = (
                 "column {} is left out, which has"
@@ -486,7 +443,7 @@ def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
     wide = [
         c.name
         for c in learned.values()
-        if isinstance(c, _Category) and c.rare and len(c.categories) >= max(20, rows // 10)
+        if isinstance(c, CategoricalColumn) and c.rare and len(c.categories) >= max(20, rows // 10)
     ]
     if wide:
         warnings.warn(
@@ -498,18 +455,18 @@ def _warn_of_dropped(learned: Mapping[str, _Column], rows: int) -> None:
 
 
 def _note(
-    column: _Column,
+    column: LearnedColumn,
     values: NDArray[Any],
     unknown: dict[str, dict[str, None]],
     holes: dict[str, int],
 ) -> None:
     """Collect what a block has and training data had not."""
-    if isinstance(column, _Number) and not column.holes:
+    if isinstance(column, NumericColumn) and not column.holes:
         count = int(np.isnan(values).sum())
         if count:
             holes[column.name] = holes.get(column.name, 0) + count
-    elif isinstance(column, _Category) and not column.rare:
-        found = {_MISSING if isinstance(v, float) else v: None for v in values}
+    elif isinstance(column, CategoricalColumn) and not column.rare:
+        found = {MISSING if isinstance(v, float) else v: None for v in values}
         new = [name for name in found if name not in column.categories]
         if new:
             unknown.setdefault(column.name, {}).update(dict.fromkeys(new))
@@ -530,227 +487,3 @@ def _warn_of_news(unknown: Mapping[str, Mapping[str, None]], holes: Mapping[str,
             UserWarning,
             stacklevel=users_level(),
         )
-
-
-# --- scikit-learn's transformers -----------------------------------------------------------------
-
-
-def _canonical(names: tuple[str, ...], columns: Mapping[str, NDArray[Any]], rows: int) -> Any:
-    """Columns, in this order, for the transformers: an array of numbers, or a data frame."""
-    found = [columns[name] for name in names if name in columns]
-    if all(column.dtype != object for column in found):
-        return np.column_stack(found) if found else np.empty((rows, 0))
-    pandas = require("pandas", "tables", "Preprocessing of text")
-    return pandas.DataFrame(
-        {str(i): pandas.Series(column, dtype=column.dtype) for i, column in enumerate(found)}
-    )
-
-
-def _transformer(numeric: list[bool], *, min_frequency: int, max_categories: int | None) -> Any:
-    """Transformers of columns, of which these are numeric and the others are text."""
-    compose = require("sklearn.compose", "tables", "Preprocessing")
-    impute = require("sklearn.impute", "tables", "Preprocessing")
-    pipeline = require("sklearn.pipeline", "tables", "Preprocessing")
-    scalers = require("sklearn.preprocessing", "tables", "Preprocessing")
-    numbers = [i for i, is_number in enumerate(numeric) if is_number]
-    texts = [i for i, is_number in enumerate(numeric) if not is_number]
-    parts = []
-    if numbers:
-        steps = (
-            impute.SimpleImputer(strategy="median", add_indicator=True),
-            scalers.StandardScaler(),
-        )
-        parts.append((NUMBER, pipeline.make_pipeline(*steps), numbers))
-    if texts:
-        steps = (
-            impute.SimpleImputer(strategy="constant", fill_value=_MISSING),
-            scalers.OneHotEncoder(
-                handle_unknown="infrequent_if_exist",
-                min_frequency=min_frequency if min_frequency > 1 else None,
-                max_categories=max_categories,
-                sparse_output=False,
-            ),
-        )
-        parts.append((CATEGORY, pipeline.make_pipeline(*steps), texts))
-    found = compose.ColumnTransformer(parts, sparse_threshold=0.0)
-    return found.set_output(transform="default")
-
-
-def _read_off(
-    transformer: Any, names: list[str], columns: Mapping[str, NDArray[Any]]
-) -> dict[str, _Column]:
-    """What fitted transformers have learned, from their documented attributes."""
-    found: dict[str, _Column] = {}
-    steps = transformer.named_transformers_
-    numbers = [name for name in names if columns[name].dtype != object]
-    if numbers:
-        imputer, scaler = (step for _, step in steps[NUMBER].steps)
-        with_holes = [] if imputer.indicator_ is None else list(imputer.indicator_.features_)
-        for i, name in enumerate(numbers):
-            holes = i in with_holes
-            fill, mean = float(imputer.statistics_[i]), float(scaler.mean_[i])
-            scale, variance = float(scaler.scale_[i]), float(scaler.var_[i])
-            if not np.isfinite([fill, mean, scale, variance]).all():
-                raise ValueError(
-                    f"Preprocessing.fit: column {name!r} holds numbers too large for float64 "
-                    "arithmetic; divide them by a constant"
-                )
-            # A standard deviation that is lost to rounding counts as 0, whose scale is 1.
-            varies = holes or scale != 1 or variance > 0.5
-            found[name] = (
-                _Number(name, fill, mean, scale, holes) if varies else _Dropped(name, "constant")
-            )
-    texts = [name for name in names if columns[name].dtype == object]
-    if texts:
-        encoder = steps[CATEGORY].steps[-1][1]
-        rare = getattr(encoder, "infrequent_categories_", [None] * len(texts))
-        for name, all_categories, infrequent in zip(texts, encoder.categories_, rare, strict=True):
-            few = set() if infrequent is None else set(infrequent)
-            frequent = tuple(str(c) for c in all_categories if c not in few)
-            found[name] = (
-                _Category(name, frequent, rare=bool(few))
-                if frequent
-                else _Dropped(name, "identifier")
-            )
-    return found
-
-
-def _parts(learned: tuple[_Column, ...]) -> tuple[list[_Number], list[_Category]]:
-    """The columns of numbers, whose outputs come first, and those of categories."""
-    numbers = [column for column in learned if isinstance(column, _Number)]
-    return numbers, [column for column in learned if isinstance(column, _Category)]
-
-
-def _rebuilt(learned: tuple[_Column, ...]) -> Any:
-    """Fitted transformers that know what was learned.
-
-    They are fitted to a small table with the same holes and categories, in which a rare category
-    has one row and the others have two. The numbers that they learned are then set.
-    """
-    numbers, categories = _parts(learned)
-    used = [column for column in learned if not isinstance(column, _Dropped)]
-    rows = 2 + 2 * max((len(column.categories) for column in categories), default=0)
-    if rows * len(used) > _CELLS:
-        raise ValueError(
-            f"Preprocessing: {len(used)} columns with up to {rows // 2 - 1} categories are too "
-            "many: lower max_categories, or leave columns out"
-        )
-    table: dict[str, NDArray[Any]] = {}
-    for column in used:
-        if isinstance(column, _Number):
-            values = np.zeros(rows)
-            values[0] = np.nan if column.holes else 1.0
-            table[column.name] = values
-        else:
-            other = "other"
-            while other in column.categories:
-                other += "_"
-            seen = [*column.categories, *column.categories] + [other] * column.rare
-            seen += [column.categories[0]] * (rows - len(seen))
-            table[column.name] = np.array(seen, dtype=object)
-    names = tuple(column.name for column in used)
-    found = _transformer(
-        [isinstance(column, _Number) for column in used], min_frequency=2, max_categories=None
-    )
-    with np.errstate(all="ignore"):
-        found.fit(_canonical(names, table, rows))
-    if numbers:
-        imputer, scaler = (step for _, step in found.named_transformers_[NUMBER].steps)
-        imputer.statistics_ = np.array([column.fill for column in numbers])
-        # Where values are missing stays 0 or 1, as categories do: standardised, a rare hole would
-        # be a number far beyond all others.
-        holes = sum(column.holes for column in numbers)
-        scaler.mean_ = np.array([column.mean for column in numbers] + [0.0] * holes)
-        scaler.scale_ = np.array([column.scale for column in numbers] + [1.0] * holes)
-        scaler.var_ = scaler.scale_**2
-    return found
-
-
-# --- as plain data -------------------------------------------------------------------------------
-
-
-def _written(column: _Column) -> dict[str, Any]:
-    if isinstance(column, _Number):
-        return {
-            "name": column.name,
-            "kind": NUMBER,
-            "fill": column.fill,
-            "mean": column.mean,
-            "scale": column.scale,
-            "holes": column.holes,
-        }
-    if isinstance(column, _Category):
-        return {
-            "name": column.name,
-            "kind": CATEGORY,
-            "categories": list(column.categories),
-            "rare": column.rare,
-        }
-    return {"name": column.name, "kind": "dropped", "reason": column.reason}
-
-
-def _fields(what: str, found: Any, *names: str) -> Mapping[str, Any]:
-    """A dict that has exactly these keys."""
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{what} must be a dict, as to_config returns, got {shown(found)}")
-    if set(found) != set(names):
-        raise ValueError(f"{what} must have the keys {', '.join(names)}, got {shown(list(found))}")
-    return found
-
-
-def _read(found: Any) -> tuple[_Column, ...]:
-    if not isinstance(found, list | tuple) or not found:
-        raise ValueError(f"columns must be a list, got {shown(found)}")
-    columns = tuple(_column(f"column {number}", item) for number, item in enumerate(found))
-    if len({column.name for column in columns}) < len(columns):
-        raise ValueError("two columns have the same name")
-    if all(isinstance(column, _Dropped) for column in columns):
-        raise ValueError("all columns are dropped")
-    return columns
-
-
-def _column(what: str, found: Any) -> _Column:
-    kind = found.get("kind") if isinstance(found, Mapping) else None
-    if kind == NUMBER:
-        fields = _fields(what, found, "name", "kind", "fill", "mean", "scale", "holes")
-        holes = fields["holes"]
-        if not isinstance(holes, bool):
-            raise ValueError(f"{what}: holes must be true or false, got {shown(holes)}")
-        return _Number(
-            _name(what, fields["name"]),
-            check_number(f"{what}: fill", fields["fill"]),
-            check_number(f"{what}: mean", fields["mean"]),
-            check_number(f"{what}: scale", fields["scale"], "(0, inf)"),
-            holes,
-        )
-    if kind == CATEGORY:
-        fields = _fields(what, found, "name", "kind", "categories", "rare")
-        categories = fields["categories"]
-        if (
-            not isinstance(categories, list | tuple)
-            or not 1 <= len(categories) <= _MOST_CATEGORIES
-            or not all(isinstance(category, str) for category in categories)
-            or list(categories) != sorted(set(categories))
-        ):
-            raise ValueError(
-                f"{what}: categories must be 1 to {_MOST_CATEGORIES} strings in order, got "
-                f"{shown(categories)}"
-            )
-        if not isinstance(fields["rare"], bool):
-            raise ValueError(f"{what}: rare must be true or false, got {shown(fields['rare'])}")
-        return _Category(_name(what, fields["name"]), tuple(categories), fields["rare"])
-    if kind == "dropped":
-        fields = _fields(what, found, "name", "kind", "reason")
-        if fields["reason"] not in _REASONS:
-            raise ValueError(
-                f"{what}: reason must be one of {', '.join(_REASONS)}, got "
-                f"{shown(fields['reason'])}"
-            )
-        return _Dropped(_name(what, fields["name"]), fields["reason"])
-    raise ValueError(f"{what} must be a number, a category or dropped, got {shown(found)}")
-
-
-def _name(what: str, found: Any) -> str:
-    if not isinstance(found, str):
-        raise ValueError(f"{what}: name must be a string, got {shown(found)}")
-    return found

@@ -24,16 +24,16 @@
 draws what is here, and `dropcore.report` writes all of it to a page.
 """
 
-from dropcore.diagnosis._diagnose import (
+from dropcore.diagnosis._diagnose import diagnose
+from dropcore.diagnosis._diagnosis import (
     ClassBalance,
     Diagnosis,
+    Finding,
     Gap,
     InputScale,
     Score,
     VarianceShift,
-    diagnose,
 )
-from dropcore.diagnosis._findings import Finding
 from dropcore.diagnosis._measures import Activations, Features, WeightNorms
 from dropcore.diagnosis._norm_history import NormHistory
 

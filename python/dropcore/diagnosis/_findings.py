@@ -9,21 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+from dropcore.diagnosis._diagnosis import Diagnosis, Finding
 from dropcore.diagnosis._layers import in_order, lowest_keep
 from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.layer import Layer
 from dropcore.nn.rates import width_for
 from dropcore.nn.recurrent import Recurrent
 
-if TYPE_CHECKING:
-    from dropcore.diagnosis._diagnose import Diagnosis
-
-__all__ = ["Finding", "findings_of"]
+__all__ = ["findings_of"]
 
 POOR: Final = 0.7
 """Of 1 - error / error of a constant: below this a model has learned little."""
@@ -60,31 +57,6 @@ TINY: Final = 0.1
 
 UNBALANCED: Final = 5.0
 """Ratio of the largest to the smallest class."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is probably wrong.
-
-    Attributes
-    ----------
-    name : str
-        Such as "overfitting"; the names are listed in `dropcore.diagnosis`.
-    what : str
-        A sentence.
-    evidence : str
-        The numbers that it follows from.
-    do : str
-        What to do about it.
-    """
-
-    name: str
-    what: str
-    evidence: str
-    do: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.evidence}. {self.do[:1].upper()}{self.do[1:]}."
 
 
 def findings_of(model: Layer, found: Diagnosis) -> tuple[Finding, ...]:
