@@ -182,6 +182,14 @@ def test_the_options_make_the_network(folder, capsys):
     assert model.training_state.optimizer == "SGD"
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"), [(["price"], 0.1), (["kind"], 0.5), (["price", "--rate", "0.25"], 0.25)]
+)
+def test_numbers_are_dropped_less_by_default(folder, capsys, options, rate):
+    run(capsys, "train", "data.csv", "-o", "m.dropcore", "--epochs", "1", "--target", *options)
+    assert dropcore.load("m.dropcore")[1].rate == rate
+
+
 def test_the_same_seed_gives_the_same_bytes(folder, capsys):
     for name, seed, threads in (("a", "5", "1"), ("b", "5", "2"), ("c", "6", "1")):
         before = dropcore.get_num_threads()
@@ -589,6 +597,10 @@ def test_explain_gives_advice(classifier, capsys):
     out = run(capsys, "explain", "kind.dropcore", "data.csv").out
     assert out.startswith("146 parameters, 96 training samples")
     assert all(advice in out for advice in found["advice"])
+    shown = run(capsys, "evaluate", "kind.dropcore", "data.csv", "--json").out
+    wanted = json.loads(shown)["scores"]["held_out"]
+    assert {"f1", "roc_auc"} <= wanted.keys()
+    assert found["validation"]["metrics"] == pytest.approx(wanted)
     frame(30, seed=3).to_csv("test.csv", index=False)
     found = as_json(capsys, "explain", "kind.dropcore", "test.csv", "--training-data", "data.csv")
     assert (found["samples"], found["validation"]["samples"]) == (96, 30)
@@ -617,7 +629,9 @@ def test_report_writes_one_page(classifier, capsys):
 def test_report_of_a_regression_has_intervals(regression, capsys):
     pytest.importorskip("jinja2", reason="the report is written by Jinja2")
     run(capsys, "report", "price.dropcore", "data.csv", "-o", "page.html", "--samples", "20")
-    assert "90 %" in (regression / "page.html").read_text(encoding="utf-8")
+    page = (regression / "page.html").read_text(encoding="utf-8")
+    assert "90 %" in page
+    assert "RMSE" in page[: page.index("90 %")]  # in the units of the targets
     run(capsys, "report", "price.dropcore", "data.csv", "-o", "page.html", "--force", "--level",
         "0.75")  # fmt: skip
     assert "75 %" in (regression / "page.html").read_text(encoding="utf-8")

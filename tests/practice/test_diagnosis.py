@@ -844,6 +844,85 @@ def test_few_samples_under_noise_are_no_learning_rate_that_is_too_high():
         assert "learning_rate_too_high" not in names(diagnose(model, x, y))
 
 
+@pytest.mark.parametrize("key", range(3))
+def test_few_samples_learned_under_dropout_are_no_learning_rate_that_is_too_high(key):
+    x, y = classes(60, features=8)
+    model = fitted(mlp(64, 64, rate=0.5), x, y, epochs=80, key=key, batch_size=32)
+    losses = np.array(model.training_state.history["loss"])
+    assert np.diff(losses).clip(0).mean() > 0.05 * losses.mean()
+    assert "learning_rate_too_high" not in names(diagnose(model, x, y))
+
+
+@pytest.mark.parametrize(
+    ("total", "rate", "expected"),
+    [(10_000, 0.5, True), (40, 0.5, False), (40, 0.0, True)],
+)
+def test_jumps_must_be_larger_than_those_of_masks(sound, total, rate, expected):
+    losses = [1.0, *[0.4, 0.6] * 6]
+    found = told(sound, rate, skill=0.9, clean=0.4, history=history(losses), total=total)
+    assert ("learning_rate_too_high" in found) == expected
+
+
+def test_the_loss_of_learned_samples_has_long_tails(sound):
+    losses = [1.0, *[0.06, 0.1] * 30]
+    for total, expected in ((200, False), (2000, True)):
+        found = told(sound, 0.5, skill=0.9, clean=0.05, history=history(losses), total=total)
+        assert ("learning_rate_too_high" in found) == expected
+
+
+def test_jumps_of_a_loss_that_is_small_in_the_end_are_harmless(sound):
+    for end, expected in ((0.2, True), (0.01, False)):
+        losses = [1.0, *[0.4, 0.6] * 6, end, end, end]
+        found = told(sound, 0.0, skill=0.9, clean=end, history=history(losses), total=10_000)
+        assert ("learning_rate_too_high" in found) == expected
+
+
+def test_momentum_is_named_to_those_who_use_it():
+    x, y = classes(400, wrong=0.1)
+    model = fitted(mlp(32), x, y, epochs=12, optimizer=SGD(3.0, momentum=0.9))
+    assert "momentum" in finding(diagnose(model, x, y), "learning_rate_too_high").do
+    model.training_state.optimizer = "Adam"
+    assert "momentum" not in finding(diagnose(model, x, y), "learning_rate_too_high").do
+
+
+@pytest.mark.parametrize(
+    ("loss", "held_out", "expected"),
+    [
+        (0.42, STILL, True),
+        (0.9, STILL, False),  # worse on validation data
+        (0.42, [2.0, 1.0, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5], True),  # the training loss has ended, too
+    ],
+)
+def test_a_model_that_is_worse_on_validation_data_does_not_underfit(
+    sound, loss, held_out, expected
+):
+    *_, found = sound
+    other = replace(found.validation, metrics={"loss": loss}, errors={"loss": 0.01})
+    gap = replace(found.gap, large=False)
+    names = told(sound, 0.5, skill=0.5, clean=0.4, history=history(STILL, held_out),
+                 validation=other, gap=gap)  # fmt: skip
+    assert ("underfitting" in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "best", "expected"),
+    [
+        (0.48, 3, False),  # training went on learning, and validation data did not profit
+        (0.48, 18, True),  # it did till the end
+        (0.40, 3, True),  # no worse on validation data
+    ],
+)
+def test_a_model_that_early_stopping_held_back_does_not_underfit(sound, loss, best, expected):
+    *_, found = sound
+    losses = [1.0, *np.linspace(0.6, 0.5, 19)]
+    held_out = [0.5 + 0.01 * abs(epoch - best) for epoch in range(20)]
+    other = replace(found.validation, metrics={"loss": loss}, errors={"loss": 0.06})
+    gap = replace(found.gap, large=False)
+    names = told(sound, 0.5, skill=0.5, clean=0.4, history=history(losses, held_out),
+                 validation=other, gap=gap)  # fmt: skip
+    assert ("underfitting" in names) == expected
+
+
 def test_a_subsample_is_chosen_by_the_key_and_told():
     x, y = classes(500)
     model = fitted(mlp(8), x, y, epochs=1)

@@ -245,6 +245,10 @@ def test_a_regression_shows_its_intervals(tmp_path):
                  uncertainty=wide)  # fmt: skip
     text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
     assert "cover more than they should" in text
+    error = np.sqrt(np.mean((wide.mean[:, 0] - y[120:]) ** 2))
+    expected = np.sqrt(np.mean(wide.std**2))
+    assert expected > 5
+    assert f"they expect errors of {expected:.3g}, and errors are {error:.3g}" in text
     with pytest.raises(ValueError, match="120 intervals and no validation samples"):
         write_report(tmp_path / "r.html", model, x[:120], y[:120], uncertainty=found)
     with pytest.raises(ValueError, match="120 intervals and 20 validation samples"):
@@ -271,6 +275,17 @@ def test_a_given_calibration_is_the_one_that_is_shown(fitted, tmp_path, sure, ho
     assert f"they are {how}." in text
     assert text.count("Accuracy against confidence") == 1
     assert f"ECE {found.ece:.3f}" in text
+
+
+def test_a_calibration_within_chance_is_called_neither(fitted, tmp_path):
+    model, (x, y), held_out, _ = fitted
+    chances = np.full((100, 2), 0.26)
+    chances[:, 0] = 0.74
+    found = reliability(chances, np.arange(100) % 5 == 0)  # 80 % are right, ± 4.4 %
+    write_report(tmp_path / "r.html", model, x, y, validation=held_out, uncertainty=found)
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "off by 6.0 %" in text
+    assert "cannot be told from 100 samples" in text
 
 
 def test_shares_of_classes_have_no_calibration(tmp_path):

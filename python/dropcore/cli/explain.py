@@ -11,12 +11,13 @@ from dropcore.cli._examples import DATA, READING
 from dropcore.cli._fitting import Parts
 from dropcore.cli._output import note
 from dropcore.cli._saved import MODEL, TARGET, Saved, read_model
+from dropcore.cli._scores import metrics_of
 from dropcore.cli._shared import CONFIG, DEVICE, JSON, SEED, THREADS
 
 if TYPE_CHECKING:
     from dropcore.diagnosis import Diagnosis
 
-__all__ = ["COMMAND", "TRAINING_DATA", "diagnosed", "parts_for"]
+__all__ = ["COMMAND", "TRAINING_DATA", "diagnosed", "metrics_for", "parts_for"]
 
 TRAINING_DATA = Option(
     "--training-data",
@@ -58,6 +59,12 @@ def parts_for(saved: Saved, options: argparse.Namespace) -> Parts:
     return parts
 
 
+def metrics_for(saved: Saved, parts: Parts) -> tuple[str, ...]:
+    """Names of the scores that `dropcore evaluate` shows, too."""
+    outputs = len(saved.model.predict(parts.training.x[:1])[0])
+    return metrics_of(saved.kind, outputs)
+
+
 def diagnosed(saved: Saved, parts: Parts, seed: int) -> Diagnosis:
     """What `dropcore.diagnosis` measures."""
     from dropcore.diagnosis import diagnose
@@ -68,6 +75,7 @@ def diagnosed(saved: Saved, parts: Parts, seed: int) -> Diagnosis:
         parts.training.x,
         parts.training.y,
         validation=None if held_out is None else (held_out.x, held_out.y),
+        metrics=metrics_for(saved, parts),
         key=seed,
     )
 

@@ -12,7 +12,7 @@ from dropcore.cli._output import check_output, note
 from dropcore.cli._saved import MODEL, TARGET, Saved, read_model
 from dropcore.cli._scores import LEVEL, SAMPLES
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, SEED, THREADS
-from dropcore.cli.explain import TRAINING_DATA, parts_for
+from dropcore.cli.explain import TRAINING_DATA, metrics_for, parts_for
 
 __all__ = ["COMMAND"]
 
@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> Result:
         parts.training.x,
         parts.training.y,
         validation=None if held_out is None else (held_out.x, held_out.y),
+        metrics=metrics_for(saved, parts),
         uncertainty=None if held_out is None else _uncertainty(saved, held_out, options),
         title=options.title or f"{options.model.name} on {options.data.name}",
         key=options.seed,

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> Result:
             None if held_out is None else reconstruction(held_out, preprocessing),
         )
     job = Job(kind, options.output, options.data, options.target, parts, preprocessing)
-    model: Any = network(options, n_inputs, n_outputs)
+    model: Any = network(options, n_inputs, n_outputs, regression=kind == REGRESSION)
     resume = options.resume and options.output.exists()
     if resume:
         loaded = load(options.output)

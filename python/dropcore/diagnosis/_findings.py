@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dropcore.diagnosis._diagnosis import Diagnosis, Finding
 from dropcore.diagnosis._layers import in_order, lowest_keep
@@ -43,11 +44,17 @@ DEAD: Final = 0.2
 
 CLIPS_ALL: Final = 0.95
 
+WAITED: Final = 5
+"""Epochs after the best one that tell that the validation loss no longer falls."""
+
 STILL_FALLING: Final = 0.1
 """Share of the fall of the loss that is in the last fifth of the epochs; levelled off, it is 0."""
 
 RISES: Final = 0.05
 """Mean rise of the loss between epochs, relative to its mean, without noise."""
+
+FINE: Final = 0.05
+"""Share of the first loss below which jumps do no harm to a model with a good score."""
 
 FAR: Final = 10.0
 """Mean or standard deviation of an input that is not standardised."""
@@ -120,7 +127,7 @@ def _underfitting(model: Layer, found: Diagnosis) -> Iterator[Finding]:
         return
     skill, noisy = found.train.skill, found.history.get("loss")
     clean = found.train.metrics["loss"]
-    if skill is None or skill >= POOR or not noisy or (found.gap is not None and found.gap.large):
+    if skill is None or skill >= POOR or not noisy or _worse_on_validation(found):
         return
     keep, path, layer = _strongest(model)
     if keep > STRONG or (skill > LITTLE and 0 < noisy[-1] < NOISE_COSTS * clean):
@@ -150,6 +157,34 @@ def _underfitting(model: Layer, found: Diagnosis) -> Iterator[Finding]:
         "try a smaller rate, or layers wider by 1 / keep (nn.width_for), and more epochs; if "
         "nothing changes, the inputs may say little about the targets",
     )
+
+
+def _worse_on_validation(found: Diagnosis) -> bool:
+    """Whether a better fit to the training data would not help, or has not.
+
+    The validation loss is clearly larger; or it is larger, and was best epochs before the end,
+    while the training loss fell further.
+    """
+    if found.gap is None or found.validation is None:
+        return False
+    train, other = found.train, found.validation
+    error = math.hypot(train.errors.get("loss", math.inf), other.errors.get("loss", math.inf))
+    excess = other.metrics["loss"] - train.metrics["loss"]
+    if found.gap.large or excess > max(2 * error, 0.5 * abs(train.metrics["loss"])):
+        return True
+    if excess < error < math.inf:
+        return False
+    noisy, held_out = (np.array(found.history.get(name) or []) for name in ("loss", "val_loss"))
+    if len(noisy) != len(held_out) or not np.isfinite([noisy, held_out]).all():
+        return False
+    after = noisy[int(np.argmin(held_out)) + 1 :] if len(noisy) else noisy
+    if len(after) < WAITED:
+        return False
+    before = noisy[: -len(after)][-WAITED:]
+    last = after[-WAITED:]
+    spread = math.hypot(*(float(np.std(part)) / math.sqrt(len(part)) for part in (before, last)))
+    fall = float(before.mean() - last.mean())
+    return fall > max(2 * spread, 0.05 * abs(float(before.mean())))
 
 
 def _next_recurrent(model: Layer, path: str, layer: Layer) -> tuple[str, int] | None:
@@ -196,20 +231,23 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
     # The loss under strong noise, or of few samples, varies from epoch to epoch.
     least = RISES / max(_strongest(model)[0], RISES)
     chance = min(3 * found.train.errors.get("loss", 0.0), 0.5 * abs(best))
-    rises = losses[-3:].min() - best > max(least * abs(best), 0.05 * first, chance)
+    noise = _mask_noise(model, found, losses)
+    rises = losses[-3:].min() - best > max(least * abs(best), 0.05 * first, chance, 3 * noise)
     rise, fall = float(steps.clip(0).sum()), float(-steps.clip(None, 0).sum())
-    jumps = rise / len(steps) > max(least * scale, chance / 3) and rise > 0.5 * fall
+    jumps = rise / len(steps) > max(least * scale, chance / 3, noise) and rise > 0.5 * fall
+    jumps = jumps and (abs(float(losses[-3:].mean())) > FINE * first or _skill(found) < POOR)
     stuck = _skill(found) < 0.1 and losses[1] - best < 0.02 * abs(float(losses[1]))
     if rises or jumps or (stuck and dead > 0.5):
         how = "rises and falls" if jumps else "rises" if rises else "does not fall"
         gone = f", and {100 * dead:.0f} % of the units of a layer are dead" if dead > 0.5 else ""
+        sgd = model.training_state is not None and model.training_state.optimizer == "SGD"
+        momentum = "; momentum 0.9 multiplies the rate of plain SGD by 10" if sgd else ""
         yield Finding(
             "learning_rate_too_high",
             "The learning rate is probably too high",
             f"the training loss {how}: {losses[0]:.3g} in the first epoch, {best:.3g} in the best, "
             f"{losses[-1]:.3g} in the last{gone}",
-            "divide the learning rate by 3 to 10, or begin with schedules.WarmUp; momentum 0.9 "
-            "multiplies the rate of plain SGD by 10",
+            f"divide the learning rate by 3 to 10, or begin with schedules.WarmUp{momentum}",
         )
         return
     count = max(2, len(losses) // 5)
@@ -229,6 +267,18 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
             "train for more epochs (fit goes on where it stopped), or multiply the learning rate "
             "by 3 to 10",
         )
+
+
+def _mask_noise(model: Layer, found: Diagnosis, losses: NDArray[np.float64]) -> float:
+    """How much masks alone change the training loss from one epoch to the next, roughly.
+
+    The standard error of the mean of `total` losses, whose spread is about their mean at the start
+    and up to 3 times that once most samples are learned and few have a large loss under a mask.
+    """
+    level = float(np.median(np.abs(losses[len(losses) // 2 :])))
+    tails = min(math.sqrt(max(abs(float(losses[0])) / level, 1.0)), 3.0) if level else 1.0
+    spread = 3 * (1 - _strongest(model)[0]) * tails * level
+    return spread / math.sqrt(found.total)
 
 
 def _finished(found: Diagnosis) -> bool:

@@ -46,6 +46,9 @@ __all__ = ["write_report"]
 MOST = 6
 """Layers whose histograms are drawn; the table has all."""
 
+TITLES = {"rmse": "RMSE", "mae": "MAE", "mse": "MSE", "roc_auc": "ROC AUC"}
+"""Names of metrics that are abbreviations."""
+
 PERCENT = ("accuracy", "f1", "roc_auc", "precision", "recall")
 
 
@@ -203,13 +206,7 @@ def _calibration(model: Model, found: Diagnosis, validation: Any) -> Iterator[Re
 def _sentences(results: Iterable[Any], validation: Any) -> Iterator[str]:
     for result in results:
         if isinstance(result, Reliability):
-            filled = result.count > 0
-            excess = (result.confidence - result.accuracy)[filled] @ result.count[filled]
-            how = "too sure" if excess > 0 else "not sure enough"
-            yield (
-                f"The confidence of predictions is off by {100 * result.ece:.1f} % on average "
-                f"(expected calibration error): they are {how}."
-            )
+            yield _of_calibration(result)
         elif isinstance(result, Intervals):
             yield _of_intervals(result, validation[1])
         elif isinstance(result, AveragingCurve):
@@ -221,6 +218,24 @@ def _sentences(results: Iterable[Any], validation: Any) -> Iterator[str]:
             )
         elif isinstance(result, MonteCarlo):
             yield _of_samples(result)
+
+
+def _of_calibration(result: Reliability) -> str:
+    """Whether confidences are too high or too low, if that is more than chance."""
+    filled = result.count > 0
+    sure, right, count = (a[filled] for a in (result.confidence, result.accuracy, result.count))
+    excess = float((sure - right) @ count)
+    chance = 2 * math.sqrt(float((sure * (1 - sure)) @ count))
+    text = (
+        f"The confidence of predictions is off by {100 * result.ece:.1f} % on average (expected "
+        "calibration error)"
+    )
+    if abs(excess) <= chance:
+        return (
+            f"{text}. That they are too sure, or not sure enough, cannot be told from "
+            f"{int(count.sum()):,} samples."
+        )
+    return f"{text}: they are {'too sure' if excess > 0 else 'not sure enough'}."
 
 
 def _of_intervals(result: Intervals, y: Any) -> str:
@@ -235,9 +250,13 @@ def _of_intervals(result: Intervals, y: Any) -> str:
         return f"{text}; {100 * chance:.1f} % more or fewer would be chance."
     beyond = f"beyond the {100 * chance:.1f} % that are chance"
     if inside > result.level:
+        error = math.sqrt(float(np.mean((result.mean - np.reshape(y, result.mean.shape)) ** 2)))
+        spread = math.sqrt(float(np.mean(result.std**2)))
         return (
-            f"{text}. They cover more than they should, {beyond}: the noise level is too high, or "
-            "errors have longer tails than a Gaussian."
+            f"{text}. They cover more than they should, {beyond}: they expect errors of "
+            f"{spread:.3g}, and errors are {error:.3g} (root mean square). Either dropout makes "
+            "the samples differ by more than the model errs, and a smaller rate narrows them; or "
+            "the noise level is too high; or errors have longer tails than a Gaussian."
         )
     return (
         f"{text}. They cover less than they should, {beyond}: the noise level is too low (estimate "
@@ -497,7 +516,7 @@ def _headline(found: Diagnosis) -> Iterator[dict[str, str]]:
     for name in names[:4]:
         error = score.errors.get(name)
         yield {
-            "name": name.replace("_", " ").capitalize(),
+            "name": TITLES.get(name, name.replace("_", " ").capitalize()),
             "value": _figure(name, score.metrics[name]),
             "note": (f"± {_figure(name, error, 2)}, " if error else "")
             + f"{score.samples:,} {what} samples",
