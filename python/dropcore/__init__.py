@@ -56,6 +56,7 @@ _MODULES = (
     "losses",
     "nn",
     "noise",
+    "numba",
     "optim",
     "plotting",
     "reference",

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "python" / "dropcore"
 LEVELS = (
     ("key", "_version", "_openmp"),
     ("_base/*",),
-    ("_backends/gradients", "_backends/memory"),
+    ("_backends/gradients", "_backends/memory", "_backends/c_api"),
     ("_backends/cpu", "_backends/cuda/*"),
     ("_backends/__init__",),
     ("mask", "runtime", "reference"),
@@ -29,7 +29,7 @@ LEVELS = (
     ("demo",),
     ("cli/*", "cli", "__main__"),
     # Doors into other libraries: nothing else of the package imports them.
-    ("jax",),
+    ("jax", "numba"),
 )
 
 # Packages that only collect the names of their files.

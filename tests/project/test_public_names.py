@@ -17,13 +17,13 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "datasets", "diagnosis", "jax", "losses", "nn", "noise", "optim",
-    "plotting", "reference", "regularizers", "report", "schedules", "training", "tuning",
+    "constraints", "data", "datasets", "diagnosis", "jax", "losses", "nn", "noise", "numba",
+    "optim", "plotting", "reference", "regularizers", "report", "schedules", "training", "tuning",
     "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
-ADAPTERS = {"jax": "jax"}
+ADAPTERS = {"jax": "jax", "numba": "numba"}
 
 
 def public_modules():

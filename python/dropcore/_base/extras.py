@@ -29,6 +29,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "tensorboard": ("tensorboardX",),
     "demo": ("sklearn", "matplotlib"),
     "jax": ("jax",),
+    "numba": ("numba", "llvmlite"),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
 }

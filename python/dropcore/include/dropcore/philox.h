@@ -1,4 +1,8 @@
-/* The mask contract, version 2, in code: one text for C99, C++ and CUDA (also under NVRTC).
+/* SPDX-License-Identifier: BSD-3-Clause
+ * Copyright (c) dropcore developers. Other projects may copy this file as it is, with these lines.
+ *
+ * The mask contract, version 2, in code: one text for C99, C++ and CUDA (also under NVRTC). It
+ * includes nothing and defines only static functions, so that copies of it do not clash.
  *
  * A mask is a pure function of (seed, stream, step, logical index). This file is that function,
  * one element or one group of elements at a time; the vector kernels compute the same values for
@@ -29,7 +33,8 @@ typedef unsigned char dropcore_u8;
 typedef unsigned int dropcore_u32;
 typedef unsigned long long dropcore_u64;
 
-#define DROPCORE_CONTRACT_VERSION 2
+#define DROPCORE_CONTRACT_VERSION 2 /* of the masks: another one would draw others */
+#define DROPCORE_PHILOX_REVISION 1  /* of this file: counts what has been added to it */
 
 #define DROPCORE_GROUP 128      /* elements in a group, bits in a block */
 #define DROPCORE_GROUP_BYTES 16 /* packed bytes in a group */
