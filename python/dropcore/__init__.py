@@ -63,6 +63,7 @@ _MODULES = (
     "regularizers",
     "report",
     "schedules",
+    "thinc",
     "training",
     "tuning",
     "uncertainty",

@@ -32,6 +32,15 @@ def test_jax():
     assert (y[0] != y[1]).any()
 
 
+def test_thinc():
+    pytest.importorskip("thinc")
+    found = run("thinc")
+    found["model"].initialize(np.ones((4, 8), "f"), np.ones((4, 3), "f"))
+    assert found["model"].ops.name == "dropcore"
+    y = found["model"].layers[0](np.ones((4, 8), "f"), is_train=True)[0]
+    assert (y == 0).any()
+
+
 def test_every_section_is_tested():
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {re.sub(r"\W", "", name).lower() for name in SECTIONS} <= tested

@@ -18,12 +18,13 @@ NOUNS = [
 
 MODULES = [
     "constraints", "data", "datasets", "diagnosis", "jax", "losses", "nn", "noise", "numba",
-    "optim", "plotting", "reference", "regularizers", "report", "schedules", "training", "tuning",
+    "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc", "training",
+    "tuning",
     "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
-ADAPTERS = {"jax": "jax", "numba": "numba"}
+ADAPTERS = {"jax": "jax", "numba": "numba", "thinc": "thinc"}
 
 
 def public_modules():

@@ -30,6 +30,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "demo": ("sklearn", "matplotlib"),
     "jax": ("jax",),
     "numba": ("numba", "llvmlite"),
+    "thinc": ("thinc",),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
 }

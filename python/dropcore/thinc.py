@@ -1,0 +1,103 @@
+"""The dropout of thinc, as operations that its layers use.
+
+Every layer of thinc that drops asks the operations of its model for a mask. With those of this
+module the mask is dropcore's::
+
+    import dropcore.thinc
+    from thinc.api import use_ops
+
+    with use_ops("dropcore"):
+        model = chain(Relu(nO=64, dropout=0.5), Softmax())
+
+A model keeps the operations that are in use when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dropcore import functional
+from dropcore._base.extras import require
+from dropcore.key import Key
+from dropcore.mask import Mask
+
+require("thinc", "thinc", "dropcore.thinc")
+
+from thinc.api import NumpyOps, registry  # noqa: E402
+
+__all__ = ["DropcoreOps", "DropoutOps"]
+
+
+class DropoutOps:
+    """Masks of dropcore for operations of thinc, as a base class before theirs.
+
+    `DropcoreOps` is this for thinc's NumpyOps. For others: ``class Own(DropoutOps, AppleOps)``.
+
+    Each mask has a key of its own, whose seed is drawn from `numpy.random`. So
+    ``thinc.api.fix_random_seed`` repeats the masks.
+    """
+
+    def get_dropout_mask(self, shape: tuple[int, ...], drop: float | None) -> Any:
+        """The factors by which thinc multiplies: 1 / (1 - drop) where kept, and 0 where dropped.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        drop : float or None
+            Fraction dropped. As in thinc, all is kept from 0 downwards and for None, and nothing
+            from 1 upwards.
+
+        Returns
+        -------
+        array of float32
+            Of the operations' own kind.
+
+        Raises
+        ------
+        ValueError
+            If drop is NaN.
+        """
+        like = self.alloc((0,))  # type: ignore[attr-defined]
+        return Mask(tuple(shape), _rate(drop), key=_draw_key()).to_array(np.float32, like=like)
+
+    def dropout(self, X: Any, drop: float | None) -> tuple[Any, Callable[[Any], Any]]:
+        """Dropout of an array without a mask that is kept: for layers of your own.
+
+        Parameters
+        ----------
+        X : array of float32, float64 or float16
+        drop : float or None
+            As for `get_dropout_mask`, with the same mask.
+
+        Returns
+        -------
+        Y : array
+            Of the shape and dtype of X.
+        backprop : callable
+            From the gradient of Y to that of X. It draws the mask again.
+        """
+        rate, key = _rate(drop), _draw_key()
+
+        def backprop(dY: Any) -> Any:
+            return functional.dropout_backward(dY, rate, key=key)
+
+        return functional.dropout(X, rate, key=key), backprop
+
+
+@registry.ops("dropcore")
+class DropcoreOps(DropoutOps, NumpyOps):
+    """thinc's operations on NumPy arrays with masks of dropcore: ``use_ops("dropcore")``."""
+
+    name = "dropcore"
+
+
+def _rate(drop: float | None) -> float:
+    return 0.0 if drop is None else min(max(float(drop), 0.0), 1.0)
+
+
+def _draw_key() -> Key:
+    # The generator that fix_random_seed sets.
+    return Key(int(np.random.randint(1 << 63, dtype=np.uint64)))  # noqa: NPY002
