@@ -183,7 +183,7 @@ def test_an_epoch_of_batches_is_finished():
     model = pickle.loads(copies.copies[3])
     with pytest.raises(ValueError, match=r"x yields 2 batches in epoch 1, of which 4 are done"):
         model.fit(batches(X, Y)[:2], epochs=2, resume=True, **OPTIONS)
-    with pytest.raises(ValueError, match="the same samples as before, None, got 70"):
+    with pytest.raises(ValueError, match="the same batch_size as before, None, got 32"):
         model.fit(X, Y, epochs=2, resume=True, **OPTIONS)
 
 
@@ -204,8 +204,11 @@ WRONG = [
     ({"x": Loader}, TypeError, "or without it an iterable .* got <class"),
     ({"x": lambda: batches(X, Y)}, TypeError, "<function .*>; call it$"),
     ({"x": X}, TypeError, "y must be an array, got None"),
-    ({"x": X.tolist()}, TypeError, r"x: batch 1 must be \(x, y\) .* a list of 6; if x holds sam"),
-    ({"x": [X[:16]]}, TypeError, r"x: batch 1 must be .* of shape \(16, 6\); if x holds samples"),
+    ({"x": X.tolist()}, TypeError, r"x: batch 1 must be \(x, y\) .* a list of 6 numbers: if x h"),
+    ({"x": X[:, :2].tolist()}, TypeError,
+     r"^x: batch 1 must be \(x, y\) or .*, got a list of 2 numbers: if x holds samples, give y$"),
+    ({"x": [tuple(X[0, :3])]}, TypeError, "got a tuple of 3 numbers: if x holds samples, give y$"),
+    ({"x": [X[:16]]}, TypeError, r"x: batch 1 must be .* of shape \(16, 6\): if x holds samples"),
     ({"x": [{"x": X}]}, ValueError, r"x: batch 1 as a dict must have x and y, .* got \['x'\]"),
     ({"x": [(BAD, Y[:9])]}, ValueError, r"x: batch 1: x must be finite in float32, got nan at \("),
     ({"x": [*GOOD, (X[:9], Y[:9] + 1)]}, ValueError, r"x: batch 6: y: labels must be in \[0, 3\)"),

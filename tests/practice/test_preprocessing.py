@@ -158,10 +158,10 @@ def test_arrays_of_objects_hold_mixed_columns():
 def test_an_array_is_taken_in_order_where_training_data_had_names():
     frame = pd.DataFrame({"a": [1.0, 2, 4], "b": [3.0, 1, 0]})
     found = Preprocessing().fit(frame)
-    with pytest.warns(UserWarning, match="x has none, and the training data had column names"):
+    with pytest.warns(UserWarning, match="x has no column names, and the training data had col"):
         np.testing.assert_array_equal(found.transform(frame.to_numpy()), found.transform(frame))
     unnamed = Preprocessing().fit(frame.to_numpy())
-    with pytest.warns(UserWarning, match="x has some, and the training data had no column names"):
+    with pytest.warns(UserWarning, match="x has column names, and the training data had no column"):
         np.testing.assert_array_equal(unnamed.transform(frame), found.transform(frame))
 
 

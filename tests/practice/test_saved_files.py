@@ -38,9 +38,7 @@ def saved(tmp_path_factory):
     state.feature_names = ["a", "b", "c"]
     state.classes = np.array([3, 7])
     state.callbacks = {"Own": {"best": float("inf"), "weights": [X[0], "word", None]}}
-    state.unfinished = UnfinishedEpoch(
-        12, 4, True, 1, ["f1"], {"loss": [0.5, 4.0]}, [(X, Y, None)]
-    )  # fmt: skip
+    state.unfinished = UnfinishedEpoch(1, {"loss": [0.5, 4.0]}, [(X, Y, None)])
     state.notes = {"target": "price"}
     path = tmp_path_factory.mktemp("saved") / "model.dropcore"
     model.save(path)
@@ -362,7 +360,8 @@ for _ in range(101):
         (("training", "stopped", 1), "its flags must be True or False"),
         (("training", "unfinished", {"dict": {}}), "its unfinished epoch lacks"),
         (("training", "unfinished", "dict", "batches", -1), "must not be negative"),
-        (("training", "unfinished", "dict", "shuffle", "yes"), "its flags must be"),
+        (("training", "call", ["samples"]), "its call of fit must be a dict"),
+        (("training", "call", {"samples": 12}), "its call of fit must be str"),
         (("training", "unfinished", "dict", "sums", {"dict": {"loss": [1]}}), "must be pairs"),
         (("training", "unfinished", "dict", "scored", [1]), "belong to nothing|list of threes"),
         (("training", "notes", [1]), "its notes must be a dict"),

@@ -353,6 +353,55 @@ def test_preparations_that_are_refused(options, error, text):
     assert not model.built
 
 
+def test_another_preprocessing_of_a_trained_model_is_refused():
+    frame = table()
+    model = Sequential([Dense(3)])
+    options = {"epochs": 1} | SOFTMAX
+    y = Y
+    model.fit(frame, y, preprocessing=Preprocessing(), **options)
+    before = copy.deepcopy(model.training_state)
+    text = "of min_frequency=2, max_categories=100, got min_frequency=9, max_categories=100: leave"
+    with pytest.raises(ValueError, match=f"preprocessing: the model keeps the one .*, {text}"):
+        model.fit(frame, y, preprocessing=Preprocessing(min_frequency=9), **options)
+    assert model.training_state.step == before.step
+    model.fit(frame, y, preprocessing=Preprocessing(), **options)
+    model.fit(frame, y, preprocessing=before.preprocessing, **options)
+    assert model.training_state.preprocessing == before.preprocessing
+
+
+def test_labels_that_are_all_ignored_are_refused():
+    y, loss = np.full(len(X), 7), SoftmaxCrossEntropy(ignore_label=7)
+    options = {"epochs": 1, "loss": loss, "progress": False}
+    model = Sequential([Dense(3)])
+    text = "y: all labels are 7, the ignore_label of the loss: none would count"
+    some = y.copy()
+    some[0] = 1
+    for call in (
+        lambda: model.fit(X, y, **options),
+        lambda: model.fit([(X, some), (X, y)], **options),
+        lambda: model.fit(X, some, validation_data=(X, y), **options),
+        lambda: training.step(model, "sgd", loss, X, y),
+        lambda: model.evaluate(X, y, loss=loss),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+    for part in (0.2, 0.8):  # whichever part has the only label
+        with pytest.raises(
+            ValueError, match=r"split: of the \d+ samples for \w+: all labels are 7"
+        ):
+            model.fit(X, some, validation_split=part, **options)
+    model.fit(X, some, **options)
+
+
+def test_labels_that_are_ignored_or_padding_are_refused():
+    model = Sequential([LSTM(4, return_sequences=True), Dense(3)])
+    y = np.array([[7, 1], [7, 2]])
+    options = {"epochs": 1, "loss": SoftmaxCrossEntropy(ignore_label=7), "progress": False}
+    with pytest.raises(ValueError, match="y: all labels are 7, the ignore_label"):
+        model.fit(np.ones((2, 2, 3)), y, lengths=[1, 1], **options)
+    model.fit(np.ones((2, 2, 3)), y, lengths=[1, 2], **options)
+
+
 def test_a_trained_model_keeps_to_data_as_they_were():
     pytest.importorskip("sklearn")
     model = Sequential([Dense(1)])

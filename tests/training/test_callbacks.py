@@ -365,7 +365,7 @@ def test_an_optimizer_without_a_scale_is_refused_before_an_update():
     model = network()
     with pytest.raises(TypeError, match=r"can be changed between updates for an optimiser of"):
         trained(1, ReduceOnPlateau(), model=model, optimizer=Own())
-    assert model.training_state.step == 0
+    assert model.training_state is None
     trained(2, model=model)
     before = everything(model)
     with pytest.raises(TypeError, match=r"can be changed between updates for an optimiser of"):
@@ -642,6 +642,37 @@ def test_a_file_of_something_else_is_not_appended_to(tmp_path, content):
         trained(1, CSVLog(path, append=True), model=model)
     assert not model.built
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_log_that_is_deleted_meanwhile_is_begun_anew(tmp_path, append):
+    path = tmp_path / "log.csv"
+
+    def delete(epoch, metrics):
+        if epoch == 2:
+            path.unlink()
+
+    trained(4, CSVLog(path, append), delete)
+    first, *lines = path.read_text("utf-8").splitlines()
+    assert first.startswith("epoch,loss,")
+    assert [line[:2] for line in lines] == ["3,", "4,"]
+
+
+def test_a_file_of_two_callbacks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for one, two, text in (
+        (CSVLog("a"), CSVLog(tmp_path / "a"), "CSVLog and CSVLog 2 would overwrite each other's"),
+        (CSVLog("a"), CSVLog("link/a", append=True), "CSVLog and CSVLog 2 would overwrite"),
+        (Checkpoint("a"), CSVLog("a"), "CSVLog and Checkpoint would overwrite .* file .*a: give"),
+        (Checkpoint("m-{epoch}"), Checkpoint("m-{step}", every_updates=2), "Checkpoint 2 would ov"),
+    ):
+        model = network()
+        with pytest.raises(ValueError, match=text):
+            trained(1, one, two, model=model)
+        assert not model.built
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    trained(1, Checkpoint("a"), Checkpoint("b", best_only=True), CSVLog("c"), CSVLog("d"))
 
 
 def test_epochs_that_are_trained_again_are_logged_once(tmp_path):

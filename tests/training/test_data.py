@@ -196,6 +196,13 @@ def test_columns_must_keep_their_order():
     with pytest.warns(UserWarning, match="x has no column names") as record:
         model.predict(X)
     assert record[0].filename == __file__
+    for call in (
+        lambda: model.fit(X, Y, **options),
+        lambda: model.evaluate(X, Y),
+    ):
+        with pytest.warns(UserWarning, match="x has no column names, and the model was fitted to"):
+            call()
+    assert model.training_state.feature_names == names
     twin = Sequential([Dense(3)])
     twin.fit(X, Y, **options)
     twin.predict(frame)  # nothing is known of its columns

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, _core
+from dropcore import Key, _core, training
 from dropcore.constraints import MaxNorm
 from dropcore.losses import softmax_cross_entropy
 from dropcore.nn import (
@@ -582,3 +582,43 @@ def test_an_optimiser_of_another_kind_begins_at_its_first_step():
     model.fit(x, y, epochs=2, optimizer=Adam(rate), progress=False)
     assert steps == [0, 1, 2]
     assert model.training_state.step == 503
+
+
+def test_what_fails_before_an_update_leaves_the_training_state_as_it_was():
+    def broken(outputs, targets):
+        raise ZeroDivisionError
+
+    x, y = np.eye(6, dtype=np.float32), np.arange(6) % 2
+    options = {"epochs": 1, "progress": False}
+    for train in (
+        lambda model: model.fit(x, y, loss=broken, optimizer="sgd", key=3, **options),
+        lambda model: training.step(model, "sgd", broken, x, y, key=3),
+    ):
+        model = Sequential([Dense(2)])
+        with pytest.raises(ZeroDivisionError):
+            train(model)
+        assert model.training_state is None
+        model.fit(x, y, **options)
+        state = model.training_state
+        before = dict(vars(state))
+        with pytest.raises(ZeroDivisionError):
+            train(model)
+        assert model.training_state is state
+        assert vars(state) == before
+        assert model.evaluate(x, y)["accuracy"] >= 0
+
+
+def test_what_fails_after_an_update_leaves_the_loss_of_the_update():
+    calls = []
+
+    def breaks(outputs, targets):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        return 1.0, np.ones_like(outputs)
+
+    model = Sequential([Dense(2)])
+    with pytest.raises(ZeroDivisionError):
+        model.fit(np.eye(6), np.arange(6), loss=breaks, batch_size=3, epochs=1, progress=False)
+    assert model.training_state.loss is breaks
+    assert model.training_state.step == 1

@@ -446,7 +446,7 @@ def test_an_interrupted_epoch_is_measured_as_a_whole(metrics):
         trained(metrics[:1], model=model, resume=True)
     begun = copy.deepcopy(model)
     begun.training_state.history = History()
-    with pytest.raises(ValueError, match=r"so it needs the same metrics as before, \['f1', "):
+    with pytest.raises(ValueError, match=r"with the same metrics as before, \['f1', "):
         trained(metrics[:1], model=begun, resume=True)
     history, _ = trained(metrics, model=model, resume=True)
     for name in wanted:
@@ -478,13 +478,21 @@ def test_one_class_in_the_validation_data_is_nan_with_one_warning():
     [
         (4, FOUR % 2, "softmax_cross_entropy", "the data has no sample of class 2, 3"),
         (3, YES_OR_NO * [1, 0, 1], "binary_cross_entropy", "the data has no sample of class 1"),
-        (4, np.full(N, -1), SoftmaxCrossEntropy(ignore_label=-1), "has no sample that counts"),
     ],
 )
 def test_an_undefined_auc_says_what_is_missing(units, y, loss, text):
     with pytest.warns(RuntimeWarning, match=text):
         found = evaluated(network(units), y, ["roc_auc"], loss)
     assert np.isnan(found["roc_auc"])
+
+
+def test_an_auc_of_labels_that_are_all_ignored_is_not_defined():
+    """As on a GPU, where `evaluate` does not look at labels."""
+    loss = SoftmaxCrossEntropy(ignore_label=-1)
+    measures = Measures(["roc_auc"], loss, (4,), weighted=False, data="the data", scaling=None)
+    kept = measures.kept(np.zeros((N, 4)), np.full(N, -1), None)
+    with pytest.warns(RuntimeWarning, match="the data has no sample that counts"):
+        assert np.isnan(measures.result({}, [kept])["roc_auc"])
 
 
 def test_a_class_of_no_weight_is_missing():

@@ -92,6 +92,11 @@ class Preprocessing:
         return self._learned is not None
 
     @property
+    def options(self) -> dict[str, int]:
+        """The arguments that it was made with, by their names."""
+        return {"min_frequency": self.min_frequency, "max_categories": self.max_categories}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that it was fitted to."""
         return tuple(column.name for column in self._known())
@@ -120,10 +125,8 @@ class Preprocessing:
 
     def __repr__(self) -> str:
         if self._learned is None:
-            return (
-                f"Preprocessing(min_frequency={self.min_frequency}, "
-                f"max_categories={self.max_categories})"
-            )
+            options = (f"{name}={value}" for name, value in self.options.items())
+            return f"Preprocessing({', '.join(options)})"
         return (
             f"<Preprocessing of {len(self._learned)} columns to "
             f"{len(self.feature_names_out)} features>"
@@ -261,10 +264,10 @@ class Preprocessing:
                     f"got {len(table.names)}"
                 )
             if table.named != self._named:
-                had, has = ("column names", "none") if self._named else ("no column names", "some")
+                has, had = ("has no", "had") if self._named else ("has", "had no")
                 warnings.warn(
-                    f"Preprocessing.transform: x has {has}, and the training data had {had}: "
-                    "columns are taken in their order",
+                    f"Preprocessing.transform: x {has} column names, and the training data {had} "
+                    "column names, so columns are matched by their order, which cannot be checked",
                     UserWarning,
                     stacklevel=users_level(),
                 )

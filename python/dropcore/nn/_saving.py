@@ -73,7 +73,8 @@ def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> 
         the same folder.
     optimizer : bool, default True
         Whether to save the state of the optimiser, which for Adam is twice as large as the weights.
-        Without it a further `fit` begins with a new one, as for an optimiser of another kind.
+        Without it a further `fit` begins with a new one, as for an optimiser of another kind, and
+        ``fit(resume=True)`` is refused.
 
     Raises
     ------
@@ -424,6 +425,11 @@ def _read_factor(found: Any, source: _Source) -> float:
     return check_number("its learning_rate_factor", found, "(0, inf)")
 
 
+def _read_call(found: Any, source: _Source) -> dict[str, str]:
+    _strings(list(_dict(found, "its call of fit").values()), "its call of fit")
+    return cast(dict[str, str], found)
+
+
 def _write_key(key: Key | None, sink: _Sink) -> dict[str, int] | None:
     return None if key is None else dataclasses.asdict(key)
 
@@ -497,12 +503,7 @@ def _read_unfinished(found: Any, source: _Source) -> UnfinishedEpoch | None:
     values = _dict(unpack(found, source), "its unfinished epoch")
     _expect(values, {f.name for f in dataclasses.fields(UnfinishedEpoch)}, "its unfinished epoch")
     epoch = UnfinishedEpoch(**values)
-    for count in (epoch.samples, epoch.batch_size):
-        if count is not None:
-            _read_count(count, source)
     _read_count(epoch.batches, source)
-    _read_bool(epoch.shuffle, source)
-    _strings(epoch.metrics, "the metrics of its unfinished epoch")
     sums = _dict(epoch.sums, "the sums of its unfinished epoch")
     if not all(
         isinstance(pair, list) and [type(number) for number in pair] == [float, float]
@@ -532,6 +533,7 @@ FIELDS: Final[dict[str, _Field]] = {
     "loss": _Field(_write_loss, _read_loss),
     "feature_names": _Field(_as_it_is, _read_names),
     "history": _Field(_write_history, _read_history),
+    "call": _Field(_as_it_is, _read_call),
     "key": _Field(_write_key, _read_key),
     "classes": _Field(_packed("classes"), _read_classes),
     "preprocessing": _configured(Preprocessing),

@@ -42,6 +42,7 @@ __all__ = [
     "Known",
     "Learning",
     "check_feature_names",
+    "check_not_ignored",
     "checked_data",
     "feature_names",
     "known_of",
@@ -500,7 +501,23 @@ def _checked_targets(
             f"{name} must be of shape {valid.shape} or {(*valid.shape, '...')}, a target for each "
             f"step of the outputs, whose padded steps do not count, got {targets.shape}"
         )
+    check_not_ignored(name, targets, valid, loss)
     return targets, loss, known
+
+
+def check_not_ignored(
+    name: str, targets: Any, valid: NDArray[np.bool_] | None, loss: Loss | None
+) -> None:
+    """ValueError if all labels that are valid are the `ignore_label` of the loss."""
+    ignored = getattr(loss, "ignore_label", None)
+    # A device is not waited for.
+    if ignored is None or on_device(targets) or targets.dtype.kind not in "iu":
+        return
+    labels = targets if valid is None else targets[valid]
+    if (labels == ignored).all():
+        raise ValueError(
+            f"{name}: all labels are {ignored}, the ignore_label of the loss: none would count"
+        )
 
 
 def _with_targets(

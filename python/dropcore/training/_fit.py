@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_bool, users_level
@@ -16,7 +17,7 @@ from dropcore._base.device import on_device
 from dropcore.data import Preprocessing
 from dropcore.key import Key
 from dropcore.losses import Loss, Number
-from dropcore.optim import Optimizer
+from dropcore.optim import Optimizer, kind_of
 from dropcore.training._choices import (
     address_of,
     check_address,
@@ -33,7 +34,7 @@ from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
 from dropcore.training._progress import progress_of
 from dropcore.training._sets import sets_of
 from dropcore.training._sources import Arrays, Batches, Source
-from dropcore.training._update import Scored, Update, prepare
+from dropcore.training._update import Scored, Update, prepare, put_back
 from dropcore.training._warnings import (
     divergence_hints,
     warn_of_constant_columns,
@@ -46,6 +47,7 @@ from dropcore.training.callbacks._base import (
     EpochEnd,
     Run,
     callbacks_of,
+    check_files,
     check_kept,
     overrides,
 )
@@ -186,10 +188,11 @@ def fit(
         Continue the call that trained the model, instead of beginning another one. `epochs` is then
         the total number of epochs, those already done included. An interrupted epoch is finished
         with its remaining batches, and the history continues. So do the callbacks and the learning
-        rate that they have set: key, metrics and callbacks must be as before. If a callback ended
-        that call, nothing is left to train. A script that loads its last checkpoint, if there is
-        one, and calls `fit` with ``resume=True`` can be stopped and run again unchanged, and ends
-        with the same bits.
+        rate that they have set. If a callback ended that call, nothing is left to train. A script
+        that loads its last checkpoint, if there is one, and calls `fit` with ``resume=True`` can be
+        stopped and run again unchanged, and ends with the same bits. All arguments but `epochs`,
+        `progress` and `cuda_graph` must be as before; an error names the one that differs. Of the
+        data the number of samples is compared, not the values.
     cuda_graph : bool, default False
         Of a model on a GPU: record the update of a whole batch and launch it as one CUDA graph from
         then on, with the same masks. That saves host time, which bounds small models. Nothing in a
@@ -277,16 +280,27 @@ def fit(
     if held_out is not None:
         held_out_measures = measures_of(model, metrics, held_out.data, "the validation data")
     measured = _measured(measures, held_out_measures)
+    call = _in_words(
+        optimizer=rule,
+        loss=data.loss,
+        validation_split=validation_split,
+        class_weight=None if class_weight is None else getattr(sets.loss, "class_weights", None),
+        sample_weight="given" if data.sample_weight is not None else None,
+        lengths="given" if data.lengths is not None else None,
+        metrics=measures.asked,
+        **source.arguments(),
+    )
     updates = to_train * (source.count or 1)
     if resume and before is not None:
         _check_key(before, address)
         check_kept(before.callbacks, hooks)
         _check_history(before, measured)
-        _check_unfinished(before, source.begin(measures.asked))
+        _check_call(before, call, rule)
         if before.unfinished is not None and to_train:
             updates -= before.unfinished.batches
     for hook in hooks:
         hook.check(measured)
+    check_files(hooks)
     check_address(model, address, 0 if before is None else before.step, max(updates, 0))
     warn_of_unlikely_input(model, data)
     if isinstance(source, Arrays):
@@ -296,7 +310,7 @@ def fit(
     with Interrupts() as interrupts:
         with interrupts.deferred:
             state = prepare(model, rule, address, data, announce=loss is None)
-            state.feature_names = data.names or state.feature_names
+            state.feature_names, state.call = data.names or state.feature_names, call
             if not resume:
                 state.history, state.unfinished, state.callbacks = History(), None, {}
                 state.learning_rate_factor = 1.0
@@ -316,6 +330,7 @@ def fit(
             cuda_graph,
             measures,
         )
+        first = state.step
         run = Run(model, rule, state, history, hooks, training.use)
         run.learning_rate_factor = state.learning_rate_factor
         try:
@@ -325,7 +340,7 @@ def fit(
                 run.restore_callbacks()
             run.keep_callbacks()
         except BaseException:
-            vars(state).update(kept)  # the state of another optimiser, and its history
+            put_back(model, before, kept)
             raise
         after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
         try:
@@ -346,6 +361,11 @@ def fit(
                     display.end_epoch(state.epoch, found)
         except KeyboardInterrupt:
             _ended(run, hooks, interrupts)
+            raise
+        except Exception as error:
+            # Without an update there is nothing to remember, such as a loss that does not work.
+            if state.step == first and not isinstance(error, FloatingPointError):
+                put_back(model, before, kept)
             raise
         _ended(run, hooks, interrupts)
     return history
@@ -419,7 +439,7 @@ class _Training:
         update = self.update = Update(model, self.optimizer, loss, state)
         progress = state.unfinished
         if progress is None:
-            progress = state.unfinished = self.source.begin(self.measures.asked)
+            progress = state.unfinished = UnfinishedEpoch()
         for _ in range(progress.batches):
             advance(None)
         means = Means(loss, self.measures, progress.sums, progress.scored)
@@ -485,23 +505,48 @@ def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
         )
 
 
-def _check_unfinished(state: TrainingState, fresh: UnfinishedEpoch) -> None:
-    """ValueError unless the epoch that was interrupted is one of those that would begin now."""
-    begun = state.unfinished
-    if begun is None:
+def _in_words(**arguments: Any) -> dict[str, str]:
+    """Arguments of `fit` in words that are the same for equal ones, also in another process."""
+    return {name: _described(value) for name, value in arguments.items()}
+
+
+def _described(value: Any) -> str:
+    """A number, an optimiser or a loss in words; other objects by their name or class."""
+    if is_dataclass(value) and not isinstance(value, type):
+        options = (
+            f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value) if f.init
+        )
+        return f"{type(value).__name__}({', '.join(options)})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _check_call(state: TrainingState, call: Mapping[str, str], optimizer: Optimizer) -> None:
+    """ValueError unless the updates to come are made as those before."""
+    if not state.step:
         return
-    for name, then, now in (
-        ("samples", begun.samples, fresh.samples),
-        ("batch_size", begun.batch_size, fresh.batch_size),
-        ("shuffle", begun.shuffle, fresh.shuffle),
-        ("metrics", begun.metrics, fresh.metrics),
-    ):
+    for name, now in call.items():
+        then = state.call.get(name, now)
         if then != now:
             raise ValueError(
-                f"resume=True finishes epoch {state.epoch + 1}, of which {begun.batches} batches "
-                f"are done, so it needs the same {name} as before, {then}, got {now}; "
-                "resume=False begins another epoch"
+                f"resume=True goes on with the run, which ends with the same bits only with the "
+                f"same {name} as before, {then}, got {now}; resume=False begins another run"
             )
+    if not state.optimizer:
+        raise ValueError(
+            "resume=True goes on with the state of the optimiser, and the model was saved without, "
+            "by save(optimizer=False): resume=False begins with a new optimiser"
+        )
+    if state.optimizer != kind_of(optimizer):
+        raise ValueError(
+            f"resume=True goes on with the state of the optimiser {state.optimizer}, which made "
+            f"the last update, got {kind_of(optimizer)}; resume=False begins with a new optimiser"
+        )
 
 
 def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:

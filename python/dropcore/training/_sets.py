@@ -19,6 +19,7 @@ from dropcore.training._data import (
     Data,
     Learning,
     check_feature_names,
+    check_not_ignored,
     checked_data,
     feature_names,
     known_of,
@@ -123,7 +124,7 @@ def _arrays(
     names = None
     if known_of(model).preprocessing is None and learning.preprocessing is None:
         names = feature_names(x)
-        if names is not None and model.training_state is not None:
+        if model.training_state is not None:
             check_feature_names("x", x, model.training_state.feature_names)
     data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning)
     data = replace(data, names=names)
@@ -131,6 +132,12 @@ def _arrays(
         return data, None
     for part, of in (("training", rows), ("validation", held_out)):
         weight, valid = data.sample_weight, data.valid
+        check_not_ignored(
+            f"validation_split: of the {len(of)} samples for {part}",
+            data.y[of],
+            None if valid is None else valid[of],
+            data.loss,
+        )
         if weight is not None and not weight[of].any():
             raise ValueError(
                 f"validation_split: sample_weight is 0 for all {len(of)} samples for {part}, so "
@@ -194,6 +201,16 @@ def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
         )
     scale = check_bool("scale_targets", scale_targets)
     known, state = known_of(model), model.training_state
+    if (
+        preprocessing is not None
+        and known.preprocessing is not None
+        and preprocessing.options != known.preprocessing.options
+    ):
+        then, now = (_listed(p.options) for p in (known.preprocessing, preprocessing))
+        raise ValueError(
+            f"preprocessing: the model keeps the one that it was fitted with, of {then}, got "
+            f"{now}: leave preprocessing out, or use a new model"
+        )
     if state is not None and state.step:
         for name, wanted, found in (
             ("preprocessing", preprocessing is not None, known.preprocessing),
@@ -205,6 +222,10 @@ def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
                     "data as they are; use a new model"
                 )
     return Learning(preprocessing, scale)
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 # --- validation ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -16,7 +17,6 @@ from dropcore._base.generators import SHUFFLE, generator
 from dropcore.key import Key
 from dropcore.losses import Loss
 from dropcore.training._data import Batch, Data, checked_data
-from dropcore.training.state import UnfinishedEpoch
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
@@ -45,9 +45,9 @@ class Source:
         """The batches of an epoch, without the first `skip`."""
         raise NotImplementedError
 
-    def begin(self, metrics: list[str]) -> UnfinishedEpoch:
-        """An epoch of which no batch is done; `metrics` are the names of those to measure."""
-        return UnfinishedEpoch(None, None, False, metrics=metrics)
+    def arguments(self) -> dict[str, Any]:
+        """What decides which samples are in which batch, by the arguments of `fit`."""
+        return {"batch_size": None, "shuffle": None, "samples": None}
 
 
 class Arrays(Source):
@@ -70,9 +70,9 @@ class Arrays(Source):
         for start in starts:
             yield self.data.take(order[start : start + size])
 
-    def begin(self, metrics: list[str]) -> UnfinishedEpoch:
+    def arguments(self) -> dict[str, Any]:
         shuffled = self._key is not None
-        return UnfinishedEpoch(len(self.data), self.size, shuffled, metrics=metrics)
+        return {"batch_size": self.size, "shuffle": shuffled, "samples": len(self.data)}
 
 
 class Batches(Source):
@@ -149,15 +149,16 @@ class Batches(Source):
                     f"got {sorted(item, key=str)}"
                 )
             parts = dict(item)
-        elif isinstance(item, tuple | list) and 2 <= len(item) <= 3:
+        elif isinstance(item, tuple | list) and 2 <= len(item) <= 3 and not _is_sample(item):
             parts = dict(zip(("x", "y", "sample_weight"), item, strict=False))
         else:
             found = shown(item)
             if isinstance(item, tuple | list):
-                found = f"a {type(item).__name__} of {len(item)}"
+                words = " numbers" if _is_sample(item) else ""
+                found = f"a {type(item).__name__} of {len(item)}{words}"
             raise TypeError(
-                f"{name} must be (x, y) or (x, y, sample_weight), got {found}; if {self._name} "
-                "holds samples, give y, too"
+                f"{name} must be (x, y) or (x, y, sample_weight), got {found}: if {self._name} "
+                "holds samples, give y"
             )
         return checked_data(
             self._model, **parts, loss=self._loss, name=f"{name}: ", like=self._like
@@ -167,6 +168,11 @@ class Batches(Source):
 def is_array(x: Any) -> TypeGuard[ArrayLike]:
     """Whether x is an array or a data frame."""
     return on_device(x) or isinstance(x, np.ndarray) or hasattr(x, "__array__")
+
+
+def _is_sample(item: Iterable[Any]) -> bool:
+    """Whether it holds numbers, and no arrays."""
+    return all(isinstance(part, numbers.Number) for part in item)
 
 
 def refuse_iterator(name: str, given: Any, epochs: int) -> None:

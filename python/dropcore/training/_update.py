@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ from dropcore.training.state import TrainingState, training_state_of
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Scored", "StepResult", "Update", "loss_of", "prepare", "step"]
+__all__ = ["Scored", "StepResult", "Update", "loss_of", "prepare", "put_back", "step"]
 
 
 class StepResult(NamedTuple):
@@ -124,11 +125,18 @@ def step(
     assert data.loss is not None
     with Interrupts() as interrupts:
         with interrupts.deferred:
+            kept = {} if before is None else dict(vars(before))
             training = prepare(model, rule, address, data, announce=loss is None)
-        batch, here = data.take(slice(None)), address.at(step=address.step + training.step)
+        first = training.step
+        batch, here = data.take(slice(None)), address.at(step=address.step + first)
         update = Update(model, rule, data.loss, training)
         with interrupts.deferred:
-            value, _, outputs, left = update(batch, here, state)
+            try:
+                value, _, outputs, left = update(batch, here, state)
+            except Exception:
+                if training.step == first:
+                    put_back(model, before, kept)
+                raise
     if not on_device(value) and not math.isfinite(value):
         culprit = first_nonfinite(model, batch.x, here, batch.lengths)
         raise FloatingPointError(
@@ -245,6 +253,13 @@ def prepare(
     state.preprocessing, state.target_scaling = data.known.preprocessing, data.known.scaling
     state.prepare(optimizer, params)
     return state
+
+
+def put_back(model: Layer, state: TrainingState | None, kept: Mapping[str, Any]) -> None:
+    """Give the model back the training state that it had, if it had one, with what was in it."""
+    if state is not None:
+        vars(state).update(kept)
+    model.training_state = state
 
 
 def loss_of(loss: Loss, out: Array, batch: Batch) -> tuple[Number, Array, Scored]:

@@ -25,10 +25,6 @@ class UnfinishedEpoch:
 
     Attributes
     ----------
-    samples, batch_size : int or None
-        Of the data; None for an iterable of batches.
-    shuffle : bool
-        These decide which samples are in which batch.
     batches : int
         Number of updates made.
     sums : dict of str to [float, float]
@@ -37,15 +33,9 @@ class UnfinishedEpoch:
     scored : list of tuple
         Outputs, targets and weights of samples (or None) of each update, if a metric needs all at
         once.
-    metrics : list of str
-        Names of the metrics that `sums` and `scored` are for.
     """
 
-    samples: int | None
-    batch_size: int | None
-    shuffle: bool
     batches: int = 0
-    metrics: list[str] = field(default_factory=list)
     sums: dict[str, list[Number]] = field(default_factory=dict)
     scored: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
@@ -74,6 +64,9 @@ class TrainingState:
     history : History
         The epochs of the last call of `fit`, also if it was interrupted, and of those that it
         resumed.
+    call : dict of str to str
+        Those arguments of the last `fit` that decide its updates, and the number of samples, in
+        words: ``fit(resume=True)`` needs the same.
     key : Key or None
         Of the last `fit` or `step`, which the next one uses if it is given none.
     classes : ndarray or None
@@ -104,6 +97,7 @@ class TrainingState:
     loss: Loss | None = None
     feature_names: list[str] | None = None
     history: History = field(default_factory=History)
+    call: dict[str, str] = field(default_factory=dict)
     key: Key | None = None
     classes: NDArray[Any] | None = None
     preprocessing: Preprocessing | None = None

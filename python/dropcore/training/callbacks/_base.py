@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dropcore._base.checks import check_number, shown
@@ -100,6 +101,10 @@ class Callback:
             higher is better.
         """
 
+    def writes(self) -> Path | None:
+        """The file that it writes, which no other callback of the call may; None if it has none."""
+        return None
+
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Called where training is resumed, to raise an error where `restore` cannot go on.
 
@@ -189,6 +194,21 @@ def callbacks_of(given: Any) -> list[Callback]:
                 f"metrics), got {shown(callback)}"
             )
     return sorted(found, key=lambda callback: callback.last)
+
+
+def check_files(callbacks: list[Callback]) -> None:
+    """ValueError if two callbacks write the same file."""
+    owners: dict[Path, str] = {}
+    for name, callback in _named(callbacks).items():
+        path = callback.writes()
+        if path is None:
+            continue
+        other = owners.setdefault(path.resolve(), name)
+        if other != name:
+            raise ValueError(
+                f"callbacks: {other} and {name} would overwrite each other's file {path}: give "
+                "each a path of its own"
+            )
 
 
 def check_kept(kept: Mapping[str, Mapping[str, Any]], callbacks: list[Callback]) -> None:

@@ -93,6 +93,9 @@ class Checkpoint(Callback):
             self._monitor.check(metrics)
         check_replaceable("Checkpoint", self._file(1, 1))
 
+    def writes(self) -> Path:
+        return self._file(1, 1)
+
     def check_state(self, state: Mapping[str, Any]) -> None:
         if self._best_only:
             self._monitor.check_same(state["monitor"])

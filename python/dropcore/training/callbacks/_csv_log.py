@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dropcore._base.checks import check_bool
@@ -19,7 +20,8 @@ class CSVLog(Callback):
     """Writes a line for each epoch to a CSV file: its number and the metrics of the history.
 
     A line is written at the end of its epoch, in one piece. Numbers have all their digits. A run
-    that is resumed goes on in its file, without the lines of epochs that are trained again.
+    that is resumed goes on in its file, without the lines of epochs that are trained again. A file
+    that is deleted or moved away meanwhile is begun anew, with its first line.
 
     Parameters
     ----------
@@ -50,6 +52,9 @@ class CSVLog(Callback):
         if self._append:
             self._kept(None)
 
+    def writes(self) -> Path:
+        return self._path
+
     def on_fit_begin(self, run: Run) -> None:
         self._begun = False
         self._done = run.state.epoch
@@ -57,6 +62,8 @@ class CSVLog(Callback):
     def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
         if not self._begun:
             self._begin(self._kept(None) if self._append else [])
+        elif not self._path.exists():  # it was deleted or moved away
+            self._begin([])
         row = [epoch, *(repr(float(metrics[name])) for name in self._columns[1:])]
         # Without a buffer, so that a process that is killed leaves a whole line or none.
         line = memoryview(_encoded([row]))
