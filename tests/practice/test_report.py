@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from dropcore import report
+from dropcore._base.checks import rounded
 from dropcore.constraints import MaxNorm
 from dropcore.data import Preprocessing
 from dropcore.diagnosis import NormHistory
@@ -256,6 +257,23 @@ def test_a_regression_shows_its_intervals(tmp_path):
                      validation=(x[:20], y[:20]))  # fmt: skip
 
 
+def test_the_scores_of_large_numbers_are_readable(tmp_path):
+    x, _ = data(240)
+    y = 1e5 * (x[:, 0] + 0.5 * np.random.default_rng(1).standard_normal(240)).astype(np.float32)
+    model = Sequential([Dense(16, activation="relu"), Dense(1)])
+    model.fit(x[:120], y[:120], epochs=20, loss="mse", key=0, progress=False, scale_targets=True)
+    held_out = (x[120:], y[120:])
+    found = write_report(tmp_path / "r.html", model, x[:120], y[:120], validation=held_out,
+                         metrics=["rmse", "mae"])  # fmt: skip
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    error = found.validation.metrics["rmse"]
+    assert 1e4 < error < 1e6
+    assert f"<strong>{round(error, -len(str(int(error))) + 3):,.0f}</strong>" in page
+    assert "e+0" not in Page(page).text
+    assert page.count('class="score"') == 4
+    assert [f">{name}<" in page for name in ("R²", "RMSE", "Loss", "MAE")] == [True] * 3 + [False]
+
+
 def test_descriptions_are_escaped():
     from matplotlib.figure import Figure
 
@@ -394,3 +412,20 @@ def test_nothing_overflows_in_a_browser(full, tmp_path, width):
     assert measured, done.stdout[-500:]
     assert int(measured[1]) == width
     assert int(measured[2]) > 50
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (35_349.6, 3, "35,300"),
+        (-35_349.6, 4, "-35,350"),
+        (999.96, 4, "1000"),
+        (1234, 3, "1,230"),
+        (0.012345, 3, "0.0123"),
+        (2e9, 3, "2e+09"),
+        (float("nan"), 3, "nan"),
+        (float("inf"), 3, "inf"),
+    ],
+)
+def test_numbers_are_rounded_as_people_write_them(value, digits, text):
+    assert rounded(value, digits) == text

@@ -1,4 +1,4 @@
-"""Checks of the numbers, axes and arrays that users give."""
+"""Checks of the numbers, axes and arrays that users give, and how messages show them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = [
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
     "listed",
+    "rounded",
     "shown",
     "users_level",
 ]
@@ -62,6 +63,13 @@ def listed(values: Iterable[object], most: int = 6) -> str:
     found = list(values)
     text = ", ".join(map(repr, found[:most]))
     return text if len(found) <= most else f"{text} ... ({len(found)} in all)"
+
+
+def rounded(value: float, digits: int) -> str:
+    """The value with so many significant digits; large ones as 35,300, not as 3.53e+04."""
+    if not 10**digits <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    return f"{float(f'{value:.{digits}g}'):,.0f}"
 
 
 def check_bool(what: str, value: Any) -> bool:

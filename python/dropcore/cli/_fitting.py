@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dropcore._base.checks import rounded
 from dropcore.cli._command import Option, Result
 from dropcore.cli._examples import CLASSIFICATION, REGRESSION, Examples, fingerprint
 from dropcore.cli._output import note
@@ -331,7 +332,7 @@ def summary(job: Job, model: Sequential, *, what: str, extra: dict[str, Any]) ->
     }
     noise = state.notes.get("noise")
     if noise is not None:
-        lines += ["", f"noise of the targets: {noise:.4g} (standard deviation)"]
+        lines += ["", f"noise of the targets: {rounded(noise, 4)} (standard deviation)"]
         data["noise"] = noise
     lines += ["", f"saved to {job.path}"]
     return Result("\n".join(lines), data | extra)

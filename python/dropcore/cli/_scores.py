@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dropcore._base.checks import rounded
 from dropcore.cli._command import Option
 from dropcore.cli._examples import CLASSIFICATION, REGRESSION, Examples
 from dropcore.cli._output import note
@@ -115,7 +116,7 @@ def table_of(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [" " * width + "".join(f"{head:>{w}}" for head, w in zip(columns, heads))]
     for name in names:
         cells = [
-            f"{column[name]:>{w}.4g}" if name in column else " " * w
+            f"{rounded(column[name], 4):>{w}}" if name in column else " " * w
             for column, w in zip(columns.values(), heads)
         ]
         lines.append((f"{name:<{width}}" + "".join(cells)).rstrip())

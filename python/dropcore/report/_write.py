@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dropcore._base.checks import shown
+from dropcore._base.checks import rounded, shown
 from dropcore._base.extras import require
 from dropcore._base.files import checked_path, replacing
 from dropcore._version import __version__
@@ -244,7 +244,7 @@ def _of_intervals(result: Intervals, y: Any) -> str:
     chance = 2 * math.sqrt(result.level * (1 - result.level) / count)
     text = (
         f"Intervals of {100 * result.level:g} % cover {100 * inside:.1f} % of the validation "
-        f"targets and are {result.width:.3g} wide on average"
+        f"targets and are {rounded(result.width, 3)} wide on average"
     )
     if abs(inside - result.level) <= chance:
         return f"{text}; {100 * chance:.1f} % more or fewer would be chance."
@@ -254,9 +254,10 @@ def _of_intervals(result: Intervals, y: Any) -> str:
         spread = math.sqrt(float(np.mean(result.std**2)))
         return (
             f"{text}. They cover more than they should, {beyond}: they expect errors of "
-            f"{spread:.3g}, and errors are {error:.3g} (root mean square). Either dropout makes "
-            "the samples differ by more than the model errs, and a smaller rate narrows them; or "
-            "the noise level is too high; or errors have longer tails than a Gaussian."
+            f"{rounded(spread, 3)}, and errors are {rounded(error, 3)} (root mean square). Either "
+            "dropout makes the samples differ by more than the model errs, and a smaller rate "
+            "narrows them; or the noise level is too high; or errors have longer tails than a "
+            "Gaussian."
         )
     return (
         f"{text}. They cover less than they should, {beyond}: the noise level is too low (estimate "
@@ -268,7 +269,7 @@ def _of_samples(result: MonteCarlo) -> str:
     if result.entropy is None or result.mutual_information is None:
         return (
             f"Over {result.n_samples} samples of the noise, predictions have a standard deviation "
-            f"of {float(np.mean(result.std)):.3g} on average."
+            f"of {rounded(float(np.mean(result.std)), 3)} on average."
         )
     return (
         f"Over {result.n_samples} samples of the noise, predictions have an entropy of "
@@ -505,7 +506,8 @@ def _headline(found: Diagnosis) -> Iterator[dict[str, str]]:
     score, what = found.train, "training"
     if found.validation is not None:
         score, what = found.validation, "validation"
-    if "accuracy" not in score.metrics and score.skill is not None:
+    numbers = "accuracy" not in score.metrics and score.skill is not None
+    if numbers:
         yield {
             "name": "R²",
             "value": f"{score.skill:.3g}",
@@ -513,7 +515,8 @@ def _headline(found: Diagnosis) -> Iterator[dict[str, str]]:
         }
     names = [name for name in score.metrics if name != "r2"]
     names.sort(key=lambda name: name == "loss")  # an accuracy says more
-    for name in names[:4]:
+    # At most four in a row, with that of the training data, which of numbers is a loss.
+    for name in [*names[:1], *names[1:][-1:]] if numbers else names[:3]:
         error = score.errors.get(name)
         yield {
             "name": TITLES.get(name, name.replace("_", " ").capitalize()),
@@ -532,7 +535,7 @@ def _headline(found: Diagnosis) -> Iterator[dict[str, str]]:
 def _figure(name: str, value: float, digits: int = 3) -> str:
     if name in PERCENT or name.startswith("top_"):
         return f"{100 * value:.1f} %"
-    return f"{value:.{digits}g}"
+    return rounded(value, digits)
 
 
 def _score_table(found: Diagnosis) -> _Table:
@@ -544,7 +547,7 @@ def _score_table(found: Diagnosis) -> _Table:
         for name, value in score.metrics.items():
             error = score.errors.get(name)
             rows.append(
-                [what, name, f"{value:.4g}", "" if error is None else f"{error:.2g}",
+                [what, name, rounded(value, 4), "" if error is None else rounded(error, 2),
                  f"{score.samples:,}"]
             )  # fmt: skip
     return _Table(("data", "metric", "value", "± s.e.", "samples"), rows, numbers=range(2, 5))
