@@ -19,6 +19,8 @@ cdef check(int status):
         raise ValueError("stream must be < 2**28")
     if status == dropcore.DROPCORE_BAD_INDEX:
         raise ValueError("offset + size must be <= 2**63")
+    if status == dropcore.DROPCORE_BAD_NORM:
+        raise ValueError("max_norm must be positive")
 
 
 def dropout_rows_(float[:, ::1] x, double keep, uint64_t seed, uint32_t stream=0, uint32_t step=0,
@@ -38,6 +40,18 @@ def dropout_rows_(float[:, ::1] x, double keep, uint64_t seed, uint32_t stream=0
             if status != dropcore.DROPCORE_OK:
                 break
     check(status)
+
+
+def bound_columns_(float[:, ::1] w, double max_norm):
+    """Shorten the columns of w that are longer than max_norm, in place; how many there were."""
+    cdef size_t shortened = 0, rows = w.shape[0], columns = w.shape[1]
+    cdef int status = dropcore.DROPCORE_OK
+    if rows and columns:
+        with nogil:
+            status = api.max_norm_columns_f32(max_norm, rows, columns, columns, &w[0, 0],
+                                              &shortened)
+    check(status)
+    return shortened
 
 
 def packed_mask(size_t n, double keep, uint64_t seed, uint32_t stream=0, uint32_t step=0,

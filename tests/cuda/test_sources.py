@@ -85,6 +85,31 @@ def test_every_kernel_compiles(module, tmp_path):
         pytest.skip("neither NVRTC (pip install nvidia-cuda-nvrtc) nor nvcc is here")
 
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vendor_philox"
+
+
+@pytest.mark.kernels
+def test_the_example_that_copies_the_header_compiles(tmp_path):
+    """By NVRTC as one text, by nvcc as a whole program."""
+    library, nvcc = nvrtc(), shutil.which("nvcc")
+    if library is None and nvcc is None:
+        pytest.skip("neither NVRTC (pip install nvidia-cuda-nvrtc) nor nvcc is here")
+    if library is not None:
+        text = (EXAMPLE / "dropout.cuh").read_text("ascii")
+        assert '#include "philox.h"' in text
+        text = text.replace('#include "philox.h"', kernels.HEADER.read_text("ascii"))
+        for capability in CAPABILITIES:
+            assert compiled_by_nvrtc(library, text, capability)[:4] == b"\x7fELF"
+    if nvcc is not None:
+        made = tmp_path / "dropout"
+        subprocess.run(
+            [nvcc, "-Werror=all-warnings", "-diag-suppress=177", f"-I{kernels.HEADER.parent}",
+             "-arch=sm_90", "-o", str(made), str(EXAMPLE / "dropout.cu")], check=True,
+        )  # fmt: skip
+        done = subprocess.run([made], capture_output=True, text=True, check=False)
+        assert (done.returncode, "usage: " in done.stderr) == (2, True)
+
+
 def compile_by_nvcc(nvcc, text, place):
     place.write_text(text)
     made = place.with_suffix(".fatbin")

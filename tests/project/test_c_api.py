@@ -109,6 +109,18 @@ def test_rows_are_parts_of_the_batch(cython_module, keep, shape, first_row):
     np.testing.assert_array_equal(x.view(np.uint32), expected.view(np.uint32))
 
 
+def test_columns_bounded_from_cython(cython_module):
+    w = np.random.default_rng(2).normal(size=(300, 40)).astype(np.float32)
+    w[:, ::3] *= 0.01
+    before = w.copy()
+    expected = dropcore.max_norm_(w.copy(), 3.0, axis=0)
+    assert cython_module.bound_columns_(w, 3.0) == (w != before).any(axis=0).sum() == 26
+    assert_same_bits(w, expected)
+    assert cython_module.bound_columns_(np.empty((0, 3), np.float32), 3.0) == 0
+    with pytest.raises(ValueError, match="max_norm must be positive"):
+        cython_module.bound_columns_(w, 0.0)
+
+
 @pytest.mark.parametrize("keep", KEEPS)
 def test_one_element_at_a_time(cython_module, keep):
     expected = int(Mask((3000,), keep=keep, key=address()).to_bool().sum())
