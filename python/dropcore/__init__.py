@@ -64,6 +64,7 @@ _MODULES = (
     "report",
     "schedules",
     "thinc",
+    "torch",
     "training",
     "tuning",
     "uncertainty",

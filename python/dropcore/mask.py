@@ -13,6 +13,7 @@ from dropcore._backends import backend_of, cpu, kept_units
 from dropcore._base.checks import (
     check_integer,
     check_number,
+    expect_no_tensor,
     expect_one_of_rate_and_keep,
     expect_unmasked,
 )
@@ -130,6 +131,7 @@ class Mask(Decisions):
             If `keep` is outside [0, 1] or NaN.
         """
         expect_unmasked("Mask.given: kept", kept)
+        expect_no_tensor("Mask.given: kept", kept)
         array: Any = kept if on_device(kept) else np.asarray(kept)
         if array.dtype != np.bool_:
             raise TypeError(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dropcore import Mask
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", DOCUMENT.read_text("utf-8"), re.M))
@@ -30,6 +32,18 @@ def test_jax():
     y = np.asarray(found["y"])
     assert set(np.unique(y)) == {0.0, 2.0}
     assert (y[0] != y[1]).any()
+
+
+def test_pytorch():
+    torch = pytest.importorskip("torch")
+    found = run("PyTorch")
+    assert type(found["model"][2]).__module__ == "dropcore.torch._modules"
+    mask = Mask((32, 1024), 0.5, key=7).to_bool()
+    assert torch.equal(found["y"] != 0, torch.from_numpy(mask))
+    found["model"](torch.ones(8, 784)).sum().backward()
+    found["optimizer"].param_groups[0]["lr"] = 9.0
+    found["optimizer"].step()
+    assert torch.linalg.vector_norm(found["model"][0].weight.double(), dim=1).max() <= 3
 
 
 def test_thinc():

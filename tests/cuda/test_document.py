@@ -44,6 +44,7 @@ def test_arrays_of_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no device")
-    found = run(2, {"dropcore": dropcore, "key": dropcore.Key(7)})
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    found = run(2, {"dropcore": dropcore, "cupy": cupy, "key": dropcore.Key(7)})
     want = dropcore.dropout(np.ones((1000, 256), np.float32), 0.5, key=7)
     np.testing.assert_array_equal(found["y"].cpu().numpy(), want)

@@ -18,13 +18,12 @@ NOUNS = [
 
 MODULES = [
     "constraints", "data", "datasets", "diagnosis", "jax", "losses", "nn", "noise", "numba",
-    "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc", "training",
-    "tuning",
-    "uncertainty", "updates",
+    "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc", "torch",
+    "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
-ADAPTERS = {"jax": "jax", "numba": "numba", "thinc": "thinc"}
+ADAPTERS = {"jax": "jax", "numba": "numba", "thinc": "thinc", "torch": "torch"}
 
 
 def public_modules():

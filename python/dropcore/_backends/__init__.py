@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dropcore._backends import cpu
 from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
+from dropcore._base.checks import expect_no_tensor
 from dropcore._base.decisions import Decisions
 from dropcore._base.device import DEVICES, lies_on_device, on_device
 
@@ -37,11 +38,14 @@ def backend_of(name: str, x: Any) -> Any:
     ------
     ImportError
         If it is on a GPU and there is no CuPy.
+    TypeError
+        If it is a tensor of PyTorch, for which a result that is an ndarray would be a surprise.
     """
     if type(x) is np.ndarray:
         return cpu
     if on_device(x):
         return cuda_backend()
+    expect_no_tensor(name, x)
     if lies_on_device(x):
         try:
             cuda_backend().library()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dropcore import _core
 from dropcore._backends.gradients import BlockGradient, Gradient, ProductGradient
 from dropcore._backends.memory import empty as empty
-from dropcore._base.checks import expect_unmasked
+from dropcore._base.checks import expect_no_tensor, expect_unmasked
 from dropcore._base.decisions import Decisions
 from dropcore._base.strides import bit_strides, expect_broadcast
 from dropcore._base.strides import may_overlap as may_overlap
@@ -69,6 +69,7 @@ def as_array(name: str, x: object, allowed: tuple[str, ...] = DTYPES) -> Array:
         array = x
     else:
         expect_unmasked(name, x)
+        expect_no_tensor(name, x)
         array = np.asarray(x)
     code = CODES.get(array.dtype)
     if code is not None and DTYPES[code] in allowed:

@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_gradient",
     "check_integer",
     "check_number",
+    "expect_no_tensor",
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
     "listed",
@@ -243,6 +245,22 @@ def expect_unmasked(name: str, x: object) -> None:
         )
 
 
+def expect_no_tensor(name: str, x: object) -> None:
+    """Refuse PyTorch's tensors, whose gradients and device would be lost.
+
+    Raises
+    ------
+    TypeError
+        If x is one.
+    """
+    torch = sys.modules.get("torch")  # without an import there are no tensors
+    if torch is not None and isinstance(x, getattr(torch, "Tensor", ())):
+        raise TypeError(
+            f"{name} is a torch.Tensor: dropcore.torch has functions and modules for tensors, and "
+            "tensor.detach().numpy() is an array that shares its memory"
+        )
+
+
 def check_gradient(dy: Any, shape: tuple[int, ...], dtype: Any, what: str = "") -> None:
     """Check the gradient of an output.
 
@@ -262,6 +280,7 @@ def check_gradient(dy: Any, shape: tuple[int, ...], dtype: Any, what: str = "") 
         If it does not have the shape and dtype of the output.
     """
     if type(dy) is not np.ndarray:
+        expect_no_tensor(f"{what}dy", dy)
         if not (isinstance(dy, np.ndarray) or on_device(dy)):
             raise TypeError(f"{what}dy must be an array like the output, got {type(dy).__name__}")
         expect_unmasked(f"{what}dy", dy)

@@ -33,10 +33,17 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "thinc": ("thinc",),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
+    "torch": ("torch", "ml_dtypes"),
 }
 """The extras of pyproject.toml that users install, and the modules that they bring."""
 
-_PACKAGES: Final = {"sklearn": "scikit-learn", "jinja2": "Jinja2", "cupy": "CuPy", "jax": "JAX"}
+_PACKAGES: Final = {
+    "sklearn": "scikit-learn",
+    "jinja2": "Jinja2",
+    "cupy": "CuPy",
+    "jax": "JAX",
+    "torch": "PyTorch",
+}
 """Names of packages that differ from those of their modules."""
 
 
