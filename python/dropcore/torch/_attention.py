@@ -149,9 +149,11 @@ _IN_NAMESPACE = FunctionType(
 dropout, and the calls inside of it do not reach the mode."""
 
 
-@torch.compiler.disable(reason="dropcore.torch.MultiheadAttention runs outside of the graph")
-def _multi_head_attention(*args: Any, **kwargs: Any) -> Any:
-    return _IN_NAMESPACE(*args, **kwargs)
+# A compiler looks up the names that the function uses in the module that it comes from.
+_outside_of_graphs: Any = torch.compiler.disable
+_multi_head_attention = _outside_of_graphs(
+    _IN_NAMESPACE, reason="dropout in MultiheadAttention runs outside of the graph"
+)
 
 
 _OWN: Final[dict[Any, Callable[..., Any]]] = {
