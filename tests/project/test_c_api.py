@@ -268,6 +268,15 @@ def test_dropout_of_every_dtype(isa, dtype, keep):
         assert_same_bits(x, expected)
 
 
+@pytest.mark.parametrize("keep", [0.0, 2.0**-34, 0.25])
+def test_given_bits_are_scaled_as_a_mask_that_is_given(keep):
+    x, bits = odd_numbers(100)[30:], np.full(9, 0xFF, np.uint8)
+    out = np.empty_like(x)
+    assert c("apply", np.float32)(keep, bits, 0, x.size, x, out) == 0
+    assert_same_bits(out, dropcore.dropout(x, mask=Mask.given(np.ones(70, bool), keep=keep)))
+    assert (out == (4 * x if keep == 0.25 else 0)).all()
+
+
 def test_domains_of_monte_carlo_are_drawn():
     bits = np.empty(1000, np.uint8)
     assert c("packed_mask")(7, 1, 2, 2, 0.5, 3, 8000, bits) == 0
