@@ -218,6 +218,39 @@ def test_a_model_is_not_overwritten_by_accident(classifier, capsys):
     assert (classifier / "kind.dropcore").read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "data.csv", "--target", "kind", "-o", "data.csv"],
+         "data.csv is given as --output and as the data: choose another name"),
+        (["train", "data.csv", "--target", "kind", "-o", "m.dropcore", "--log", "./data.csv"],
+         "data.csv is given as --log and as the data"),
+        (["train", "data.csv", "--target", "kind", "-o", "m.log", "--log", "m.log"],
+         "m.log is given as --log and as the output"),
+        (["tune", "data.csv", "--target", "kind", "-o", "t.db", "--storage", "t.db"],
+         "t.db is given as --storage and as the output"),
+        (["predict", "kind.dropcore", "data.csv", "-o", "kind.dropcore"],
+         "kind.dropcore is given as --output and as the model"),
+        (["report", "kind.dropcore", "test.csv", "--training-data", "data.csv", "-o", "data.csv"],
+         "data.csv is given as --output and as the training data"),
+    ],
+)  # fmt: skip
+def test_no_file_is_read_and_written(classifier, capsys, arguments, message):
+    before = {path.name: path.read_bytes() for path in classifier.iterdir()}
+    assert message in error(capsys, *arguments, "--force")
+    assert {path.name: path.read_bytes() for path in classifier.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_log_is_not_overwritten_by_accident(folder, capsys, command):
+    (folder / "notes.csv").write_text("mine")
+    arguments = [command, "data.csv", "--target", "kind", "-o", "m.dropcore", "--log", "notes.csv"]
+    assert "notes.csv exists already: choose another name, or add --force" in error(
+        capsys, *arguments
+    )
+    assert (folder / "notes.csv").read_text() == "mine"
+
+
 def test_resume_goes_on_to_the_same_bits(folder, capsys):
     command = ["train", "data.csv", "--target", "kind", "--units", "16", "--quiet"]
     run(capsys, *command, "-o", "whole.dropcore", "--epochs", "6")
@@ -539,7 +572,7 @@ def test_new_data_needs_the_columns_of_training_in_any_order(classifier, capsys)
         (["predict", "kind.dropcore", "no.csv"], "there is no file no.csv"),
         (["predict", "kind.dropcore", "data.csv", "--level", "0.9"], "which need --samples"),
         (["predict", "kind.dropcore", "data.csv", "--samples", "9", "--level", "0.9"], "of a"),
-        (["predict", "kind.dropcore", "data.csv", "-o", "data.csv"], "exists already"),
+        (["predict", "kind.dropcore", "data.csv", "-o", "data.csv"], "is given as --output and as"),
         (["predict", "kind.dropcore", "data.csv", "--force"], "no effect without --output"),
         (["predict", "kind.dropcore", "data.csv", "-o", "a.csv", "--json"], "give one"),
         (["evaluate", "kind.dropcore", "data.csv", "--target", "price"], "none of the classes"),

@@ -13,7 +13,7 @@ from typing import Final
 import dropcore
 from dropcore.cli._command import Command
 from dropcore.cli._defaults import with_defaults
-from dropcore.cli._output import as_options, note, print_result
+from dropcore.cli._output import as_options, check_files, note, print_result
 from dropcore.cli._shared import DeviceError, apply
 from dropcore.cli.bench import COMMAND as BENCH
 from dropcore.cli.demo import COMMAND as DEMO
@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         options = parser().parse_args(with_defaults(words, COMMANDS))
+        check_files(options)
         apply(options)
         result = options.run(options)
         print_result(result, as_json=getattr(options, "json", False))

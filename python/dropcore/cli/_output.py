@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -14,7 +15,13 @@ import numpy as np
 
 from dropcore.cli._command import Result
 
-__all__ = ["as_options", "check_output", "note", "print_result"]
+__all__ = ["as_options", "check_files", "check_output", "note", "print_result"]
+
+READ: Final = ("data", "model", "training_data", "config")
+"""Names of options whose files are read."""
+
+WRITTEN: Final = ("output", "log", "storage")
+"""Names of options whose files are written."""
 
 
 _CALLER: Final = re.compile(r"^(read_table|read_arrays|split_target|split|load|save): ")
@@ -68,6 +75,19 @@ def check_output(path: Path, *, force: bool = False, instead: str = "--force") -
         raise FileExistsError(f"{path} exists already: choose another name, or add {instead}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise PermissionError(f"{path} cannot be written")
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """ValueError if a file would be written that is also read, or written twice."""
+    taken: dict[Path, str] = {}
+    for name in (*READ, *WRITTEN):
+        path = getattr(options, name, None)
+        if not isinstance(path, Path):  # --model of `train` is a kind of network
+            continue
+        other = taken.setdefault(path.resolve(), name)
+        if name in WRITTEN and other != name:
+            what = other.replace("_", " ")
+            raise ValueError(f"{path} is given as --{name} and as the {what}: choose another name")
 
 
 def _plain(value: Any) -> Any:

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> Result:
         force=options.force or options.resume,
         instead="--force to replace it, or --resume to go on with its training",
     )
+    if options.log is not None:
+        check_output(options.log, force=options.force or options.resume)
     _check_options(options)
     network(options, 1, 1)  # whose options are checked before the data is read
     examples = read_examples(options.data, options, target=options.target, drop=options.drop or ())

@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> Result:
     from dropcore.data import Preprocessing
 
     check_output(options.output, force=options.force)
+    if options.log is not None:
+        check_output(options.log, force=options.force)
     _check_options(options)
     examples = read_examples(options.data, options, target=options.target, drop=options.drop or ())
     if examples.names is None and examples.x.ndim != 2:
