@@ -390,8 +390,9 @@ def _masked(
     if _is_plain(x):
         if peek_interpreter_stack() is None:
             address = torch.randint(SEEDS, (), device="cpu").item() if key is None else key
-            return _apply(x, address, p, shared, scale, inplace)
-        y = _apply(x, _drawn_seed() if key is None else key, p, shared, scale, False)
+            eager: Tensor = _EAGER(x, address, p, shared, scale, inplace)
+            return eager
+        y = _UNDER_TRANSFORMS(x, _drawn_seed() if key is None else key, p, shared, scale)
     elif key is None:
         y = _operator(x, _drawn_seed(), p, 0, 0, shared, scale)
     else:
@@ -418,27 +419,24 @@ def _is_plain(x: Tensor) -> bool:
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout of tensors that are on the CPU. A seed that vmap has drawn is a tensor."""
+    """Dropout of tensors that are on the CPU."""
 
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
-        key: Key | int | Tensor,
+        key: Key | int,
         p: float,
         shared: tuple[int, ...],
         scale: float | None,
         inplace: bool,
     ) -> Tensor:
-        y = x if inplace else _empty_like(x)
-        _drop(x, y, p, int(key) if isinstance(key, Tensor) else key, shared, scale)
-        return y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, key, p, shared, scale, inplace = inputs
         if inplace:
             ctx.mark_dirty(x)
-        ctx.arguments = key, p, shared, scale, False
+        ctx.arguments = key, p, shared, scale
+        y = x if inplace else _empty_like(x)
+        _drop(x, y, p, key, shared, scale)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -448,28 +446,63 @@ class _Dropout(torch.autograd.Function):
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         return _again(tangent, *ctx.arguments)
 
+
+class _Transformed(torch.autograd.Function):
+    """The same under the transforms of torch.func. A seed that vmap has drawn is a tensor.
+
+    They need `setup_context`, with which PyTorch takes three times as long for a call.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        key: Key | Tensor,
+        p: float,
+        shared: tuple[int, ...],
+        scale: float | None,
+    ) -> Tensor:
+        y = _empty_like(x)
+        _drop(x, y, p, int(key) if isinstance(key, Tensor) else key, shared, scale)
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.arguments = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        return _again(dy, *ctx.arguments), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return _again(tangent, *ctx.arguments)
+
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], x: Tensor, key: Any, *arguments: Any
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        key: Any,
+        p: float,
+        shared: tuple[int, ...],
+        scale: float | None,
     ) -> tuple[Tensor, int]:
         def call(x: Tensor, key: Any, shared: tuple[int, ...]) -> Tensor:
-            return _apply(x, key, arguments[0], shared, *arguments[2:])
+            return _again(x, key, p, shared, scale)
 
-        return _batched(call, info, in_dims, x, key, arguments[1])
-
-
-def _apply(*arguments: Any) -> Tensor:
-    function: Any = _Dropout
-    return function.apply(*arguments)
+        return _batched(call, info, in_dims, x, key, shared)
 
 
-def _again(
-    dy: Tensor, key: Any, p: float, shared: tuple[int, ...], scale: float | None, inplace: bool
-) -> Tensor:
-    """The same mask on a gradient, which a compiler or a mode may look at though x was plain."""
-    if _is_plain(dy):
-        return _apply(dy, key, p, shared, scale, inplace)
-    return _masked(dy, p, int(key) if isinstance(key, Tensor) else key, shared, scale, inplace)
+_EAGER: Final[Any] = _Dropout.apply
+_UNDER_TRANSFORMS: Final[Any] = _Transformed.apply
+
+
+def _again(x: Tensor, key: Any, p: float, shared: tuple[int, ...], scale: float | None) -> Tensor:
+    """The mask of a known key on another tensor, which may be transformed or not."""
+    if _is_plain(x) and peek_interpreter_stack() is not None:
+        y: Tensor = _UNDER_TRANSFORMS(x, key, p, shared, scale)
+        return y
+    return _masked(x, p, int(key) if isinstance(key, Tensor) else key, shared, scale, False)
 
 
 def _batched(
