@@ -241,6 +241,24 @@ def test_no_file_is_read_and_written(classifier, capsys, arguments, message):
     assert {path.name: path.read_bytes() for path in classifier.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--storage", "t.db"], "t.db has the trials; the same command goes on"),
+        ([], "nothing is saved; with --storage FILE trials are kept"),
+        (["--by", "rate"], "nothing is saved\n"),
+    ],
+)
+def test_an_interrupted_tune_says_what_is_kept(folder, capsys, monkeypatch, options, message):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dropcore.cli.tune._by_search", interrupted)
+    monkeypatch.setattr("dropcore.cli.tune._by_rate", interrupted)
+    arguments = ["tune", "data.csv", "--target", "kind", "-o", "m.dropcore", *options]
+    assert f"interrupted: {message}" in run(capsys, *arguments, status=130).err
+
+
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_a_log_is_not_overwritten_by_accident(folder, capsys, command):
     (folder / "notes.csv").write_text("mine")

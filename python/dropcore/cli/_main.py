@@ -51,7 +51,7 @@ exit status:
   1    an optional package or a GPU is missing; the message says what to install
   2    a wrong argument, or data that cannot be used; the message says what to do
   3    training diverged: the loss or the weights were not finite
-  130  interrupted by Ctrl-C; training has saved what was learned
+  130  interrupted by Ctrl-C; the message says what was saved
 
 `dropcore COMMAND --help` lists the options of a command, with examples."""
 

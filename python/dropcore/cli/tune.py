@@ -56,7 +56,15 @@ def run(options: argparse.Namespace) -> Result:
     parts = parts_of(replace(examples, y=y), kind, options.validation_split, options.seed)
     job = Job(kind, options.output, options.data, options.target, parts, Preprocessing())
     tuned = _by_rate if options.by == "rate" else _by_search
-    model, optimizer, text, data = tuned(job, options, n_outputs)
+    try:
+        model, optimizer, text, data = tuned(job, options, n_outputs)
+    except KeyboardInterrupt:
+        if options.storage is not None:
+            note(f"\ninterrupted: {options.storage} has the trials; the same command goes on")
+        else:
+            further = "" if options.by == "rate" else "; with --storage FILE trials are kept"
+            note(f"\ninterrupted: nothing is saved{further}")
+        raise
     note("training the model that was chosen")
     learn(job, model, optimizer, options, network="mlp")
     found = summary(job, model, what=f"mlp for {kind}", extra={"tuning": data})
