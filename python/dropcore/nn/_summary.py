@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-from dropcore.nn.layer import Layer, Shape, checked_shape
+from dropcore.nn._checks import checked_shape
+from dropcore.nn.layer import Layer, Shape
 
 __all__ = ["Row", "Summary", "summarize"]
 

@@ -9,15 +9,8 @@ from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._ops.activation import Activation
 from dropcore.key import Key
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Layer,
-    Shape,
-    check_array,
-    check_gradient,
-    read_only,
-)
+from dropcore.nn._checks import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape, read_only
 
 __all__ = [
     "ACTIVATIONS",

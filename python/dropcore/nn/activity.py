@@ -8,15 +8,8 @@ import numpy as np
 
 from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Layer,
-    Shape,
-    check_array,
-    check_gradient,
-    read_only,
-)
+from dropcore.nn._checks import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape, read_only
 from dropcore.regularizers import ActivityRegularizer
 
 __all__ = ["ActivityRegularization"]

@@ -8,6 +8,7 @@ from typing import Any, Final
 from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace
 from dropcore.key import Key
+from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn._views import ReadOnlyList
 from dropcore.nn.layer import (
     Array,
@@ -16,8 +17,6 @@ from dropcore.nn.layer import (
     Shape,
     Stateful,
     calls_are_of,
-    check_array,
-    check_gradient,
     child_keys,
     error_context,
     prefixed,

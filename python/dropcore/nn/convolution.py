@@ -24,16 +24,9 @@ from dropcore._ops.geometry import (
 from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_array, check_built, check_dtype
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Shape,
-    check_array,
-    check_built,
-    check_dtype,
-    read_only,
-)
+from dropcore.nn.layer import Array, Backward, Shape, read_only
 from dropcore.nn.weighted import Weighted
 from dropcore.regularizers import Regularizer
 
@@ -166,7 +159,7 @@ class _Convolution(Weighted):
             raise ValueError(
                 f"{self!r} expects x of shape {self._expected('batch, ')}, got {x.shape}"
             )
-        check_dtype(self, x)
+        check_dtype(self, x, self._params["weight"].dtype)
         return cast(tuple[int, ...], (len(x), *self.output_shape(x.shape[1:])))
 
 

@@ -13,16 +13,9 @@ from dropcore._ops.epilogue import CompactActivation
 from dropcore.constraints import Constraint
 from dropcore.key import Key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_array, check_built, check_dtype
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Shape,
-    check_array,
-    check_built,
-    check_dtype,
-    read_only,
-)
+from dropcore.nn.layer import Array, Backward, Shape, read_only
 from dropcore.nn.weighted import Weighted
 from dropcore.regularizers import Regularizer
 
@@ -142,5 +135,5 @@ class Dense(Weighted):
         features = self._params["weight"].shape[0]
         if x.ndim < 2 or x.shape[-1] != features:
             raise ValueError(f"{self!r} expects x of shape (batch, ..., {features}), got {x.shape}")
-        check_dtype(self, x)
+        check_dtype(self, x, self._params["weight"].dtype)
         return (*x.shape[:-1], self.units)

@@ -12,10 +12,11 @@ from dropcore._base.device import array_namespace, special_of
 from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_gradient
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import RatedLayer, check_row_offset, first_element, mode_of
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Shape, check_gradient, read_only
+from dropcore.nn.layer import Array, Backward, Shape, read_only
 from dropcore.nn.noise import noise_like
 from dropcore.nn.rates import Rate, Schedule
 from dropcore.products import masked_matmul, masked_matmul_backward

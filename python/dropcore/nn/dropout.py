@@ -18,7 +18,8 @@ from dropcore._ops.epilogue import CompactActivation
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn._checks import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.nn.rates import Given, Rate
 
 __all__ = [

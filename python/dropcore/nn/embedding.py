@@ -13,16 +13,9 @@ from dropcore._base.checks import check_integer
 from dropcore._base.device import on_device
 from dropcore.constraints import Constraint, with_default_axis
 from dropcore.key import Key
+from dropcore.nn._checks import check_array, check_built, check_gradient
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Layer,
-    Shape,
-    check_array,
-    check_built,
-    check_gradient,
-)
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Embedding"]

@@ -14,17 +14,9 @@ from dropcore._base.device import array_namespace, on_device
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn.dropout import RatedLayer, check_row_offset, mode_of
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Layer,
-    Shape,
-    check_array,
-    check_gradient,
-    error_context,
-    prefixed,
-)
+from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
 from dropcore.nn.rates import Given, Rate
 
 __all__ = ["EmbeddingDropout", "word_mask"]

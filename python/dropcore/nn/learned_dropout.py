@@ -15,6 +15,7 @@ from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace, special_of
 from dropcore.key import Key
+from dropcore.nn._checks import check_array, check_built, check_gradient
 from dropcore.nn.dropout import (
     RatedLayer,
     check_row_offset,
@@ -29,9 +30,6 @@ from dropcore.nn.layer import (
     Layer,
     Shape,
     Stateful,
-    check_array,
-    check_built,
-    check_gradient,
     error_context,
     prefixed,
 )

@@ -9,9 +9,10 @@ from dropcore._base.checks import check_integer
 from dropcore._base.device import array_namespace
 from dropcore.constraints import Constraint
 from dropcore.key import Key
+from dropcore.nn._checks import check_gradient
 from dropcore.nn.dense import Dense
 from dropcore.nn.initializers import Initializer
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_gradient, error_context, prefixed
+from dropcore.nn.layer import Array, Backward, Layer, Shape, error_context, prefixed
 from dropcore.regularizers import Regularizer
 
 __all__ = ["Maxout"]

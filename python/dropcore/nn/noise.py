@@ -12,6 +12,7 @@ from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device, recording
 from dropcore.functional import dropout, dropout_backward
 from dropcore.key import MONTE_CARLO, Key, as_key
+from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn.dropout import (
     MaskLayer,
     RatedLayer,
@@ -23,7 +24,7 @@ from dropcore.nn.dropout import (
     shared_axes_of,
     tuple_of_axes,
 )
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 from dropcore.nn.rates import Given, Rate
 from dropcore.noise import normal
 

@@ -17,14 +17,8 @@ from dropcore._ops.normalization import (
     layer_normalize_backward,
 )
 from dropcore.key import Key
-from dropcore.nn.layer import (
-    Array,
-    Backward,
-    Layer,
-    Shape,
-    check_array,
-    check_built,
-)
+from dropcore.nn._checks import check_array, check_built
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = ["BatchNorm", "LayerNorm"]
 

@@ -21,7 +21,8 @@ from dropcore._ops.geometry import (
 )
 from dropcore._ops.pooling import Pooling, padding_inside
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn._checks import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = [
     "AveragePool1D",

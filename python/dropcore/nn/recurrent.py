@@ -16,17 +16,10 @@ from dropcore._ops.recurrent import GATES, RecurrentOp
 from dropcore.constraints import Constraint
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_array, check_built, check_dtype
 from dropcore.nn.dropout import check_row_offset
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import (
-    Array,
-    BackwardFrom,
-    Shape,
-    Stateful,
-    check_array,
-    check_built,
-    check_dtype,
-)
+from dropcore.nn.layer import Array, BackwardFrom, Shape, Stateful
 from dropcore.nn.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
 
@@ -321,7 +314,7 @@ class Recurrent(Stateful):
             raise ValueError(
                 f"{self!r} expects x of shape (batch, time, {weight.shape[0]}), got {x.shape}"
             )
-        check_dtype(self, x)
+        check_dtype(self, x, weight.dtype)
 
     def _state(self, state: Any, batch: int, dtype: np.dtype[Any]) -> tuple[Array, ...]:
         """The parts of a state, checked."""

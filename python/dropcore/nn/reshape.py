@@ -9,7 +9,8 @@ from typing import Any
 
 from dropcore._backends.gradients import Gradient
 from dropcore.key import Key
-from dropcore.nn.layer import Array, Backward, Layer, Shape, check_array, check_gradient
+from dropcore.nn._checks import check_array, check_gradient
+from dropcore.nn.layer import Array, Backward, Layer, Shape
 
 __all__ = ["Flatten", "Reshape"]
 

@@ -15,6 +15,7 @@ from dropcore._backends.gradients import Gradient
 from dropcore._ops.epilogue import CompactActivation, is_unit_mask
 from dropcore.key import Key, as_key
 from dropcore.mask import Mask
+from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn._views import ReadOnlyList
 from dropcore.nn.dense import Dense
 from dropcore.nn.dropout import Dropout
@@ -27,8 +28,6 @@ from dropcore.nn.layer import (
     Stateful,
     add_context,
     calls_are_of,
-    check_array,
-    check_gradient,
     child_key,
     child_keys,
     error_context,
