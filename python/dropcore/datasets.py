@@ -6,10 +6,10 @@ A file is taken from the first of these places that has it:
    set in it: ``MNIST``, ``FashionMNIST``, ``MR``, ``PTB``, ``UCI/concrete``, ``UCI/energy`` and
    ``UCI/yacht``;
 2. the cache, `cache_folder`, which has the same layout;
-3. the data set's home on the internet, from where pooch fetches it into the cache.
+3. the internet, from where pooch downloads it into the cache.
 
-Files of the cache are compared with their SHA-256. Those of ``DROPCORE_DATA`` are taken as they
-are. The terms of each data set are those of its authors.
+The SHA-256 of files in the cache is verified; files in ``DROPCORE_DATA`` are used as they are. Each
+data set has the licence of its authors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of classes, for training and for testing.
+    """Labelled images, for training and for testing.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Sentences:
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """A text as the numbers of its words.
+    """A text as indices of its words.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """A table of numbers, of which one is to be predicted, and its published splits.
+    """A regression problem, and its published splits.
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ class _Download:
     ----------
     sha256 : str
     addresses : tuple of str
-        Where it is, the first to be tried first.
+        Tried in this order.
     """
 
     sha256: str
@@ -224,7 +224,7 @@ DOWNLOADS: Final[dict[str, _Download]] = {
 
 
 def cache_folder() -> Path:
-    """The folder in which files are kept that were fetched from the internet.
+    """The folder in which downloaded files are kept.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def _fetched(path: str, *unpacked: str) -> Path:
     Raises
     ------
     FileNotFoundError
-        If it can be had from none of its addresses. It says which file to put where.
+        If no address has it. The message says which file to put where.
     """
     pooch = require("pooch", "datasets", "fetching a data set")
     download, target = DOWNLOADS[path], cache_folder() / path
@@ -306,7 +306,7 @@ def load_mnist() -> Images:
     Raises
     ------
     FileNotFoundError
-        If its files are neither here nor can be fetched. It says which file to put where.
+        If its files are not found and cannot be downloaded. The message says what to put where.
 
     References
     ----------
@@ -326,7 +326,7 @@ def load_fashion_mnist() -> Images:
     Raises
     ------
     FileNotFoundError
-        If its files are neither here nor can be fetched. It says which file to put where.
+        If its files are not found and cannot be downloaded. The message says what to put where.
 
     References
     ----------
@@ -368,8 +368,7 @@ def load_digits(*, key: Key | int = 0) -> Images:
     Parameters
     ----------
     key : Key or int, default 0
-        Its seed says which 360 of the 1797 digits are for testing, in the proportions of the
-        classes.
+        Its seed chooses 360 of the 1797 digits for testing, stratified by class.
 
     Returns
     -------
@@ -400,7 +399,7 @@ def load_mr() -> Sentences:
     Raises
     ------
     FileNotFoundError
-        If its files are neither here nor can be fetched. It says which file to put where.
+        If its files are not found and cannot be downloaded. The message says what to put where.
 
     References
     ----------
@@ -442,7 +441,7 @@ def load_ptb() -> Words:
     Raises
     ------
     FileNotFoundError
-        If its files are neither here nor can be fetched. It says which file to put where.
+        If its files are not found and cannot be downloaded. The message says what to put where.
 
     References
     ----------
@@ -500,7 +499,7 @@ _SPLITS: Final = 20
 
 
 def load_uci(name: str) -> Regression:
-    """A regression of the UCI repository, with the 20 splits on which dropout is compared.
+    """A regression data set of the UCI repository, with 20 splits used in the literature.
 
     Parameters
     ----------
@@ -515,13 +514,13 @@ def load_uci(name: str) -> Regression:
     Raises
     ------
     FileNotFoundError
-        If its file is neither here nor can be fetched. It says which file to put where.
+        If its file is not found and cannot be downloaded. The message says what to put where.
     ValueError
         If there is no such data set.
 
     Notes
     -----
-    The splits were drawn by NumPy's old generator from the seed 1, and are drawn again here.
+    The splits are drawn by NumPy's legacy generator with the seed 1, as the published ones.
 
     References
     ----------

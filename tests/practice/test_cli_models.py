@@ -431,7 +431,7 @@ def test_train_says_what_is_wrong(folder, capsys, arguments, message):
         (b"a,kind\n", "no rows"),
         ("a,kind\n1,caf\xe9\n2,the\n".encode("latin-1"), "--encoding"),
         (b"a,kind\n1,x\n2,x\n3,x\n", "there is nothing to learn"),
-        (b"a,kind\n1,\n2,\n", "miss the target"),
+        (b"a,kind\n1,\n2,\n", "have no target"),
         (b"a,kind\n1,x\n2,y\n3,x\n4,x\n", "'y' has 1 row"),
         (b"1,2\n3,4\n", "--names"),
         (b"kind\nx\ny\n", "no columns besides 'kind'"),
@@ -460,7 +460,7 @@ def test_other_separators_encodings_and_holes_in_the_target_are_read(folder, cap
     out, err = run(capsys, "train", "data.csv", "--target", "qualité", "--encoding", "cp1252",
                    "-o", "m.dropcore", *QUICK)  # fmt: skip
     assert "91 rows, 23 held out" in out
-    assert "6 of 120 rows of data.csv miss the target" in err
+    assert "6 of 120 rows of data.csv have no target" in err
     assert "read_table" not in err
 
 

@@ -273,7 +273,7 @@ def test_columns_without_information_are_named_and_left_out():
 
 def test_a_constant_with_holes_tells_where_they_are():
     x = pd.DataFrame({"a": [5.0, np.nan, 5, 5]})
-    with pytest.warns(UserWarning, match="column 'a' has the same value wherever it has one"):
+    with pytest.warns(UserWarning, match="column 'a' has the same value in all rows that have one"):
         found = Preprocessing().fit(x)
     np.testing.assert_array_equal(found.transform(x)[:, 0], np.zeros(4))
     assert np.isfinite(found.transform(x)).all()
@@ -377,7 +377,7 @@ def test_text_in_a_column_of_numbers_is_named(table, fitted):
 
 def test_an_unknown_category_is_named(table, fitted):
     new = table.head(3).assign(city=["Bern", "Lima", "Quito"])
-    with pytest.warns(UserWarning, match="'city' holds categories .* not, 'Lima', 'Quito'") as got:
+    with pytest.warns(UserWarning, match="'city' has categories .* data, 'Lima', 'Quito':") as got:
         found = fitted.transform(new)
     assert got[0].filename == __file__
     np.testing.assert_array_equal(found[:, 3:7], [[1, 0, 0, 0], [0] * 4, [0] * 4])
@@ -387,7 +387,7 @@ def test_a_new_hole_is_filled_and_named(table, fitted):
     new = table.copy()
     new["visits"] = new["visits"].astype("Int64")
     new.loc[[1, 2], "visits"] = pd.NA
-    with pytest.warns(UserWarning, match="'visits' misses 2 values and had all of them"):
+    with pytest.warns(UserWarning, match="'visits' has 2 missing values and had none in training"):
         found = fitted.transform(new)
     filled = table.copy()
     filled.loc[[1, 2], "visits"] = int(np.median(table["visits"]))
@@ -417,7 +417,7 @@ def test_infinite_and_huge_numbers_are_refused(table, fitted):
         ([datetime.date(2020, 1, 1)] * 3, "turn dates into numbers"),
         ([1j, 2j, 3j], "the real and the imaginary part"),
         ([b"a", b"b", b"c"], "decode the bytes"),
-        ([[1], [2], [3]], "one number, text or truth value for each row"),
+        ([[1], [2], [3]], "one number, text or boolean for each row"),
         (pd.period_range("2020", periods=3), "turn dates into numbers"),
     ],
     ids=["dates", "durations", "objects", "complex", "bytes", "lists", "periods"],
@@ -478,7 +478,7 @@ def test_arguments_are_checked(fitted):
     assert repr(fitted) == "<Preprocessing of 5 columns to 11 features>"
 
 
-NUMBER = {"name": "a", "kind": "number", "fill": 0.0, "mean": 0.0, "scale": 1.0, "holes": False}
+NUMBER = {"name": "a", "kind": "number", "fill": 0.0, "mean": 0.0, "scale": 1.0, "indicator": False}
 TEXT = {"name": "b", "kind": "category", "categories": ["u", "v"], "rare": False}
 
 
@@ -498,8 +498,8 @@ TEXT = {"name": "b", "kind": "category", "categories": ["u", "v"], "rare": False
         ({"columns": [NUMBER | {"mean": 10**400}]}, "mean must be finite"),
         ({"columns": [NUMBER | {"fill": "0"}]}, "fill must be a number"),
         ({"columns": [NUMBER | {"scale": 0.0}]}, "scale must be positive and finite"),
-        ({"columns": [NUMBER | {"holes": None}]}, "holes must be true or false, got None"),
-        ({"columns": [NUMBER | {"holes": 1}]}, "holes must be true or false, got 1"),
+        ({"columns": [NUMBER | {"indicator": None}]}, "indicator must be true or false, got None"),
+        ({"columns": [NUMBER | {"indicator": 1}]}, "indicator must be true or false, got 1"),
         ({"columns": [NUMBER | {"more": 1}]}, "column 0 must have the keys name, kind"),
         ({"columns": [NUMBER, TEXT | {"categories": "uv"}]}, "column 1: categories must be 1 to"),
         ({"columns": [TEXT | {"categories": []}]}, "categories must be 1 to"),

@@ -241,14 +241,14 @@ def test_damaged_parquet(tmp_path, write):
 
 def test_rows_without_a_target_are_left_out(write):
     path = write("a,y,z\n1,0,1\n2,,1\n3,1,\n4,1,1\n")
-    with pytest.warns(UserWarning, match="1 of 4 rows of .* miss the target 'y' and are") as caught:
+    with pytest.warns(UserWarning, match="1 of 4 rows of .* have no target 'y' and are") as caught:
         found = read_table(path, target="y")
     assert caught[0].filename == __file__
     assert found["a"].tolist() == [1, 3, 4]
     assert found.index.tolist() == [0, 1, 2]
-    with pytest.warns(UserWarning, match="2 of 4 rows of .* miss the target 'y', 'z'"):
+    with pytest.warns(UserWarning, match="2 of 4 rows of .* have no target 'y', 'z'"):
         assert read_table(path, target=["y", "z"])["a"].tolist() == [1, 4]
-    with pytest.raises(ValueError, match=r"all 2 rows of .* miss the target 'y'"):
+    with pytest.raises(ValueError, match=r"all 2 rows of .* have no target 'y'"):
         read_table(write("a,y\n1,\n2,\n"), target="y")
 
 
@@ -279,7 +279,7 @@ def test_a_table_is_split_into_inputs_and_target(write):
     assert split_target(table.assign(y=table["y"] == 1), "y")[1].dtype == bool
     assert split_target(table.assign(y=table["y"].astype("Int64")), "y")[1].dtype == np.int64
     assert split_target(table.assign(y=table["y"] / 2), "y")[1].dtype == np.float64
-    with pytest.raises(ValueError, match=r"1 rows miss their target, the first of which is row 2"):
+    with pytest.raises(ValueError, match=r"1 rows have no target, the first of which is row 2"):
         split_target(table, "city")
     with pytest.raises(ValueError, match=r"no column 'z' in the table, which has"):
         split_target(table, "z")

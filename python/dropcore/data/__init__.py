@@ -1,11 +1,13 @@
-"""Data: tables and arrays of files, preprocessing, splits, and batches read ahead.
+"""Data: tables and arrays from files, preprocessing, splits, and prefetched batches.
 
 ==================  =======================================================================
-`_tables`           tables of CSV and Parquet files: read_table, split_target
-`_arrays`           arrays of .npy, .npz and idx files, memory-mapped: read_arrays
+`_tables`           tables from CSV and Parquet files: read_table, split_target
+`_arrays`           arrays from .npy, .npz and idx files, memory-mapped: read_arrays
 `_preprocessing`    Preprocessing: mixed tables as arrays, by scikit-learn's transformers
-`_scaling`          TargetScaling: targets of a regression in units of their deviation
-`_files`            paths of files, and the nearest one if there is none
+`_learned`          what a preprocessing has learned, also as plain data
+`_transformers`     scikit-learn's transformers, and how they are restored
+`_scaling`          TargetScaling: standardised targets of a regression
+`_files`            paths of files, and similar names where there is no such file
 `_splits`           parts for training, validation and testing: split, split_rows
 `_prefetch`         batches that a thread reads ahead: prefetch
 `_columns`          columns of data frames and arrays as plain numbers or plain text

@@ -1,4 +1,4 @@
-"""Arrays of files: .npy, .npz and idx, memory-mapped where they can be."""
+"""Arrays from .npy, .npz and idx files, memory-mapped where possible."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HEADER_LIMIT: Final = 1 << 16
 
 
 def read_arrays(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """Read arrays from a file, without loading what can stay on the disk.
+    """Read arrays from a file, memory-mapped where possible.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def read_arrays(path: str | os.PathLike[str]) -> NDArray[Any] | dict[str, NDArra
         If there is no such file.
     ValueError
         If it is of another format, is damaged, or holds Python objects, whose loading could run
-        code. No memory is taken before the size of the file was compared with its header.
+        code. The size of the file is compared with its header before memory is allocated.
 
     Examples
     --------

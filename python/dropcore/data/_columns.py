@@ -30,7 +30,7 @@ _ADVICE: Final = {
     "m": "turn durations into numbers by x[{0!r}].dt.total_seconds()",
     "c": "give the real and the imaginary part as two columns",
     "S": "decode the bytes by x[{0!r}].str.decode('utf-8')",
-    "O": "give one number, text or truth value for each row",
+    "O": "give one number, text or boolean for each row",
 }
 
 
@@ -41,10 +41,10 @@ class Table:
     Attributes
     ----------
     data : DataFrame or ndarray (rows, columns)
-        An array holds numbers or truth values only.
+        An array holds numbers or booleans only.
     names : tuple of str
     named : bool
-        Whether the names come from the user. Else they are x0, x1, ...
+        Whether the names come from the user. Otherwise they are x0, x1, ...
     first : int
         Number of the first row, for messages.
     """
@@ -107,7 +107,7 @@ class Table:
             kind = {"complex": "c", "bytes": "S"}[found]
         advice = _ADVICE.get(kind, _ADVICE["O"]).format(name)
         raise TypeError(
-            f"column {name!r} must hold numbers, text or truth values, got {column.dtype} "
+            f"column {name!r} must hold numbers, text or booleans, got {column.dtype} "
             f"({found}): {advice}"
         )
 
@@ -213,7 +213,7 @@ def as_table(what: str, x: Any) -> Table:
     TypeError
         If it is neither.
     ValueError
-        If it has no rows or no columns, other axes, or two columns of the same name.
+        If it has no rows or no columns, is not 2-D, or has two columns of the same name.
     """
     expect_unmasked(what, x)
     if on_device(x):

@@ -17,11 +17,11 @@ def existing_file(what: str, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is none. Files of the folder whose names are like it are named.
+        If there is none. The message lists files of the folder with similar names.
     IsADirectoryError
         If it is a folder.
     TypeError
-        If it is no path.
+        If it is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{what}: path must be the path of a file, got {shown(path)}")

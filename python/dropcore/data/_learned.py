@@ -40,15 +40,15 @@ class NumericColumn:
         The median, used where a value is missing.
     mean, scale : float
         Subtracted, and divided by.
-    holes : bool
-        Whether there is a column that says where values are missing.
+    indicator : bool
+        Whether an output of 0 and 1 says where values are missing.
     """
 
     name: str
     fill: float
     mean: float
     scale: float
-    holes: bool
+    indicator: bool
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class CategoricalColumn:
     ----------
     name : str
     categories : tuple of str
-        That have an output of their own, in order.
+        Those with an output of their own, in order.
     rare : bool
-        Whether there is an output for all others.
+        Whether all other categories share an output.
     """
 
     name: str
@@ -97,7 +97,7 @@ def written(column: LearnedColumn) -> dict[str, Any]:
             "fill": column.fill,
             "mean": column.mean,
             "scale": column.scale,
-            "holes": column.holes,
+            "indicator": column.indicator,
         }
     if isinstance(column, CategoricalColumn):
         return {
@@ -133,16 +133,16 @@ def read(found: Any) -> tuple[LearnedColumn, ...]:
 def _column(what: str, found: Any) -> LearnedColumn:
     kind = found.get("kind") if isinstance(found, Mapping) else None
     if kind == NUMBER:
-        fields = fields_of(what, found, "name", "kind", "fill", "mean", "scale", "holes")
-        holes = fields["holes"]
-        if not isinstance(holes, bool):
-            raise ValueError(f"{what}: holes must be true or false, got {shown(holes)}")
+        fields = fields_of(what, found, "name", "kind", "fill", "mean", "scale", "indicator")
+        indicator = fields["indicator"]
+        if not isinstance(indicator, bool):
+            raise ValueError(f"{what}: indicator must be true or false, got {shown(indicator)}")
         return NumericColumn(
             _name(what, fields["name"]),
             check_number(f"{what}: fill", fields["fill"]),
             check_number(f"{what}: mean", fields["mean"]),
             check_number(f"{what}: scale", fields["scale"], "(0, inf)"),
-            holes,
+            indicator,
         )
     if kind == CATEGORY:
         fields = fields_of(what, found, "name", "kind", "categories", "rare")

@@ -20,24 +20,24 @@ def prefetch(batches: Iterable[Item], n: int = 2) -> Iterable[Item]:
     Parameters
     ----------
     batches : iterable
-        It is run through in the thread, anew for each run through the result. An iterator, such
-        as a generator, can be run through once only.
+        Iterated over in the thread, once for each iteration over the result. An iterator, such as
+        a generator, can be iterated over only once.
     n : int, default 2
-        How many items are kept ready.
+        Number of items to keep ready.
 
     Returns
     -------
     iterable
-        The same items in the same order, of the same length if `batches` has one. What `batches`
-        raises is raised where its item would have come. The thread ends with the run, also with
-        one that is left early.
+        The same items in the same order, with the length of `batches` if it has one. An exception
+        of `batches` is raised in place of its item. The thread ends with the iteration, also if
+        that is left early.
 
     Raises
     ------
     TypeError
-        If `batches` is not iterable, or `n` not an integer.
+        If `batches` is not iterable, or `n` is not an integer.
     ValueError
-        If `n` is not positive, or an iterator is run through twice.
+        If `n` is not positive, or an iterator is iterated over twice.
 
     Notes
     -----

@@ -36,14 +36,14 @@ _FORMAT: Final = 1
 
 
 class Preprocessing:
-    """Turns a table of numbers, text and holes into an array that a network takes.
+    """Turn a table of numbers, text and missing values into an array for a network.
 
-    It is built from scikit-learn's transformers. Columns of numbers are filled with their median
-    (``SimpleImputer``) and standardised to mean 0 and standard deviation 1 (``StandardScaler``); a
-    column that has holes in training gets a second one, of 0 and 1, that says where. Columns of
-    text, categories and truth values become an output for each category (``OneHotEncoder``); a
-    missing value is a category of its own, and categories that are rare share an output. Columns
-    without information are left out, with a warning that names them.
+    It is built from scikit-learn's transformers. In numeric columns, missing values are replaced by
+    the median (``SimpleImputer``), and values are standardised to mean 0 and standard deviation 1
+    (``StandardScaler``). If a column has missing values in training, an indicator column of 0 and 1
+    is added for it. Columns of text, categories and booleans are one-hot encoded
+    (``OneHotEncoder``); a missing value is a category of its own, and rare categories share an
+    output. Columns without information are dropped, with a warning that names them.
 
     Fit it to the training part of the data only. ``fit(..., preprocessing=Preprocessing())`` of a
     model does so, and keeps it with the model.
@@ -51,9 +51,10 @@ class Preprocessing:
     Parameters
     ----------
     min_frequency : int, default 2
-        A category that training data has in fewer rows counts as rare. 1 keeps all.
+        Categories in fewer rows of the training data are rare. 1 keeps all.
     max_categories : int, default 100
-        Outputs of one column, in [2, 10000]. The categories with the fewest rows are rare.
+        Largest number of outputs of a column, in [2, 10000]. Beyond it, the categories with the
+        fewest rows are rare.
 
     Attributes
     ----------
@@ -111,7 +112,7 @@ class Preprocessing:
         """Names of the columns of the result."""
         numbers, categories = by_kind(self._known())
         names = [column.name for column in numbers]
-        names += [f"{column.name} is missing" for column in numbers if column.holes]
+        names += [f"{column.name} is missing" for column in numbers if column.indicator]
         for column in categories:
             names += [f"{column.name}={name}" for name in column.categories]
             if column.rare:
@@ -150,7 +151,7 @@ class Preprocessing:
         Parameters
         ----------
         x : DataFrame or array (rows, columns)
-            Training data. Columns hold numbers, truth values or text, of any dtype of pandas or
+            Training data. Columns hold numbers, booleans or text, of any dtype of pandas or
             NumPy, with NaN, None or NA where a value is missing.
 
         Returns
@@ -198,13 +199,13 @@ class Preprocessing:
     # --- transforming ----------------------------------------------------------------------------
 
     def transform(self, x: Any) -> NDArray[np.float32]:
-        """Turn a table into numbers, as learned.
+        """Apply what was learned to a table.
 
         Parameters
         ----------
         x : DataFrame or array (rows, columns)
-            With the columns that were there in training. In a data frame they may be in any order,
-            and those in `dropped` may be absent.
+            With the columns of the training data. In a data frame they may be in any order, and
+            those in `dropped` may be absent.
 
         Returns
         -------
@@ -219,8 +220,8 @@ class Preprocessing:
         Warns
         -----
         UserWarning
-            If a column holds categories that were not there in training and has no output for
-            others, or misses values and had all of them in training.
+            If a column has unknown categories and no output for rare ones, or has missing values
+            and had none in training.
         """
         known = self._known()
         table = as_table("Preprocessing.transform: x", x)
@@ -229,7 +230,7 @@ class Preprocessing:
         names = tuple(c.name for c in used)
         result = np.empty((len(table), len(self.feature_names_out)), np.float32)
         unknown: dict[str, dict[str, None]] = {}
-        holes: dict[str, int] = {}
+        missing: dict[str, int] = {}
         rows = max(1, _BLOCK // len(table.names))
         for start in range(0, len(table), rows):
             block = table.rows(slice(start, start + rows))
@@ -241,11 +242,11 @@ class Preprocessing:
                     if isinstance(column, NumericColumn)
                     else block.texts(position)
                 )
-                _note(column, columns[column.name], unknown, holes)
+                _note(column, columns[column.name], unknown, missing)
             frame = canonical(names, columns, len(block))
             with np.errstate(over="ignore"):
                 result[start : start + rows] = self._transformer.transform(frame)
-        _warn_of_news(unknown, holes)
+        _warn_of_news(unknown, missing)
         if not np.isfinite(result).all():
             feature = int(np.argmax(~np.isfinite(result).all(0)))
             raise ValueError(
@@ -315,7 +316,7 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """An object from what `to_config` returned.
+        """Create the object that `to_config` described.
 
         Parameters
         ----------
@@ -384,15 +385,15 @@ def _screened(table: Table) -> tuple[dict[str, LearnedColumn], dict[str, NDArray
 def _warn_of_unlikely_numbers(name: str, values: NDArray[np.float64]) -> None:
     if np.nanmin(values) == np.nanmax(values):
         warnings.warn(
-            f"column {name!r} has the same value wherever it has one: it only tells whether a "
-            "value is missing",
+            f"column {name!r} has the same value in all rows that have one: it only tells whether "
+            "a value is missing",
             UserWarning,
             stacklevel=users_level(),
         )
     if len(values) >= 20 and (np.diff(values) == 1).all():
         warnings.warn(
             f"column {name!r} counts the rows ({values[0]:g}, {values[1]:g}, ...): leave it out "
-            "unless the order of the rows tells something about new data",
+            "unless the order of rows is informative for new data, too",
             UserWarning,
             stacklevel=users_level(),
         )
@@ -451,7 +452,7 @@ def _warn_of_dropped(learned: Mapping[str, LearnedColumn], rows: int) -> None:
     if wide:
         warnings.warn(
             f"Preprocessing: {listed(wide)} of text with many categories for {rows} rows: leave "
-            "identifiers out, and put categories together",
+            "identifiers out, and merge categories",
             UserWarning,
             stacklevel=users_level(),
         )
@@ -461,13 +462,13 @@ def _note(
     column: LearnedColumn,
     values: NDArray[Any],
     unknown: dict[str, dict[str, None]],
-    holes: dict[str, int],
+    missing: dict[str, int],
 ) -> None:
-    """Collect what a block has and training data had not."""
-    if isinstance(column, NumericColumn) and not column.holes:
+    """Collect unknown categories and unexpected missing values of a block."""
+    if isinstance(column, NumericColumn) and not column.indicator:
         count = int(np.isnan(values).sum())
         if count:
-            holes[column.name] = holes.get(column.name, 0) + count
+            missing[column.name] = missing.get(column.name, 0) + count
     elif isinstance(column, CategoricalColumn) and not column.rare:
         found = {MISSING if isinstance(v, float) else v: None for v in values}
         new = [name for name in found if name not in column.categories]
@@ -475,17 +476,17 @@ def _note(
             unknown.setdefault(column.name, {}).update(dict.fromkeys(new))
 
 
-def _warn_of_news(unknown: Mapping[str, Mapping[str, None]], holes: Mapping[str, int]) -> None:
+def _warn_of_news(unknown: Mapping[str, Mapping[str, None]], missing: Mapping[str, int]) -> None:
     for name, categories in unknown.items():
         warnings.warn(
-            f"column {name!r} holds categories that training data did not, {listed(categories)}: "
-            "all its outputs are 0 there",
+            f"column {name!r} has categories that are not in the training data, "
+            f"{listed(categories)}: all its outputs are 0 in these rows",
             UserWarning,
             stacklevel=users_level(),
         )
-    for name, count in holes.items():
+    for name, count in missing.items():
         warnings.warn(
-            f"column {name!r} misses {count} value{'s' * (count > 1)} and had all of them in "
+            f"column {name!r} has {count} missing value{'s' * (count > 1)} and had none in "
             "training: its median is used",
             UserWarning,
             stacklevel=users_level(),

@@ -1,4 +1,4 @@
-"""Targets of a regression in units in which a network learns well."""
+"""Standardised targets of a regression."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["TargetScaling"]
 
 @dataclass(frozen=True)
 class TargetScaling:
-    """Standardised targets, (y - mean) / scale, and the way back.
+    """Standardise targets, (y - mean) / scale, and invert that for predictions.
 
     Parameters
     ----------
     mean : float or tuple of float, default 0.0
-        Mean of the targets; one for each output where targets have more than one axis.
+        Mean of the targets; one for each output if targets have more than one axis.
     scale : float or tuple of float, default 1.0
         Standard deviation of the targets, as many as means.
 
     Notes
     -----
-    A standard deviation of predictions is converted by `scale` alone, a variance by its square. A
-    log likelihood of scaled targets becomes that of the user's by subtracting log(scale).
+    Multiply a standard deviation of predictions by `scale`, and a variance by its square. Subtract
+    log(scale) from a log likelihood of scaled targets for that of the original ones.
 
     Examples
     --------
@@ -159,7 +159,7 @@ class TargetScaling:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TargetScaling:
-        """An object from what `to_config` returned.
+        """Create the object that `to_config` described.
 
         Raises
         ------
@@ -194,7 +194,7 @@ def _targets(what: str, y: ArrayLike) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If they are none.
+        If they are not numbers.
     """
     expect_unmasked(what, y)
     if on_device(y):

@@ -25,18 +25,18 @@ def split(
     stratify: ArrayLike | None = None,
     key: Key | int = 0,
 ) -> tuple[Any, ...]:
-    """Split data at random into parts for training, validation and, if asked for, testing.
+    """Split data at random into parts for training, validation and, optionally, testing.
 
     Parameters
     ----------
     *data : data frames, arrays or lists of the same length
         Such as inputs and labels, which are split alike.
     validation : float or int, default 0.2
-        A fraction of the samples, in [0, 1), or how many of them. 0 leaves the part out.
+        A fraction of the samples, in [0, 1), or their number. 0 leaves the part out.
     test : float or int, default 0
         As `validation`.
     stratify : array (samples,), optional
-        Labels whose classes are to be in every part in the same proportions, by scikit-learn.
+        Labels: every part gets their classes in the same proportions, by scikit-learn.
     key : Key or int, default 0
         The same seed gives the same split.
 
@@ -85,7 +85,7 @@ def split_rows(
     Parameters
     ----------
     samples : int
-        How many there are.
+        Number of samples.
     validation, test, stratify, key
         As for `split`.
 
@@ -132,7 +132,7 @@ def _stratified(
             raise ValueError(
                 f"split: stratify has a class of {smallest} sample{'s' * (smallest > 1)}"
                 f"{' left' if number else ''}, too few to be in {parts} parts: leave out rare "
-                "classes or put them together, and leave out stratify for targets of a regression"
+                "classes or merge them, and leave out stratify for targets of a regression"
             )
         if min(size, len(rows) - size) < classes:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Tables of files: CSV and Parquet, by pandas."""
+"""Tables from CSV and Parquet files, by pandas."""
 
 from __future__ import annotations
 
@@ -77,20 +77,21 @@ def read_table(
         A file of text, which may be compressed (.gz, .bz2, .xz, .zip), or a Parquet file
         (.parquet, .pq).
     target : str or list of str, optional
-        The column, or columns, that a model is to predict. It must be there. Rows that miss it are
-        left out, with a warning that counts them.
+        The column, or columns, that a model is to predict. Rows without a
+        value of it are left out, with a warning that counts them.
     sep : str, optional
-        What separates the values of a line. By default the one of ``,`` ``;`` tab ``|`` with which
-        the first lines have the same number of values.
+        The separator of values. By default the one of ``,``, ``;``, tab and ``|`` with which the
+        first lines have the same number of values.
     encoding : str, optional
-        Of the text. By default UTF-8, or what its byte order mark says.
+        Of the text. By default that of its byte order mark, else UTF-8.
     decimal : "." or ",", optional
-        By default a comma if `sep` is something else and numbers are written with commas only.
+        The decimal mark. By default a comma if that is not the separator and all numbers are
+        written with commas.
     names : list of str, optional
-        Names of the columns, if the first line is not names but data.
+        Names of the columns, for a file whose first line is data.
     missing_values : list of str, default ()
-        Text that marks a missing value, besides the empty one, ``NA``, ``N/A``, ``NaN``, ``null``
-        and ``None``.
+        Text that marks a missing value, besides empty text, ``NA``, ``N/A``, ``NaN``, ``null`` and
+        ``None``.
     drop : list of str, default ()
         Columns to leave out, such as identifiers.
 
@@ -106,15 +107,15 @@ def read_table(
     ImportError
         If pandas is missing.
     ValueError
-        If the file is empty, damaged, of another format or encoding, has no row, two columns of
-        the same name or a first line of numbers, or has no column `target`. The message says what
-        to do.
+        If the file is empty, damaged, or of another format or encoding; if it has no rows, two
+        columns of the same name, a first line of numbers, or no column `target`. The message says
+        what to do.
 
     Warns
     -----
     UserWarning
-        If rows without a target are left out, or a first column without a name, the index that
-        pandas writes.
+        If rows without a target are left out, or a first column without a name, such as the index
+        that pandas writes.
 
     See Also
     --------
@@ -156,7 +157,7 @@ def read_table(
 
 
 def split_target(table: DataFrame, target: str | Sequence[str]) -> tuple[DataFrame, NDArray[Any]]:
-    """Separate the inputs of a table from what is to be predicted.
+    """Separate the inputs of a table from the targets.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def split_target(table: DataFrame, target: str | Sequence[str]) -> tuple[DataFra
     x : DataFrame
         The other columns.
     y : array (rows,), or (rows, targets) for a list
-        Numbers as int64 or float64, truth values as bool, text as str objects.
+        Numbers as int64 or float64, booleans as bool, text as str objects.
 
     Raises
     ------
@@ -186,7 +187,7 @@ def split_target(table: DataFrame, target: str | Sequence[str]) -> tuple[DataFra
     missing = table[names].isna().any(axis=1)
     if missing.any():
         raise ValueError(
-            f"split_target: {int(missing.sum())} rows miss their target, the first of which is row "
+            f"split_target: {int(missing.sum())} rows have no target, the first of which is row "
             f"{int(np.argmax(missing))}: leave them out by .dropna(subset={names})"
         )
     columns = [_plain_target(table[name]) for name in names]
@@ -248,12 +249,10 @@ def _with_targets(file: Path, table: Any, targets: list[str]) -> Any:
     missing = table[targets].isna().any(axis=1)
     count = int(missing.sum())
     if count == len(table):
-        raise ValueError(
-            f"read_table: all {count} rows of {file} miss the target {listed(targets)}"
-        )
+        raise ValueError(f"read_table: all {count} rows of {file} have no target {listed(targets)}")
     if count:
         warnings.warn(
-            f"read_table: {count} of {len(table)} rows of {file} miss the target "
+            f"read_table: {count} of {len(table)} rows of {file} have no target "
             f"{listed(targets)} and are left out",
             UserWarning,
             stacklevel=users_level(),

@@ -77,9 +77,9 @@ def learned_from(
     numbers = [name for name in names if columns[name].dtype != object]
     if numbers:
         imputer, scaler = (step for _, step in steps[NUMBER].steps)
-        with_holes = [] if imputer.indicator_ is None else list(imputer.indicator_.features_)
+        incomplete = [] if imputer.indicator_ is None else list(imputer.indicator_.features_)
         for i, name in enumerate(numbers):
-            holes = i in with_holes
+            indicator = i in incomplete
             fill, mean = float(imputer.statistics_[i]), float(scaler.mean_[i])
             scale, variance = float(scaler.scale_[i]), float(scaler.var_[i])
             if not np.isfinite([fill, mean, scale, variance]).all():
@@ -88,9 +88,9 @@ def learned_from(
                     "arithmetic; divide them by a constant"
                 )
             # A standard deviation that is lost to rounding counts as 0, whose scale is 1.
-            varies = holes or scale != 1 or variance > 0.5
+            varies = indicator or scale != 1 or variance > 0.5
             found[name] = (
-                NumericColumn(name, fill, mean, scale, holes)
+                NumericColumn(name, fill, mean, scale, indicator)
                 if varies
                 else DroppedColumn(name, "constant")
             )
@@ -112,8 +112,9 @@ def learned_from(
 def rebuilt(learned: tuple[LearnedColumn, ...]) -> Any:
     """Fitted transformers that know what was learned.
 
-    They are fitted to a small table with the same holes and categories, in which a rare category
-    has one row and the others have two. The numbers that they learned are then set.
+    They are fitted to a small table that has missing values in the same columns, and the same
+    categories: two rows of each, and one of a rare category. The numbers that they learned are then
+    set.
     """
     numbers, categories = by_kind(learned)
     used = [column for column in learned if not isinstance(column, DroppedColumn)]
@@ -127,7 +128,7 @@ def rebuilt(learned: tuple[LearnedColumn, ...]) -> Any:
     for column in used:
         if isinstance(column, NumericColumn):
             values = np.zeros(rows)
-            values[0] = np.nan if column.holes else 1.0
+            values[0] = np.nan if column.indicator else 1.0
             table[column.name] = values
         else:
             other = "other"
@@ -145,10 +146,10 @@ def rebuilt(learned: tuple[LearnedColumn, ...]) -> Any:
     if numbers:
         imputer, scaler = (step for _, step in found.named_transformers_[NUMBER].steps)
         imputer.statistics_ = np.array([column.fill for column in numbers])
-        # Where values are missing stays 0 or 1, as categories do: standardised, a rare hole would
-        # be a number far beyond all others.
-        holes = sum(column.holes for column in numbers)
-        scaler.mean_ = np.array([column.mean for column in numbers] + [0.0] * holes)
-        scaler.scale_ = np.array([column.scale for column in numbers] + [1.0] * holes)
+        # Indicators of missing values stay 0 or 1, as categories do: standardised, a rare one would
+        # be far larger than all other inputs.
+        indicators = sum(column.indicator for column in numbers)
+        scaler.mean_ = np.array([column.mean for column in numbers] + [0.0] * indicators)
+        scaler.scale_ = np.array([column.scale for column in numbers] + [1.0] * indicators)
         scaler.var_ = scaler.scale_**2
     return found

@@ -1,11 +1,8 @@
-"""Which rate? The score over a grid of keeps, and a search over all that goes with it.
+"""Choose the dropout rate: sensitivity to the fraction kept, and Bayesian search.
 
-`sensitivity` trains at each fraction kept with cross-validation, and says which one to use.
-`search` looks for rates, widths and a learning rate at once, through Optuna; `MLPSpace` is what it
-chooses from.
-
-Whether a network with dropout is one model or many is shown by
-`dropcore.uncertainty.averaging_curve`.
+`sensitivity` trains at each fraction kept with cross-validation, and recommends one. `search`
+chooses rates, widths and a learning rate together, through Optuna; `MLPSpace` defines the choices
+for a multilayer perceptron.
 """
 
 from dropcore.tuning._search import Search, search

@@ -91,7 +91,7 @@ class Experiment:
         test : int64 array, optional
             Rows for the validation data.
         report : callable, optional
-            Called after each epoch, behind the callbacks of the options.
+            Called after each epoch, after the callbacks of the options.
         **changes
             Arguments of `fit` in place of the options.
         """

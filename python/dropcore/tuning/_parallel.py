@@ -1,4 +1,4 @@
-"""Jobs side by side through joblib, whose backend may be a cluster."""
+"""Jobs in parallel through joblib, whose backend may be a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished results in a file, so that a search that was stopped goes on."""
+"""Finished results in a file, so that stopped work can be resumed."""
 
 from __future__ import annotations
 

@@ -46,10 +46,10 @@ class Search:
     Attributes
     ----------
     best_params : dict
-        What the best trial chose, by name.
+        The parameters of the best trial, by name.
     best_value : float
-        Its score on samples that it was not trained on. The best of many trials looks better than
-        it is: its honest score is that of `best_model` on a test set that `search` has not got.
+        Its score on samples that it was not trained on. The best of many scores is optimistic: for
+        an unbiased one, evaluate `best_model` on a test set that `search` was not given.
     metric : str
     higher_is_better : bool
     study : optuna.study.Study
@@ -92,9 +92,9 @@ class Search:
         return self.study.trials_dataframe(("number", "value", "params", "state", "duration"))
 
     def importance(self) -> dict[str, float]:
-        """How much each parameter that all trials chose explains of the score, largest first.
+        """Importance of each parameter that all trials have, largest first.
 
-        By Optuna's functional ANOVA of a random forest.
+        It is the explained fraction of the variance of the score, by Optuna's functional ANOVA.
 
         Raises
         ------
@@ -141,8 +141,8 @@ def search(
 ) -> Search:
     """Search rates, widths and whatever else `build` chooses, by Bayesian optimisation.
 
-    Every trial trains on the same samples, in the same order, and is scored on the same others.
-    After each epoch the score is reported, and a trial that falls behind is pruned.
+    All trials train on the same samples in the same order, and are scored on the same others.
+    The score is reported after each epoch, and a trial that falls behind is pruned.
 
     Parameters
     ----------
@@ -153,15 +153,14 @@ def search(
     x, y : array_like or table, shape (samples, ...)
         As for `fit`. Keep a test set apart.
     n_trials : int, default 50
-        Trials in all, with those that `storage` has already; pruned ones count.
+        Total number of trials, including those already in `storage`; pruned ones count.
     timeout : float, optional
         Seconds after which no further trial begins.
     validation : float, default 0.2
-        Fraction of the samples that trials are scored on, with the fractions of the classes if
-        there are classes.
+        Fraction of the samples that trials are scored on, stratified for classes.
     folds : int, splitter or iterable of (train, test), optional
-        Cross-validation instead, as in `sensitivity`: a better score of few samples, and as many
-        times the work. A trial may be pruned after an epoch of any fold.
+        Cross-validation instead, as in `sensitivity`: more reliable with few samples, at the cost
+        of a training for each fold. A trial may be pruned after an epoch of any fold.
     metric : str or Metric, optional
         As in `sensitivity`.
     sampler : str or optuna.samplers.BaseSampler, default "tpe"
@@ -170,14 +169,14 @@ def search(
     pruner : str, optuna.pruners.BasePruner or None, default "median"
         "median", "hyperband", an object of Optuna, or None.
     storage : str, path or optuna.storages.BaseStorage, optional
-        Where trials are kept, so that a search that was stopped goes on: a file that ends in .db
-        (SQLite) or .log (Optuna's journal, the better one for several processes), or an URL such as
+        Where trials are kept, so that a stopped search can be resumed: a file that ends in .db
+        (SQLite) or .log (Optuna's journal, recommended for several processes), or a URL such as
         ``"mysql://..."``. By default they are kept in memory.
     key : Key or int, default 0
     n_jobs : int, optional
-        Trials side by side, as in `sensitivity`. Without `storage` they are threads of this
-        process. The choice of a trial depends on those finished before, so that only ``n_jobs=1``
-        repeats a search exactly.
+        Trials in parallel, as in `sensitivity`; without `storage` in threads of this process. Which
+        trials are finished before a choice then depends on timing: only ``n_jobs=1`` is
+        reproducible.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal and in a notebook.
     **fit_options
@@ -441,7 +440,7 @@ def _storage_of(optuna: Any, storage: Any) -> Any:
     kind = _SUFFIXES.get(Path(storage).suffix.lower()) if isinstance(storage, str | Path) else None
     if kind is None:
         raise ValueError(
-            f"search: storage must be a file that ends in {', '.join(_SUFFIXES)}, an URL such as "
+            f"search: storage must be a file that ends in {', '.join(_SUFFIXES)}, a URL such as "
             f"sqlite:///trials.db, or an object of optuna.storages, got {shown(storage)}"
         )
     path = Path(storage)

@@ -38,7 +38,7 @@ Widths = int | tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """Scores for each keep and fold, and what they say.
+    """Scores for each keep and fold, and the verdict on them.
 
     Attributes
     ----------
@@ -47,12 +47,12 @@ class Sensitivity:
     scores : ndarray of float64, shape (keeps, folds)
         Of the samples that a model was not trained on, without noise. NaN where training diverged.
     train_scores : ndarray of float64, shape (keeps, folds)
-        Of those that it was trained on.
+        Of the samples that it was trained on.
     metric : str
     higher_is_better : bool
         Whether a higher score is better, as for accuracy; not for a loss.
     widths : list or None
-        The width, or widths, of the hidden layers at each keep; None if `build` has not got any.
+        The width, or widths, of the hidden layers at each keep; None if `build` takes none.
     fix : str
         "n" or "n*keep".
     splits : list of (ndarray of int64, ndarray of int64)
@@ -67,7 +67,7 @@ class Sensitivity:
         0.5 if it is in the flat region, else the keep in its middle; 1.0 where no dropout is as
         good.
     verdict : str
-        All this in words.
+        The result in words.
     """
 
     keeps: NDArray[np.float64]
@@ -86,7 +86,7 @@ class Sensitivity:
 
     @property
     def ratio(self) -> float:
-        """Samples of a test part divided by those of its training part, for standard errors."""
+        """Test samples divided by training samples of a fold, for standard errors."""
         return ratio_of(self.splits)
 
     @property
@@ -105,9 +105,9 @@ class Sensitivity:
     ) -> Difference:
         """The difference between two keeps, paired by fold.
 
-        Whether dropout is of use at all is ``compare(result.best)``. Whether a wider layer is, is
-        ``wide.compare(0.5, 0.5, of=narrow)``, with `wide` from ``fix="n*keep"``. The best of a grid
-        looks better than it is, because it was chosen by the same scores.
+        ``compare(result.best)`` tells whether dropout helps at all, and
+        ``wide.compare(0.5, 0.5, of=narrow)``, with `wide` from ``fix="n*keep"``, whether a wider
+        layer does. The score of the best keep is optimistic, because it was chosen by that score.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ def sensitivity(
     progress: bool | None = None,
     **fit_options: Any,
 ) -> Sensitivity:
-    """Train at each keep with cross-validation, and say which one to use.
+    """Train at each keep with cross-validation, and recommend one.
 
     At every keep the models of a fold have the same initial weights, the same order of samples and
     the same uniforms of the masks: what is dropped at 0.8 is also dropped at 0.5. Differences
@@ -206,25 +206,24 @@ def sensitivity(
     keeps : iterable of float, default 1.0, 0.9, ... 0.1
         Fractions kept, in (0, 1], at least two. 1.0 shows whether dropout helps.
     folds : int, splitter or iterable of (train, test), default 5
-        As scikit-learn's `cross_validate` takes it. A number of folds shuffles the samples, and
-        keeps the fractions of the classes if there are classes. Fold f trains with the seed
-        ``key.seed + f``.
+        As scikit-learn's `cross_validate` takes it. With a number, samples are shuffled, and
+        stratified for classes. Fold f trains with the seed ``key.seed + f``.
     fix : "n" or "n*keep", default "n"
-        What stays the same over the grid. "n": the width. "n*keep": the number of units that are
-        kept, so that a layer has ``width_for(units, keep=keep)`` units.
+        What is fixed over the grid. "n": the width. "n*keep": the number of units kept, so that a
+        layer has ``width_for(units, keep=keep)`` units.
     units : int or sequence of int, optional
-        Width of the hidden layer, or of each, which `build` gets as its second argument. Needed for
-        ``fix="n*keep"``, where it is the width without dropout.
+        Width of each hidden layer, the second argument of `build`. Needed for ``fix="n*keep"``,
+        where it is the width without dropout.
     metric : str or Metric, optional
         "loss", a name of `dropcore.training.metrics`, or a metric of one's own. By default
         "accuracy" of a classification, "rmse" for "mse" and "mae" for "mae", else "loss".
     key : Key or int, default 0
     resume : str or path, optional
-        A JSON file, which gets the result of each model when it is finished. A call with the same
-        arguments skips the models that are in the file; `keeps` may have changed. The file is
-        replaced as a whole, so that it is never half written.
+        A JSON file to which the result of each model is written when it is finished. A call with
+        the same arguments skips the models in the file; `keeps` may have changed. The file is
+        replaced atomically.
     n_jobs : int, optional
-        Models that are trained side by side, as joblib takes it: -1 is one for each processor. By
+        Models that are trained in parallel, as joblib takes it: -1 is one for each processor. By
         default the number of ``joblib.parallel_config``, else 1. With
         ``parallel_config(backend="dask")`` a Dask cluster trains them. The results do not depend on
         it.

@@ -1,4 +1,4 @@
-"""What a search chooses from."""
+"""Search spaces."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class MLPSpace:
-    """The choices of `dropcore.nn.mlp` and a learning rate, after Dahl et al. 2013.
+    """Search space of `dropcore.nn.mlp` and a learning rate, after Dahl et al. 2013.
 
-    Each of them is a number, or a range (low, high) to search.
+    Each parameter is a fixed number, or a range (low, high) to search.
 
     Parameters
     ----------
     n_outputs : int
-        Of the model.
+        Number of outputs of the model.
     units : int or (int, int), default (32, 512)
-        Width of all hidden layers; a range is searched by its logarithm.
+        Width of all hidden layers; a range is searched on a logarithmic scale.
     depth : int or (int, int), default (1, 3)
         Number of hidden layers.
     rate : float or (float, float), default (0.0, 0.8)
         Fraction dropped of each hidden layer: ``rate_1``, ``rate_2``, ...
     input_rate : float, (float, float) or None, default (0.0, 0.3)
-        Fraction of the inputs dropped; None for no such dropout.
+        Fraction of the inputs dropped; None for no input dropout.
     max_norm : float, (float, float) or None, default (0.5, 5.0)
-        Bound on incoming weights; a range is searched by its logarithm. None for no bound.
+        Bound on incoming weights; a range is searched on a logarithmic scale. None for no
+        bound.
     activation : str or sequence of str, default ("relu", "tanh")
     learning_rate : float or (float, float), default (3e-4, 1e-2)
-        A range is searched by its logarithm.
+        A range is searched on a logarithmic scale.
     optimizer : "adam" or "sgd", default "adam"
         ``Adam(learning_rate)`` or ``SGD(learning_rate, momentum=0.9)``.
 

@@ -32,7 +32,7 @@ class Difference:
         not independent. The variance is therefore multiplied by 1/folds + test/train, the sizes of
         the parts, instead of 1/folds (Nadeau and Bengio 2003).
     better, folds : int
-        In how many folds the first is better, out of how many.
+        Number of folds in which the first is better, and of all folds.
 
     References
     ----------

@@ -1,9 +1,9 @@
-"""How sure is a model: Monte Carlo prediction, calibration and intervals.
+"""Predictive uncertainty: Monte Carlo prediction, calibration and intervals.
 
 ==================  ==============================================================================
 `_outputs`          what the outputs of a model mean: probabilities, or numbers in the user's units
 `_sampling`         `sample`: mean, deviation, entropy and mutual information under dropout
-`_averaging`        `averaging_curve`: averages of k samples beside weight scaling
+`_averaging`        `averaging_curve`: averages of k samples, compared with weight scaling
 `_calibration`      `reliability`, `brier_score`, `log_likelihood`, `fit_temperature`
 `_intervals`        `predictive`, `intervals`, `noise_level`: regression with a noise level
 ==================  ==============================================================================

@@ -1,4 +1,4 @@
-"""Monte Carlo averaging beside weight scaling."""
+"""Monte Carlo averaging compared with weight scaling."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class AveragingCurve:
     metric : str
         "error rate", the fraction of wrong labels, or "RMSE" in the units of the targets.
     samples : int ndarray, shape (numbers,)
-        k.
+        The numbers k.
     error : float64 ndarray, shape (numbers,)
         Mean over the repetitions.
     standard_error : float64 ndarray, shape (numbers,)
         Of that mean: the standard deviation over the repetitions, divided by the square root of
-        their number. It is about the choice of masks; the rows are the same in all of them.
+        their number. It measures the choice of masks only, since all repetitions use the same rows.
     weight_scaling : float
         The error of the network without noise.
     errors : float64 ndarray, shape (repeats, numbers)
@@ -77,18 +77,18 @@ def averaging_curve(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> AveragingCurve:
-    """Compare averages of k noisy predictions with the one prediction without noise.
+    """Compare averages of k predictions under noise with the prediction without noise.
 
     An average over all thinned networks is what dropout trains; weight scaling, the network without
-    noise, approximates it in one pass. Each repetition has samples of its own, of which it averages
-    the first k, so that ``repeats * max(samples)`` predictions are made. Probabilities are
-    averaged, not logits.
+    noise, approximates it in one pass. Each repetition draws its own samples and averages the first
+    k of them, so that ``repeats * max(samples)`` predictions are made. Probabilities are averaged,
+    not logits.
 
     Parameters
     ----------
     model : Layer
     x, y : array_like, shape (rows, ...)
-        Held-out data. Labels as they were given to `fit`.
+        Held-out data, with labels as given to `fit`.
     key : Key or int
         Repetition r uses the samples from step ``key.step + r * max(samples)`` on.
     samples : sequence of int
@@ -142,7 +142,7 @@ def averaging_curve(
 
 
 class _Wrong:
-    """How wrong predictions are: wrong labels, or squares of differences."""
+    """Errors of predictions: wrong labels, or squared differences."""
 
     def __init__(self, model: Layer, y: ArrayLike, shape: tuple[int, ...], kind: str) -> None:
         self.numeric = kind in ("numbers", "gaussian")

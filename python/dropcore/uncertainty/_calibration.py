@@ -1,4 +1,4 @@
-"""Whether probabilities are those with which things happen."""
+"""Calibration of predicted probabilities."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Reliability:
     Attributes
     ----------
     edges : float64 ndarray, shape (bins + 1,)
-        Bin i holds the confidences in (edges[i], edges[i + 1]], the first one 0 as well.
+        Bin i holds the confidences in (edges[i], edges[i + 1]]; the first also holds 0.
     confidence : float64 ndarray, shape (bins,)
-        Mean confidence in each bin; NaN where there is none.
+        Mean confidence in each bin; NaN in empty bins.
     accuracy : float64 ndarray, shape (bins,)
-        Fraction that is right in each bin; NaN where there is none. Of a calibrated model it is
-        the confidence.
+        Fraction of correct predictions in each bin; NaN in empty bins. In a calibrated model it
+        equals the confidence.
     count : int64 ndarray, shape (bins,)
+        Number of predictions in each bin.
     ece : float
         Expected calibration error: the mean of abs(accuracy - confidence) over the bins, each
         weighted by its count.
@@ -48,11 +49,11 @@ class Reliability:
 
 
 def reliability(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) -> Reliability:
-    """Sort predictions into bins of confidence and compare it with how often they are right.
+    """Compare the confidence of predictions, in bins, with how often they are correct.
 
-    With an axis for the classes, the confidence is the largest probability of a row, and it is
-    right if the label is that class. With one probability of yes for each row, the confidence is
-    that probability, and it is "right" if the label is 1.
+    With an axis of classes, the confidence is the largest probability of a row, and the prediction
+    is correct if the label is that class. With one probability of yes for each row, the confidence
+    is that probability, and the prediction counts as correct if the label is 1.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) 
         Such as `MonteCarlo.mean`, or `probabilities` of logits.
     labels : array_like of int, shape (rows,)
     bins : int, default 10
-        Of equal width. The error depends on their number, so compare at the same.
+        Number of bins of equal width. The error depends on it: compare models with the same number.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) 
     Raises
     ------
     TypeError, ValueError
-        If they are no probabilities and labels.
+        If they are not probabilities and labels.
 
     References
     ----------
@@ -96,7 +97,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean squared error of probabilities.
 
-    With an axis for the classes, the mean over the rows of sum_k (p_k - [k is the label])^2, in
+    With an axis of classes, the mean over the rows of sum_k (p_k - [k is the label])^2, in
     [0, 2]. With one probability of yes for each row, the mean of (p - label)^2, in [0, 1].
 
     Parameters
@@ -116,9 +117,9 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean logarithm, in nats, of the probability of what happened.
+    """Mean log probability of the labels, in nats.
 
-    It is -inf if something happened that had probability 0. Of numbers: `Mixture.log_likelihood`.
+    It is -inf if a label has probability 0. For a regression see `Mixture.log_likelihood`.
 
     Parameters
     ----------
@@ -132,11 +133,11 @@ def log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature at which held-out labels are most probable.
+    """Fit a temperature to held-out labels by maximum likelihood.
 
     It minimises the mean cross-entropy of ``softmax(logits / temperature)``, or of the sigmoid for
-    one logit a row, which is convex in 1 / temperature. Labels that the model predicts do not
-    change, only how sure it is. Pass the result to `probabilities`, or to `sample`.
+    one logit a row, which is convex in 1 / temperature. The predicted labels do not change, only
+    their probabilities. Pass the result to `probabilities`, or to `sample`.
 
     Parameters
     ----------
@@ -147,8 +148,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     Returns
     -------
     float
-        Above 1 if the model was too sure. It is within [0.001, 1000]: there is no best one if, for
-        instance, all labels are predicted correctly.
+        Above 1 if the model is overconfident. It is limited to [0.001, 1000], since there may be no
+        minimum, for instance if all labels are predicted correctly.
 
     Raises
     ------

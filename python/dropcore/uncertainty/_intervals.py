@@ -1,4 +1,4 @@
-"""Intervals of a regression: samples of a model, each with Gaussian noise around it."""
+"""Prediction intervals of a regression: Monte Carlo samples with Gaussian noise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TOLERANCE = 1e-14  # of a quantile, relative to it or to the deviation
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """Intervals that targets are predicted to lie in.
+    """Prediction intervals of a regression.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Intervals:
     level: float
 
     def coverage(self, y: ArrayLike) -> float:
-        """The fraction of targets inside, bounds included; of good intervals about `level`.
+        """The fraction of targets inside, bounds included; about `level` for good intervals.
 
         Parameters
         ----------
@@ -66,12 +66,12 @@ class Intervals:
 
     @property
     def width(self) -> float:
-        """Mean width. Of two models with the right coverage, the one with the smaller is better."""
+        """Mean width. At the right coverage, smaller is better."""
         return float((self.upper - self.lower).mean())
 
 
 class Mixture:
-    """Gaussians of equal weight for each prediction: p(y) = mean over t of N(y; mean_t, std_t^2).
+    """A mixture of Gaussians of equal weight: p(y) = mean over t of N(y; mean_t, std_t^2).
 
     Parameters
     ----------
@@ -197,11 +197,12 @@ def predictive(
 ) -> Mixture:
     """The predictive distribution of a regression: a Gaussian around each sample of the model.
 
-    With f_t what the model predicts in sample t, and T samples::
+    With the prediction f_t of sample t, and T samples::
 
         p(y) = mean over t = 1 ... T of N(y; f_t, noise^2)
 
-    The spread of f_t is what the model does not know; `noise` is what no model could know.
+    The spread of f_t is the uncertainty of the model (epistemic); `noise` is that of the targets
+    themselves (aleatoric).
 
     Parameters
     ----------
@@ -212,8 +213,8 @@ def predictive(
         As in `sample`.
     noise : float or array_like
         Standard deviation of the noise in the units of the targets: see `noise_level`. An array
-        has a number for each output. A model that was fitted with the loss "gaussian_nll" predicts
-        it, and `noise` must be left out.
+        has a number for each output. Leave it out for a model that was fitted with the loss
+        "gaussian_nll", which predicts it.
     samples : int, default 100
     kind, batch_size, lengths
         As in `sample`.
@@ -225,7 +226,8 @@ def predictive(
     Raises
     ------
     TypeError, ValueError
-        As `sample`; if the model predicts probabilities; if `noise` is missing, or there are two.
+        As `sample`; if the model predicts probabilities; if `noise` is missing, or
+        given for a model that predicts it.
     """
     return _predictive("predictive", model, x, noise, key, samples, kind, batch_size, lengths)
 
@@ -242,7 +244,7 @@ def intervals(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> Intervals:
-    """Intervals that a new target lies in with probability `level`.
+    """Intervals that contain a new target with probability `level`.
 
     They are quantiles of the mixture that `predictive` returns, which need not be symmetric.
 
@@ -278,13 +280,13 @@ def noise_level(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> Any:
-    """The noise at which held-out targets are most probable under `predictive`.
+    """Estimate the noise on held-out targets, by maximum likelihood under `predictive`.
 
     Parameters
     ----------
     model : Layer
     x, y : array_like, shape (rows, ...)
-        Data that the model was not fitted to: on its own training data residuals are too small.
+        Held-out data: on the training data the residuals are too small.
     key, samples, kind, batch_size, lengths
         As in `predictive`.
 
@@ -330,7 +332,7 @@ def model_precision(
     length_scale : float
         l, the prior length scale of functions: the weights' prior is N(0, l^-2).
     data_points : int
-        N, the number of rows of training.
+        N, the number of training samples.
     weight_decay : float
         lambda, where the loss is the mean of (y - f)^2 / 2 plus lambda times the sum of the squares
         of the weights.

@@ -68,7 +68,7 @@ def probabilities(logits: ArrayLike, *, kind: str = "classes", temperature: floa
         What `predict` returns for a classifier.
     kind : "classes" or "binary", default "classes"
     temperature : float, default 1.0
-        Above 1 it makes predictions less sure, and leaves their order as it is; see
+        Above 1 it makes predictions less confident, without changing their order; see
         `fit_temperature`.
 
     Returns
@@ -78,7 +78,7 @@ def probabilities(logits: ArrayLike, *, kind: str = "classes", temperature: floa
     Raises
     ------
     TypeError, ValueError
-        For another kind, a temperature that is not positive, or logits that are no numbers.
+        For another kind, a temperature that is not positive, or logits that are not numbers.
     """
     z = as_floats("probabilities: logits", logits)
     if kind not in ("classes", "binary"):
@@ -97,7 +97,7 @@ def probabilities(logits: ArrayLike, *, kind: str = "classes", temperature: floa
 
 
 def predictions(model: Layer, outputs: Any, kind: str, temperature: float = 1.0) -> Floats:
-    """What outputs of the model predict: probabilities, or numbers in the user's units.
+    """Predictions from outputs of the model: probabilities, or numbers in the user's units.
 
     For "gaussian" these are the means.
     """

@@ -1,4 +1,4 @@
-"""Monte Carlo prediction, summarised as it is drawn."""
+"""Monte Carlo prediction, summarised while it is drawn."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ __all__ = ["MonteCarlo", "drawn", "entropy_of", "sample"]
 
 @dataclass(frozen=True, eq=False)
 class MonteCarlo:
-    """What a model predicts under noise, over several samples of the noise.
+    """Summary of Monte Carlo samples of a prediction.
 
     Attributes
     ----------
     kind : str
-        What the predictions y_t of the samples t = 1 ... T are: "classes" and "binary",
-        probabilities; "numbers" and "gaussian", numbers in the units of the targets.
+        The predictions y_t, t = 1 ... T, are probabilities for "classes" and "binary", and numbers
+        in the units of the targets for "numbers" and "gaussian".
     n_samples : int
-        T.
+        The number T of samples.
     mean : float64 ndarray, shape (rows, ...)
         Mean of y_t: the prediction. For "classes" the last axis is that of the classes, for
         "binary" it is the probability of yes for each output.
     std : float64 ndarray, shape (rows, ...)
-        Standard deviation of y_t, sqrt(mean of (y_t - mean)^2): how much the model disagrees with
-        itself.
+        Standard deviation of y_t, sqrt(mean of (y_t - mean)^2): how much the samples differ.
     entropy : float64 ndarray or None
         Of probabilities, H(mean) in nats, for each row (and output, if "binary"), where H(p) is
         the sum of -p log p over the classes: the uncertainty of the prediction as a whole.
     expected_entropy : float64 ndarray or None
-        Of probabilities, the mean of H(y_t): what is left if the weights were known.
+        Of probabilities, the mean of H(y_t): the uncertainty that would remain if the weights were
+        known.
     mutual_information : float64 ndarray or None
-        Of probabilities, entropy - expected_entropy, not negative: what a label would tell about
-        the weights (BALD). It is 0 where all samples agree, however unsure they are.
+        Of probabilities, entropy - expected_entropy, not negative: the information that a label
+        would give about the weights (BALD). It is 0 where all samples are equal, however uncertain.
     noise_std : float64 ndarray or None
         For "gaussian", the square root of the mean of the variances that the model predicts.
     samples : ndarray, shape (T, rows, ...), or None
         y_t, if they were kept.
     classes : ndarray or None
-        The user's labels, if the model was fitted to others than 0 ... classes - 1.
+        The user's labels, if they are not 0 ... classes - 1.
 
     References
     ----------
@@ -78,12 +78,12 @@ class MonteCarlo:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """The most probable label of each row, in the user's words, as `predict_labels` gives them.
+        """The most probable label of each row, one of the user's labels as in `predict_labels`.
 
         Raises
         ------
         ValueError
-            If the predictions are no probabilities.
+            If the predictions are not probabilities.
         """
         if self.kind not in ("classes", "binary"):
             raise ValueError(f"labels: these are predictions of kind {self.kind!r}; use mean")
@@ -94,7 +94,7 @@ class MonteCarlo:
 
     @property
     def predictive_std(self) -> Floats:
-        """For numbers: standard deviation with that of the noise, sqrt(std^2 + noise_std^2)."""
+        """For numbers: standard deviation including the noise, sqrt(std^2 + noise_std^2)."""
         return self.std if self.noise_std is None else np.hypot(self.std, self.noise_std)
 
 
@@ -110,11 +110,11 @@ def sample(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> MonteCarlo:
-    """Predict under noise several times: the mean, and how sure the model is.
+    """Sample predictions under noise (Monte Carlo dropout): their mean and their uncertainty.
 
-    The samples are those of ``predict(x, key=key, samples=samples)``. They are summarised as they
-    are drawn, so that memory does not grow with their number. On a model without noise all samples
-    are equal: `std` and `mutual_information` are then exactly 0.
+    The samples are those of ``predict(x, key=key, samples=samples)``. They are summarised while
+    they are drawn, so that memory does not grow with their number. On a model without noise all
+    samples are equal: `std` and `mutual_information` are then exactly 0.
 
     Parameters
     ----------
@@ -126,14 +126,14 @@ def sample(
         ``key.step + t``.
     samples : int, default 100
     kind : "classes", "binary", "numbers" or "gaussian", optional
-        What the outputs are: logits of classes; a logit for each yes or no; numbers; a mean and the
-        logarithm of a variance. By default the loss of the last `fit` decides.
+        Meaning of the outputs: logits of classes; a logit for each yes or no; numbers; a mean and
+        the logarithm of a variance. By default the loss of the last `fit` decides.
     temperature : float, default 1.0
-        What logits are divided by: see `fit_temperature`.
+        Divisor of the logits: see `fit_temperature`.
     keep_samples : bool, default False
-        Whether the result has the predictions of all samples, in the dtype of the model.
+        Whether to keep the predictions of all samples, in the dtype of the model.
     batch_size : int, default 1024
-        Rows that are computed at once.
+        Number of rows that are computed at once.
     lengths : array_like of int, optional
         As in `predict`.
 
