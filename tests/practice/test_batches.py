@@ -157,7 +157,7 @@ def test_what_does_not_begin_anew_is_noticed():
             return self.items
 
     model = network()
-    with pytest.raises(ValueError, match=r"x yields no batches in epoch 2: it must begin anew"):
+    with pytest.raises(ValueError, match=r"x yields no batches in epoch 2: each iteration"):
         model.fit(Once(), epochs=2, **OPTIONS)
     assert model.training_state.epoch == 1
 

@@ -274,7 +274,7 @@ def test_resume_goes_on_to_the_same_bits(folder, capsys):
     run(capsys, *command, "-o", "whole.dropcore", "--epochs", "6")
     run(capsys, *command, "-o", "part.dropcore", "--epochs", "2")
     out, err = run(capsys, *command, "-o", "part.dropcore", "--epochs", "6", "--resume")
-    assert "going on after epoch 2" in err
+    assert "continuing after epoch 2" in err
     assert "6 epochs" in out
     whole, part = weights("whole.dropcore"), weights("part.dropcore")
     assert all(np.array_equal(whole[name], part[name]) for name in whole)

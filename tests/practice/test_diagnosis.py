@@ -929,7 +929,7 @@ def test_a_subsample_is_chosen_by_the_key_and_told():
     found = [diagnose(model, x, y, max_samples=100, key=key) for key in (0, 0, 1)]
     assert found[0].train.samples == 100
     assert found[0].total == 500
-    assert "500 training samples, of which 100 were looked at" in str(found[0])
+    assert "500 training samples, of which 100 were used" in str(found[0])
     assert found[0].train.metrics == found[1].train.metrics != found[2].train.metrics
     assert diagnose(model, x, y, max_samples=None).train.samples == 500
 

@@ -217,7 +217,7 @@ def test_without_validation_data_the_score_is_qualified(fitted, tmp_path):
     text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
     assert "says little about others" in text
     assert "50 training samples" in text
-    assert "Of 100 training samples, 50 were looked at" in text
+    assert "Of 100 training samples, 50 were used" in text
     assert "How sure are predictions?" not in text
 
 

@@ -164,7 +164,7 @@ def test_after_ctrl_c_no_sample_is_left_out_unless_the_epoch_is_finished():
     [
         (
             {"key": 2},
-            r"goes on with the masks, .* key=Key\(seed=1, .*, got Key\(seed=2",
+            r"continues with the masks, .* key=Key\(seed=1, .*, got Key\(seed=2",
         ),
         ({"batch_size": 8}, "the same batch_size as before, 16, got 8; resume=False begins"),
         (
@@ -444,7 +444,7 @@ def test_a_loss_that_a_copy_does_not_hold_is_asked_for():
     model.fit(X, Y, epochs=1, **OPTIONS | {"loss": squares})
     options = OPTIONS | {"loss": None, "epochs": 2, "resume": True}
     found = pickle.loads(pickle.dumps(model))
-    with pytest.raises(ValueError, match=r"resume=True goes on with the loss .* give it as loss="):
+    with pytest.raises(ValueError, match=r"continues with the loss .* give it as loss="):
         found.fit(X, Y, **options)
     found.fit(X, Y, **options | {"loss": squares})
     model.fit(X, Y, **options)

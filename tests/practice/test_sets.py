@@ -407,7 +407,7 @@ def test_a_trained_model_keeps_to_data_as_they_were():
     model = Sequential([Dense(1)])
     model.fit(X, X[:, 0], epochs=1, **MSE)
     for name, value in (("preprocessing", Preprocessing()), ("scale_targets", True)):
-        with pytest.raises(ValueError, match=f"^{name}: the model has been trained without"):
+        with pytest.raises(ValueError, match=f"^{name}: the model was trained without it"):
             model.fit(X, X[:, 0], epochs=1, **MSE | {name: value})
 
 

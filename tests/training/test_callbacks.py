@@ -277,7 +277,7 @@ def test_a_resumed_run_needs_its_callbacks():
     ("before", "now", "text"),
     [
         (lambda path: EarlyStopping("loss"), lambda path: EarlyStopping(),
-         "EarlyStopping: .* goes on with the best value of 'loss', got monitor='val_loss'"),
+         "EarlyStopping: .* continues with the best value of 'loss', got monitor='val_loss'"),
         (lambda path: ReduceOnPlateau(), lambda path: ReduceOnPlateau("accuracy"),
          "ReduceOnPlateau: .* of 'val_loss', got monitor='accuracy': give the same monitor"),
         (lambda path: Checkpoint(path, best_only=True, monitor="loss"),

@@ -20,7 +20,7 @@ class Option:
     name : str
         "--epochs", or "data" for a positional argument.
     help : str
-        Its default, if there is one, is added.
+        The default is appended, if there is one.
     short : str, optional
         "-o".
     kind : callable, optional
@@ -71,7 +71,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found.
+    """The result of a command.
 
     Attributes
     ----------
@@ -92,9 +92,9 @@ class Command:
     Attributes
     ----------
     name, help : str
-        The word on the command line, and a line about it.
+        The word on the command line, and a one-line description.
     description : str
-        What ``--help`` says above the options; lines are broken anew.
+        The text of ``--help`` above the options; it is wrapped.
     examples : tuple of str
         Complete command lines; the tests parse them.
     options : tuple of Option

@@ -15,7 +15,7 @@ __all__ = ["with_defaults"]
 
 
 def with_defaults(words: Sequence[str], commands: Mapping[str, Command]) -> list[str]:
-    """The words of a command line, with those that ``--config`` adds in front of the options.
+    """The words of a command line, with those that ``--config`` adds before the options.
 
     Values at the top of the file belong to every command that has such an option, values in a
     table such as ``[train]`` to that command. What is typed comes later and so takes precedence.

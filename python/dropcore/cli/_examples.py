@@ -35,7 +35,7 @@ CLASSIFICATION: Final = "classification"
 REGRESSION: Final = "regression"
 
 MOST_CLASSES: Final = 20
-"""Whole numbers of at most as many kinds are taken as classes."""
+"""Integers with at most so many different values are taken as classes."""
 
 ARRAYS: Final = (".npz", ".npy")
 
@@ -52,20 +52,23 @@ DATA = Option(
 READING: Final = (
     Option(
         "--sep",
-        "what separates the values of a line of CSV; by default it is found out",
+        "the separator of a CSV; by default detected",
         metavar="CHAR",
         group=_READING,
     ),
     Option(
-        "--encoding", "of a CSV, such as cp1252; by default UTF-8", metavar="NAME", group=_READING
+        "--encoding",
+        "encoding of a CSV, such as cp1252; by default UTF-8",
+        metavar="NAME",
+        group=_READING,
     ),
     Option(
-        "--decimal", "the decimal sign; by default it is found out", choices=(".", ","),
+        "--decimal", "the decimal mark of a CSV; by default detected", choices=(".", ","),
         group=_READING,
     ),
     Option(
         "--names",
-        "of the columns, if the first line is data",
+        "names of the columns, if the first line is data",
         kind=words,
         metavar="COL,COL",
         group=_READING,
@@ -89,8 +92,8 @@ DROP = Option(
 
 TASK = Option(
     "--task",
-    "by default classification if the target is text or whole numbers of at most "
-    f"{MOST_CLASSES} kinds",
+    "by default classification if the target is text, or integers with at most "
+    f"{MOST_CLASSES} different values",
     choices=(CLASSIFICATION, REGRESSION),
     group=_READING,
 )
@@ -126,7 +129,7 @@ class Examples:
         Raises
         ------
         ValueError
-            If some are missing. It says which, and what they may be called.
+            If some are missing. The message names them, and similar columns.
         """
         names = self.names
         if names is None:
@@ -149,7 +152,7 @@ class Examples:
         Raises
         ------
         ValueError
-            If columns hold text or miss values.
+            If columns hold text or have missing values.
         """
         if self.names is None:
             return self
@@ -184,7 +187,7 @@ def read_examples(
     options : Namespace
         With those of `READING`.
     target : str, optional
-        The column, or the array, to predict. Rows that miss it are left out, with a warning.
+        The column, or the array, to predict. Rows without it are left out, with a warning.
     drop : iterable of str
         Columns to leave out.
     optional : bool
@@ -214,7 +217,7 @@ def read_examples(
 def task_of(y: NDArray[Any], chosen: str | None) -> tuple[str, NDArray[Any]]:
     """Classification or regression, and the targets as their task takes them.
 
-    The choice is printed if it was not the user's.
+    The choice is printed unless the user made it.
 
     Raises
     ------
@@ -253,7 +256,7 @@ def task_of(y: NDArray[Any], chosen: str | None) -> tuple[str, NDArray[Any]]:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file, by which the data of training is recognised."""
+    """A digest of a file, to recognise the training data."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -50,7 +50,7 @@ OUTPUT = Option(
 SETTINGS: Final = (
     Option(
         "--epochs",
-        "at most; patience usually ends training before",
+        "largest number of epochs; early stopping usually ends training before",
         kind=positive,
         default=200,
         metavar="N",
@@ -58,7 +58,7 @@ SETTINGS: Final = (
     ),
     Option(
         "--validation-split",
-        "fraction of the rows that is held out, to stop in time and to measure",
+        "fraction of the rows to hold out, for early stopping and scores",
         kind=fraction,
         default=0.2,
         metavar="F",
@@ -75,17 +75,20 @@ SETTINGS: Final = (
     ),
     Option(
         "--save-every",
-        "save the model after so many updates; by default after each epoch",
+        "number of updates after which the model is saved; by default after each epoch",
         kind=positive,
         metavar="N",
         group=_TRAINING,
     ),
     Option(
-        "--balanced", "let every class weigh the same, however rare", flag=True, group=_TRAINING
+        "--balanced",
+        "weight the classes, so that all count the same in the loss",
+        flag=True,
+        group=_TRAINING,
     ),
     Option(
         "--metrics",
-        "more columns of the training log, such as f1,roc_auc or r2",
+        "additional metrics of the training log, such as f1,roc_auc or r2",
         kind=words,
         default=None,
         metavar="NAME,NAME",
@@ -107,7 +110,7 @@ LASTING: Final = (
     "metrics",
     "log",
 )
-"""Options that a run that goes on must have as before."""
+"""Options that must be the same in a resumed run."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,9 @@ class Job:
 
 
 def parts_of(examples: Examples, kind: str, held_out: float, seed: int) -> Parts:
-    """Split the rows; the same rows, fraction and seed give the same parts.
+    """Split the rows, stratified by class.
 
-    Classes keep their shares.
+    The same rows, fraction and seed give the same parts.
     """
     if not held_out:
         return Parts(examples, None)
@@ -183,7 +186,7 @@ def parts_of(examples: Examples, kind: str, held_out: float, seed: int) -> Parts
             rare = labels[counts.argmin()].item()
             raise ValueError(
                 f"the class {rare!r} has 1 row, too few to be in both parts: "
-                "remove it or join it with another class, or hold nothing out by "
+                "remove it or merge it with another class, or hold nothing out by "
                 "--validation-split 0"
             )
     training, held = split(
@@ -250,7 +253,7 @@ def learn(
         )
     except KeyboardInterrupt:
         if job.path.exists():
-            further = "; the same command with --resume goes on" if "resume" in options else ""
+            further = "; the same command with --resume continues" if "resume" in options else ""
             note(f"\ninterrupted: {job.path} has what was learned{further}")
         raise
     state = training_state_of(model)
@@ -284,7 +287,7 @@ def check_same(model: Sequential, loaded: Any, job: Job, options: argparse.Names
             differ.append(f"--{name.replace('_', '-')} was {was} and is {now_is}")
     if differ:
         raise ValueError(
-            f"--resume goes on with the training that {job.path} holds, which needs the same "
+            f"--resume continues the training that {job.path} holds, which needs the same "
             f"command: {', '.join(differ)}; use --force instead to train a new model"
         )
 

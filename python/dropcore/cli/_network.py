@@ -33,12 +33,14 @@ times that at 0.1, and intervals of 90 % cover 0.91 to 0.99 in place of 0.88 to 
 _NETWORK: Final = "network"
 _TRAINING: Final = "training"
 
-ACTIVATION = Option("--activation", "of the hidden layers", metavar="NAME", group=_NETWORK)
+ACTIVATION = Option(
+    "--activation", "activation of the hidden layers", metavar="NAME", group=_NETWORK
+)
 
 UNITS = Option(
     "--units",
     "widths of the hidden layers, such as 256,256; by default 128,128, of an autoencoder 64, "
-    "of a cnn 128 behind its convolutions",
+    "of a cnn 128 after its convolutions",
     kind=sizes,
     metavar="N,N",
     group=_NETWORK,
@@ -63,7 +65,7 @@ NETWORK: Final = (
     UNITS,
     Option(
         "--filters",
-        "of the convolutions of a cnn; by default 32,64",
+        "filters of the convolutions of a cnn; by default 32,64",
         kind=sizes,
         metavar="N,N",
         group=_NETWORK,
@@ -113,7 +115,7 @@ NETWORK: Final = (
 )
 
 OPTIMIZER: Final = (
-    Option("--batch-size", "samples in an update", kind=positive, default=32, metavar="N",
+    Option("--batch-size", "samples of an update", kind=positive, default=32, metavar="N",
            group=_TRAINING),
     Option(
         "--optimizer",
@@ -124,7 +126,7 @@ OPTIMIZER: Final = (
     ),
     Option(
         "--learning-rate",
-        "by default 0.001 of adam and 0.01 of sgd",
+        "by default 0.001 for adam and 0.01 for sgd",
         kind=positive_number,
         metavar="R",
         group=_TRAINING,

@@ -40,7 +40,7 @@ def print_result(result: Result, *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line about what happens, to stderr."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A model from a file, and data as it takes it."""
+"""A model from a file, and data for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Saved:
 
     @property
     def noise(self) -> float | None:
-        """Standard deviation of the targets of a regression around what could be known."""
+        """Standard deviation of the noise of a regression's targets."""
         found = self.notes.get("noise")
         return None if found is None else float(found)
 
@@ -74,7 +74,7 @@ class Saved:
         return np.arange(max(2, int(shape[-1] or 0)))
 
     def new_examples(self, path: Path, options: argparse.Namespace) -> Examples:
-        """Data that is to be predicted; a target is not needed and not looked at."""
+        """Data to predict; a target is ignored."""
         return self._fitting(read_examples(path, options, optional=True))
 
     def examples(self, path: Path, options: argparse.Namespace) -> Examples:

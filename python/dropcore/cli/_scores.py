@@ -1,4 +1,4 @@
-"""How good predictions are, and how sure a model is of them."""
+"""Scores of predictions, and their uncertainty."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LEVEL = Option(
 )
 
 FEW: Final = 20
-"""Held-out rows from which the noise of targets is hardly known."""
+"""With fewer held-out rows the estimate of the noise is rough."""
 
 
 def metrics_of(kind: str, outputs: int) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ JSON = Option("--json", "print the result as JSON", flag=True, group=RUN)
 
 CONFIG = Option(
     "--config",
-    "defaults of these options from a TOML file; what is typed takes precedence",
+    "defaults of these options from a TOML file; the command line takes precedence",
     kind=Path,
     metavar="FILE",
     group=RUN,
@@ -34,8 +34,7 @@ CONFIG = Option(
 
 SEED = Option(
     "--seed",
-    "of everything that is random: the same seed gives the same result, whatever the number of "
-    "threads",
+    "seed of everything random: the same seed gives the same result, with any number of threads",
     kind=at_least_zero,
     default=0,
     metavar="N",
@@ -44,7 +43,7 @@ SEED = Option(
 
 THREADS = Option(
     "--threads",
-    "by default as many as this process may use",
+    "number of threads; by default as many as this process may use",
     kind=positive,
     metavar="N",
     group=RUN,
@@ -52,7 +51,7 @@ THREADS = Option(
 
 DEVICE = Option(
     "--device",
-    "cuda needs CuPy and an NVIDIA GPU",
+    "cpu or cuda, which needs CuPy and an NVIDIA GPU",
     choices=("cpu", "cuda"),
     default="cpu",
     group=RUN,

@@ -1,4 +1,4 @@
-"""``dropcore evaluate``: how good a saved model is on rows whose targets are known."""
+"""``dropcore evaluate``: scores of a saved model on rows with known targets."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def run(options: argparse.Namespace) -> Result:
 
 COMMAND = Command(
     name="evaluate",
-    help="measure a saved model on rows whose targets are known",
+    help="score a saved model on rows with known targets",
     description="""
     Print the loss and the metrics of a saved model, without noise and as the mean of samples
-    under dropout: of classes with the calibration error, of numbers with the coverage of
-    intervals. Of the file that the model was trained on, the rows that were held out are
-    measured apart.
+    under dropout, with the calibration error of a classifier or the coverage of the intervals of
+    a regression. If DATA is the file that the model was trained on, the rows that were held out
+    are scored separately.
     """,
     examples=(
         "dropcore evaluate cancer.dropcore test.csv",

@@ -1,4 +1,4 @@
-"""``dropcore explain``: what is going on in a saved model, in words."""
+"""``dropcore explain``: diagnose a saved model, in words."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def metrics_for(saved: Saved, parts: Parts) -> tuple[str, ...]:
 
 
 def diagnosed(saved: Saved, parts: Parts, seed: int) -> Diagnosis:
-    """What `dropcore.diagnosis` measures."""
+    """The diagnosis of the model."""
     from dropcore.diagnosis import diagnose
 
     held_out = parts.held_out
@@ -82,7 +82,7 @@ def diagnosed(saved: Saved, parts: Parts, seed: int) -> Diagnosis:
 
 COMMAND = Command(
     name="explain",
-    help="what is going on in a saved model, and what to change",
+    help="diagnose a saved model, and say what to change",
     description="""
     Compare training and held-out rows, measure weights and activations, and say in words what
     is wrong and what to do. DATA is the file that the model was trained on, whose held-out rows

@@ -1,4 +1,4 @@
-"""``dropcore predict``: what a saved model says about new rows, and how sure it is."""
+"""``dropcore predict``: predictions of a saved model, and their uncertainty."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _numbers(
 
 
 def _errors(saved: Saved, examples: Examples, samples: int | None, seed: int) -> Columns:
-    """How far rows are from their reconstructions: unusual ones are far."""
+    """Distances of rows from their reconstructions, which are large for unusual rows."""
     state = saved.model.training_state
     assert state is not None
     assert state.preprocessing is not None
@@ -165,7 +165,7 @@ def _texts(values: NDArray[Any]) -> list[Any]:
 
 COMMAND = Command(
     name="predict",
-    help="predict rows by a saved model, with error bars on request",
+    help="predict rows with a saved model, and their uncertainty",
     description="""
     Predict each row of the data, and write a CSV with a row for each. Of classes: the most
     probable one and the probability of each; of numbers: the number; of an autoencoder: how far
@@ -185,13 +185,14 @@ COMMAND = Command(
         DATA,
         Option(
             "--samples",
-            "how often to predict under dropout, such as 100; by default once, without",
+            "number of Monte Carlo samples under dropout, such as 100; by default one prediction "
+            "without dropout",
             kind=positive,
             metavar="N",
         ),
         Option(
             "--level",
-            "probability of the intervals of numbers; by default 0.9",
+            "probability of the prediction intervals of a regression; by default 0.9",
             kind=inner_fraction,
             metavar="P",
         ),

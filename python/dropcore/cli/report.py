@@ -1,4 +1,4 @@
-"""``dropcore report``: a page about a saved model."""
+"""``dropcore report``: a report on a saved model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def _uncertainty(saved: Saved, held_out: Examples, options: argparse.Namespace) -> Any:
-    """How sure the model is of rows that it has not seen."""
+    """Uncertainty of predictions of held-out rows."""
     from dropcore import uncertainty
 
     shared: dict[str, Any] = {"key": options.seed, "samples": options.samples}
@@ -59,10 +59,10 @@ def _uncertainty(saved: Saved, held_out: Examples, options: argparse.Namespace) 
 
 COMMAND = Command(
     name="report",
-    help="a page about a saved model: one HTML file with curves, layers and advice",
+    help="write a report on a saved model: one HTML file with curves, layers and advice",
     description="""
-    Write a page about a saved model: scores, curves of training, how sure it is, weights,
-    activations and advice. It is one HTML file, which needs no network. DATA is the file that the
+    Write a report on a saved model: scores, learning curves, uncertainty, weights, activations
+    and advice. It is one HTML file, which needs no network. DATA is the file that the
     model was trained on, whose held-out rows are found again, or new rows beside --training-data.
     """,
     examples=(
@@ -74,13 +74,13 @@ COMMAND = Command(
         DATA,
         Option(
             "--output",
-            "the page to write, such as report.html",
+            "the file to write, such as report.html",
             short="-o",
             kind=Path,
             metavar="FILE",
             required=True,
         ),
-        Option("--title", "of the page", metavar="TEXT"),
+        Option("--title", "title of the report", metavar="TEXT"),
         SAMPLES,
         LEVEL,
         TRAINING_DATA,

@@ -43,11 +43,11 @@ def run(options: argparse.Namespace) -> Result:
     from dropcore.nn._saving import load
 
     if options.force and options.resume:
-        raise ValueError("--force begins anew and --resume goes on: give one of them")
+        raise ValueError("--force begins anew and --resume continues: give one of them")
     check_output(
         options.output,
         force=options.force or options.resume,
-        instead="--force to replace it, or --resume to go on with its training",
+        instead="--force to replace it, or --resume to continue its training",
     )
     if options.log is not None:
         check_output(options.log, force=options.force or options.resume)
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> Result:
         loaded = load(options.output)
         check_same(model, loaded, job, options)
         model = loaded
-        note(f"going on after epoch {model.training_state.epoch}")
+        note(f"continuing after epoch {model.training_state.epoch}")
     learn(job, model, optimizer_of(options), options, network=options.model, resume=resume)
     return summary(job, model, what=f"{options.model} for {kind}", extra={})
 
@@ -125,10 +125,10 @@ COMMAND = Command(
     help="train a network on a table and save it",
     description="""
     Train a network with dropout on a table or on arrays. Missing values are filled in, text
-    becomes categories and numbers are standardised, as learned from the training rows and saved
-    with the model. A part of the rows is held out, to stop in time and to measure. The model is
-    saved after each epoch, or more often by --save-every, so that neither Ctrl-C nor a crash loses
-    more than that: the same command with --resume goes on as if nothing had happened.
+    becomes categories and numbers are standardised; this is learned from the training rows and
+    saved with the model. A part of the rows is held out, for early stopping and scores. The model
+    is saved after each epoch, or more often by --save-every, so that neither Ctrl-C nor a crash
+    loses more than that: the same command with --resume continues as if nothing had happened.
     """,
     examples=(
         "dropcore train cancer.csv --target diagnosis -o cancer.dropcore",
@@ -138,7 +138,7 @@ COMMAND = Command(
     ),
     options=(
         DATA,
-        Option("--target", "the column to predict; of .npz the array", metavar="COL"),
+        Option("--target", "the column to predict, or the array of an .npz", metavar="COL"),
         OUTPUT,
         *READING,
         DROP,
@@ -148,7 +148,7 @@ COMMAND = Command(
         *OPTIMIZER,
         Option(
             "--resume",
-            "go on with the training that the output holds, or begin if there is none",
+            "continue the training that the output holds, or begin if there is none",
             flag=True,
             group=RUN,
         ),

@@ -208,7 +208,10 @@ COMMAND = Command(
     options=(
         DATA,
         Option(
-            "--target", "the column to predict; of .npz the array", metavar="COL", required=True
+            "--target",
+            "the column to predict, or the array of an .npz",
+            metavar="COL",
+            required=True,
         ),
         OUTPUT,
         *READING,
@@ -230,14 +233,14 @@ COMMAND = Command(
         ),
         Option(
             "--timeout",
-            "seconds after which no further trial begins; by default none",
+            "seconds after which no further trial begins; by default unlimited",
             kind=positive_number,
             metavar="S",
             group=_SEARCH,
         ),
         Option(
             "--storage",
-            "keep trials in a file, .db or .log, so that the same command goes on if it was "
+            "keep trials in a file, .db or .log, so that the same command continues if it was "
             "stopped",
             kind=Path,
             metavar="FILE",
@@ -245,21 +248,21 @@ COMMAND = Command(
         ),
         Option(
             "--max-units",
-            f"of a hidden layer; by default {DEFAULTS['max_units']}",
+            f"largest width of a hidden layer; by default {DEFAULTS['max_units']}",
             kind=positive,
             metavar="N",
             group=_SEARCH,
         ),
         Option(
             "--max-depth",
-            f"hidden layers; by default {DEFAULTS['max_depth']}",
+            f"largest number of hidden layers; by default {DEFAULTS['max_depth']}",
             kind=positive,
             metavar="N",
             group=_SEARCH,
         ),
         Option(
             "--folds",
-            "of the cross-validation",
+            "folds of the cross-validation",
             kind=several,
             default=3,
             metavar="N",
@@ -267,7 +270,7 @@ COMMAND = Command(
         ),
         Option(
             "--trial-epochs",
-            "of each network that is tried",
+            "epochs of each network that is tried",
             kind=positive,
             default=40,
             metavar="N",
@@ -275,13 +278,14 @@ COMMAND = Command(
         ),
         Option(
             "--metric",
-            "what decides, such as loss, f1, roc_auc, rmse or mae; by default accuracy or rmse",
+            "metric that decides, such as loss, f1, roc_auc, rmse or mae; by default accuracy or "
+            "rmse",
             metavar="NAME",
             group=_SEARCH,
         ),
         Option(
             "--jobs",
-            "networks that are trained side by side, -1 for one for each processor",
+            "number of networks trained in parallel, -1 for one for each processor",
             kind=jobs,
             default=1,
             metavar="N",

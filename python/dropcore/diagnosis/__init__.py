@@ -1,11 +1,11 @@
-"""What is going on in a trained model: measurements, and what follows from them in words.
+"""Diagnosis of trained models: measurements, and findings in words.
 
 `diagnose` compares training with validation data, measures weights and activations, and returns a
 `Diagnosis`. Its `findings` name what is probably wrong, with the evidence and what to do:
 
 ==========================  ========================================================================
 "overfitting"               worse on validation data, and nothing regularises the model
-"overfitting_with_dropout"  the same in spite of dropout, max-norm or penalties of weights
+"overfitting_with_dropout"  the same in spite of dropout, max-norm or weight penalties
 "underfitting"              strong dropout and a poor score on the training data
 "recurrent_too_small"       the same, where the dropout is that of a recurrent layer
 "learning_rate_too_high"    the training loss rises, or rises and falls
@@ -21,7 +21,7 @@
 ==========================  ========================================================================
 
 `NormHistory` is a callback that records the norms of weights in each epoch. `dropcore.plotting`
-draws what is here, and `dropcore.report` writes all of it to a page.
+draws the measurements, and `dropcore.report` writes all of it to a page.
 """
 
 from dropcore.diagnosis._diagnose import diagnose

@@ -1,4 +1,4 @@
-"""`diagnose`: all measurements of a trained model, and what follows from them."""
+"""`diagnose`: all measurements of a trained model, and the findings."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a trained model and say what is probably wrong with it.
 
-    Nothing of the model changes. Large data is looked at in part, and block by block: `max_samples`
-    rows of each part, chosen by `key`; the result says how many.
+    The model is not changed. Of large data, `max_samples` rows of each part are used, chosen by
+    `key`, block by block; the result says how many.
 
     Parameters
     ----------
@@ -82,16 +82,16 @@ def diagnose(
     metrics : sequence of str or Metric, default ()
         More scores, as `Model.evaluate` takes them.
     norms : NormHistory, optional
-        Recorded during training, to tell growing norms.
+        Recorded during training, to detect growing norms.
     image_shape : tuple of int, optional
         (height, width) or (height, width, 3) of images that are flat rows of x, so that weights of
         the first layer are shown as images.
     max_samples : int or None, default 2000
-        None for all samples.
+        Largest number of samples of each part; None for all.
     batch_size : int, default 256
         Samples of a block whose activations are in memory at once.
     bins : int, default 40
-        Of histograms.
+        Number of bins of histograms.
     key : Key or int, default 0
         Chooses the samples, and the noise whose effect on BatchNorm is measured.
 
@@ -197,7 +197,7 @@ class _Part:
 
     @classmethod
     def of(cls, name: str, x: Any, y: Any, lengths: Any, limit: int | None, key: Key) -> _Part:
-        """The rows of a part that are looked at, in their order."""
+        """The rows of a part that are used, in their order."""
         x, y = (column if hasattr(column, "shape") else np.asarray(column) for column in (x, y))
         counts = [column.shape[0] if column.shape else 0 for column in (x, y)]
         if not counts[0] or counts[0] != counts[1]:
@@ -351,7 +351,7 @@ def _balance(model: Model, part: _Part, loss: Loss | None) -> ClassBalance | Non
 
 
 def _input_names(state: TrainingState) -> Sequence[str] | None:
-    """Names of the inputs as the model sees them: behind the preprocessing."""
+    """Names of the inputs as the model sees them: after the preprocessing."""
     if state.preprocessing is not None:
         return list(state.preprocessing.feature_names_out)
     return state.feature_names
@@ -375,7 +375,7 @@ def _input_scale(data: Data, names: Sequence[str] | None) -> InputScale | None:
 
 
 def _shifts(model: Model, data: Data, rows: int, key: Key) -> Iterator[VarianceShift]:
-    """How the nearest dropout in front of each BatchNorm changes its inputs' variances."""
+    """How the nearest dropout before each BatchNorm changes its inputs' variances."""
     order = list(in_order(model))
     behind: dict[str, str] = {}
     dropout = ""

@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model does on some samples, without noise.
+    """Scores of a model on some samples, without noise.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Score:
         Standard errors of "loss" (from the means of ten random parts; only from 20 samples on) and
         "accuracy" (binomial).
     skill : float or None
-        How much better than a constant prediction: (accuracy - share of the largest class) /
+        Improvement over a constant prediction: (accuracy - share of the largest class) /
         (1 - that share) for classes, R2 = 1 - squared error / variance for numbers. None where
         neither is defined.
     """
@@ -97,12 +97,12 @@ class InputScale:
 
 @dataclass(frozen=True)
 class VarianceShift:
-    """How a dropout changes the variances that a BatchNorm behind it sees.
+    """How a dropout changes the variances that a BatchNorm after it sees.
 
     Attributes
     ----------
     norm, dropout : str
-        Paths of the BatchNorm and of the nearest dropout in front of it.
+        Paths of the BatchNorm and of the nearest dropout before it.
     ratio : float
         Variance under noise / variance without, the median over features.
     """
@@ -157,16 +157,16 @@ class Finding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
-    """What `diagnose` measured. As text, a summary.
+    """The measurements and findings of `diagnose`. As text, a summary.
 
     Attributes
     ----------
     total : int
-        Training samples.
+        Number of training samples.
     parameters : int
-        Trained numbers of the model.
+        Number of parameters of the model.
     train : Score
-        On the training samples that were looked at.
+        On the training samples that were used.
     validation : Score or None
     gap : Gap or None
         None without validation data.
@@ -175,13 +175,13 @@ class Diagnosis:
     activations : tuple of Activations
         Of each hidden layer, on training samples.
     features : Features or None
-        What the first layer looks for.
+        The weights of the first layer.
     inputs : InputScale or None
         None for indices.
     classes : ClassBalance or None
         On validation data, else on training data; None without single labels.
     shifts : tuple of VarianceShift
-        For each BatchNorm behind a dropout.
+        For each BatchNorm after a dropout.
     history : History
         Of the last `fit`.
     norms : NormHistory or None
@@ -211,7 +211,7 @@ class Diagnosis:
         return [str(finding) for finding in self.findings]
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as JSON takes them, without histograms and weights of features.
+        """The measurements for JSON, without histograms and weights of features.
 
         Numbers that are not finite are None.
         """
@@ -261,7 +261,7 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [
             f"{self.parameters:,} parameters, {self.total:,} training samples"
-            + (f", of which {self.train.samples:,} were looked at" if self._subsampled else ""),
+            + (f", of which {self.train.samples:,} were used" if self._subsampled else ""),
             f"training    {_scored(self.train)}",
         ]
         if self.validation is None:

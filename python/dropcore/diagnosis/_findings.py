@@ -1,7 +1,7 @@
 """What is probably wrong with a model: one function for each finding.
 
-A finding has a cause that can be read from numbers, says which numbers, and what to do. Where
-noise of the data could give the same numbers, it needs two standard errors.
+A finding follows from measured numbers, quotes them as evidence, and says what to do. Where chance
+could give the same numbers, a difference of two standard errors is required.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _overfitting(model: Layer, found: Diagnosis) -> Iterator[Finding]:
             "overfitting",
             "The model overfits, and nothing regularises it",
             evidence,
-            "put Dropout(0.5) behind each hidden layer and Dropout(0.2) in front of the first, "
+            "put Dropout(0.5) after each hidden layer and Dropout(0.2) before the first, "
             "with constraint=MaxNorm(2.0) on them; dropcore.tuning.sensitivity finds the rate",
         )
         return
@@ -264,7 +264,7 @@ def _learning_rate(model: Layer, found: Diagnosis) -> Iterator[Finding]:
             "Training ended while the loss was still falling",
             f"the training loss is {losses[0]:.3g} in the first epoch, {losses[-count - 1]:.3g} "
             f"{count} epochs before the last, and {losses[-1]:.3g} in the last",
-            "train for more epochs (fit goes on where it stopped), or multiply the learning rate "
+            "train for more epochs (fit continues where it stopped), or multiply the learning rate "
             "by 3 to 10",
         )
 
@@ -282,7 +282,7 @@ def _mask_noise(model: Layer, found: Diagnosis, losses: NDArray[np.float64]) -> 
 
 
 def _finished(found: Diagnosis) -> bool:
-    """Whether more epochs would not help: a falling training loss may be that of learning by heart.
+    """Whether more epochs would not help: the training loss also falls while data is memorised.
 
     By the validation loss, which is best in the last epochs if it is still falling; without one, by
     a good score.
@@ -294,7 +294,7 @@ def _finished(found: Diagnosis) -> bool:
 
 
 def _skill(found: Diagnosis) -> float:
-    """How much better than a constant; 1 where that is not defined."""
+    """Improvement over a constant prediction; 1 where that is not defined."""
     return 1.0 if found.train.skill is None else found.train.skill
 
 
@@ -306,10 +306,10 @@ def _variance_shift(model: Layer, found: Diagnosis) -> Iterator[Finding]:
         if abs(shift.ratio - 1) > SHIFT:
             yield Finding(
                 "dropout_before_batch_norm",
-                f"Dropout in layer {shift.dropout} is in front of BatchNorm in layer {shift.norm}",
+                f"Dropout in layer {shift.dropout} comes before BatchNorm in layer {shift.norm}",
                 f"the variances that BatchNorm sees in training are {shift.ratio:.2f} times those "
                 "at inference (median over features), where its running moments do not fit",
-                "put dropout behind the last BatchNorm, or use LayerNorm (Li et al. 2019, "
+                "put dropout after the last BatchNorm, or use LayerNorm (Li et al. 2019, "
                 "'Understanding the disharmony between dropout and batch normalization')",
             )
 
@@ -326,9 +326,9 @@ def _dropout_at_the_end(model: Layer, found: Diagnosis) -> Iterator[Finding]:
             yield Finding(
                 "dropout_after_last_layer",
                 "The outputs are dropped",
-                f"layer {path}, {layer!r}, stands behind the last layer with weights, so that the "
+                f"layer {path}, {layer!r}, comes after the last layer with weights, so that the "
                 "loss compares noise with the targets",
-                "put it in front of the last layer",
+                "put it before the last layer",
             )
 
 

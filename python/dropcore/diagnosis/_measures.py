@@ -1,4 +1,4 @@
-"""Numbers about weights and activations."""
+"""Measurements of weights and activations."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Activations:
 
 
 class _Sums:
-    """What is summed up about one layer, block by block."""
+    """Sums over the outputs of one layer, block by block."""
 
     def __init__(self, path: str, layer: Layer) -> None:
         activation = getattr(layer, "activation", None)
@@ -227,7 +227,7 @@ def _hidden_values(
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What the units of the first layer with weights look for.
+    """The incoming weights of the units of the first layer with weights.
 
     Attributes
     ----------
@@ -250,7 +250,7 @@ class Features:
     def top(self, count: int = 10) -> list[tuple[str, float]]:
         """Inputs with the largest weights: name, and L2 norm of its weights to all units.
 
-        Compare norms of inputs only if these have one scale, as standardised ones have.
+        The norms are comparable only if the inputs have one scale, as standardised ones have.
         """
         if not self.names:
             return []
@@ -298,7 +298,7 @@ def first_layer_features(
 
 
 def _keeps_features(layer: Layer) -> bool:
-    """Whether the features of the output are those of the input, one by one."""
+    """Whether each feature of the output is that of the input, transformed."""
     return type(layer).__module__ == "dropcore.nn.normalization"
 
 

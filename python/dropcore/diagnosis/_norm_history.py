@@ -38,7 +38,7 @@ class NormHistory(Callback):
         self.epochs, self.mean, self.largest, self.clipped = [], {}, {}, {}
 
     def state(self) -> dict[str, Any]:
-        """What was recorded."""
+        """The recorded norms."""
         return {name: getattr(self, name) for name in _RECORDED}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 The document is JSON, the only entry of the file's metadata, so that equal content gives equal
 bytes. It is written by the package safetensors. It is read here, from one open file that a
-writer may replace meanwhile: every length is checked against the size of the file before memory is
-taken, and arrays are read into place.
+writer may replace in the meantime: every length is checked against the size of the file before
+memory is allocated, and arrays are read into place.
 
 `docs/file-format.md` describes the layout and lists what is checked.
 """
@@ -153,7 +153,7 @@ class Arrays:
 
 
 def read_file(file: BufferedReader) -> tuple[dict[str, Any], Arrays]:
-    """The document of an open file, and its arrays, which are read when they are asked for.
+    """The document of an open file, and its arrays, which are read on request.
 
     Raises
     ------

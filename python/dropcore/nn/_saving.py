@@ -52,19 +52,19 @@ _LOSSES: Final = {
 
 
 def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> None:
-    """Write the model to a file, from which `dropcore.load` builds it again.
+    """Write the model to a file for `dropcore.load`.
 
     The file has the layers with their arguments, weights, running moments and frozen layers, and
     the training state: the state of the optimiser, counts, the address of the masks, loss, history,
-    preprocessing, classes and the state of callbacks. A further `fit` of the loaded model goes on
-    as that of this one would, to the last bit. Arrays of a GPU are written, and loaded into
-    NumPy's memory. The same state gives the same bytes.
+    preprocessing, classes and the state of callbacks. A further `fit` of the loaded model gives the
+    same bits as one of this model. Arrays of a GPU are loaded into host memory. The same state
+    gives the same bytes.
 
-    The file is replaced as a whole: if the process is killed or the disk is full, the old file
-    stays. It holds no code, and loading it runs none.
+    The file is replaced atomically: if the process is killed or the disk is full, the old file
+    remains. It contains no code, and loading it runs none.
 
-    Not saved are the optimiser itself, which each `fit` is given, and training states of models
-    inside this one.
+    The optimiser itself, which is an argument of `fit`, and the training states of models inside
+    this one are not saved.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> 
     Raises
     ------
     TypeError
-        If an argument of a layer cannot be written, such as a function of your own; it is named.
+        If an argument of a layer cannot be written, such as a function of your own. The message
+        names it.
     ValueError
         If the description of the model is larger or nested deeper than `load` takes.
     OSError
@@ -127,11 +128,11 @@ def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> 
 
 
 def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None) -> Model:
-    """The model that `save` wrote to a file, on the CPU.
+    """Load a model that `save` wrote, on the CPU.
 
     Loading runs no code from the file: layers, constraints, losses and so on are found by their
     names among the classes of dropcore and in `custom`. The file is checked before anything is
-    built, and takes no more memory than its arrays.
+    built, and loading takes no more memory than its arrays.
 
     Parameters
     ----------
@@ -147,8 +148,8 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
     Raises
     ------
     ValueError
-        If it is not a whole and consistent file of a model, was written by a later version, or
-        uses a class that is not in `custom`. It says what is wrong.
+        If the file is not that of a model, is damaged or inconsistent, was written by a later
+        version, or uses a class that is not in `custom`. The message says what is wrong.
     FileNotFoundError, OSError
         If it cannot be read.
 

@@ -11,8 +11,8 @@
 `Bidirectional` of these  the same with ``bidirectional=True``
 ========================  ============================================================
 
-PyTorch has the channels of images and of convolved sequences before their positions, and flattens
-them in that order. The rows of a `Dense` behind a `Flatten` are permuted accordingly.
+In PyTorch the channels of images and of convolved sequences come before their positions, and they
+are flattened in that order. The rows of a `Dense` after a `Flatten` are permuted accordingly.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ def load_state_dict(model: Layer, state_dict: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Module:
-    """A layer that PyTorch has, too.
+    """A layer with a counterpart in PyTorch.
 
     Attributes
     ----------
     path : str
     layer : Layer
     maps : tuple or None
-        The shape (..., channels) of what was flattened into the input, if the layer gets the
-        elements of maps, which PyTorch has in another order.
+        The shape (..., channels) before flattening, if the input is flattened maps, whose elements
+        have another order in PyTorch.
     """
 
     path: str
@@ -250,7 +250,7 @@ class _Module:
         return np.moveaxis(apart, len(self.maps) - 1, 0).reshape(array.shape)
 
     def _channels_last(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The other way round."""
+        """The inverse of `_channels_first`."""
         if self.maps is None:
             return array
         apart = array.reshape(self.maps[-1], *self.maps[:-1], *array.shape[1:])
@@ -294,7 +294,7 @@ def _gates(layer: Layer, array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How PyTorch has what a layer gets.
+    """The layout of a layer's input in PyTorch.
 
     Attributes
     ----------
@@ -352,7 +352,7 @@ def _walk(
     if any(result.maps for result in results):
         raise ValueError(
             f"{what}: {module} merges flattened maps, which PyTorch has in another order: put "
-            "Flatten behind it"
+            "Flatten after it"
         )
     return _Layout(first=any(result.first for result in results))
 
@@ -368,7 +368,7 @@ def _is_known(layer: Layer, own: list[str]) -> bool:
 
 
 def _reshaped(what: str, module: _Module, shape: Shape, layout: _Layout) -> _Layout:
-    """The layout behind a Reshape."""
+    """The layout after a Reshape."""
     out = module.layer.output_shape(shape)
     if len(out) == 1:
         if len(shape) == 1 or not layout.first:

@@ -1,4 +1,4 @@
-"""The numbers of a model alone, as a NumPy archive."""
+"""The weights of a model alone, as a NumPy archive."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def save_weights(model: Layer, path: str | PathLike[str]) -> None:
     Parameters
     ----------
     path : str or path
-        Any name is taken; it gets no suffix. It is replaced as a whole, as by `save`.
+        Any name; no suffix is added. The file is replaced atomically, as by `save`.
 
     Raises
     ------
     ValueError
-        If the model is not built, or a buffer is called like a parameter.
+        If the model is not built, or a buffer has the name of a parameter.
     OSError
         If the file cannot be written. The old file is unchanged.
     """

@@ -1,4 +1,4 @@
-"""Usual networks with dropout, built from widths and rates.
+"""Common networks with dropout, built from widths and rates.
 
 =================  ==============================================================
 `mlp`              tables: dense hidden layers
@@ -11,14 +11,14 @@ Each returns a `Sequential` that is not built yet; its layers can be changed or 
 layer has no activation: the losses of `dropcore.losses` take logits.
 
 **Rates.** ``rate=0.5`` applies to all hidden layers, ``rate=(0.2, 0.5)`` has one for each; `keep`
-works the same way. A hidden layer has its dropout also where the rate is 0, so that the names of
-the parameters and the masks of the other layers do not depend on the rate. Dropout of the input is
-there if `input_rate` or `input_keep` is given.
+works the same way. A hidden layer has a dropout even if its rate is 0, so that the names of the
+parameters and the masks of the other layers do not depend on the rate. There is an input dropout if
+`input_rate` or `input_keep` is given.
 
 **Max-norm.** ``max_norm=2.0`` is ``MaxNorm(2.0)``, which bounds the weights as they are stored. For
 the bound c of a paper that trains without the factor 1/keep, write
-``max_norm=MaxNorm.paper(3.0, keep=0.5)``. It holds for hidden units; the last layer is free, as the
-targets of a regression may be large.
+``max_norm=MaxNorm.paper(3.0, keep=0.5)``. It applies to hidden units. The last layer has no bound,
+as the targets of a regression may be large.
 
 **Learning rate.** "adam", which is ``Adam(1e-3)``, suits standardised data with all of these
 networks. "sgd" is ``SGD(0.01, momentum=0.9)``. Gradients under dropout are noisy: training takes
@@ -70,10 +70,10 @@ def mlp(
     Parameters
     ----------
     units : int or sequence of int
-        Width of the hidden layer, or of each. Without any, ``()``, the model is linear. With
-        dropout a layer needs to be wider: see `dropcore.nn.width_for`.
+        Width of each hidden layer; ``()`` gives a linear model. With dropout a layer needs to be
+        wider: see `dropcore.nn.width_for`.
     n_outputs : int
-        Classes of a classification, 1 for yes or no, or the numbers to predict.
+        Number of classes, 1 for yes or no, or the number of targets of a regression.
     rate, keep : float, callable, or a sequence of them, optional
         Fraction of each hidden layer that is dropped, or kept. By default ``rate=0.5``.
     input_rate, input_keep : float or callable, optional
@@ -156,14 +156,14 @@ def cnn(
     rate, keep : float, callable, or a sequence of them, optional
         Of the dense hidden layers. By default ``rate=0.5``.
     conv_rate, conv_keep : float, callable, or a sequence of them, optional
-        Of what the convolutions give, after pooling. By default ``conv_rate=0.25``.
+        Of the outputs of the convolutions, after pooling. By default ``conv_rate=0.25``.
     input_rate, input_keep : float or callable, optional
         Of the pixels; by default none is dropped. The paper has 0.1.
     max_norm : float or callable, optional
         For the convolutions and the dense hidden layers: of a filter's weights, or a unit's.
     activation : str, default "relu"
     input_shape : (height, width, channels), optional
-        Of one image, where the rows of the data are flat. A first layer then gives them this shape.
+        Of one image, for data whose rows are flat. A first layer then reshapes them.
 
     Returns
     -------
@@ -236,30 +236,29 @@ def lstm(
 ) -> Sequential:
     """LSTM layers with one mask for each sequence, and an output layer.
 
-    All masks are the same at every step of a sequence. `rate` is that of the connections upwards,
-    from a layer to the next and to the output; the memory of a layer is touched by
-    `recurrent_rate` only.
+    All masks are the same at every step of a sequence. `rate` applies to the connections from a
+    layer to the next and to the output. Only `recurrent_rate` applies to the state of a layer.
 
     Parameters
     ----------
     units : int or sequence of int
         Width of the LSTM layer, or of each.
     n_outputs : int
-        As for `mlp`; the size of the vocabulary where the next word is predicted.
+        As for `mlp`; the size of the vocabulary to predict the next word.
     vocabulary : int, optional
         Number of words, for data of integers (batch, time). Without it the data is feature vectors
         (batch, time, features).
     embedding : int, default 64
         Length of the vectors of words.
     padding_index : int, optional
-        The integer that fills sequences up. Give their `lengths` to `fit` as well.
+        The integer that pads sequences. Give their `lengths` to `fit` as well.
     rate, keep : float, callable, or a sequence of them, optional
         Of the output of each LSTM layer. By default ``rate=0.25``.
     input_rate, input_keep : float or callable, optional
         Of the input of the first layer: features, or elements of the vectors of words. By default
         none is dropped.
     recurrent_rate : float or callable, default 0.0
-        Of the state in its product, for all layers. 0.1 to 0.25 where the data is small.
+        Of the recurrent state, for all layers. 0.1 to 0.25 suits small data.
     max_norm : float or callable, optional
         For both weights of each LSTM layer.
     return_sequences : bool, default False
@@ -276,7 +275,7 @@ def lstm(
 
     Notes
     -----
-    An LSTM gets worse by dropout where it is too small for the rate. Zaremba et al. 2014 use no
+    Dropout makes an LSTM worse if it is too small for the rate. Zaremba et al. 2014 use no
     dropout with 200 units, 0.5 with 650, and 0.65 with 1500. `dropcore.tuning.sensitivity` shows
     which rate suits the data.
 

@@ -1,4 +1,4 @@
-"""A page about a trained model: one HTML file with everything in it.
+"""Reports on trained models: one self-contained HTML file.
 
 `write_report` puts the scores, the advice of `dropcore.diagnosis` and the pictures of
 `dropcore.plotting` on a page that needs no network and no scripts, is readable on a phone, in the

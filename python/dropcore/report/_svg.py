@@ -22,9 +22,9 @@ def inline_svg(ax: Any, label: str, number: int) -> Any:
     ----------
     ax : matplotlib.axes.Axes
     label : str
-        What screen readers say.
+        The text for screen readers.
     number : int
-        Another one for each picture of a page, so that identifiers differ.
+        Number of the picture on the page, so that identifiers differ.
 
     Returns
     -------

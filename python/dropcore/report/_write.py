@@ -70,12 +70,12 @@ def write_report(
     max_samples: int | None = 2000,
     key: Key | int = 0,
 ) -> Diagnosis:
-    """Write a page about a trained model: one HTML file with everything in it.
+    """Write a report on a trained model to one self-contained HTML file.
 
-    It begins with the scores, how sure they are, and what to do; then come the curves of training,
-    the sensitivity to the rate, calibration or intervals, the diagnosis of `dropcore.diagnosis`,
-    the layers, and how to repeat the training. It needs no network and no scripts. The file is
-    replaced as a whole: after a failure the old one is there.
+    It begins with the scores, their standard errors, and advice. Learning curves, the sensitivity
+    to the rate, calibration or intervals, the diagnosis of `dropcore.diagnosis`, the layers, and
+    how to repeat the training follow. It needs no network and no scripts. The file is replaced
+    atomically: after a failure the old one remains.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def write_report(
     validation : (x, y) or (x, y, lengths), optional
         Held-out data. With it, the calibration of a classifier is measured, without noise.
     sensitivity : Sensitivity, optional
-        What `dropcore.tuning.sensitivity` returned.
+        Result of `dropcore.tuning.sensitivity`.
     uncertainty : object or sequence of objects, optional
-        What functions of `dropcore.uncertainty` returned: `Reliability`, `AveragingCurve`,
+        Results of functions of `dropcore.uncertainty`: `Reliability`, `AveragingCurve`,
         `MonteCarlo`, and `Intervals`, which must be those of all validation samples.
     title : str, default "Report on a model"
     lengths, loss, metrics, norms, image_shape, max_samples, key
@@ -99,7 +99,7 @@ def write_report(
     Returns
     -------
     Diagnosis
-        What the page shows.
+        The diagnosis that the page shows.
 
     Raises
     ------
@@ -274,7 +274,7 @@ def _of_samples(result: MonteCarlo) -> str:
     return (
         f"Over {result.n_samples} samples of the noise, predictions have an entropy of "
         f"{float(np.mean(result.entropy)):.3g} nats on average, of which "
-        f"{float(np.mean(result.mutual_information)):.3g} come from what the model does not know "
+        f"{float(np.mean(result.mutual_information)):.3g} come from uncertain weights "
         "(mutual information)."
     )
 
@@ -355,7 +355,7 @@ class _Page:
         if gap is None:
             yield (
                 "There are no validation data, so the score is that of the samples that the model "
-                "has learned from, and says little about others."
+                "was trained on, and says little about others."
             )
         elif gap.large:
             yield (
@@ -390,7 +390,7 @@ class _Page:
             if isinstance(result, Reliability):
                 yield self._picture(
                     reliability_diagram(result),
-                    "Accuracy against confidence. Below the diagonal, predictions are too sure.",
+                    "Accuracy against confidence. Below the diagonal, the model is overconfident.",
                 )
             elif isinstance(result, Intervals) and np.size(result.mean) == len(result.mean):
                 yield self._picture(
@@ -400,7 +400,7 @@ class _Page:
             elif isinstance(result, AveragingCurve):
                 yield self._picture(
                     averaging_chart(result),
-                    "Averages of Monte Carlo samples beside weight scaling.",
+                    "Averages of Monte Carlo samples, compared with weight scaling.",
                 )
 
     def _norms(self) -> Iterator[dict[str, Any]]:
@@ -426,7 +426,7 @@ class _Page:
         found = self.found
         if found.train.samples < found.total:
             yield (
-                f"Of {found.total:,} training samples, {found.train.samples:,} were looked at, "
+                f"Of {found.total:,} training samples, {found.train.samples:,} were used, "
                 "chosen at random."
             )
         if found.inputs is not None:
@@ -444,7 +444,7 @@ class _Page:
             yield f"Columns that are not used: {columns}."
         for shift in found.shifts:
             yield (
-                f"Under noise, variances in front of BatchNorm in layer {shift.norm} are "
+                f"Under noise, variances before BatchNorm in layer {shift.norm} are "
                 f"{shift.ratio:.2f} times those without (dropout in layer {shift.dropout})."
             )
 

@@ -1,4 +1,4 @@
-"""What `fit` uses for a name, and the loss where none is named."""
+"""Optimisers and losses by name, and the loss that `fit` chooses if none is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIMIZERS: Final[dict[str, Optimizer]] = {"adam": Adam(1e-3), "sgd": SGD(0.01, 
 
 
 def check_model(model: Any) -> None:
-    """TypeError if it is not a layer, or a class and no object."""
+    """TypeError if it is not a layer, or is a class and not an object."""
     if isinstance(model, type) or not hasattr(model, "forward_from"):
         raise TypeError(
             f"model must be a layer, such as Sequential([Dense(10)]), got {shown(model)}"

@@ -249,8 +249,8 @@ def fit(
     kept = {} if before is None else dict(vars(before))
     if resume and before is not None and before.step and criterion is None:
         raise ValueError(
-            "resume=True goes on with the loss of the run, a function of your own, which files and "
-            "copies of a model do not hold: give it as loss="
+            "resume=True continues with the loss of the run, a function of your own, which files "
+            "and copies of a model do not hold: give it as loss="
         )
     done = 0 if before is None else before.epoch
     last = epochs if resume else done + epochs
@@ -489,8 +489,9 @@ def _check_key(state: TrainingState, address: Key) -> None:
     """ValueError unless the epochs to come have the key of those before."""
     if state.step and state.key is not None and state.key != address:
         raise ValueError(
-            "resume=True goes on with the masks, the order of samples and the validation_split of "
-            f"key={state.key}, got {address}: leave key out, or begin another run with resume=False"
+            "resume=True continues with the masks, the order of samples and the validation_split "
+            f"of key={state.key}, got {address}: leave key out, or begin another run with "
+            "resume=False"
         )
 
 
@@ -499,7 +500,7 @@ def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
     before = list(state.history)
     if before and before != list(measured):
         raise ValueError(
-            "resume=True goes on with the history, so metrics and validation data must be as "
+            "resume=True continues with the history, so metrics and validation data must be as "
             f"before: it has {', '.join(before)}, and the epochs to come have "
             f"{', '.join(measured)}; resume=False begins another history"
         )

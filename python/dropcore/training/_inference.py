@@ -45,10 +45,10 @@ def predict(
     batch_size: int = 1024,
     lengths: ArrayLike | None = None,
 ) -> Array:
-    """Outputs of a model for each sample: what the last layer returns, such as logits.
+    """Outputs of a model for each sample: those of its last layer, such as logits.
 
     With `key` and `samples` the model is sampled under dropout (Monte Carlo dropout): the mean over
-    the first axis is the prediction, the spread its uncertainty.
+    the first axis is the prediction, and the spread is its uncertainty.
 
     Parameters
     ----------
@@ -60,17 +60,17 @@ def predict(
         step ``key.step + t`` and at the rows of `x`: they do not depend on `batch_size`, and they
         differ from those of training with the same key.
     samples : int, optional
-        How many times to sample; needed with `key`.
+        Number of Monte Carlo samples; needed with `key`.
     batch_size : int, default 1024
-        Rows that are computed at once: those of several samples where there are fewer samples of
-        data. The result does not depend on it.
+        Number of rows that are computed at once. If x has fewer, rows of several Monte Carlo
+        samples are. The result does not depend on it.
     lengths : array_like of int, optional
         As in `fit`.
 
     Returns
     -------
     ndarray, shape (samples, ...)
-        On the device of x, and in the units of y where `fit` has standardised it. Of a classifier
+        On the device of x, and in the units of y if `fit` has standardised it. For a classifier
         these are logits; `predict_proba` and `predict_labels` return probabilities and labels. With
         `key` and ``samples=T`` the shape is (T, samples, ...).
 
@@ -91,7 +91,7 @@ def predict(
         given, missing = ("samples", "key") if key is None else ("key", "samples")
         raise TypeError(
             f"predict: {given} is given and {missing} is not; Monte Carlo prediction takes both, "
-            "as in predict(x, key=0, samples=100), and prediction without noise none"
+            "as in predict(x, key=0, samples=100), and prediction without noise takes neither"
         )
     data = inputs_of(model, x, lengths)
     if key is None:
@@ -169,10 +169,10 @@ def predict_proba(
     Returns
     -------
     ndarray, shape (samples, ..., classes)
-        In the order of ``model.training_state.classes``, or of the labels 0, 1, ... where that is
-        None. A single output of a yes-or-no model gives two columns, no and yes; several give the
-        probability of yes for each. With `key` and ``samples=T`` there is an axis (T, ...) in
-        front, whose mean is the prediction.
+        In the order of ``model.training_state.classes``, or of the labels 0, 1, ... if that is
+        None. A single output of a yes-or-no model gives two columns, no and yes; several outputs
+        give the probability of yes for each. With `key` and ``samples=T`` the shape begins with an
+        axis of length T, and the mean over it is the prediction.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def predict_proba(
 def predict_labels(
     model: Layer, x: ArrayLike, *, batch_size: int = 1024, lengths: ArrayLike | None = None
 ) -> Array:
-    """The most probable class of each sample, in the words of the y that the model was fitted to.
+    """The most probable class of each sample, as a label of the y that the model was fitted to.
 
     Parameters
     ----------
@@ -202,8 +202,7 @@ def predict_labels(
     Returns
     -------
     ndarray, shape (samples, ...)
-        Labels such as those in y, or their numbers 0, 1, ... A yes-or-no model with several outputs
-        gives 0 or 1 for each.
+        Labels as in y, or 0, 1, ... A yes-or-no model with several outputs gives 0 or 1 for each.
 
     Raises
     ------
@@ -249,7 +248,7 @@ def evaluate(
     model : Layer
     x : array_like, shape (samples, ...), or iterable of batches
     y : array_like, shape (samples, ...)
-        Left out where x yields batches. Labels are those of the last `fit`, in its words.
+        Left out if x yields batches. Labels are those of the last `fit`.
     loss : str or callable, optional
         By default the loss of the last `fit`.
     batch_size : int, default 1024

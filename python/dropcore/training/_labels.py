@@ -1,4 +1,4 @@
-"""Labels in the user's words, and as numbers of a network's outputs."""
+"""The user's labels, and their encoding as indices of outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN = 8
 
 
 def plain(name: str, targets: Array) -> Array:
-    """Targets of objects as text, truth values or numbers; others as they are.
+    """Targets of objects as text, booleans or numbers; others as they are.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def plain(name: str, targets: Array) -> Array:
 def classes_of(
     name: str, labels: Array, valid: Array, loss: Loss | None, outputs: Shape
 ) -> NDArray[Any] | None:
-    """The classes that labels have to be encoded for, sorted; None if they are numbers of outputs.
+    """The sorted classes, if labels must be encoded; None if they are indices of outputs.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
     Raises
     ------
     ValueError
-        If a label is none of the classes. It names the label.
+        If a label is not one of the classes. The message names it.
     """
     if on_device(labels):
         return to_device(encoded(name, to_device(labels, "cpu"), valid, classes), "cuda")
@@ -159,7 +159,7 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
 
 
 def in_words(positions: Array, classes: NDArray[Any] | None) -> Array:
-    """Numbers of outputs as the user's labels."""
+    """Indices of outputs as the user's labels."""
     return positions if classes is None else classes[to_device(positions, "cpu")]
 
 

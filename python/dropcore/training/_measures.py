@@ -184,9 +184,9 @@ class Measures:
     weighted : bool
         Whether there are weights of samples.
     data : str
-        What they measure, in the words of a warning: "the validation data".
+        The data, as a warning calls it, such as "the validation data".
     scaling : TargetScaling, optional
-        What y was standardised by.
+        The scaling of y.
 
     Raises
     ------
@@ -313,7 +313,7 @@ class Measures:
         Parameters
         ----------
         outputs : ndarray, shape (rows, ...)
-            As the loss gets them, without padded steps.
+            As given to the loss, without padded steps.
         targets : ndarray
         weight : float64 ndarray (rows,) or None
 

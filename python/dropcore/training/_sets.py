@@ -1,4 +1,4 @@
-"""The sets of a call of `fit`: for training, for validation, and how much each class counts."""
+"""The data of a call of `fit`: the training set, the validation set, and weights of classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sets:
     training : Source
     validation : Source or None
     loss : Loss
-        Of training: that of the data, or one that counts each class as it should.
+        For training: that of the data, or one with weights of classes.
     """
 
     training: Source
@@ -72,7 +72,7 @@ def sets_of(
     class_weight: Any,
     **options: Any,
 ) -> Sets:
-    """Check the data of `fit`, whose arguments these are; `epochs` is how many there are to train.
+    """Check the data given to `fit`; `epochs` is the number of epochs to train.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def _arrays(
     preprocessing: Any,
     scale_targets: Any,
 ) -> tuple[Data, Data | None]:
-    """Checked arrays for training, and what was split off for validation."""
+    """Checked arrays for training, and those split off for validation."""
     learning = _learning(model, preprocessing, scale_targets)
     rows = held_out = None
     if validation_split is not None:
@@ -218,8 +218,8 @@ def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
         ):
             if wanted and found is None:
                 raise ValueError(
-                    f"{name}: the model has been trained without, so that its weights belong to "
-                    "data as they are; use a new model"
+                    f"{name}: the model was trained without it, so that its weights belong "
+                    "to data as they are; use a new model"
                 )
     return Learning(preprocessing, scale)
 
@@ -325,12 +325,12 @@ def _is_batch(item: Any) -> bool:
 
 
 def _weighted(model: Layer, data: Data, class_weight: Any) -> Loss:
-    """The loss of the data, in which each class counts as it should.
+    """The loss of the data with weights of classes.
 
     Raises
     ------
     TypeError, ValueError
-        If that cannot be, or it is no weight for each class.
+        If the loss takes none, or there is not a weight for each class.
     """
     loss, y = data.loss, data.y
     outputs = model.output_shape(data.x.shape[1:])
@@ -364,7 +364,7 @@ def _weighted(model: Layer, data: Data, class_weight: Any) -> Loss:
 
 
 def _balanced(data: Data, count: int) -> tuple[float, ...]:
-    """Weights with which all classes of the training set count the same."""
+    """Weights that give all classes of the training set the same total weight."""
     y, valid = data.y, data.valid
     if data.rows is not None:
         y, valid = y[data.rows], None if valid is None else valid[data.rows]

@@ -1,4 +1,4 @@
-"""Where batches come from: arrays, or an iterable of batches."""
+"""Sources of batches: arrays, or an iterable of batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Arrays", "Batches", "Source", "is_array", "refuse_iterator"]
 
 
 class Source:
-    """A set of samples that is gone through in batches, once or several times.
+    """A set of samples that is iterated over in batches, once or several times.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Batches(Source):
         Of the argument, for messages, such as "x".
     given : iterable
         Of ``(x, y)`` or ``(x, y, sample_weight)``, or of dicts of these and lengths. Unless it is
-        an iterator, it can be gone through several times. Its first batch is taken at once.
+        an iterator, it can be iterated over several times. Its first batch is taken at once.
     loss : Loss, optional
         Which checks the targets. By default it is chosen for the first batch.
     like : Data, optional
@@ -128,8 +128,8 @@ class Batches(Source):
         if number < max(skip, 1):
             done = f", of which {skip} are done" if skip else ""
             raise ValueError(
-                f"{self._name} yields {number or 'no'} batches in epoch {epoch + 1}{done}: it must "
-                "begin anew each time that it is gone through, such as a list or a DataLoader"
+                f"{self._name} yields {number or 'no'} batches in epoch {epoch + 1}{done}: each "
+                "iteration over it must begin anew, as with a list or a DataLoader"
             )
 
     def _items(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Warnings about models and data that are probably not meant."""
+"""Warnings about probable mistakes in models and data."""
 
 from __future__ import annotations
 

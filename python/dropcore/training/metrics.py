@@ -1,14 +1,14 @@
 """Metrics by name, and of one's own, for ``fit(metrics=...)`` and ``evaluate(metrics=...)``.
 
 =================  =========================================================  ==================
-name               what it is                                                 for
+name               definition                                                 for
 =================  =========================================================  ==================
-"accuracy"         fraction of the outputs that are right; always there       classes
+"accuracy"         fraction of correct predictions; always measured           classes
 "top_2", "top_5"   fraction of the labels among the k largest outputs         several classes
 "log_loss"         mean of -log(probability of the label)                     classes
 "f1"               2 / (1 / precision + 1 / recall)                           classes
-"precision"        fraction of what is predicted positive that is positive    classes
-"recall"           fraction of what is positive that is predicted so          classes
+"precision"        fraction of the predicted positive that is positive        classes
+"recall"           fraction of the positive that is predicted positive        classes
 "roc_auc"          area under the ROC curve                                   classes
 "mse", "rmse"      mean squared error, and its square root                    numbers
 "mae"              mean absolute error                                        numbers
@@ -22,11 +22,11 @@ recall, ROC AUC and R2 are those of scikit-learn (the extra `metrics`).
   that of its probability. More classes, or several yes-or-no outputs: the mean over the classes
   (``average="macro"``, and ``multi_class="ovr"`` for the AUC). With several numbers for each sample
   R2 is the mean over the outputs, and the others are means over all numbers.
-- All are those of the whole epoch or data set, not means over batches. For F1, precision and recall
-  the predicted labels of the epoch are kept, and for AUC, R2 and functions of one's own all its
-  outputs: (samples, outputs) numbers. The others need no memory.
-- Weights of samples count in all of them, padded steps and ignored labels in none. Weights of
-  classes and label smoothing change the loss only.
+- All are computed over the whole epoch or data set, not averaged over batches. F1, precision and
+  recall keep the predicted labels of the epoch in memory. AUC, R2 and functions of one's own keep
+  all its outputs: (samples, outputs) numbers. The others need no memory.
+- All use weights of samples, and leave padded steps and ignored labels out. Weights of classes and
+  label smoothing change the loss only.
 - With standardised targets they are in the units of y.
 - A metric that the data does not define, such as the AUC of a single class, is NaN, with one
   warning.
@@ -77,14 +77,14 @@ class Metric:
         - yes or no: both are (rows,) for one output, (rows, outputs) for several;
         - other losses of `dropcore.losses`: both are float64 numbers in the units of y, (rows,) for
           one output, (rows, outputs) for several; of "gaussian_nll" the means;
-        - a function as loss: what the loss gets.
+        - a function as loss: the arguments of the loss.
 
         Steps of sequences are rows, without those that are padded.
     higher_is_better : bool, default True
-        Decides what `EarlyStopping` and others take for an improvement.
+        Whether a higher value is an improvement, as for `EarlyStopping`.
     weighted : bool, default False
         Whether `function` takes ``sample_weight=``, an array (rows,), as functions of scikit-learn
-        do. Needed where weights of samples are given.
+        do. Needed if weights of samples are given.
 
     Raises
     ------

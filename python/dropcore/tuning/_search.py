@@ -384,8 +384,8 @@ def _built(build: Build, trial: Any, options: Mapping[str, Any]) -> tuple[Model,
 def _sampler_of(optuna: Any, sampler: Any, key: Key) -> Callable[[int], Any]:
     """Makes the sampler of a trial from its index.
 
-    Each trial has a sampler of its own, seeded by its index: a search that goes on then chooses
-    what it would have chosen without the stop.
+    Each trial has a sampler of its own, seeded by its index: a resumed search then chooses
+    what it would have chosen without the interruption.
     """
     samplers = optuna.samplers
     if isinstance(sampler, samplers.BaseSampler):

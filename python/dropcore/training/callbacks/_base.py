@@ -34,8 +34,8 @@ class Run:
     history : History
         All epochs so far.
     learning_rate_factor : float
-        What the learning rate is multiplied by, from the next update on, also that of a schedule
-        and of an optimiser inside `Clip`. It is kept in ``state.learning_rate_factor``.
+        Factor of the learning rate from the next update on, also of that of a schedule and of an
+        optimiser inside `Clip`. It is kept in ``state.learning_rate_factor``.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def learning_rate_factor(self) -> float:
-        """What the learning rate is multiplied by."""
+        """Factor of the learning rate."""
         return self.state.learning_rate_factor
 
     @learning_rate_factor.setter
@@ -82,7 +82,7 @@ class Run:
 
 
 class Callback:
-    """What `fit` calls. A subclass overrides the methods that it needs.
+    """The base class of callbacks. A subclass overrides the methods that it needs.
 
     A callback that was used before begins anew in `on_fit_begin`. Where training is resumed
     (``fit(resume=True)``), `restore` is called next.
@@ -92,7 +92,7 @@ class Callback:
     """Whether it is called after all others: for callbacks that save the model."""
 
     def check(self, metrics: Mapping[str, bool]) -> None:
-        """Called before anything is changed, to raise an error about what cannot work.
+        """Called before anything is changed; raises an error if the callback cannot work.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Callback:
         return None
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Called where training is resumed, to raise an error where `restore` cannot go on.
+        """Called before a resumed run; raises an error if `restore` cannot continue.
 
         Nothing has been changed yet.
 
@@ -131,7 +131,7 @@ class Callback:
         epoch : int
             Its number, from 1.
         metrics : dict of str to float
-            A copy of what the history got.
+            A copy of the metrics of the epoch in the history.
 
         Returns
         -------
@@ -144,11 +144,11 @@ class Callback:
         """Called at the end, also after Ctrl-C, which waits for it; not after other errors."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: numbers, strings, None, arrays, lists and dicts of these."""
+        """State for a resumed run: numbers, strings, None, arrays, lists and dicts of these."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
 
 
 class FunctionCallback(Callback):
@@ -212,12 +212,12 @@ def check_files(callbacks: list[Callback]) -> None:
 
 
 def check_kept(kept: Mapping[str, Mapping[str, Any]], callbacks: list[Callback]) -> None:
-    """ValueError unless each callback whose state was kept is there again and can go on from it."""
+    """ValueError unless each callback with kept state is there again and can continue from it."""
     named = _named(callbacks)
     missing = [name for name in kept if name not in named]
     if missing:
         raise ValueError(
-            "resume=True goes on with the callbacks of the run, and there is no "
+            "resume=True continues with the callbacks of the run, and there is no "
             f"{' and no '.join(missing)}: give the same callbacks as before, or begin another run "
             "with resume=False"
         )

@@ -1,4 +1,4 @@
-"""Saves the model while it is trained."""
+"""Saves the model during training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Checkpoint"]
 class Checkpoint(Callback):
     """Saves the model and its training state by ``model.save(path)``.
 
-    It is called after all other callbacks, so that the file has what they decided. The file is
-    replaced as a whole: a process that is killed leaves the last complete one, from which
-    ``dropcore.load(path).fit(..., resume=True)`` goes on to the same bits as a run that was never
-    interrupted.
+    It is called after all other callbacks, so that the file contains their decisions. The file is
+    replaced atomically: a process that is killed leaves the last complete one, and
+    ``dropcore.load(path).fit(..., resume=True)`` continues from it to the same bits as a run that
+    was never interrupted.
 
-    At the end of training, and after Ctrl-C, the model is saved once more: with `EarlyStopping` it
-    then has the weights of the best epoch. Not so with ``best_only=True``.
+    At the end of training, and after Ctrl-C, the model is saved once more, unless
+    ``best_only=True``. With `EarlyStopping` the file then has the weights of the best epoch.
 
     Parameters
     ----------
@@ -33,10 +33,9 @@ class Checkpoint(Callback):
         Usually ``"name.dropcore"``. ``{epoch}`` and ``{step}`` stand for the number of the epoch
         and of the update, as in ``"digits-{epoch:03}.dropcore"``, which keeps all files.
     every_epochs : int, optional
-        Save after each epoch whose number it divides. By default after each epoch, unless
-        `every_updates` is given.
+        Save every so many epochs. By default after each epoch, unless `every_updates` is given.
     every_updates : int, optional
-        Save after each update whose number it divides, also within epochs.
+        Save every so many updates, also within epochs.
     best_only : bool, default False
         Whether to save only after an epoch with the best value so far.
     monitor : str, default "val_loss"

@@ -19,16 +19,16 @@ __all__ = ["CSVLog"]
 class CSVLog(Callback):
     """Writes a line for each epoch to a CSV file: its number and the metrics of the history.
 
-    A line is written at the end of its epoch, in one piece. Numbers have all their digits. A run
-    that is resumed goes on in its file, without the lines of epochs that are trained again. A file
-    that is deleted or moved away meanwhile is begun anew, with its first line.
+    A line is written at the end of its epoch, in one piece, with all digits of the numbers. A
+    resumed run continues its file, without the lines of epochs that are trained again. If the file
+    is deleted or moved during training, a new one is begun.
 
     Parameters
     ----------
     path : str or path
         In UTF-8, with the names of the columns in its first line.
     append : bool, default False
-        Whether a new run adds its lines to a file that exists, which must have the same columns,
+        Whether a new run adds its lines to an existing file, which must have the same columns,
         instead of replacing it.
 
     Raises

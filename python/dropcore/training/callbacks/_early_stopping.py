@@ -20,15 +20,15 @@ class EarlyStopping(Callback):
 
     At the end of training, whether this callback, the number of epochs, another callback or Ctrl-C
     ended it, the model gets the weights and the running moments that it had after its best epoch.
-    ``history.best_epoch`` says which. The weights of the last update are kept as well: with
-    ``fit(resume=True)`` training goes on from them, as if it had not ended.
+    ``history.best_epoch`` is its number. The weights of the last update are kept as well:
+    ``fit(resume=True)`` continues from them, as if training had not ended.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
         A metric of the history. Whether higher or lower is better follows from its name.
     patience : int, default 10
-        Training ends after so many epochs in a row without an improvement; at least 1.
+        Number of epochs in a row without an improvement after which training ends; at least 1.
     min_delta : float, default 0.0
         Smaller improvements do not renew the patience. Not negative.
     restore_best : bool, default True
@@ -40,7 +40,7 @@ class EarlyStopping(Callback):
     best : float or None
         The best value so far.
     best_epoch : int or None
-        The epoch that had it, the first of equal ones.
+        Its epoch; the first one if there are several.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class EarlyStopping(Callback):
         self._monitor.check_same(state["monitor"])
         if self._restores != state["restore_best"]:
             raise ValueError(
-                "EarlyStopping: resume=True goes on with the weights that were kept under "
+                "EarlyStopping: resume=True continues with the weights that were kept under "
                 f"restore_best={state['restore_best']}, got {self._restores}: give the same as "
                 "before, or begin another run with resume=False"
             )

@@ -56,7 +56,7 @@ class Monitor:
         """ValueError unless the run that is resumed followed the same metric."""
         if self.metric != before:
             raise ValueError(
-                f"{self._what}: resume=True goes on with the best value of {before!r}, got "
+                f"{self._what}: resume=True continues with the best value of {before!r}, got "
                 f"monitor={self.metric!r}: give the same monitor as before, or begin another run "
                 "with resume=False"
             )

@@ -26,12 +26,12 @@ class ReduceOnPlateau(Callback):
     factor : float, default 0.5
         In (0, 1).
     patience : int, default 5
-        The learning rate is lowered after so many epochs in a row without an improvement; at least
-        1.
+        Number of epochs in a row without an improvement after which the learning rate is lowered;
+        at least 1.
     min_delta : float, default 0.0
         Smaller improvements do not count. Not negative.
     cooldown : int, default 0
-        Number of epochs after a reduction in which patience is not counted.
+        Number of epochs after a reduction that do not count towards the patience.
     min_factor : float, default 1e-4
         The learning rate stays at or above this fraction of that of the optimiser; in (0, 1).
 

@@ -16,11 +16,10 @@ __all__ = ["TensorBoard"]
 class TensorBoard(Callback):
     """Writes the metrics of each epoch to a folder, which ``tensorboard --logdir`` shows.
 
-    They are on the disk within about a second, by a thread of tensorboardX.
-    Each metric is a chart with a curve of the training data and one of the validation data:
-    "loss/training", "loss/validation". "seconds" is the time of an epoch, and
-    "learning_rate_factor" what callbacks have multiplied the learning rate by. Needs tensorboardX
-    (the extra `tensorboard`).
+    Each metric is a chart with a curve for the training data and one for the validation data, such
+    as "loss/training" and "loss/validation". "seconds" is the time of an epoch, and
+    "learning_rate_factor" is the factor that callbacks have set. A thread writes them to the disk
+    within about a second. Needs tensorboardX (the extra `tensorboard`).
 
     Parameters
     ----------
@@ -33,7 +32,7 @@ class TensorBoard(Callback):
     ImportError
         If tensorboardX is not installed.
     TypeError, ValueError
-        If `folder` is none.
+        If `folder` is not a path.
     OSError
         From `fit`, before training: if the folder cannot be created or written to.
     """
