@@ -535,17 +535,17 @@ def _check_call(state: TrainingState, call: Mapping[str, str], optimizer: Optimi
         then = state.call.get(name, now)
         if then != now:
             raise ValueError(
-                f"resume=True goes on with the run, which ends with the same bits only with the "
+                f"resume=True continues the run, which ends with the same bits only with the "
                 f"same {name} as before, {then}, got {now}; resume=False begins another run"
             )
     if not state.optimizer:
         raise ValueError(
-            "resume=True goes on with the state of the optimiser, and the model was saved without, "
-            "by save(optimizer=False): resume=False begins with a new optimiser"
+            "resume=True continues with the state of the optimiser, and the model was saved "
+            "without it, by save(optimizer=False): resume=False begins with a new optimiser"
         )
     if state.optimizer != kind_of(optimizer):
         raise ValueError(
-            f"resume=True goes on with the state of the optimiser {state.optimizer}, which made "
+            f"resume=True continues with the state of the optimiser {state.optimizer}, which made "
             f"the last update, got {kind_of(optimizer)}; resume=False begins with a new optimiser"
         )
 

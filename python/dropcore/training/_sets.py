@@ -206,7 +206,7 @@ def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
         and known.preprocessing is not None
         and preprocessing.options != known.preprocessing.options
     ):
-        then, now = (_listed(p.options) for p in (known.preprocessing, preprocessing))
+        then, now = (_as_arguments(p.options) for p in (known.preprocessing, preprocessing))
         raise ValueError(
             f"preprocessing: the model keeps the one that it was fitted with, of {then}, got "
             f"{now}: leave preprocessing out, or use a new model"
@@ -224,7 +224,7 @@ def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
     return Learning(preprocessing, scale)
 
 
-def _listed(options: Mapping[str, Any]) -> str:
+def _as_arguments(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
