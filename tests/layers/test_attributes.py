@@ -46,6 +46,7 @@ OTHERS = {
     "center": [True, False],
     "constraint": [MaxNorm(0.125)],
     "count_include_pad": [True, False],
+    "data_format": ["channels_first", "channels_last"],
     "data_points": [77.0],
     "dilation": [2, 1],
     "dropout": [0.625],
