@@ -256,7 +256,7 @@ def test_a_run_is_not_resumed_without_the_state_of_its_optimizer(tmp_path):
     model.save(tmp_path / "model.dropcore", optimizer=False)
     found = dropcore.load(tmp_path / "model.dropcore")
     before = fingerprint(found)
-    with pytest.raises(ValueError, match=r"the model was saved without it, by save\(optimizer=False"):
+    with pytest.raises(ValueError, match=r"saved without it, by save\(optimizer=False"):
         found.fit(X, Y, epochs=2, resume=True, **OPTIONS)
     assert fingerprint(found) == before
     found.fit(X, Y, epochs=1, **OPTIONS)
