@@ -155,7 +155,7 @@ def parity_max_norm(s: Setting) -> dict[str, Any]:
 def parity_products(s: Setting) -> dict[str, Any]:
     """masked_matmul and its gradients, with every kind of mask."""
     checks, rng = Checks(s), np.random.default_rng(3)
-    m, k, n = 96, 256, 160
+    m, k, n = s.sizes.product
     given = (rng.normal(size=shape) for shape in ((m, k), (k, n), (n,), (m, n)))
     x, w, bias, dy = given
     masks = {

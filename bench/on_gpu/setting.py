@@ -35,6 +35,7 @@ class Sizes:
     batches: tuple[int, ...] = (128, 1024)
     units: tuple[tuple[int, int], ...] = ((128, 4096), (1024, 4096), (128, 8192), (1024, 8192))
     parity: int = 4 * MI + 77
+    product: tuple[int, int, int] = (96, 256, 160)  # of parity: rows, inputs, units
     far: int = (1 << 32) + 1000  # an index beyond 32 bits
     rounds: int = 8
     turn: float = 4.0  # milliseconds that a turn lasts at least
@@ -49,6 +50,7 @@ SIZES = {
     "tiny": Sizes(
         flat=3000, mask=3000, matrix=(30, 40), epilogue=(20, 30), layers=(12, 16, 16, 4),
         batches=(8,), units=((8, 32),), parity=3000, far=5000, rounds=1, turn=0.0,
+        product=(33, 260, 35),  # a bit more than warps and blocks
     ),
 }  # fmt: skip
 

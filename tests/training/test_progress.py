@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -9,6 +10,7 @@ import re
 import sys
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -99,24 +101,33 @@ def test_a_terminal_is_left_alone_if_progress_is_false(monkeypatch):
     assert terminal.getvalue() == ""
 
 
+def read_to_the_end(descriptor):
+    """What was written to the other end of a pseudo-terminal, once that is closed."""
+    found = b""
+    with os.fdopen(descriptor, "rb", 0) as reader, contextlib.suppress(OSError):  # EIO on Linux
+        while part := reader.read(1 << 16):
+            found += part
+    return found
+
+
 def test_the_line_fits_a_terminal_of_80_columns(monkeypatch):
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x19\x00\x50\x00" + bytes(4))
-    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, os.fdopen(ours, "rb", 0) as reader:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.delenv("COLUMNS", raising=False)
-        with progress_of(11, 9, 4, None) as progress:
-            for epoch in range(12, 21):
-                progress.begin_epoch(epoch)
-                for _ in range(4):
-                    progress.update(0.5)
-                progress.end_epoch(epoch, METRICS | {"seconds": 1.0})
-        terminal.flush()
-        text = ""
-        while not text.endswith("\n"):
-            text += reader.read(1 << 16).decode()
-    shown = frames(text)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    # Read meanwhile, since a terminal that is full makes the writer wait.
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(read_to_the_end, ours)
+        with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+            monkeypatch.setattr(sys, "stderr", terminal)
+            with progress_of(11, 9, 4, None) as progress:
+                for epoch in range(12, 21):
+                    progress.begin_epoch(epoch)
+                    for _ in range(4):
+                        progress.update(0.5)
+                    progress.end_epoch(epoch, METRICS | {"seconds": 1.0})
+            monkeypatch.undo()
+    shown = frames(written.result().decode())
     assert max(map(len, shown)) <= 80
     assert shown[-1].startswith("epoch 20/20 100%|")
     assert shown[-1].rstrip().endswith("loss 0.235 val 0.3, accuracy 0.75 val 0.875")

@@ -20,7 +20,6 @@ from dropcore._base.checks import check_bool, check_number, shown, users_level
 from dropcore._base.device import on_device
 from dropcore._base.files import checked_path
 from dropcore._version import __version__
-from dropcore.data import Preprocessing, TargetScaling
 from dropcore.key import Key
 from dropcore.losses import CheckedLoss, Loss
 from dropcore.nn._config import decode, encode
@@ -52,52 +51,7 @@ _LOSSES: Final = {
 
 
 def save(model: Layer, path: str | PathLike[str], *, optimizer: bool = True) -> None:
-    """Write the model to a file for `dropcore.load`.
-
-    The file has the layers with their arguments, weights, running moments and frozen layers, and
-    the training state: the state of the optimiser, counts, the address of the masks, loss, history,
-    preprocessing, classes and the state of callbacks. A further `fit` of the loaded model gives the
-    same bits as one of this model. Arrays of a GPU are loaded into host memory. The same state
-    gives the same bytes.
-
-    The file is replaced atomically: if the process is killed or the disk is full, the old file
-    remains. It contains no code, and loading it runs none.
-
-    The optimiser itself, which is an argument of `fit`, and the training states of models inside
-    this one are not saved.
-
-    Parameters
-    ----------
-    path : str or path
-        Usually ``"name.dropcore"``; any name is taken. A new file is first written beside it, in
-        the same folder.
-    optimizer : bool, default True
-        Whether to save the state of the optimiser, which for Adam is twice as large as the weights.
-        Without it a further `fit` begins with a new one, as for an optimiser of another kind, and
-        ``fit(resume=True)`` is refused.
-
-    Raises
-    ------
-    TypeError
-        If an argument of a layer cannot be written, such as a function of your own. The message
-        names it.
-    ValueError
-        If the description of the model is larger or nested deeper than `load` takes.
-    OSError
-        If the file cannot be written. The old file is unchanged.
-    ImportError
-        If safetensors is not installed.
-
-    Warns
-    -----
-    UserWarning
-        If the loss of the last `fit` is a function of your own, which is not saved.
-
-    Examples
-    --------
-    >>> model.save("digits.dropcore")  # doctest: +SKIP
-    >>> model = dropcore.load("digits.dropcore")  # doctest: +SKIP
-    """
+    """What ``model.save`` does: see `Model.save`."""
     target = checked_path("save", path)
     check_bool("save: optimizer", optimizer)
     sink = _Sink()
@@ -449,18 +403,28 @@ def _read_classes(found: Any, source: _Source) -> NDArray[Any] | None:
     return classes
 
 
-def _configured(kind: type[Any]) -> _Field:
-    """A field of an object with `to_config` and `from_config`."""
+def _configured(name: str) -> _Field:
+    """A field of an object of `dropcore.data` with `to_config` and `from_config`."""
 
     def write(value: Any, sink: _Sink) -> Any:
-        if value is not None and type(value) is not kind:
-            raise TypeError(f"save: {shown(value)} cannot be written; it must be {kind.__name__}")
-        return None if value is None else value.to_config()
+        if value is None:
+            return None
+        if type(value) is not _class_of_data(name):
+            raise TypeError(f"save: {shown(value)} cannot be written; it must be {name}")
+        return value.to_config()
 
     def read(found: Any, source: _Source) -> Any:
-        return None if found is None else kind.from_config(_dict(found, kind.__name__))
+        if found is None:
+            return None
+        return _class_of_data(name).from_config(_dict(found, name))
 
     return _Field(write, read)
+
+
+def _class_of_data(name: str) -> Any:
+    from dropcore import data  # which most models do without
+
+    return getattr(data, name)
 
 
 def _read_notes(found: Any, source: _Source) -> dict[str, Any]:
@@ -537,8 +501,8 @@ FIELDS: Final[dict[str, _Field]] = {
     "call": _Field(_as_it_is, _read_call),
     "key": _Field(_write_key, _read_key),
     "classes": _Field(_packed("classes"), _read_classes),
-    "preprocessing": _configured(Preprocessing),
-    "target_scaling": _configured(TargetScaling),
+    "preprocessing": _configured("Preprocessing"),
+    "target_scaling": _configured("TargetScaling"),
     "callbacks": _Field(_packed("callbacks"), _read_callbacks),
     "learning_rate_factor": _Field(_packed("learning_rate_factor"), _read_factor),
     "stopped": _Field(_as_it_is, _read_bool),

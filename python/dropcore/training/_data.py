@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from dropcore._backends import to_device
 from dropcore._base.checks import listed, users_level
 from dropcore._base.device import array_namespace, on_device
-from dropcore.data import Preprocessing, TargetScaling
 from dropcore.losses import (
     Array,
     CheckedLoss,
@@ -34,6 +33,7 @@ from dropcore.training._choices import chosen_loss
 from dropcore.training._labels import classes_of, encoded, plain, takes_labels
 
 if TYPE_CHECKING:
+    from dropcore.data import Preprocessing, TargetScaling
     from dropcore.nn.layer import Layer
 
 __all__ = [
@@ -536,6 +536,8 @@ def _with_targets(
                 f"scale_targets is for numbers to predict, and the loss {loss!r} is one of "
                 "classes; for numbers name the loss, such as loss='mse'"
             )
+        from dropcore.data import TargetScaling
+
         scaling = TargetScaling.fit(_of_each_output(targets, valid_of, learn.rows, loss, outputs))
         return replace(known, scaling=scaling)
     if known.classes is None and not on_device(targets):

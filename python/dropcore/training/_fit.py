@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_bool, users_level
 from dropcore._base.device import on_device
-from dropcore.data import Preprocessing
 from dropcore.key import Key
 from dropcore.losses import Loss, Number
 from dropcore.optim import Optimizer, kind_of
@@ -56,6 +55,7 @@ from dropcore.training.metrics import Metric
 from dropcore.training.state import Snapshot, TrainingState, UnfinishedEpoch
 
 if TYPE_CHECKING:
+    from dropcore.data import Preprocessing
     from dropcore.nn.layer import Layer
     from dropcore.training._graphed_step import GraphedStep
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from dropcore._base.checks import check_bool, check_number, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import DATA, generator
-from dropcore.data import Preprocessing
 from dropcore.key import Key
 from dropcore.losses import BinaryCrossEntropy, CheckedLoss, Loss, SoftmaxCrossEntropy
 from dropcore.training._data import (
@@ -194,11 +193,14 @@ def _batches(
 
 def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
     """What is learned from the data; TypeError or ValueError if the model cannot begin to."""
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise TypeError(
-            "preprocessing must be a dropcore.data.Preprocessing, such as Preprocessing(), got "
-            f"{shown(preprocessing)}"
-        )
+    if preprocessing is not None:
+        from dropcore.data import Preprocessing
+
+        if not isinstance(preprocessing, Preprocessing):
+            raise TypeError(
+                "preprocessing must be a dropcore.data.Preprocessing, such as Preprocessing(), got "
+                f"{shown(preprocessing)}"
+            )
     scale = check_bool("scale_targets", scale_targets)
     known, state = known_of(model), model.training_state
     if (

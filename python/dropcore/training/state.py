@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from dropcore.data import Preprocessing, TargetScaling
 from dropcore.key import Key
 from dropcore.losses import CheckedLoss, Loss, Number
 from dropcore.optim import Arrays, Optimizer, State, kind_of
 from dropcore.training.history import History
 
 if TYPE_CHECKING:
+    from dropcore.data import Preprocessing, TargetScaling
     from dropcore.nn.layer import Layer
 
 __all__ = ["Snapshot", "TrainingState", "UnfinishedEpoch", "training_state_of"]
