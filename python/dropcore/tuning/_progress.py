@@ -17,7 +17,7 @@ class Bar:
     Parameters
     ----------
     what : str
-        What is going on.
+        The work, such as "search".
     total : int
         Number of models.
     show : bool or None
