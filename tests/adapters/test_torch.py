@@ -1,6 +1,7 @@
 """`dropcore.torch` beside PyTorch: masks, gradients, compilers and transforms, and models."""
 
 import copy
+import importlib
 import os
 import pickle
 import subprocess
@@ -863,3 +864,15 @@ def test_array_functions_refuse_tensors(call):
         call()
     with pytest.raises(TypeError, match=r"out must be a numpy\.ndarray, got Tensor"):
         dropcore.dropout(A, 0.5, key=1, out=X)
+
+
+def test_the_bench_script_runs(monkeypatch, capsys):
+    monkeypatch.setenv("DROPCORE_BENCH_TINY", "1")
+    monkeypatch.setattr(sys, "argv", ["torch_dropout.py", "--rounds", "1"])
+    bench = importlib.import_module("torch_dropout")
+    bench.main()
+    lines = capsys.readouterr().out.splitlines()
+    for candidate in ("F.dropout", "dropcore.torch.dropout", "after replace_dropout", "after, in"):
+        assert any(line.strip().startswith(candidate) for line in lines), candidate
+    losses = [line.split()[1:] for line in lines if line.strip().startswith(("before ", "after "))]
+    assert all(float(x) > 0 for x in losses[-1])

@@ -425,7 +425,7 @@ class _Dropout(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        key: Key | int,
+        key: Key | int | Tensor,
         p: float,
         shared: tuple[int, ...],
         scale: float | None,
@@ -435,7 +435,7 @@ class _Dropout(torch.autograd.Function):
             ctx.mark_dirty(x)
         ctx.arguments = key, p, shared, scale
         y = x if inplace else _empty_like(x)
-        _drop(x, y, p, key, shared, scale)
+        _drop(x, y, p, int(key) if isinstance(key, Tensor) else key, shared, scale)
         return y
 
     @staticmethod
@@ -499,10 +499,13 @@ _UNDER_TRANSFORMS: Final[Any] = _Transformed.apply
 
 def _again(x: Tensor, key: Any, p: float, shared: tuple[int, ...], scale: float | None) -> Tensor:
     """The mask of a known key on another tensor, which may be transformed or not."""
-    if _is_plain(x) and peek_interpreter_stack() is not None:
-        y: Tensor = _UNDER_TRANSFORMS(x, key, p, shared, scale)
-        return y
-    return _masked(x, p, int(key) if isinstance(key, Tensor) else key, shared, scale, False)
+    if not _is_plain(x):
+        return _masked(x, p, int(key) if isinstance(key, Tensor) else key, shared, scale, False)
+    if peek_interpreter_stack() is None:
+        eager: Tensor = _EAGER(x, key, p, shared, scale, False)
+        return eager
+    transformed: Tensor = _UNDER_TRANSFORMS(x, key, p, shared, scale)
+    return transformed
 
 
 def _batched(
