@@ -53,6 +53,7 @@ _MODULES = (
     "datasets",
     "diagnosis",
     "jax",
+    "keras",
     "losses",
     "nn",
     "noise",

@@ -46,6 +46,17 @@ def test_pytorch():
     assert torch.linalg.vector_norm(found["model"][0].weight.double(), dim=1).max() <= 3
 
 
+def test_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
+    pytest.importorskip("keras")
+    found = run("Keras")
+    losses = found["history"].history["loss"]
+    assert losses[-1] < losses[0]
+    assert type(found["model"].layers[1]) is found["Dropout"]
+
+
 def test_thinc():
     pytest.importorskip("thinc")
     found = run("thinc")

@@ -17,13 +17,13 @@ NOUNS = [
 ]  # fmt: skip
 
 MODULES = [
-    "constraints", "data", "datasets", "diagnosis", "jax", "losses", "nn", "noise", "numba",
-    "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc", "torch",
-    "training", "tuning", "uncertainty", "updates",
+    "constraints", "data", "datasets", "diagnosis", "jax", "keras", "losses", "nn", "noise",
+    "numba", "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc",
+    "torch", "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
-ADAPTERS = {"jax": "jax", "numba": "numba", "thinc": "thinc", "torch": "torch"}
+ADAPTERS = {"jax": "jax", "keras": "keras", "numba": "numba", "thinc": "thinc", "torch": "torch"}
 
 
 def public_modules():

@@ -29,6 +29,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "tensorboard": ("tensorboardX",),
     "demo": ("sklearn", "matplotlib"),
     "jax": ("jax",),
+    "keras": ("keras",),
     "numba": ("numba", "llvmlite"),
     "thinc": ("thinc",),
     "gpu": ("cupy",),
@@ -42,6 +43,7 @@ _PACKAGES: Final = {
     "jinja2": "Jinja2",
     "cupy": "CuPy",
     "jax": "JAX",
+    "keras": "Keras",
     "torch": "PyTorch",
 }
 """Names of packages that differ from those of their modules."""
