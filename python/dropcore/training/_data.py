@@ -125,6 +125,8 @@ class Data:
         That batches of x are converted to.
     device : str
         Where batches are put.
+    outputs : tuple
+        Shape of one sample's output.
     loss : Loss or None
         That the targets were checked for.
     lengths : ndarray (samples,) or None
@@ -144,6 +146,7 @@ class Data:
     y: Any
     dtype: np.dtype[Any]
     device: str
+    outputs: Shape
     loss: Loss | None = None
     lengths: NDArray[np.int64] | None = None
     sample_weight: NDArray[np.float64] | None = None
@@ -245,7 +248,7 @@ def checked_data(
                 f"{name}{what} is on a GPU and the model is not: use model.to('cuda'), or "
                 f"cupy.asnumpy({what})"
             )
-    return Data(inputs, given, dtype, model.device, loss, steps, weight, valid, known)
+    return Data(inputs, given, dtype, model.device, outputs, loss, steps, weight, valid, known)
 
 
 def known_of(model: Layer) -> Known:
@@ -481,8 +484,8 @@ def _checked_targets(
             return values
         return values[to_device(valid, "cuda") if on_device(values) else valid]
 
-    with _named(name):
-        if loss is None:
+    if loss is None:
+        with _named(name):
             loss = chosen_loss(valid_of(targets), targets.ndim, outputs)
     if learn is not None:
         known = _with_targets(name, targets, valid_of, known, learn, loss, outputs)
@@ -492,8 +495,8 @@ def _checked_targets(
         fits = valid is not None and targets.shape[:2] == valid.shape
         counts = _over(valid, targets) if fits else None
         targets = encoded(name, targets, counts, known.classes)
-    with _named(name):
-        if isinstance(loss, CheckedLoss):
+    if isinstance(loss, CheckedLoss):
+        with _named(name):
             targets = loss.fitted(targets, (samples, *outputs))
             loss.check_values(valid_of(targets), (samples, *outputs))
     if valid is not None and targets.shape[:2] != valid.shape:

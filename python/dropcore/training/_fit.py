@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from dropcore.training._graphed_step import GraphedStep
 
 __all__ = ["fit"]
+
+_PLAIN: Final = frozenset({bool, int, float, str, type(None)})
 
 Validation = (
     tuple[ArrayLike, ArrayLike]
@@ -513,18 +515,19 @@ def _in_words(**arguments: Any) -> dict[str, str]:
 
 def _described(value: Any) -> str:
     """A number, an optimiser or a loss in words; other objects by their name or class."""
-    if is_dataclass(value) and not isinstance(value, type):
-        options = (
-            f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value) if f.init
-        )
-        return f"{type(value).__name__}({', '.join(options)})"
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind in _PLAIN:
+        return repr(value)
+    if kind in (list, tuple):
         return f"[{', '.join(map(_described, value))}]"
     if isinstance(value, np.generic):
-        return repr(value.item())
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
-    return str(getattr(value, "__name__", type(value).__name__))
+        return _described(value.item())
+    if is_dataclass(kind):
+        options = [
+            f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value) if f.init
+        ]
+        return f"{kind.__name__}({', '.join(options)})"
+    return str(getattr(value, "__name__", kind.__name__))
 
 
 def _check_call(state: TrainingState, call: Mapping[str, str], optimizer: Optimizer) -> None:

@@ -299,7 +299,7 @@ def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words
     return Measures(
         metrics,
         data.loss,
-        model.output_shape(data.x.shape[1:]),
+        data.outputs,
         weighted=data.sample_weight is not None,
         data=words,
         scaling=data.known.scaling,
