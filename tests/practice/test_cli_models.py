@@ -719,8 +719,9 @@ def test_tune_searches_and_trains_the_best(folder, capsys):
     tuning = found["tuning"]
     assert (tuning["by"], tuning["metric"], tuning["trials"]) == ("search", "accuracy", 3)
     model = dropcore.load("m.dropcore")
-    assert model[0].rate == tuning["parameters"]["input_rate"]
-    assert model[1].units == tuning["parameters"]["units"]
+    chosen = tuning["parameters"]
+    assert (model[0].rate if chosen["input_dropout"] else None) == chosen.get("input_rate")
+    assert model[chosen["input_dropout"]].units == chosen["units"]
     assert model.training_state.notes["target"] == "kind"
     # The trials are kept: the same command trains the same model without new ones.
     again = as_json(capsys, *command, "-o", "again.dropcore", "--storage", "trials.log")

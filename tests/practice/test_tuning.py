@@ -750,17 +750,46 @@ def test_the_choices_of_an_mlp():
         epochs=1, progress=False, loss="softmax_cross_entropy", sampler="random",
     )  # fmt: skip
     for params in params_of(result):
-        assert params.keys() - {"rate_2"} == {
-            "units", "depth", "rate_1", "input_rate", "max_norm", "activation", "learning_rate"
+        assert params.keys() - {"rate_2", "input_rate", "max_norm"} == {
+            "units", "depth", "rate_1", "input_dropout", "bounded", "activation", "learning_rate"
         }  # fmt: skip
         assert ("rate_2" in params) == (params["depth"] == 2)
+        assert ("input_rate" in params) == params["input_dropout"]
+        assert ("max_norm" in params) == params["bounded"]
         assert 4 <= params["units"] <= 16
         assert 0 <= params["rate_1"] <= 0.8
-    assert isinstance(result.best_model()[0], nn.Dropout)
+    assert isinstance(result.best_model()[0], nn.Dropout) == result.best_params["input_dropout"]
     assert set(result.table()["state"]) <= {"COMPLETE", "PRUNED"}
     shares = result.importance()
     assert "rate_1" in shares
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+START = {
+    "units": 12, "depth": 1, "rate_1": 0.25, "input_dropout": False, "bounded": False,
+    "activation": "relu", "learning_rate": 0.002,
+}  # fmt: skip
+
+
+def test_a_search_begins_with_what_is_known_to_work(tmp_path):
+    options = {"n_trials": 3, "epochs": 1, "progress": False, "loss": "softmax_cross_entropy"}
+    space = tuning.MLPSpace(2, units=(4, 16), depth=(1, 2), optimizer="sgd")
+    result = tuning.search(space, X, Y, start=START, storage=tmp_path / "a.log", **options)
+    first = params_of(result)
+    assert first[0] == START
+    assert first[1] != START
+    # It is not tried again when the search goes on.
+    again = tuning.search(
+        space, X, Y, start=START, storage=tmp_path / "a.log", **options | {"n_trials": 4}
+    )
+    assert params_of(again)[:3] == first
+    assert params_of(again).count(START) == 1
+    with pytest.raises(ValueError, match="which differs in start"):
+        tuning.search(space, X, Y, storage=tmp_path / "a.log", **options)
+    with pytest.raises(ValueError, match=r"start has momentum=0\.9, which build does not"):
+        tuning.search(space, X, Y, start=START | {"momentum": 0.9}, **options)
+    with pytest.raises(TypeError, match="start must be a dict of parameters by name"):
+        tuning.search(space, X, Y, start=[0.5], **options)
 
 
 def test_numbers_of_a_space_are_not_searched():

@@ -15,16 +15,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATION",
+    "HIDDEN",
+    "LEARNING_RATES",
     "MAX_NORM",
     "MODELS",
     "NETWORK",
     "OPTIMIZER",
+    "RATE",
+    "REGRESSION_RATE",
     "UNITS",
     "network",
     "optimizer_of",
 ]
 
 MODELS: Final = ("mlp", "cnn", "lstm", "autoencoder")
+
+HIDDEN: Final = (128, 128)
+"""Widths of the hidden layers of an mlp, by default."""
+
+LEARNING_RATES: Final = {"adam": 1e-3, "sgd": 1e-2}
+"""By default."""
+
+RATE: Final = 0.5
+"""Of hidden units, by default, where targets are classes."""
 
 REGRESSION_RATE: Final = 0.1
 """Of hidden units, by default. On six tables of 300 to 1500 rows the error at 0.5 is 1 to 3.3
@@ -138,9 +151,10 @@ def optimizer_of(options: argparse.Namespace) -> Optimizer:
     """The optimiser that the options describe."""
     from dropcore.optim import SGD, Adam
 
+    learning_rate = options.learning_rate or LEARNING_RATES[options.optimizer]
     if options.optimizer == "adam":
-        return Adam(options.learning_rate or 1e-3)
-    return SGD(options.learning_rate or 1e-2, momentum=0.9)
+        return Adam(learning_rate)
+    return SGD(learning_rate, momentum=0.9)
 
 
 def network(
@@ -184,8 +198,8 @@ def network(
         body = architectures.lstm(options.units or (128,), n_outputs, **noise)
         return Sequential([*_entrance(options.input_shape, "time,features"), *body.layers])
     noise["activation"] = options.activation or "relu"
-    if regression and options.rate is None and options.keep is None:
-        noise["rate"] = REGRESSION_RATE
+    if options.rate is None and options.keep is None:
+        noise["rate"] = REGRESSION_RATE if regression else RATE
     if kind == "cnn":
         body = architectures.cnn(
             options.filters or (32, 64), n_outputs, units=options.units or (128,), **noise
@@ -193,7 +207,7 @@ def network(
         return Sequential([*_entrance(options.input_shape, "height,width,channels"), *body.layers])
     if kind == "autoencoder":
         return architectures.autoencoder(options.units or (64,), n_inputs, **noise)
-    return architectures.mlp(options.units or (128, 128), n_outputs, **noise)
+    return architectures.mlp(options.units or HIDDEN, n_outputs, **noise)
 
 
 def _entrance(shape: tuple[int, ...] | None, axes: str) -> list[Any]:

@@ -19,7 +19,17 @@ from dropcore.cli._examples import (
     task_of,
 )
 from dropcore.cli._fitting import OUTPUT, SETTINGS, Job, learn, parts_of, summary
-from dropcore.cli._network import ACTIVATION, MAX_NORM, OPTIMIZER, UNITS, optimizer_of
+from dropcore.cli._network import (
+    ACTIVATION,
+    HIDDEN,
+    LEARNING_RATES,
+    MAX_NORM,
+    OPTIMIZER,
+    RATE,
+    REGRESSION_RATE,
+    UNITS,
+    optimizer_of,
+)
 from dropcore.cli._output import check_output, note
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, QUIET, SEED, THREADS
 from dropcore.cli._values import jobs, positive, positive_number, several
@@ -92,6 +102,7 @@ def _by_search(
         timeout=options.timeout,
         folds=options.folds,
         storage=options.storage,
+        start=_start(job, space),
         **_shared(job, options),
     )
     optuna = require("optuna", "tune", "dropcore tune")
@@ -107,6 +118,25 @@ def _by_search(
     return model, chosen["optimizer"], str(found), data
 
 
+def _start(job: Job, space: Any) -> dict[str, Any]:
+    """What `dropcore train` uses by default, which the search has to beat."""
+    widest, deepest = space.units[1], space.depth[1]
+    depth = min(len(HIDDEN), deepest)
+    rate = REGRESSION_RATE if job.kind == REGRESSION else RATE
+    start = {
+        "units": min(HIDDEN[0], widest),
+        "depth": depth,
+        **{f"rate_{layer}": rate for layer in range(1, depth + 1)},
+        "input_dropout": False,
+        "bounded": False,
+        "activation": "relu",
+        "learning_rate": LEARNING_RATES[space.optimizer],
+    }
+    # What the space fixes is no choice.
+    fixed = {name for name in ("units", "depth") if len(set(getattr(space, name))) == 1}
+    return {name: value for name, value in start.items() if name not in fixed}
+
+
 def _by_rate(
     job: Job, options: argparse.Namespace, n_outputs: int
 ) -> tuple[Any, Any, str, dict[str, Any]]:
@@ -116,7 +146,7 @@ def _by_rate(
 
     def build(keep: float) -> Any:
         return architectures.mlp(
-            options.units or (128, 128),
+            options.units or HIDDEN,
             n_outputs,
             keep=keep,
             max_norm=options.max_norm,

@@ -133,6 +133,7 @@ def search(
     metric: str | Metric | None = None,
     sampler: Any = "tpe",
     pruner: Any = "median",
+    start: Mapping[str, Any] | None = None,
     storage: Any = None,
     key: Key | int = 0,
     n_jobs: int | None = None,
@@ -168,6 +169,10 @@ def search(
         object of Optuna, which is used as it is.
     pruner : str, optuna.pruners.BasePruner or None, default "median"
         "median", "hyperband", an object of Optuna, or None.
+    start : dict, optional
+        Parameters of the first trial, by their names, such as settings that are known to work:
+        the result is then at least as good, by the score of the trials. Those that are missing are
+        chosen as in other trials.
     storage : str, path or optuna.storages.BaseStorage, optional
         Where trials are kept, so that a stopped search can be resumed: a file that ends in .db
         (SQLite) or .log (Optuna's journal, recommended for several processes), or a URL such as
@@ -210,8 +215,8 @@ def search(
     ...     MLPSpace(3, units=16, depth=1), x, y, n_trials=2, epochs=2,
     ...     loss="softmax_cross_entropy", progress=False,
     ... )
-    >>> sorted(result.best_params)
-    ['activation', 'input_rate', 'learning_rate', 'max_norm', 'rate_1']
+    >>> sorted(result.best_params)[:3]
+    ['activation', 'bounded', 'input_dropout']
     """
     optuna = require("optuna", "tune", "search")
     if isinstance(build, Model) or not callable(build):
@@ -220,6 +225,11 @@ def search(
             f"MLPSpace(10), got {shown(build)}"
         )
     n_trials = check_integer("search: n_trials", n_trials, 1)
+    if start is not None and not (isinstance(start, Mapping) and all(map(_is_name, start))):
+        raise TypeError(
+            "search: start must be a dict of parameters by name, such as {'learning_rate': 1e-3}, "
+            f"got {shown(start)}"
+        )
     deadline = math.inf
     if timeout is not None:
         deadline = monotonic() + check_number("search: timeout", timeout, "(0, inf)")
@@ -242,8 +252,17 @@ def search(
                       len(splits))  # fmt: skip
     # A trial of no study, which says how a model is built.
     with _quiet(optuna):
-        draft = optuna.create_study(sampler=_random(optuna, address)).ask()
+        drafts = optuna.create_study(sampler=_random(optuna, address))
+        if start is not None:
+            drafts.enqueue_trial(dict(start))
+        draft = drafts.ask()
     model, changes = _built(build, draft, experiment.options)
+    for name, value in (start or {}).items():
+        if name not in draft.params or draft.params[name] != value:
+            raise ValueError(
+                f"search: start has {name}={shown(value)}, which build does not choose: it asks "
+                f"for {', '.join(draft.params)}, each in its own range"
+            )
     options = experiment.options
     experiment = experiment.probed(model, splits[0], address, **changes)
     name, higher = experiment.metric_name, experiment.higher_is_better
@@ -254,9 +273,12 @@ def search(
         "options of fit": fingerprint_of(options),
         "metric": name,
         "key": str(address),
+        "start": fingerprint_of(start),
     }
     with _quiet(optuna):
         kept, study = _opened(optuna, storage, higher, identity)
+        if start is not None and not study.get_trials(False):
+            study.enqueue_trial(dict(start))
     trials = _Trials(build, experiment, splits, address, kept, make_sampler, trim, deadline)
     done = len(_finished(optuna, study))
     with Bar("search", max(n_trials - done, 0), progress) as bar, _quiet(optuna):
@@ -350,6 +372,10 @@ class _Report:
             # At the end nothing is left to be saved.
             self.pruned = self.before + epoch < self.last and bool(self.trial.should_prune())
         return self.pruned
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str)
 
 
 def _run_trial(trials: _Trials, index: int) -> None:

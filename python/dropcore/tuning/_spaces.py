@@ -33,10 +33,11 @@ class MLPSpace:
     rate : float or (float, float), default (0.0, 0.8)
         Fraction dropped of each hidden layer: ``rate_1``, ``rate_2``, ...
     input_rate : float, (float, float) or None, default (0.0, 0.3)
-        Fraction of the inputs dropped; None for no input dropout.
+        Fraction of the inputs dropped; None for no input dropout. With a range, the search also
+        chooses whether there is any: ``input_dropout``.
     max_norm : float, (float, float) or None, default (0.5, 5.0)
         Bound on incoming weights; a range is searched on a logarithmic scale. None for no
-        bound.
+        bound. With a range, the search also chooses whether there is one: ``bounded``.
     activation : str or sequence of str, default ("relu", "tanh")
     learning_rate : float or (float, float), default (3e-4, 1e-2)
         A range is searched on a logarithmic scale.
@@ -102,11 +103,21 @@ class MLPSpace:
             low, high = _bounds(name, given)
             return float(low if low == high else trial.suggest_float(name, low, high, log=log))
 
+        def used(name: str, given: Any) -> bool:
+            """Whether an optional part is there, which the search chooses where it has a range."""
+            low, high = _bounds(name, given)
+            if low == high:
+                return low is not None
+            return bool(trial.suggest_categorical(name, (False, True)))
+
         width = integer("units", self.units, log=True)
         depth = integer("depth", self.depth)
         rates = [number(f"rate_{layer}", self.rate) for layer in range(1, depth + 1)]
-        input_rate = None if self.input_rate is None else number("input_rate", self.input_rate)
-        bound = None if self.max_norm is None else number("max_norm", self.max_norm, log=True)
+        input_rate = bound = None
+        if used("input_dropout", self.input_rate):
+            input_rate = number("input_rate", self.input_rate)
+        if used("bounded", self.max_norm):
+            bound = number("max_norm", self.max_norm, log=True)
         names = cast(tuple[str, ...], self.activation)
         activation = names[0] if len(names) == 1 else trial.suggest_categorical("activation", names)
         learning_rate = number("learning_rate", self.learning_rate, log=True)
