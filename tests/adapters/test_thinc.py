@@ -1,5 +1,7 @@
 """thinc's layers with masks of dropcore."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,10 @@ def test_thincs_own_tests_of_dropout(tmp_path):
     files = [folder / "backends/test_ops.py", folder / "layers/test_linear.py",
              folder / "layers/test_layers_api.py"]  # fmt: skip
     assert own_tests(tmp_path, swap, files, "-k", "dropout") >= 8
+
+
+def test_the_bench_script_runs(monkeypatch, capsys):
+    monkeypatch.setenv("DROPCORE_BENCH_TINY", "1")
+    monkeypatch.setattr(sys, "argv", ["adapters.py", "--rounds", "1", "--only", "thinc"])
+    importlib.import_module("adapters").main()
+    assert capsys.readouterr().out.count("NumpyOps") == 2
