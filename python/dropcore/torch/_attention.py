@@ -65,20 +65,18 @@ def scaled_dot_product_attention(
     factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
     weights = (query * factor) @ key.transpose(-2, -1)
     if is_causal:
-        attn_mask = torch.ones(
-            query.size(-2), key.size(-2), dtype=torch.bool, device=query.device
-        ).tril()
-    if attn_mask is not None:
+        bias = torch.full(weights.shape[-2:], -math.inf, dtype=weights.dtype, device=weights.device)
+        weights = weights + bias.triu(1)
+    elif attn_mask is not None:
+        bias = attn_mask
         if attn_mask.dtype is torch.bool:
-            weights = weights.masked_fill(~attn_mask, -math.inf)
-        else:
-            weights = weights + attn_mask
+            bias = torch.zeros_like(attn_mask, dtype=weights.dtype)
+            bias = bias.masked_fill(~attn_mask, -math.inf)
         # A position that may attend to none gets 0, as in PyTorch, and not NaN.
-        alone = (weights == -math.inf).all(-1, keepdim=True)
-        weights = torch.softmax(weights.masked_fill(alone, 0.0), -1).masked_fill(alone, 0.0)
-    else:
-        weights = torch.softmax(weights, -1)
-    return own.dropout(weights, dropout_p) @ value
+        alone = (bias == -math.inf).all(-1, keepdim=True)
+        weights = torch.softmax(weights + bias.masked_fill(alone, 0.0), -1)
+        return (own.dropout(weights, dropout_p) @ value).masked_fill(alone, 0.0)
+    return own.dropout(torch.softmax(weights, -1), dropout_p) @ value
 
 
 class fast_dropout(TorchFunctionMode):
