@@ -271,6 +271,24 @@ def test_columns_without_information_are_named_and_left_out():
     np.testing.assert_array_equal(found.transform(x.assign(one="text")), wanted)
 
 
+def test_free_text_and_dates_are_named_and_left_out():
+    rows = 200
+    text = [f"sentence {i // 2 if i < 10 else i}" for i in range(rows)]  # five of them twice
+    day = [f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(rows)]
+    x = pd.DataFrame({"a": np.arange(rows) % 7, "text": text, "day": day})
+    with pytest.warns(UserWarning, match="columns 'text', 'day' are left out.* in almost every"):
+        found = Preprocessing().fit(x)
+    assert found.dropped == {"text": "identifier", "day": "identifier"}
+    with pytest.warns(UserWarning, match="'text' is left out, .* count the words of texts"):
+        found = Preprocessing().fit(x[["a", "text"]])
+    assert found.feature_names_out == ("a",)
+    # Where it is often missing, that tells something; few rows in one category do, too.
+    x["comment"] = [None if i % 4 else t for i, t in enumerate(text)]
+    x["kind"] = [t if i % 8 else "usual" for i, t in enumerate(text)]
+    found = Preprocessing().fit(x[["comment", "kind"]])
+    assert {"comment=missing", "comment=(other)", "kind=usual"} <= set(found.feature_names_out)
+
+
 def test_a_constant_with_holes_tells_where_they_are():
     x = pd.DataFrame({"a": [5.0, np.nan, 5, 5]})
     with pytest.warns(UserWarning, match="column 'a' has the same value in all rows that have one"):

@@ -426,8 +426,9 @@ def _warn_of_dropped(learned: Mapping[str, LearnedColumn], rows: int) -> None:
     what = {
         "constant": "the same value in all rows",
         "empty": "no values",
-        "identifier": "a different text in almost every row, as identifiers do (min_frequency=1 "
-        "keeps rare categories)",
+        "identifier": "a different text in almost every row, as identifiers, dates and free text "
+        "do: turn dates into numbers, count the words of texts, such as by scikit-learn's "
+        "CountVectorizer, or keep more categories by min_frequency=1 and max_categories",
     }
     for reason in REASONS:
         names = [

@@ -26,6 +26,9 @@ _CELLS: Final = 1 << 24
 MISSING: Final = "missing"
 """The category of missing values."""
 
+_LEAST_SHARE: Final = 0.1
+"""Of the rows in categories of their own. Below it most texts are seen once, as free text is."""
+
 
 def canonical(names: tuple[str, ...], columns: Mapping[str, NDArray[Any]], rows: int) -> Any:
     """Columns, in this order, for the transformers: an array of numbers, or a data frame."""
@@ -101,12 +104,21 @@ def learned_from(
         for name, all_categories, infrequent in zip(texts, encoder.categories_, rare, strict=True):
             few = set() if infrequent is None else set(infrequent)
             frequent = tuple(str(c) for c in all_categories if c not in few)
+            values = columns[name]
+            repeated = 2 * len(all_categories) <= len(values)
             found[name] = (
                 CategoricalColumn(name, frequent, rare=bool(few))
-                if frequent
+                if frequent and (repeated or _share(values, frequent) >= _LEAST_SHARE)
                 else DroppedColumn(name, "identifier")
             )
     return found
+
+
+def _share(values: NDArray[Any], categories: tuple[str, ...]) -> float:
+    """Fraction of the rows of a column that are in one of the categories."""
+    known = set(categories)
+    named = sum((MISSING if isinstance(value, float) else value) in known for value in values)
+    return named / len(values)
 
 
 def rebuilt(learned: tuple[LearnedColumn, ...]) -> Any:
