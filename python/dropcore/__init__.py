@@ -58,6 +58,7 @@ _MODULES = (
     "nn",
     "noise",
     "numba",
+    "onnx",
     "optim",
     "plotting",
     "reference",

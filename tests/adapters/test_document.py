@@ -57,6 +57,15 @@ def test_keras(monkeypatch):
     assert type(found["model"].layers[1]) is found["Dropout"]
 
 
+def test_onnx(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    found = run("ONNX")
+    np.testing.assert_allclose(found["y"], found["model"](found["x"]), rtol=1e-5, atol=1e-5)
+    assert (found["dropped"][1] == Mask((4, 6), 0.5, key=7).to_bool()).all()
+
+
 def test_thinc():
     pytest.importorskip("thinc")
     found = run("thinc")

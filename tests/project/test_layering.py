@@ -29,7 +29,7 @@ LEVELS = (
     ("demo",),
     ("cli/*", "cli", "__main__"),
     # Doors into other libraries: nothing else of the package imports them.
-    ("jax", "keras", "numba", "thinc", "torch/*"),
+    ("jax", "keras", "numba", "onnx", "thinc", "torch/*"),
 )
 
 # Packages that only collect the names of their files.

@@ -18,12 +18,15 @@ NOUNS = [
 
 MODULES = [
     "constraints", "data", "datasets", "diagnosis", "jax", "keras", "losses", "nn", "noise",
-    "numba", "optim", "plotting", "reference", "regularizers", "report", "schedules", "thinc",
-    "torch", "training", "tuning", "uncertainty", "updates",
+    "numba", "onnx", "optim", "plotting", "reference", "regularizers", "report", "schedules",
+    "thinc", "torch", "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
-ADAPTERS = {"jax": "jax", "keras": "keras", "numba": "numba", "thinc": "thinc", "torch": "torch"}
+ADAPTERS = {
+    "jax": "jax", "keras": "keras", "numba": "numba", "onnx": "onnx", "thinc": "thinc",
+    "torch": "torch",
+}  # fmt: skip
 
 
 def public_modules():

@@ -31,6 +31,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "jax": ("jax",),
     "keras": ("keras",),
     "numba": ("numba", "llvmlite"),
+    "onnx": ("onnx",),
     "thinc": ("thinc",),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
@@ -44,6 +45,7 @@ _PACKAGES: Final = {
     "cupy": "CuPy",
     "jax": "JAX",
     "keras": "Keras",
+    "onnx": "ONNX",
     "torch": "PyTorch",
 }
 """Names of packages that differ from those of their modules."""
