@@ -21,8 +21,6 @@ import numpy as np
 
 from dropcore import functional
 from dropcore._base.extras import require
-from dropcore.key import Key
-from dropcore.mask import Mask
 
 require("thinc", "thinc", "dropcore.thinc")
 
@@ -60,8 +58,8 @@ class DropoutOps:
         ValueError
             If drop is NaN.
         """
-        like = self.alloc((0,))  # type: ignore[attr-defined]
-        return Mask(tuple(shape), _rate(drop), key=_draw_key()).to_array(np.float32, like=like)
+        ones = self.xp.ones(shape, np.float32)  # type: ignore[attr-defined]
+        return functional.dropout(ones, _rate(drop), key=_draw_seed(), out=ones)
 
     def dropout(self, X: Any, drop: float | None) -> tuple[Any, Callable[[Any], Any]]:
         """Dropout of an array without a mask that is kept: for layers of your own.
@@ -79,7 +77,7 @@ class DropoutOps:
         backprop : callable
             From the gradient of Y to that of X. It draws the mask again.
         """
-        rate, key = _rate(drop), _draw_key()
+        rate, key = _rate(drop), _draw_seed()
 
         def backprop(dY: Any) -> Any:
             return functional.dropout_backward(dY, rate, key=key)
@@ -98,6 +96,6 @@ def _rate(drop: float | None) -> float:
     return 0.0 if drop is None else min(max(float(drop), 0.0), 1.0)
 
 
-def _draw_key() -> Key:
+def _draw_seed() -> int:
     # The generator that fix_random_seed sets.
-    return Key(int(np.random.randint(1 << 63, dtype=np.uint64)))  # noqa: NPY002
+    return int(np.random.randint(1 << 63, dtype=np.uint64))  # noqa: NPY002
