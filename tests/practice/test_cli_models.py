@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -708,6 +709,23 @@ def test_models_of_other_programs_are_taken(folder, capsys):
 
 
 # --- tune ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        ("cnn", (6, 6), r"takes samples of shape \(height,width,channels\), got \(6, 6\): .*6,6,1"),
+        ("cnn", (36,), r"got \(36,\): say how to .* by --input-shape height,width,channels"),
+        ("lstm", (5,), r"takes samples of shape \(time,features\), got \(5,\): .*-shape 5,1"),
+    ],
+)
+def test_samples_of_another_shape_are_told_how_to_be_arranged(
+    folder, capsys, model, shape, message
+):
+    x = np.random.default_rng(0).standard_normal((20, *shape))
+    np.savez("shaped.npz", x=x, y=np.arange(20) % 2)
+    command = ["train", "shaped.npz", "--target", "y", "--model", model, "-o", "s.dropcore"]
+    assert re.search(message, error(capsys, *command))
 
 
 def test_tune_searches_and_trains_the_best(folder, capsys):

@@ -23,12 +23,16 @@ __all__ = [
     "OPTIMIZER",
     "RATE",
     "REGRESSION_RATE",
+    "SAMPLES",
     "UNITS",
     "network",
     "optimizer_of",
 ]
 
 MODELS: Final = ("mlp", "cnn", "lstm", "autoencoder")
+
+SAMPLES: Final = {"cnn": "height,width,channels", "lstm": "time,features"}
+"""The axes of a sample."""
 
 HIDDEN: Final = (128, 128)
 """Widths of the hidden layers of an mlp, by default."""
@@ -196,7 +200,7 @@ def network(
     }
     if kind == "lstm":
         body = architectures.lstm(options.units or (128,), n_outputs, **noise)
-        return Sequential([*_entrance(options.input_shape, "time,features"), *body.layers])
+        return Sequential([*_entrance(options.input_shape, SAMPLES[kind]), *body.layers])
     noise["activation"] = options.activation or "relu"
     if options.rate is None and options.keep is None:
         noise["rate"] = REGRESSION_RATE if regression else RATE
@@ -204,7 +208,7 @@ def network(
         body = architectures.cnn(
             options.filters or (32, 64), n_outputs, units=options.units or (128,), **noise
         )
-        return Sequential([*_entrance(options.input_shape, "height,width,channels"), *body.layers])
+        return Sequential([*_entrance(options.input_shape, SAMPLES[kind]), *body.layers])
     if kind == "autoencoder":
         return architectures.autoencoder(options.units or (64,), n_inputs, **noise)
     return architectures.mlp(options.units or HIDDEN, n_outputs, **noise)

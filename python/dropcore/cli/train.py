@@ -30,7 +30,7 @@ from dropcore.cli._fitting import (
     reconstruction,
     summary,
 )
-from dropcore.cli._network import NETWORK, OPTIMIZER, network, optimizer_of
+from dropcore.cli._network import NETWORK, OPTIMIZER, SAMPLES, network, optimizer_of
 from dropcore.cli._output import check_output, note
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, QUIET, RUN, SEED, THREADS
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> Result:
     examples = read_examples(options.data, options, target=options.target, drop=options.drop or ())
     kind, examples, n_outputs = _task(options, examples)
     tabular = options.model in ("mlp", AUTOENCODER)
-    examples = _checked(examples, options.model, tabular)
+    examples = _checked(examples, options, tabular)
     parts = parts_of(examples, kind, options.validation_split, options.seed)
     preprocessing = Preprocessing() if tabular else None
     n_inputs = 0
@@ -78,7 +78,11 @@ def run(options: argparse.Namespace) -> Result:
         model = loaded
         note(f"continuing after epoch {model.training_state.epoch}")
     learn(job, model, optimizer_of(options), options, network=options.model, resume=resume)
-    return summary(job, model, what=f"{options.model} for {kind}", extra={})
+    return summary(job, model, what=_name(options.model, kind), extra={})
+
+
+def _name(network: str, kind: str) -> str:
+    return network if network == kind else f"{network} for {kind}"
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -108,10 +112,20 @@ def _task(options: argparse.Namespace, examples: Examples) -> tuple[str, Example
     return kind, replace(examples, y=y), n_outputs
 
 
-def _checked(examples: Examples, network: str, tabular: bool) -> Examples:
+def _checked(examples: Examples, options: argparse.Namespace, tabular: bool) -> Examples:
     """The inputs as such a network takes them."""
+    network = options.model
     if not tabular:
-        return examples.as_numbers(network)
+        found = examples.as_numbers(network)
+        axes, shape = SAMPLES[network], found.x.shape[1:]
+        if options.input_shape is None and len(shape) != len(axes.split(",")):
+            near = (*shape, 1)
+            such = ",".join(map(str, near)) if len(near) == len(axes.split(",")) else axes
+            raise ValueError(
+                f"--model {network} takes samples of shape ({axes}), got {shape}: say how to "
+                f"arrange the numbers of a sample by --input-shape {such}"
+            )
+        return found
     if examples.names is None and examples.x.ndim != 2:
         raise ValueError(
             f"--model {network} takes rows of numbers (rows, columns), got x of shape "

@@ -526,6 +526,11 @@ def _strings(found: Any, what: str) -> list[str]:
 
 def _expect(found: dict[str, Any], names: AbstractSet[str], what: str) -> None:
     """ValueError unless a dict has these names."""
-    if found.keys() != names:
-        missing, unknown = sorted(names - found.keys()), sorted(found.keys() - names)
-        raise ValueError(f"{what} lacks {missing[:5]} and has the unknown entries {unknown[:5]}")
+    missing, unknown = sorted(names - found.keys()), sorted(found.keys() - names)
+    parts = [f"lacks {', '.join(missing[:5])}"] * bool(missing)
+    parts += [f"has the unknown entries {shown(unknown[:5])}"] * bool(unknown)
+    if parts:
+        raise ValueError(
+            f"{what} {' and '.join(parts)}: the file was written by another version of dropcore, "
+            "or changed"
+        )
