@@ -27,6 +27,7 @@
 `initializers`       initial weights
 `scaling`            conversion between the two scalings of dropout
 `_state_dict`        to_state_dict, load_state_dict: weights of PyTorch
+`_keras_weights`     to_keras_weights, load_keras_weights: weights of Keras
 `ridge`              linear regression with dropout, in closed form
 `architectures`      mlp, cnn, lstm, autoencoder: usual networks from widths and rates
 ===================  ===============================================================
@@ -34,6 +35,7 @@
 
 from dropcore.nn import initializers
 from dropcore.nn._config import KNOWN as _KNOWN
+from dropcore.nn._keras_weights import load_keras_weights, to_keras_weights
 from dropcore.nn._state_dict import load_state_dict, to_state_dict
 from dropcore.nn.activations import (
     ELU,
@@ -145,11 +147,13 @@ __all__ = [
     "cnn",
     "initializers",
     "linear_dropout_ridge",
+    "load_keras_weights",
     "load_state_dict",
     "lstm",
     "mlp",
     "rates_over_depth",
     "set_scaling_",
+    "to_keras_weights",
     "to_state_dict",
     "width_for",
     "word_mask",
