@@ -387,6 +387,20 @@ def test_fake_and_meta_tensors():
         assert dt.dropout(torch.empty(3, 4), 0.5).shape == (3, 4)
 
 
+def test_modes_see_the_operator():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    seen, x = [], torch.ones(9)
+    with Recorder():
+        dt.dropout(x, 0.5, key=7)
+    assert "dropcore.dropout.default" in seen
+
+
 def test_vmap():
     x = torch.ones(5, 200)
     with_key = vmap(lambda row: dt.dropout(row, 0.5, key=7))(x)
@@ -484,6 +498,8 @@ def test_alpha_dropout(p, dtype):
     assert torch.allclose(y.double(), expected, rtol=close, atol=close)
     assert abs(y.double().mean()) < 0.02
     assert abs(y.double().std() - 1) < 0.02
+    if x.element_size() == 2:  # rounded once
+        assert torch.equal(y, dt.alpha_dropout(x.float(), p, True, key=KEY).to(x.dtype))
     assert not dt.alpha_dropout(x, 1.0, True).any()
 
 
@@ -794,6 +810,10 @@ def test_devices_without_kernels_have_pytorchs_masks(monkeypatch):
     assert torch.equal(x.grad != 0, y != 0)
     assert abs((y == 0).double().mean() - 0.3) < 0.01
     assert torch.allclose(y[y != 0], x[y != 0] / 0.7)
+    assert not torch.equal(y != 0, kept(x.shape, key=Key(3)))
+    for stream, step in ((0, 1), (1, 0)):
+        other = torch.ops.dropcore.dropout(x, seed, 0.3, stream, step, [], None)
+        assert not torch.equal(other != 0, y != 0)
     other = torch.ops.dropcore.dropout(x, seed, 0.3, 0, 1, [1], None)
     assert len({tuple(row.tolist()) for row in (other != 0).T}) == 1
     assert not torch.ops.dropcore.dropout(x, seed, 1.0, 0, 0, [], None).any()
