@@ -36,9 +36,11 @@ def somewhere(shape, dtype=np.float32, address=1 << 40):
 
 
 def is_cupy(node):
-    """Whether an expression is CuPy: xp, self.xp, library()."""
+    """Whether an expression is CuPy: xp, self.xp, library(); torch.library is not."""
     if isinstance(node, ast.Call):
         return is_cupy(node.func)
+    if ast.unparse(node) == "torch.library":
+        return False
     return getattr(node, "id", getattr(node, "attr", None)) in WORDS
 
 
