@@ -65,6 +65,7 @@ _MODULES = (
     "regularizers",
     "report",
     "schedules",
+    "sklearn",
     "thinc",
     "torch",
     "training",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from dropcore._backends import backend_of, cpu, kept_units
+from dropcore._base.checks import check_bool
 from dropcore._base.strides import expect_broadcast
 from dropcore.key import Key
 from dropcore.mask import Mask
@@ -103,6 +104,7 @@ def masked_matmul_backward(
     w_mask: Mask | None = None,
     y_mask: Mask | None = None,
     activation: str | None = None,
+    input_gradient: bool = True,
 ) -> tuple[Any, Array, Array]:
     """The gradients of `masked_matmul`.
 
@@ -117,11 +119,13 @@ def masked_matmul_backward(
         As they were given to `masked_matmul`.
     y : array_like, (..., N)
         The result of `masked_matmul`. Needed with an activation only.
+    input_gradient : bool, default True
+        Whether dx is computed, which the first layer of a network does not need.
 
     Returns
     -------
-    dx : numpy.ndarray, (..., K)
-        For a sparse x a CSR array that stores the same elements.
+    dx : numpy.ndarray, (..., K), or None
+        For a sparse x a CSR array that stores the same elements. None without `input_gradient`.
     dw : numpy.ndarray, (K, N)
     dbias : numpy.ndarray, (N,)
 
@@ -138,7 +142,8 @@ def masked_matmul_backward(
         if y is None:
             raise TypeError("masked_matmul_backward: activation='relu' needs y, the forward result")
         dz = dz * (p.like_y("y", y) > 0)
-    dx, dw = p.product().backward(p.xp.ascontiguousarray(dz))
+    wanted = check_bool("masked_matmul_backward: input_gradient", input_gradient)
+    dx, dw = p.product().backward(p.xp.ascontiguousarray(dz), wanted)
     return dx, dw, dz.sum(axis=tuple(range(dz.ndim - 1)))
 
 
@@ -274,8 +279,8 @@ class _Product(Protocol):
     def forward(self, y: Array, bias: Array | None) -> None:
         """Write the product into y, with bias, activation and mask."""
 
-    def backward(self, dz: Array) -> tuple[Any, Array]:
-        """dx and dw, from the gradient in front of the activation."""
+    def backward(self, dz: Array, input_gradient: bool) -> tuple[Any, Array]:
+        """dx, or None if it is not wanted, and dw, from the gradient before the activation."""
 
 
 @dataclass(frozen=True)
@@ -326,23 +331,22 @@ class _Dense:
         if rows is not y:
             y[...] = rows
 
-    def backward(self, dz: Array) -> tuple[Array, Array]:
+    def backward(self, dz: Array, input_gradient: bool) -> tuple[Any, Array]:
         of, xp = self.of, self.xp
-        dx, dw = xp.empty(of.x.shape, of.w.dtype), xp.zeros(of.w.shape, of.w.dtype)
+        dw = xp.zeros(of.w.shape, of.w.dtype)
+        dx = xp.empty(of.x.shape, of.w.dtype) if input_gradient else None
+        into = [None] * self.groups if dx is None else self._rows(dx)
         for x_g, dx_g, dz_g, x_side, y_side in zip(
-            self._rows(self._x()),
-            self._rows(dx),
-            self._rows(dz),
-            *self._all_sides(),
-            strict=True,
+            self._rows(self._x()), into, self._rows(dz), *self._all_sides(), strict=True
         ):
             # dz is zero where y was dropped, so the columns of dropped units are left out.
             d = self.backend.Factor(dz_g, columns=y_side.units)
-            self._input_gradient(dx_g, d, x_side, y_side)
+            if dx_g is not None:
+                self._input_gradient(dx_g, d, x_side, y_side)
             self._add_weight_gradient(dw, x_g, d, x_side, y_side)
         if of.w_mask is not None:
             self.backend.dropout(dw, of.w_mask, dw)
-        if self.x_sides is None:
+        if dx is not None and self.x_sides is None:
             self.backend.dropout(dx, cast(Mask, of.x_mask), dx)
         return dx, dw
 
@@ -447,15 +451,18 @@ class _PerSample:
         y[...] = total.swapaxes(0, 1).reshape(y.shape)
         self.of.epilogue(y, bias)
 
-    def backward(self, dz: Array) -> tuple[Any, Array]:
+    def backward(self, dz: Array, input_gradient: bool) -> tuple[Any, Array]:
         of, xp, x = self.of, self.xp, self._x()
         scaled = dz.reshape(*x.shape[:2], of.n) * self.scale
         dw = xp.zeros_like(self.w)
-        dx = xp.zeros((x.shape[1], x.shape[0], of.k), self.w.dtype)
-        for r, dx_r in enumerate(dx):
+        dx = xp.zeros((x.shape[1], x.shape[0], of.k), self.w.dtype) if input_gradient else None
+        for r in range(x.shape[1]):
             dz_r = xp.ascontiguousarray(scaled[:, r])
             self._add("dw", dw, xp.ascontiguousarray(x[:, r]), dz_r)
-            self._add("dx", dx_r, dz_r, self.w)
+            if dx is not None:
+                self._add("dx", dx[r], dz_r, self.w)
+        if dx is None:
+            return None, dw
         result = xp.ascontiguousarray(dx.swapaxes(0, 1)).reshape(of.x.shape)
         if of.x_mask is not None:
             self.backend.dropout(result, of.x_mask, result)
@@ -489,12 +496,14 @@ class _Sparse:
         cpu.sparse_product(y, _like(self.of.x, self._apply(self.of.x.data)), self.w)
         self.of.epilogue(y, bias)
 
-    def backward(self, dz: Array) -> tuple[Any, Array]:
+    def backward(self, dz: Array, input_gradient: bool) -> tuple[Any, Array]:
         of, x = self.of, self.of.x
         dw = np.empty(of.w.shape, of.w.dtype)
         cpu.sparse_product(dw, _like(x, self._apply(x.data)).T.tocsr(), dz)
         if of.w_mask is not None:
             of.backend.dropout(dw, of.w_mask, dw)
+        if not input_gradient:
+            return None, dw
         data = np.empty_like(x.data)
         step = max(1, SPARSE_CHUNK // max(of.n, 1))
         for start in range(0, data.size, step):

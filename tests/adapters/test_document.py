@@ -66,6 +66,15 @@ def test_onnx(tmp_path, monkeypatch):
     assert (found["dropped"][1] == Mask((4, 6), 0.5, key=7).to_bool()).all()
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scikitlearn():
+    pytest.importorskip("sklearn")
+    found = run("scikit-learn")
+    assert found["search"].score(found["x_test"], found["y_test"]) > 0.95
+    assert found["mean"].shape == found["std"].shape == found["y_test"].shape
+    assert found["std"].min() > 0
+
+
 def test_thinc():
     pytest.importorskip("thinc")
     found = run("thinc")

@@ -251,6 +251,24 @@ def test_sparse_x(dtype):
     assert (masked_matmul(old, w, bias) == masked_matmul(x, w, bias)).all()
 
 
+@pytest.mark.parametrize("w_kind", W_MASKS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gradient_of_x_can_be_left_out(w_kind, sparse):
+    x, w, bias, dy = arrays()
+    x = scipy.sparse.csr_array(x) if sparse else x
+    for x_kind in X_MASKS:
+        masks = {"x_mask": X_MASKS[x_kind](0.5), "w_mask": W_MASKS[w_kind](0.5)}
+        y = masked_matmul(x, w, bias, activation="relu", **masks)
+        whole = masked_matmul_backward(dy, x, w, y, activation="relu", **masks)
+        dx, *rest = masked_matmul_backward(
+            dy, x, w, y, activation="relu", input_gradient=False, **masks
+        )
+        assert dx is None
+        assert all(np.array_equal(a, b) for a, b in zip(rest, whole[1:], strict=True))
+    with pytest.raises(TypeError, match="input_gradient must be True or False, got 0"):
+        masked_matmul_backward(dy, x, w, y, input_gradient=0, activation="relu")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("x_kind", X_MASKS)
 def test_sparse_x_with_a_weight_mask_for_every_sample(x_kind, dtype):

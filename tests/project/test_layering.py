@@ -29,7 +29,7 @@ LEVELS = (
     ("demo",),
     ("cli/*", "cli", "__main__"),
     # Doors into other libraries: nothing else of the package imports them.
-    ("jax", "keras", "numba", "onnx", "thinc", "torch/*"),
+    ("jax", "keras", "numba", "onnx", "sklearn/*", "thinc", "torch/*"),
 )
 
 # Packages that only collect the names of their files.
@@ -42,6 +42,7 @@ FACADES = (
     "uncertainty/__init__",
     "_base/__init__",
     "_ops/__init__",
+    "sklearn/__init__",
     "torch/__init__",
 )
 

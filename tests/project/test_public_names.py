@@ -19,13 +19,13 @@ NOUNS = [
 MODULES = [
     "constraints", "data", "datasets", "diagnosis", "jax", "keras", "losses", "nn", "noise",
     "numba", "onnx", "optim", "plotting", "reference", "regularizers", "report", "schedules",
-    "thinc", "torch", "training", "tuning", "uncertainty", "updates",
+    "sklearn", "thinc", "torch", "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
 ADAPTERS = {
-    "jax": "jax", "keras": "keras", "numba": "numba", "onnx": "onnx", "thinc": "thinc",
-    "torch": "torch",
+    "jax": "jax", "keras": "keras", "numba": "numba", "onnx": "onnx", "sklearn": "sklearn",
+    "thinc": "thinc", "torch": "torch",
 }  # fmt: skip
 
 

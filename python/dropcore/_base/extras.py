@@ -35,6 +35,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "thinc": ("thinc",),
     "gpu": ("cupy",),
     "bf16": ("ml_dtypes",),
+    "sklearn": ("sklearn",),
     "torch": ("torch", "ml_dtypes"),
 }
 """The extras of pyproject.toml that users install, and the modules that they bring."""

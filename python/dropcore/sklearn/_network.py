@@ -1,0 +1,448 @@
+"""What the estimators have in common: parameters, networks, training and prediction."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import check_is_fitted
+
+from dropcore._base.checks import check_bool, check_integer, check_number, shown, users_level
+from dropcore.key import Key
+from dropcore.losses import MeanSquaredError
+from dropcore.nn import Dense, Sequential
+from dropcore.nn.activations import ACTIVATIONS
+from dropcore.optim import SGD, Adam
+from dropcore.regularizers import L2
+from dropcore.sklearn._sparse import over_rows
+from dropcore.training import History, TrainingState, fit, predict
+from dropcore.training.callbacks import EarlyStopping
+
+__all__ = ["HalfSquaredError", "NetworkEstimator"]
+
+Array = npt.NDArray[Any]
+
+NAMES: Final[dict[str, str | None]] = {"identity": None, "logistic": "sigmoid"}
+"""Activations that scikit-learn calls otherwise."""
+
+BATCH: Final = 200
+"""The largest batch size of "auto"."""
+
+ELEMENTS: Final = 1 << 24
+"""Numbers that a batch of a prediction has at most, where a sparse X becomes dense."""
+
+
+@dataclass(frozen=True)
+class HalfSquaredError(MeanSquaredError):
+    """(y - t)^2 / 2, the mean over all numbers: the loss of scikit-learn's MLPRegressor."""
+
+    def each(self, d: Array) -> Array:
+        half: Array = super().each(d) * d.dtype.type(0.5)
+        return half
+
+    def slope(self, d: Array) -> Array:
+        half: Array = super().slope(d) * d.dtype.type(0.5)
+        return half
+
+
+class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
+    """Base class of the estimators.
+
+    A subclass defines `_architecture`. Its parameters are described in `DropoutClassifier`.
+    """
+
+    model_: Sequential
+    n_iter_: int
+    n_outputs_: int
+    t_: int
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    _network_of: tuple[Any, ...]
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        rate: float | Sequence[float] = 0.5,
+        *,
+        input_rate: float = 0.0,
+        max_norm: float | None = None,
+        activation: str = "relu",
+        solver: str = "adam",
+        alpha: float = 1e-4,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 1e-3,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.rate = rate
+        self.input_rate = input_rate
+        self.max_norm = max_norm
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+
+    # --- what a subclass defines ------------------------------------------------------------------
+
+    def _architecture(self, widths: list[int], n_outputs: int, options: dict[str, Any]) -> Any:
+        """A `Sequential` of `dropcore.nn.architectures`; `options` are its keyword arguments."""
+        raise NotImplementedError
+
+    # --- parameters -------------------------------------------------------------------------------
+
+    def _checked(self) -> dict[str, Any]:
+        """The arguments of the architecture; errors name the parameter that is invalid.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is invalid.
+        """
+        name = type(self).__name__
+        sizes: Any = self.hidden_layer_sizes
+        if isinstance(sizes, str | bytes) or not isinstance(sizes, Iterable):
+            sizes = (sizes,)
+        widths = [check_integer(f"{name}: hidden_layer_sizes", n, 1) for n in sizes]
+        rates: Any = self.rate
+        if isinstance(rates, numbers.Real):
+            rates = (rates,) * len(widths)
+        elif isinstance(rates, str | bytes) or not isinstance(rates, Iterable):
+            raise TypeError(
+                f"{name}: rate must be a number, or one for each hidden layer, got {shown(rates)}"
+            )
+        rates = [check_number(f"{name}: rate", rate, "[0, 1]") for rate in rates]
+        if len(rates) != len(widths):
+            raise ValueError(
+                f"{name}: rate must be a number, or one for each of the {len(widths)} hidden "
+                f"layers, got {len(rates)}"
+            )
+        check_number(f"{name}: input_rate", self.input_rate, "[0, 1]")
+        if self.max_norm is not None:
+            check_number(f"{name}: max_norm", self.max_norm, "(0, inf)")
+            if not widths:
+                raise ValueError(
+                    f"{name}: max_norm bounds the weights of hidden layers, and there are none: "
+                    "leave it out"
+                )
+        choices = [*NAMES, *ACTIVATIONS]
+        if self.activation not in choices:
+            raise ValueError(
+                f"{name}: activation must be {', '.join(map(repr, choices))}, got "
+                f"{self.activation!r}"
+            )
+        if self.solver not in ("adam", "sgd"):
+            raise ValueError(f"{name}: solver must be 'adam' or 'sgd', got {self.solver!r}")
+        if self.batch_size != "auto":
+            check_integer(f"{name}: batch_size", self.batch_size, 1)
+        for option, interval in (
+            ("alpha", "[0, inf)"),
+            ("learning_rate_init", "(0, inf)"),
+            ("tol", "[0, inf)"),
+            ("momentum", "[0, 1)"),
+            ("validation_fraction", "(0, 1)"),
+            ("beta_1", "[0, 1)"),
+            ("beta_2", "[0, 1)"),
+            ("epsilon", "(0, inf)"),
+        ):
+            check_number(f"{name}: {option}", getattr(self, option), interval)
+        for option in ("max_iter", "n_iter_no_change"):
+            check_integer(f"{name}: {option}", getattr(self, option), 1)
+        for option in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+            check_bool(f"{name}: {option}", getattr(self, option))
+        return {
+            "widths": widths,
+            "rate": rates,
+            "input_rate": float(self.input_rate) or None,
+            "max_norm": self.max_norm,
+        }
+
+    def _key_of(self, random_state: Any) -> Key:
+        """The key for a `random_state`: that integer, or one that is drawn from it."""
+        generator = check_random_state(random_state)
+        if isinstance(random_state, numbers.Integral):
+            return Key(int(random_state))
+        return Key(int(generator.randint(1 << 31)))
+
+    def _optimizer(self) -> Adam | SGD:
+        if self.solver == "adam":
+            return Adam(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+        nesterov = bool(self.nesterovs_momentum and self.momentum)
+        return SGD(self.learning_rate_init, self.momentum, nesterov)
+
+    # --- the network ------------------------------------------------------------------------------
+
+    def _network(
+        self, options: dict[str, Any], n_features: int, n_outputs: int, batch_size: int
+    ) -> Sequential:
+        """The network for the parameters of today, with the weights of the last fit if it goes on.
+
+        Raises
+        ------
+        ValueError
+            If it has weights of another shape.
+        """
+        strength = self.alpha / (2 * batch_size)
+        wanted = (options, n_outputs, self.activation, strength)
+        before: Sequential | None = getattr(self, "model_", None)
+        if before is not None and self._network_of == wanted:
+            return before
+        widths = options["widths"]
+        activation = NAMES.get(self.activation, self.activation)
+        rest = {k: v for k, v in options.items() if k != "widths"}
+        if not widths:
+            del rest["rate"]
+        model: Sequential = self._architecture(widths, n_outputs, rest)
+        dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+        for layer in dense[:-1]:
+            layer.activation = activation
+        for layer in dense if strength else ():
+            layer.regularizer = L2(strength)
+        if before is not None:
+            shapes = {path: array.shape for path, array in before.params.items()}
+            model.build((n_features,), key=0)
+            if {path: array.shape for path, array in model.params.items()} != shapes:
+                raise ValueError(
+                    f"{type(self).__name__}: the fit goes on with the weights of the one before, "
+                    f"and hidden_layer_sizes={self.hidden_layer_sizes!r} or input_rate="
+                    f"{self.input_rate!r} needs others: set warm_start=False, or clone the "
+                    "estimator"
+                )
+            model.load_params(before.params)
+            model.training_state = before.training_state
+        self._network_of = wanted
+        return model
+
+    def _train(
+        self,
+        x: Any,
+        targets: Array,
+        sample_weight: Array | None,
+        *,
+        loss: Any,
+        n_outputs: int,
+        goes_on: bool,
+        epochs: int | None = None,
+        metric: str = "",
+        class_weight: Mapping[int, float] | Literal["balanced"] | None = None,
+    ) -> Self:
+        """Fit the network to checked arrays, and set the attributes that all estimators have.
+
+        Parameters
+        ----------
+        x : ndarray or sparse array of float32
+        targets : ndarray
+        sample_weight : ndarray or None
+        loss : str or Loss
+        n_outputs : int
+        goes_on : bool
+            Whether the fit continues the last one.
+        epochs : int, optional
+            Of a `partial_fit`, which neither stops early nor warns.
+        metric : str
+            That early stopping watches, such as "accuracy".
+        class_weight
+            As `dropcore.training.fit` takes it.
+        """
+        options = self._checked()
+        if not goes_on:
+            self.__dict__.pop("model_", None)
+        samples, features = x.shape
+        size = min(BATCH if self.batch_size == "auto" else int(self.batch_size), samples)
+        model = self._network(options, features, n_outputs, size)
+        state = model.training_state
+        key = self._key_of(self.random_state) if state is None or state.key is None else state.key
+        stopping = None
+        if epochs is None:
+            monitor = f"val_{metric}" if self.early_stopping else "loss"
+            stopping = EarlyStopping(
+                monitor, self.n_iter_no_change, self.tol, restore_best=self.early_stopping
+            )
+        callbacks: list[Any] = [] if stopping is None else [stopping]
+        before = 0 if not goes_on else self.n_iter_
+        if self.verbose:
+            callbacks.append(_printing(before))
+        if not model.built:
+            model.build((features,), key=key)
+        sparse = scipy.sparse.issparse(x)
+        trained = over_rows(model, x) if sparse else model
+        held_out = self.early_stopping and epochs is None
+        try:
+            with warnings.catch_warnings():
+                # Folds and encoded categories have such columns, and no estimator warns of them.
+                warnings.filterwarnings("ignore", "fit: columns? .* in all samples", UserWarning)
+                history = fit(
+                    trained,
+                    np.arange(samples)[:, None] if sparse else x,
+                    targets,
+                    epochs=self.max_iter if epochs is None else epochs,
+                    optimizer=self._optimizer(),
+                    batch_size=size,
+                    loss=loss,
+                    key=key,
+                    validation_split=self.validation_fraction if held_out else None,
+                    metrics=(metric,) if held_out and metric != "accuracy" else (),
+                    progress=False,
+                    sample_weight=sample_weight,
+                    class_weight=class_weight,
+                    shuffle=self.shuffle,
+                    callbacks=callbacks,
+                )
+        finally:
+            model.training_state = trained.training_state
+        self.model_ = model
+        self._describe(history, goes_on, f"val_{metric}" if held_out else "", samples)
+        state = self._state()
+        if stopping is not None and not state.stopped:
+            warnings.warn(
+                f"{type(self).__name__}: max_iter={self.max_iter} epochs are done and the "
+                f"{'validation score' if held_out else 'loss'} still improves: raise max_iter, or "
+                "tol",
+                ConvergenceWarning,
+                stacklevel=users_level(),
+            )
+        return self
+
+    def _describe(self, history: History, goes_on: bool, score: str, samples: int) -> None:
+        """Set the attributes about the training."""
+        losses = list(history["loss"])
+        scores = list(history[score]) if score else None
+        if goes_on:
+            losses = self.loss_curve_ + losses
+            if scores is not None:
+                scores = (self.validation_scores_ or []) + scores
+        self.loss_curve_ = losses
+        self.n_iter_ = len(losses)
+        self.loss_ = losses[-1]
+        self.t_ = samples * len(history["loss"]) + (self.t_ if goes_on else 0)
+        self.validation_scores_ = scores
+        self.best_validation_score_ = max(scores) if scores else None
+        self.best_loss_ = None if scores else min(losses)
+        self.n_layers_ = 1 + len(self.coefs_)
+
+    def _state(self) -> TrainingState:
+        state = self.model_.training_state
+        assert state is not None
+        return state
+
+    # --- what is learned --------------------------------------------------------------------------
+
+    @property
+    def coefs_(self) -> list[Array]:
+        """The weights of the layers, (inputs, units) each: the network's own arrays."""
+        return self._parameters("weight")
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """The biases of the layers, (units,) each: the network's own arrays."""
+        return self._parameters("bias")
+
+    def _parameters(self, name: str) -> list[Array]:
+        model = vars(self).get("model_")
+        if model is None:  # scikit-learn asks for attributes with hasattr
+            raise AttributeError(f"{type(self).__name__} has no weights before fit")
+        return [a for path, a in model.params.items() if path.endswith(f".{name}")]
+
+    # --- data and prediction ----------------------------------------------------------------------
+
+    def _inputs(self, x: Any, y: Any = "no_validation", **options: Any) -> Any:
+        """X, and y if it is given, as scikit-learn checks them: X as float32, sparse as CSR."""
+        options = {"accept_sparse": "csr", "dtype": np.float32} | options
+        try:
+            from sklearn.utils.validation import validate_data
+        except ImportError:  # before scikit-learn 1.6
+            found = self._validate_data(x, y, **options)
+        else:
+            found = validate_data(self, x, y, **options)
+        checked, *rest = found if isinstance(found, tuple) else (found,)
+        if scipy.sparse.issparse(checked):
+            checked = scipy.sparse.csr_array(checked)
+        return (checked, *rest) if rest else checked
+
+    def _weights(self, sample_weight: Any, x: Any) -> Array | None:
+        if sample_weight is None:
+            return None
+        found: Array = check_sample_weight(sample_weight, x, dtype=np.float64)
+        if not found.any():
+            raise ValueError("sample_weight must not be all zero: no sample would count")
+        return found
+
+    def _goes_on(self, x_is_partial: bool = False) -> bool:
+        return hasattr(self, "model_") and (x_is_partial or bool(self.warm_start))
+
+    def _refuse_early_stopping(self) -> None:
+        if self.early_stopping:
+            raise ValueError(
+                f"{type(self).__name__}: partial_fit does not support early_stopping=True, as it "
+                "goes through the data once"
+            )
+
+    def _outputs(self, x: Any, **sampling: Any) -> Array:
+        """What the network gives for X, float64; with `key` and `samples` under dropout."""
+        check_is_fitted(self)
+        x = self._inputs(x, reset=False)
+        found: Array
+        if scipy.sparse.issparse(x):
+            sampling["batch_size"] = max(1, min(1024, ELEMENTS // x.shape[1]))
+            rows = np.arange(x.shape[0])[:, None]
+            found = predict(over_rows(self.model_, x), rows, **sampling)
+        else:
+            found = predict(self.model_, x, **sampling)
+        return found.astype(np.float64)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _printing(before: int) -> Callable[[int, Mapping[str, float]], None]:
+    """A callback that prints a line an epoch, as scikit-learn's networks do."""
+    done = before
+
+    def line(epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal done
+        done += 1
+        print(f"Iteration {done}, loss = {metrics['loss']:.8f}")
+        for name in ("accuracy", "r2"):
+            if f"val_{name}" in metrics:
+                print(f"Validation score: {metrics[f'val_{name}']:.6f}")
+
+    return line

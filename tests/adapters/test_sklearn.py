@@ -1,0 +1,697 @@
+"""Networks with dropout inside scikit-learn."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+import warnings
+from unittest import SkipTest
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+pytest.importorskip("sklearn")
+
+import joblib
+import sklearn
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from dropcore import Key, Mask, losses, nn, training
+from dropcore.sklearn import DropoutAutoencoder, DropoutClassifier, DropoutRegressor
+
+# Few epochs are enough here; tests of the warning expect it.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+ESTIMATORS = [DropoutClassifier, DropoutRegressor, DropoutAutoencoder]
+
+ONE_BATCH = "the masks of dropout and the batches depend on which rows there are"
+EXPECTED = {
+    # A sample that is repeated gets other masks in each of its rows, and a sample of weight 0 still
+    # has a row. test_weights_of_samples compares both without dropout.
+    "check_sample_weight_equivalence_on_dense_data": ONE_BATCH,
+    "check_sample_weight_equivalence_on_sparse_data": ONE_BATCH,
+}
+
+
+# Checks of what the estimators do not have: arrays of other libraries, a decision_function.
+NOT_FOR_US = {
+    "check_array_api_input",
+    "check_classifiers_multilabel_output_format_decision_function",
+}
+
+
+@parametrize_with_checks(
+    [
+        DropoutClassifier((50,), 0.2, max_iter=40, learning_rate_init=0.02),
+        DropoutRegressor((50,), 0.2, max_iter=40, learning_rate_init=0.02, batch_size=20),
+        DropoutAutoencoder((20,), max_iter=10),
+    ],
+    expected_failed_checks=lambda estimator: EXPECTED,
+)
+def test_the_checks_of_scikit_learn(estimator, check):
+    name = getattr(check, "func", check).__name__
+    with contextlib.suppress(SkipTest) if name in NOT_FOR_US else contextlib.nullcontext():
+        check(estimator)
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return (x / 16).astype(np.float32)[::3], y[::3]
+
+
+@pytest.fixture(scope="module")
+def iris():
+    x, y = load_iris(return_X_y=True)
+    return StandardScaler().fit_transform(x), y
+
+
+def numbers(n=120, outputs=1):
+    """Data of a smooth function with little noise."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 5))
+    y = np.stack([np.sin(x[:, k]) + x[:, k + 1] for k in range(outputs)], axis=1)
+    return x, y[:, 0] if outputs == 1 else y
+
+
+def quick(kind=DropoutClassifier, **options):
+    """An estimator that makes a few epochs, all of them."""
+    defaults = {"hidden_layer_sizes": (20,), "max_iter": 3, "random_state": 7, "tol": 0.0}
+    return kind(**(defaults | {"n_iter_no_change": 1000} | options))
+
+
+def trained(kind, *data, **options):
+    return quick(kind, **options).fit(*data)
+
+
+def same_weights(one, other):
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(one.coefs_ + one.intercepts_, other.coefs_ + other.intercepts_, strict=True)
+    )
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def test_random_state_is_the_key_of_a_fit(digits):
+    x, y = digits
+    found = trained(DropoutClassifier, x, y, rate=0.3, input_rate=0.1, alpha=0.0, max_norm=2.0)
+    model = nn.mlp(20, 10, rate=0.3, input_rate=0.1, max_norm=2.0)
+    training.fit(
+        model, x, y, epochs=3, batch_size=200, key=Key(7), loss="softmax_cross_entropy",
+        progress=False,
+    )  # fmt: skip
+    assert found.coefs_[0].shape == (64, 20)
+    for name, array in model.params.items():
+        assert np.array_equal(found.model_.params[name], array), name
+
+
+def test_masks_are_those_of_the_contract():
+    x = np.ones((4, 6))
+    found = trained(
+        DropoutRegressor, x, np.ones(4), hidden_layer_sizes=(), input_rate=0.5, max_iter=1,
+    )  # fmt: skip
+    found.coefs_[0][...] = np.eye(6, 1)  # the prediction is the first feature
+    found.intercepts_[0][...] = 0
+    kept = [Mask((4, 6), 0.5, key=Key(7, step=t, domain=2)).to_bool()[:, 0] for t in range(5)]
+    assert np.array_equal(found.sample_y(x, 5), 2.0 * np.stack(kept, axis=1))
+    assert np.array_equal(found.sample_y(scipy.sparse.csr_array(x), 5), found.sample_y(x, 5))
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_the_same_random_state_repeats_every_bit(kind, digits):
+    x, y = digits
+    first = trained(kind, x, y, random_state=3)
+    assert same_weights(first, trained(kind, x, y, random_state=3))
+    assert not same_weights(first, trained(kind, x, y, random_state=4))
+
+
+def test_other_random_states_draw_an_integer(digits):
+    x, y = digits
+    drawn = trained(DropoutClassifier, x, y, random_state=np.random.RandomState(5))
+    seed = int(np.random.RandomState(5).randint(1 << 31))
+    assert same_weights(drawn, trained(DropoutClassifier, x, y, random_state=seed))
+    one, other = (trained(DropoutClassifier, x, y, random_state=None) for _ in range(2))
+    assert not same_weights(one, other)
+
+
+# --- sparse X ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("input_rate", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+def test_a_sparse_x_trains_the_same_network(digits, input_rate, activation):
+    x, y = digits
+    options = {"input_rate": input_rate, "activation": activation, "max_norm": 2.0}
+    dense = trained(DropoutClassifier, x, y, **options)
+    sparse = trained(DropoutClassifier, scipy.sparse.csc_array(x), y, **options)
+    for a, b in zip(dense.coefs_, sparse.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    np.testing.assert_allclose(dense.loss_curve_, sparse.loss_curve_, rtol=1e-6)
+    found = sparse.predict_proba(scipy.sparse.csr_matrix(x))
+    np.testing.assert_allclose(found, dense.predict_proba(x), atol=1e-6)
+
+
+def test_one_fit_goes_on_with_the_other_kind_of_x(digits):
+    x, y = digits
+    options = {"solver": "sgd", "early_stopping": True, "warm_start": True}
+    dense = trained(DropoutClassifier, x, y, **options)
+    mixed = trained(DropoutClassifier, scipy.sparse.csr_array(x), y, **options)
+    mixed.fit(x, y)
+    dense.fit(x, y)
+    for a, b in zip(dense.coefs_, mixed.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert type(mixed.model_.layers[0]) is nn.Dense
+
+
+def test_a_sparse_x_is_never_made_dense(digits, monkeypatch):
+    x, y = digits
+    x = scipy.sparse.csr_array(x)
+    found = trained(DropoutRegressor, x, y, rate=0.2)
+
+    def toarray(self, *args, **kwargs):
+        raise AssertionError("an array became dense")
+
+    for container in (scipy.sparse.csr_array, scipy.sparse.csc_array):
+        monkeypatch.setattr(container, "toarray", toarray)
+    trained(DropoutRegressor, x, y, rate=0.2, input_rate=0.2, early_stopping=True)
+    trained(DropoutClassifier, x, y, rate=0.2, input_rate=0.2).predict(x)
+    y, std = found.predict(x, return_std=True)  # no noise before the first product
+    assert std.min() > 0
+
+
+def test_sparse_samples_are_those_of_dense_rows_whatever_the_batch(digits, monkeypatch):
+    x, y = digits
+    found = trained(DropoutRegressor, x, y, input_rate=0.2)
+    dense = found.sample_y(x, 6)
+    assert dense.shape == (len(x), 6)
+    monkeypatch.setattr("dropcore.sklearn._network.ELEMENTS", 64 * 100)
+    np.testing.assert_allclose(found.sample_y(scipy.sparse.csr_array(x), 6), dense, rtol=1e-5)
+
+
+def test_a_sparse_fit_that_diverges_names_the_layer(digits):
+    x, y = digits
+    options = {"solver": "sgd", "learning_rate_init": 1e30, "max_iter": 20, "input_rate": 0.1}
+    with pytest.raises(FloatingPointError, match=r"not finite|is (nan|inf)"):
+        trained(DropoutRegressor, scipy.sparse.csr_array(x), y, **options)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_warm_start_goes_on_with_every_bit(digits, solver):
+    x, y = digits
+    whole = trained(DropoutClassifier, x, y, max_iter=6, solver=solver)
+    parts = quick(warm_start=True, solver=solver)
+    parts.fit(x, y).fit(x, y)
+    assert same_weights(whole, parts)
+    assert parts.loss_curve_ == whole.loss_curve_
+    assert (parts.n_iter_, parts.t_) == (6, 6 * len(x)) == (whole.n_iter_, whole.t_)
+
+
+def test_partial_fit_is_an_epoch(digits):
+    x, y = digits
+    whole = trained(DropoutClassifier, x, y)
+    parts = quick()
+    for classes in (range(10), None, range(10)):
+        parts.partial_fit(x, y, classes)
+    assert same_weights(whole, parts)
+    assert parts.loss_curve_ == whole.loss_curve_
+    for kind in (DropoutRegressor, DropoutAutoencoder):
+        parts = quick(kind)
+        for _ in range(3):
+            parts.partial_fit(x, y)
+        assert same_weights(trained(kind, x, y), parts)
+
+
+def test_without_warm_start_a_fit_begins_anew(digits):
+    x, y = digits
+    found = trained(DropoutClassifier, x, y)
+    again = clone(found).fit(x[:, :30], y % 3).fit(x, y)
+    assert same_weights(found, again)
+
+
+def test_what_changed_between_fits_takes_effect(digits):
+    x, y = digits
+    found = trained(DropoutClassifier, x, y, warm_start=True)
+    before = [a.copy() for a in found.coefs_]
+    slots = found.model_.training_state.slots
+    found.set_params(rate=0.0, activation="tanh", max_norm=0.5, alpha=0.1)
+    found.partial_fit(x, y)
+    assert found.model_.training_state.slots is slots
+    first, dropout, _ = found.model_.layers
+    assert (first.activation, dropout.rate) == ("tanh", 0.0)
+    assert first.regularizer.strength == 0.1 / 400
+    assert np.linalg.norm(found.coefs_[0], axis=0).max() <= 0.5
+    assert not np.array_equal(found.coefs_[1], before[1])
+    found.set_params(hidden_layer_sizes=(8,))
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(8,\) or input_rate=0.0 needs"):
+        found.fit(x, y)
+
+
+def test_training_ends_when_the_loss_stops_improving(iris):
+    x, y = iris
+    found = quick(max_iter=500, tol=0.01, n_iter_no_change=5, rate=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.fit(x, y)
+    curve = np.array(found.loss_curve_)
+    assert 5 < found.n_iter_ == len(curve) < 500
+    # The best of those before is not beaten by tol any more.
+    assert curve[-5:].min() > curve[:-5].min() - 0.01
+    assert found.best_loss_ == curve.min()
+    assert found.loss_ == curve[-1]
+    assert found.validation_scores_ is None
+
+
+def test_early_stopping_keeps_the_best_weights(digits):
+    x, y = digits
+    options = {"early_stopping": True, "validation_fraction": 0.25, "n_iter_no_change": 3}
+    found = trained(DropoutClassifier, x, y, max_iter=60, learning_rate_init=0.02, **options)
+    scores = found.validation_scores_
+    assert found.best_validation_score_ == max(scores) > 0.8
+    assert len(scores) == found.n_iter_ < 60
+    assert found.best_loss_ is None
+    best = training.evaluate(found.model_, x, y)["accuracy"]
+    assert found.score(x, y) == pytest.approx(best)
+    # As many epochs as the best needed, on the same part of the data, give the same weights.
+    options["max_iter"] = 1 + int(np.argmax(scores))
+    again = trained(DropoutClassifier, x, y, learning_rate_init=0.02, **options)
+    assert same_weights(found, again)
+
+
+def test_early_stopping_of_a_regressor_watches_r2():
+    x, y = numbers(outputs=2)
+    found = trained(DropoutRegressor, x, y, early_stopping=True, rate=0.0, max_iter=30)
+    assert len(found.validation_scores_) == 30
+    assert found.best_validation_score_ == max(found.validation_scores_) <= 1
+    assert found.loss_curve_[-1] < found.loss_curve_[0]
+
+
+def test_max_iter_that_is_too_small_is_said(iris):
+    with pytest.warns(ConvergenceWarning, match="max_iter=3 epochs are done and the loss still"):
+        quick().fit(*iris)
+    with pytest.warns(ConvergenceWarning, match="the validation score still improves"):
+        quick(early_stopping=True).fit(*iris)
+
+
+def test_verbose_prints_a_line_an_epoch(iris, capsys):
+    found = trained(DropoutClassifier, *iris, verbose=True, warm_start=True)
+    found.set_params(early_stopping=True, max_iter=1).fit(*iris)
+    lines = capsys.readouterr().out.splitlines()
+    losses = [f"Iteration {i}, loss = {loss:.8f}" for i, loss in enumerate(found.loss_curve_, 1)]
+    assert lines == [*losses, f"Validation score: {found.validation_scores_[0]:.6f}"]
+    trained(DropoutClassifier, *iris)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_penalty_of_alpha_is_that_of_mlp_classifier(iris):
+    """Full batches without dropout are the same as in scikit-learn, but for float32."""
+    x, y = iris
+    y = y % 2
+    options = {"hidden_layer_sizes": (6,), "alpha": 2.0, "solver": "sgd", "max_iter": 30,
+               "learning_rate_init": 0.1, "shuffle": False, "tol": 0.0, "n_iter_no_change": 99,
+               "random_state": 0, "activation": "tanh"}  # fmt: skip
+    for ours, theirs in ((DropoutClassifier, MLPClassifier), (DropoutRegressor, MLPRegressor)):
+        found = ours(rate=0.0, warm_start=True, **options)
+        peer = theirs(warm_start=True, **options)
+        found.set_params(max_iter=1).fit(x, y)
+        peer.set_params(max_iter=1).fit(x, y)
+        arrays = found.coefs_ + found.intercepts_, peer.coefs_ + peer.intercepts_
+        for a, b in zip(*arrays, strict=True):
+            b[...] = a
+        for slot in found.model_.training_state.slots.values():
+            for array in slot.values():
+                array[...] = 0
+        peer._optimizer.velocities = [np.zeros_like(v) for v in peer._optimizer.velocities]
+        found.set_params(max_iter=30).fit(x, y)
+        peer.set_params(max_iter=30).fit(x, y)
+        for a, b in zip(*arrays, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_the_loss_of_a_regressor_is_half_the_squared_error():
+    x, y = numbers()
+    found = trained(DropoutRegressor, x, y, rate=0.0, max_iter=1, shuffle=False)
+    model = nn.mlp(20, 1, rate=0.0)
+    model.build((5,), key=7)
+    error = model(x.astype("f"))[:, 0] - y
+    assert found.loss_ == pytest.approx((error**2).mean() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DropoutClassifier, DropoutRegressor])
+def test_weights_of_samples(iris, kind):
+    """Without dropout and in one batch a weight is the same as repeating the sample."""
+    x, y = iris
+    y = y % 2
+    weights = np.random.default_rng(0).integers(0, 4, len(x))
+    options = {"rate": 0.0, "alpha": 0.0, "batch_size": 1000, "max_iter": 20}
+    weighted = trained(kind, x, y, weights, **options)
+    repeated = trained(kind, x.repeat(weights, 0), y.repeat(weights), **options)
+    for a, b in zip(weighted.coefs_, repeated.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert not same_weights(weighted, trained(kind, x, y, **options))
+
+
+def test_weights_of_classes(iris):
+    x, y = iris
+    names = np.array(["a", "b", "c"])[y]
+    of_samples = trained(DropoutClassifier, x, names, np.where(y == 1, 5.0, 1.0))
+    of_classes = trained(DropoutClassifier, x, names, class_weight={"b": 5})
+    for a, b in zip(of_classes.coefs_, of_samples.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    few = np.r_[0:50, 50:60, 100:110]
+    balanced = trained(DropoutClassifier, x[few], names[few], class_weight="balanced")
+    by_hand = trained(DropoutClassifier, x[few], names[few],
+                      class_weight={"a": 70 / 150, "b": 70 / 30, "c": 70 / 30})  # fmt: skip
+    for a, b in zip(balanced.coefs_, by_hand.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+# --- what is predicted ---------------------------------------------------------------------------
+
+
+def test_a_classifier_of_names(iris):
+    x, y = iris
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    found = quick(max_iter=60, learning_rate_init=0.02).fit(x, names)
+    assert found.classes_.tolist() == ["setosa", "versicolor", "virginica"]
+    p = found.predict_proba(x)
+    assert p.shape == (150, 3)
+    assert p.dtype == np.float64
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-15)
+    assert np.array_equal(found.predict(x), found.classes_[p.argmax(axis=1)])
+    np.testing.assert_allclose(found.predict_log_proba(x), np.log(p), atol=1e-15)
+    assert found.score(x, names) > 0.9
+    assert (found.n_outputs_, found.n_layers_, found.out_activation_) == (3, 3, "softmax")
+    assert found.loss_curve_[-1] < found.loss_curve_[0]
+
+
+def test_two_classes_have_one_output(iris):
+    x, y = iris
+    found = quick(max_iter=60, learning_rate_init=0.02).fit(x[:100], np.array([7, -2])[y[:100]])
+    assert found.classes_.tolist() == [-2, 7]
+    assert (found.coefs_[-1].shape, found.out_activation_) == ((20, 1), "logistic")
+    p = found.predict_proba(x[:100])
+    assert np.array_equal(found.predict(x[:100]), np.where(p[:, 1] > 0.5, 7, -2))
+    np.testing.assert_allclose(found.predict_log_proba(x[:100]), np.log(p), atol=1e-15)
+    assert found.score(x[:100], np.array([7, -2])[y[:100]]) == 1
+    far = found.predict_log_proba(1e6 * x[:1])
+    assert np.isfinite(far).all()
+
+
+def test_several_labels_a_sample(iris):
+    x, y = iris
+    labels = np.stack([y == 0, y > 0, x[:, 0] > 0], axis=1).astype(int)
+    found = quick(max_iter=80, learning_rate_init=0.02, rate=0.2).fit(x, labels)
+    assert found.classes_.tolist() == [0, 1, 2]
+    p = found.predict_proba(x)
+    assert p.shape == (150, 3)
+    assert np.array_equal(found.predict(x), p > 0.5)
+    np.testing.assert_allclose(found.predict_log_proba(x), np.log(p), atol=1e-15)
+    assert found.score(x, labels) > 0.8
+    sparse = quick(max_iter=80, learning_rate_init=0.02, rate=0.2)
+    assert same_weights(found, sparse.fit(x, scipy.sparse.csr_array(labels)))
+    with pytest.raises(ValueError, match="class_weight is for one label a sample"):
+        quick(class_weight="balanced").fit(x, labels)
+    with pytest.raises(ValueError, match=r"y must have the shape of the last fit, \(samples, lab"):
+        found.partial_fit(x, y)
+
+
+def test_several_numbers_a_sample():
+    x, y = numbers(outputs=3)
+    found = trained(DropoutRegressor, x, y, rate=0.1, max_iter=300, learning_rate_init=0.02)
+    assert found.score(x, y) > 0.8
+    mean, std = found.predict(x, return_std=True)
+    assert mean.shape == std.shape == y.shape
+    assert found.sample_y(x, 4).shape == (*y.shape, 4)
+    one = trained(DropoutRegressor, x, y[:, 0])
+    assert one.predict(x).shape == (120,)
+    assert one.sample_y(x, 4).shape == (120, 4)
+
+
+def test_the_spread_is_that_of_monte_carlo_samples():
+    x, y = numbers()
+    found = trained(DropoutRegressor, x, y)
+    mean, std = found.predict(x, return_std=True, n_samples=30)
+    assert np.array_equal(mean, found.predict(x))
+    samples = training.predict(found.model_, x, key=7, samples=30)[..., 0]
+    assert np.array_equal(found.sample_y(x, 30), samples.T.astype(np.float64))
+    np.testing.assert_allclose(std, samples.astype(np.float64).std(axis=0))
+    other = training.predict(found.model_, x, key=8, samples=30)[..., 0]
+    assert np.array_equal(found.sample_y(x, 30, random_state=8), other.T.astype(np.float64))
+    none = trained(DropoutRegressor, x, y, rate=0.0).predict(x, return_std=True)[1]
+    assert not none.any()
+
+
+def test_coefs_are_the_arrays_of_the_network(iris):
+    x, y = iris
+    found = trained(DropoutClassifier, x, y, hidden_layer_sizes=(6, 4), rate=(0.5, 0.1))
+    assert [w.shape for w in found.coefs_] == [(4, 6), (6, 4), (4, 3)]
+    assert [b.shape for b in found.intercepts_] == [(6,), (4,), (3,)]
+    assert [d.rate for d in found.model_.layers[1::2]] == [0.5, 0.1]
+    for array in found.coefs_ + found.intercepts_:
+        array[...] = 0
+    assert (found.predict_proba(x) == 1 / 3).all()
+    assert not hasattr(DropoutClassifier(), "coefs_")
+
+
+def test_names_of_activations_are_those_of_scikit_learn(iris):
+    for name, ours in (("identity", None), ("logistic", "sigmoid"), ("tanh", "tanh"),
+                       ("relu", "relu"), ("gelu", "gelu")):  # fmt: skip
+        found = trained(DropoutClassifier, *iris, activation=name)
+        assert [layer.activation for layer in found.model_.layers[::2]] == [ours, None]
+
+
+def test_names_and_defaults_are_those_of_mlp_classifier():
+    own = {"rate", "input_rate", "max_norm", "class_weight"}
+    missing = {"power_t", "max_fun", "learning_rate"}
+    for kind, peer in ((DropoutClassifier, MLPClassifier), (DropoutRegressor, MLPRegressor)):
+        ours, theirs = kind().get_params(), peer().get_params()
+        theirs.pop("loss", None)
+        assert ours.keys() - theirs.keys() <= own
+        assert theirs.keys() - ours.keys() == missing
+        shared = ours.keys() & theirs.keys()
+        assert {n: ours[n] for n in shared} == {n: theirs[n] for n in shared}
+
+
+# --- the autoencoder -----------------------------------------------------------------------------
+
+
+def test_the_code_and_back(digits):
+    x, _ = digits
+    found = trained(
+        DropoutAutoencoder, x, hidden_layer_sizes=(40, 16), max_iter=150, learning_rate_init=0.005
+    )
+    assert [w.shape for w in found.coefs_] == [(64, 40), (40, 16), (16, 40), (40, 64)]
+    code = found.transform(x)
+    assert (code.shape, code.dtype) == ((len(x), 16), np.float32)
+    assert found.transform(x.astype(np.float64)).dtype == np.float64
+    encoder = nn.Sequential(found.model_.layers[:4])
+    assert np.array_equal(code, encoder(x))
+    assert (code >= 0).all()
+    back = found.inverse_transform(code)
+    np.testing.assert_allclose(back, training.predict(found.model_, x), atol=1e-6)
+    ratio = ((back - x) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
+    assert found.score(x) == pytest.approx(1 - ratio, abs=1e-4)
+    assert found.score(x) > 0.5
+    names = found.get_feature_names_out()
+    assert names.tolist() == [f"dropoutautoencoder{i}" for i in range(16)]
+    assert found.model_.layers[0].rate == 0.25
+
+
+def test_the_autoencoder_takes_no_sparse_x(digits):
+    with pytest.raises(TypeError, match="dense data is required"):
+        quick(DropoutAutoencoder).fit(scipy.sparse.csr_array(digits[0]))
+
+
+# --- inside of scikit-learn ----------------------------------------------------------------------
+
+
+def test_a_column_transformer_in_front():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"size": rng.normal(size=80), "kind": rng.choice(["a", "b"], 80)})
+    y = np.where(table["kind"] == "a", "yes", "no")
+    front = make_column_transformer((StandardScaler(), ["size"]), (OneHotEncoder(), ["kind"]))
+    found = make_pipeline(front, quick(max_iter=40, learning_rate_init=0.05)).fit(table, y)
+    assert found.score(table, y) == 1
+    scaled = StandardScaler().set_output(transform="pandas").fit_transform(table[["size"]])
+    alone = trained(DropoutClassifier, scaled, y)
+    assert alone.feature_names_in_.tolist() == ["size"]
+    assert alone.n_features_in_ == 1
+    with pytest.raises(ValueError, match="feature names should match"):
+        alone.predict(scaled.rename(columns={"size": "length"}))
+
+
+def test_codes_as_a_data_frame(digits):
+    pandas = pytest.importorskip("pandas")
+    found = quick(DropoutAutoencoder, hidden_layer_sizes=(4,)).set_output(transform="pandas")
+    codes = found.fit_transform(digits[0])
+    assert isinstance(codes, pandas.DataFrame)
+    assert codes.columns.tolist() == [f"dropoutautoencoder{i}" for i in range(4)]
+
+
+def test_a_search_on_two_processes(iris):
+    x, y = iris
+    steps = make_pipeline(StandardScaler(), quick(max_iter=30, learning_rate_init=0.05))
+    grid = {"dropoutclassifier__rate": [0.0, 0.2, (0.99,)]}
+    search = GridSearchCV(steps, grid, n_jobs=2, cv=3, error_score="raise")
+    scores = search.fit(x, y).cv_results_["mean_test_score"]
+    assert scores[:2].min() > 0.9 > scores[2]
+    here = GridSearchCV(steps, grid, cv=3).fit(x, y)
+    assert np.array_equal(here.cv_results_["mean_test_score"], scores)
+    assert search.best_estimator_.score(x, y) > 0.9
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_copies(kind, digits, tmp_path):
+    x, y = digits
+    found = trained(kind, x, y, warm_start=True)
+    joblib.dump(found, tmp_path / "estimator")
+    copies = [pickle.loads(pickle.dumps(found)), joblib.load(tmp_path / "estimator")]
+    found.fit(x, y)
+    for copy in copies:
+        assert same_weights(copy.fit(x, y), found)
+    again = clone(found)
+    assert again.get_params() == found.get_params()
+    with pytest.raises(NotFittedError):
+        (again.transform if kind is DropoutAutoencoder else again.predict)(x)
+
+
+def test_weights_of_samples_are_routed(iris):
+    x, y = iris
+    weights = np.where(y == 0, 0.0, 1.0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        found = quick().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        steps = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), found)
+        result = cross_validate(
+            steps, x, y, params={"sample_weight": weights}, cv=3, return_estimator=True,
+            return_indices=True,
+        )  # fmt: skip
+    rows = result["indices"]["train"][0]
+    direct = trained(
+        DropoutClassifier, StandardScaler().fit_transform(x[rows]), y[rows], weights[rows]
+    )
+    assert same_weights(result["estimator"][0][-1], direct)
+    names = inspect.signature(DropoutRegressor().set_partial_fit_request).parameters
+    assert set(names) - {"self"} == {"sample_weight"}
+
+
+def test_the_network_is_one_of_dropcore(iris, tmp_path):
+    import dropcore
+
+    x, y = iris
+    found = trained(DropoutClassifier, x, y)
+    assert isinstance(found.model_.training_state.loss, losses.SoftmaxCrossEntropy)
+    pytest.importorskip("safetensors")
+    found.model_.save(tmp_path / "network")
+    loaded = dropcore.load(tmp_path / "network")
+    assert np.array_equal(loaded.predict_labels(x), found.predict(x))
+
+
+# --- wrong use -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be .*got 0"),
+        ({"hidden_layer_sizes": "ab"}, TypeError, "hidden_layer_sizes must be .*got 'ab'"),
+        ({"rate": 1.5}, ValueError, "rate must be in .*got 1.5"),
+        ({"rate": "half"}, TypeError, "rate must be a number, or one for each hidden layer, got"),
+        ({"rate": (0.5, 0.5)}, ValueError, "each of the 1 hidden layers, got 2"),
+        ({"input_rate": -0.1}, ValueError, "input_rate must be in .*got -0.1"),
+        ({"max_norm": 0}, ValueError, "max_norm must be positive"),
+        ({"activation": "cube"}, ValueError, "activation must be 'identity', .*got 'cube'"),
+        ({"activation": None}, ValueError, "activation must be 'identity', .*got None"),
+        ({"solver": "lbfgs"}, ValueError, "solver must be 'adam' or 'sgd', got 'lbfgs'"),
+        ({"alpha": -1}, ValueError, "alpha must be .*not negative, got -1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be .*got 0"),
+        ({"learning_rate_init": 0.0}, ValueError, "learning_rate_init must be positive"),
+        ({"momentum": 1.0}, ValueError, "momentum must be in .*got 1.0"),
+        ({"tol": -1e-3}, ValueError, "tol must be .*not negative"),
+        ({"validation_fraction": 1.0}, ValueError, "validation_fraction must be in .*got 1.0"),
+        ({"beta_2": 1.0}, ValueError, "beta_2 must be in .*got 1.0"),
+        ({"epsilon": 0}, ValueError, "epsilon must be positive"),
+        ({"max_iter": 0}, ValueError, "max_iter must be .*got 0"),
+        ({"n_iter_no_change": 2.5}, TypeError, "n_iter_no_change must be .*got 2.5"),
+        ({"early_stopping": "yes"}, TypeError, "early_stopping must be True or False"),
+        ({"random_state": "seed"}, ValueError, "cannot be used to seed"),
+    ],
+)
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_invalid_parameters_are_named(kind, options, error, message):
+    x, y = numbers(40)
+    with pytest.raises(error, match=message):
+        kind(**options).fit(x, y > 0)
+
+
+def test_wrong_use_of_classes(iris):
+    x, y = iris
+    with pytest.raises(ValueError, match=r"at least two classes, and y has one class only, \[1\]"):
+        quick().fit(x, y * 0 + 1)
+    with pytest.raises(ValueError, match="all samples of positive weight are of one class"):
+        quick().fit(x, y, (y == 2).astype(float))
+    with pytest.raises(ValueError, match=r"weights? must .*zero"):
+        quick(DropoutRegressor).fit(x, y, np.zeros(150))
+    with pytest.raises(ValueError, match="classes must be given in the first call"):
+        quick().partial_fit(x, y)
+    found = quick().partial_fit(x, y, [0, 1, 2])
+    with pytest.raises(ValueError, match=r"classes=\[0, 1\] are not those of the calls before"):
+        found.partial_fit(x, y, [0, 1])
+    with pytest.raises(ValueError, match=r"labels that are not in classes, \[3\]"):
+        found.partial_fit(x, y + 1)
+    found.set_params(warm_start=True)
+    with pytest.raises(ValueError, match=r"for the classes \[0, 1, 2\], and y has \[0, 1\]"):
+        found.fit(x, y % 2)
+    with pytest.raises(ValueError, match=r"class_weight has labels that are not .*: \[5\]"):
+        quick(class_weight={5: 1.0}).fit(x, y)
+    with pytest.raises(TypeError, match="class_weight must be a dict by label, 'balanced'"):
+        quick(class_weight="even").fit(x, y)
+
+
+def test_wrong_use_of_shapes(iris):
+    x, y = iris
+    with pytest.raises(ValueError, match="max_norm bounds the weights of hidden layers"):
+        quick(hidden_layer_sizes=(), max_norm=1.0).fit(x, y)
+    with pytest.raises(ValueError, match="at least one width, that of the code"):
+        quick(DropoutAutoencoder, hidden_layer_sizes=()).fit(x)
+    found = quick(DropoutRegressor).partial_fit(x, y)
+    with pytest.raises(ValueError, match="a network of 1 outputs, and y has 2"):
+        found.partial_fit(x, x[:, :2])
+    with pytest.raises(ValueError, match=r"n_samples must be .*got 0"):
+        found.predict(x, return_std=True, n_samples=0)
+    for kind in ESTIMATORS:
+        with pytest.raises(ValueError, match="does not support early_stopping=True"):
+            quick(kind, early_stopping=True).partial_fit(x, y)
+
+
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(iris):
+    x, y = iris
+    found = trained(DropoutClassifier, x, y)
+    before = found.predict_proba(x)
+    with pytest.raises(ValueError, match="solver must be"):
+        found.set_params(solver="newton").fit(x, y)
+    assert np.array_equal(found.predict_proba(x), before)
+
+
+def test_without_hidden_layers_the_model_is_linear(iris):
+    found = quick(hidden_layer_sizes=(), max_iter=100, learning_rate_init=0.05).fit(*iris)
+    assert [w.shape for w in found.coefs_] == [(4, 3)]
+    assert found.score(*iris) > 0.9
