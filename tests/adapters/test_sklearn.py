@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import pickle
 import warnings
@@ -680,6 +681,42 @@ def test_wrong_use_of_shapes(iris):
     for kind in ESTIMATORS:
         with pytest.raises(ValueError, match="does not support early_stopping=True"):
             quick(kind, early_stopping=True).partial_fit(x, y)
+
+
+def test_several_classes_a_sample_are_refused(iris):
+    x, y = iris
+    with pytest.raises(ValueError, match=r"0 and 1 for each of several labels, got shape \(150, 2"):
+        quick().fit(x, np.stack([y, y], axis=1))
+    with pytest.raises(ValueError, match="Unknown label type"):
+        quick().fit(x, x[:, 0])
+
+
+@pytest.mark.parametrize("container", [np.asarray, scipy.sparse.csr_array])
+def test_an_interrupted_fit_can_be_used(digits, monkeypatch, container):
+    x, y = digits
+    lines = []
+
+    def stop(line):
+        lines.append(line)
+        if len(lines) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", stop)
+    found = quick(max_iter=10, verbose=True, warm_start=True)
+    with pytest.raises(KeyboardInterrupt):
+        found.fit(container(x), y)
+    assert found.n_iter_ == len(found.loss_curve_) == 3
+    assert same_weights(found, trained(DropoutClassifier, container(x), y, max_iter=3))
+    found.set_params(max_iter=7).fit(container(x), y)
+    assert same_weights(found, trained(DropoutClassifier, container(x), y, max_iter=10))
+
+
+def test_the_bench_script_runs(monkeypatch, capsys):
+    pytest.importorskip("threadpoolctl")
+    monkeypatch.setenv("DROPCORE_BENCH_TINY", "1")
+    importlib.import_module("sklearn_mlp").main(["--sets", "iris", "diabetes", "--repeats", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-6:]] == ["iris"] * 3 + ["diabetes"] * 3
 
 
 def test_a_fit_that_fails_leaves_the_estimator_as_it_was(iris):

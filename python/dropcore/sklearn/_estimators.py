@@ -209,6 +209,9 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
             those of the last fit.
         FloatingPointError
             If the loss or the weights are not finite.
+        KeyboardInterrupt
+            If the user interrupts. The network is then as the last update left it, if an epoch was
+            finished.
 
         Warns
         -----
@@ -279,9 +282,14 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         """
         if scipy.sparse.issparse(y):
             y = y.toarray()
-        check_classification_targets(y)
-        if type_of_target(y) == "multilabel-indicator":
+        if y.ndim == 2 and y.shape[1] > 1:
+            if type_of_target(y) != "multilabel-indicator":
+                raise ValueError(
+                    f"{type(self).__name__}: y must hold one label a sample, or 0 and 1 for each "
+                    f"of several labels, got shape {y.shape}"
+                )
             return np.arange(y.shape[1]), np.asarray(y, np.float32)
+        check_classification_targets(y)
         y = column_or_1d(y, warn=True)
         if classes is None:
             classes, numbers = np.unique(y, return_inverse=True)
@@ -474,6 +482,9 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
             If a parameter or the data is invalid.
         FloatingPointError
             If the loss or the weights are not finite.
+        KeyboardInterrupt
+            If the user interrupts. The network is then as the last update left it, if an epoch was
+            finished.
 
         Warns
         -----
@@ -697,6 +708,9 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
             If a parameter or the data is invalid, such as an X that is sparse.
         FloatingPointError
             If the loss or the weights are not finite.
+        KeyboardInterrupt
+            If the user interrupts. The network is then as the last update left it, if an epoch was
+            finished.
 
         Warns
         -----

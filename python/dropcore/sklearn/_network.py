@@ -25,7 +25,7 @@ from dropcore.nn.activations import ACTIVATIONS
 from dropcore.optim import SGD, Adam
 from dropcore.regularizers import L2
 from dropcore.sklearn._sparse import over_rows
-from dropcore.training import History, TrainingState, fit, predict
+from dropcore.training import TrainingState, fit, predict
 from dropcore.training.callbacks import EarlyStopping
 
 __all__ = ["HalfSquaredError", "NetworkEstimator"]
@@ -227,12 +227,15 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         widths = options["widths"]
         activation = NAMES.get(self.activation, self.activation)
         rest = {k: v for k, v in options.items() if k != "widths"}
+        if activation is not None:
+            rest["activation"] = activation
         if not widths:
             del rest["rate"]
         model: Sequential = self._architecture(widths, n_outputs, rest)
         dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-        for layer in dense[:-1]:
-            layer.activation = activation
+        if activation is None:  # which an architecture refuses
+            for layer in dense[:-1]:
+                layer.activation = None
         for layer in dense if strength else ():
             layer.regularizer = L2(strength)
         if before is not None:
@@ -308,7 +311,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             with warnings.catch_warnings():
                 # Folds and encoded categories have such columns, and no estimator warns of them.
                 warnings.filterwarnings("ignore", "fit: columns? .* in all samples", UserWarning)
-                history = fit(
+                fit(
                     trained,
                     np.arange(samples)[:, None] if sparse else x,
                     targets,
@@ -325,11 +328,15 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
                     shuffle=self.shuffle,
                     callbacks=callbacks,
                 )
-        finally:
-            model.training_state = trained.training_state
-        self.model_ = model
-        self._describe(history, goes_on, f"val_{metric}" if held_out else "", samples)
-        state = self._state()
+        except KeyboardInterrupt:
+            # What is finished can be used, and trained on.
+            done = trained.training_state
+            if done is not None and done.history.epochs:
+                self._adopt(model, done, goes_on, metric if held_out else "", samples)
+            raise
+        state = trained.training_state
+        assert state is not None
+        self._adopt(model, state, goes_on, metric if held_out else "", samples)
         if stopping is not None and not state.stopped:
             warnings.warn(
                 f"{type(self).__name__}: max_iter={self.max_iter} epochs are done and the "
@@ -340,10 +347,14 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             )
         return self
 
-    def _describe(self, history: History, goes_on: bool, score: str, samples: int) -> None:
-        """Set the attributes about the training."""
+    def _adopt(
+        self, model: Sequential, state: TrainingState, goes_on: bool, score: str, samples: int
+    ) -> None:
+        """Take over a network that was trained, and set the attributes about its training."""
+        model.training_state, self.model_ = state, model
+        history = state.history
         losses = list(history["loss"])
-        scores = list(history[score]) if score else None
+        scores = list(history[f"val_{score}"]) if score else None
         if goes_on:
             losses = self.loss_curve_ + losses
             if scores is not None:
