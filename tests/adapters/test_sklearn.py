@@ -112,6 +112,8 @@ def test_random_state_is_the_key_of_a_fit(digits):
     x, y = digits
     found = trained(DropoutClassifier, x, y, rate=0.3, input_rate=0.1, alpha=0.0, max_norm=2.0)
     model = nn.mlp(20, 10, rate=0.3, input_rate=0.1, max_norm=2.0)
+    for layer in model.layers[1::2]:
+        layer.initializer = "glorot_uniform"
     training.fit(
         model, x, y, epochs=3, batch_size=200, key=Key(7), loss="softmax_cross_entropy",
         progress=False,
@@ -350,6 +352,8 @@ def test_the_loss_of_a_regressor_is_half_the_squared_error():
     x, y = numbers()
     found = trained(DropoutRegressor, x, y, rate=0.0, max_iter=1, shuffle=False)
     model = nn.mlp(20, 1, rate=0.0)
+    for layer in model.layers[::2]:
+        layer.initializer = "glorot_uniform"
     model.build((5,), key=7)
     error = model(x.astype("f"))[:, 0] - y
     assert found.loss_ == pytest.approx((error**2).mean() / 2, rel=1e-5)

@@ -15,6 +15,8 @@ the order of the samples, the split for early stopping and the masks, which are 
 network of `dropcore.nn` draws with this key. Two fits with the same integer give the same bits for
 any number of threads. From a RandomState, or None, an integer is drawn in the same way.
 
+**Initial weights** are drawn by Glorot's uniform rule, as in scikit-learn; biases begin at 0.
+
 **dtype.** Networks are float32; X is converted. What is predicted is float64, and the code of
 `DropoutAutoencoder` has the dtype of X.
 

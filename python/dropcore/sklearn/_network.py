@@ -233,11 +233,14 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             del rest["rate"]
         model: Sequential = self._architecture(widths, n_outputs, rest)
         dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+        for layer in dense:
+            # As in scikit-learn: few epochs are enough for small data. (Its biases are drawn too.)
+            layer.initializer = "glorot_uniform"
+            if strength:
+                layer.regularizer = L2(strength)
         if activation is None:  # which an architecture refuses
             for layer in dense[:-1]:
                 layer.activation = None
-        for layer in dense if strength else ():
-            layer.regularizer = L2(strength)
         if before is not None:
             shapes = {path: array.shape for path, array in before.params.items()}
             model.build((n_features,), key=0)
