@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -87,18 +87,11 @@ class _RowDropout(Layer):
 
         return _MaskedRows(rows, mask), backward
 
-    def on_samples(
-        self,
-        x: Array,
-        keys: Sequence[Key],
-        *,
-        row_offset: int = 0,
-        lengths: Array | None = None,
-    ) -> Array:
+    def sampler(
+        self, x: Array, *, row_offset: int = 0, lengths: Array | None = None
+    ) -> Callable[[Sequence[Key]], Array]:
         """Dense, as the samples of a batch are computed by one product."""
-        return self._dropout.on_samples(
-            self._x[x[0, :, 0]].toarray()[None], keys, row_offset=row_offset
-        )
+        return self._dropout.sampler(self._x[x[:, 0]].toarray(), row_offset=row_offset)
 
 
 class _SparseDense(Dense):
