@@ -414,7 +414,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         if sample_weight is None:
             return None
         found: Array = check_sample_weight(sample_weight, x, dtype=np.float64)
-        if not found.any():
+        if not found.any():  # which older versions of scikit-learn let pass
             raise ValueError("sample_weight must not be all zero: no sample would count")
         return found
 
