@@ -29,6 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dropcore import Key, Mask, losses, nn, training
 from dropcore.sklearn import DropoutAutoencoder, DropoutClassifier, DropoutRegressor
+from dropcore.sklearn._sparse import over_rows
 
 # Few epochs are enough here; tests of the warning expect it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -172,12 +173,15 @@ def test_other_random_states_draw_an_integer(digits):
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 def test_a_sparse_x_trains_the_same_network(digits, input_rate, activation):
     x, y = digits
-    options = {"input_rate": input_rate, "activation": activation, "max_norm": 2.0}
+    options = {"input_rate": input_rate, "activation": activation, "max_norm": 0.5}
     dense = trained(DropoutClassifier, x, y, **options)
     sparse = trained(DropoutClassifier, scipy.sparse.csc_array(x), y, **options)
     for a, b in zip(dense.coefs_, sparse.coefs_, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+    assert np.linalg.norm(sparse.coefs_[0], axis=0).max() == pytest.approx(0.5)
     np.testing.assert_allclose(dense.loss_curve_, sparse.loss_curve_, rtol=1e-6)
+    # Numbers of rows are integers: as float32 they would be wrong beyond 2**24.
+    assert over_rows(sparse.model_, scipy.sparse.csr_array(x)).integer_input
     found = sparse.predict_proba(scipy.sparse.csr_matrix(x))
     np.testing.assert_allclose(found, dense.predict_proba(x), atol=1e-6)
 
@@ -258,6 +262,15 @@ def test_partial_fit_is_an_epoch(digits):
         for _ in range(3):
             parts.partial_fit(x, y)
         assert same_weights(trained(kind, x, y), parts)
+
+
+def test_a_part_may_lack_classes(iris):
+    x, y = iris
+    found = quick(learning_rate_init=0.02)
+    for _ in range(60):
+        found.partial_fit(x[y > 0], y[y > 0], [0, 1, 2])
+    assert found.predict_proba(x).shape == (150, 3)
+    assert found.score(x[y > 0], y[y > 0]) > 0.9
 
 
 def test_without_warm_start_a_fit_begins_anew(digits):
