@@ -25,6 +25,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dropcore import Key, Mask, losses, nn, training
@@ -535,6 +536,16 @@ def test_names_and_defaults_are_those_of_mlp_classifier():
         assert {n: ours[n] for n in shared} == {n: theirs[n] for n in shared}
 
 
+def test_tags_say_what_the_estimators_take():
+    classifier, regressor, transformer = (get_tags(kind()) for kind in ESTIMATORS)
+    assert classifier.classifier_tags.multi_label
+    assert regressor.target_tags.multi_output
+    assert [t.input_tags.sparse for t in (classifier, regressor, transformer)] == [True] * 2 + [
+        False
+    ]
+    assert transformer.transformer_tags.preserves_dtype == ["float64", "float32"]
+
+
 # --- the autoencoder -----------------------------------------------------------------------------
 
 
@@ -723,6 +734,9 @@ def test_wrong_use_of_shapes(iris):
     with pytest.raises(ValueError, match=r"n_samples must be .*got 0"):
         found.predict(x, return_std=True, n_samples=0)
     for kind in ESTIMATORS:
+        again = trained(kind, x, y, warm_start=True)
+        with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 4"):
+            again.fit(x[:, :3], y)
         with pytest.raises(ValueError, match="does not support early_stopping=True"):
             quick(kind, early_stopping=True).partial_fit(x, y)
 

@@ -459,8 +459,6 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
     deep learning".
     """
 
-    _flat: bool
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train the network.
 
@@ -521,15 +519,14 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
         x, y = self._inputs(x, y, multi_output=True, y_numeric=True, reset=not goes_on)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        flat = y.ndim == 1
         y = np.asarray(y, np.float32).reshape(len(y), -1)
-        if goes_on and (y.shape[1], flat) != (self.n_outputs_, self._flat):
+        if goes_on and y.shape[1] != self.n_outputs_:
             raise ValueError(
                 f"{type(self).__name__}: the fit goes on with a network of {self.n_outputs_} "
                 f"outputs, and y has {y.shape[1]}"
             )
         weights = self._weights(sample_weight, x)
-        self.n_outputs_, self._flat, self.out_activation_ = y.shape[1], flat, "identity"
+        self.n_outputs_, self.out_activation_ = y.shape[1], "identity"
         return self._train(
             x,
             y,
@@ -563,7 +560,8 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
             those of ``sample_y(X, n_samples)``. It says how much the network disagrees with
             itself; the noise of y is not in it. 0 where no layer drops anything.
         """
-        y = self._shaped(self._outputs(X))
+        outputs = self._outputs(X)
+        y = outputs[:, 0] if self.n_outputs_ == 1 else outputs
         if not return_std:
             return y
         return y, self.sample_y(X, n_samples).std(axis=-1)
@@ -588,10 +586,7 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
         count = check_integer(f"{type(self).__name__}: n_samples", n_samples, 1)
         key = self._state().key if random_state is None else self._key_of(random_state)
         drawn = self._outputs(X, key=key, samples=count)
-        return np.moveaxis(drawn[..., 0] if self._flat else drawn, 0, -1)
-
-    def _shaped(self, outputs: Array) -> Array:
-        return outputs[:, 0] if self._flat else outputs
+        return np.moveaxis(drawn[..., 0] if self.n_outputs_ == 1 else drawn, 0, -1)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
