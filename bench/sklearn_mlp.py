@@ -136,9 +136,7 @@ def main(words: list[str] | None = None) -> None:
         f"({dropcore.build_info()['isa']}); pools: {', '.join(blas)}\n"
         f"hidden layers {tuple(options.hidden)}, {options.epochs} epochs, rate {options.rate}\n"
     )
-    print(
-        f"{'':16}{'':18}{'fit, ms':>22}{'scikit-learn / it':>20}{'score':>10}  +- to scikit-learn"
-    )
+    print(f"{'':34}{'fit, ms':>22}{'times as fast':>19}{'score':>11}  against scikit-learn")
     for name in options.sets:
         x, y = data_of(name)
         x = StandardScaler().fit_transform(x)
