@@ -1,7 +1,7 @@
 """What dropout is good for, in a minute: few data, and a fifth of the labels wrong.
 
-The same network learns scikit-learn's digits with and without dropout and max-norm. It has weights
-enough to learn the wrong labels by heart, which is what it does without them.
+The same network learns scikit-learn's digits with and without dropout and max-norm. It has enough
+weights to memorise the wrong labels, and does so without dropout.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def finding(found, name):
 
 @pytest.fixture(scope="module")
 def memorised():
-    """A wide network that has learned 100 noisy labels by heart, and its diagnosis."""
+    """A wide network that has memorised 100 noisy labels, and its diagnosis."""
     (x, y), (xv, yv) = halves(*classes(200, wrong=0.2))
     norms = NormHistory()
     model = fitted(mlp(128), x, y, epochs=60, optimizer=Adam(3e-3), callbacks=[norms])

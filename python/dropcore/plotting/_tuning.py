@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dropcore.plotting._style import BLUE, FAINT, axes_for, legend, literal
 
@@ -39,7 +37,7 @@ def sensitivity_curve(sensitivity: Sensitivity, *, ax: Any = None) -> Any:
     order = np.argsort(sensitivity.keeps)
     keeps = np.asarray(sensitivity.keeps, np.float64)[order]
     scores = np.asarray(sensitivity.scores, np.float64)[order]
-    mean, error = scores.mean(axis=1), _standard_error(sensitivity, scores, order)
+    mean, error = scores.mean(axis=1), sensitivity.standard_error[order]
     if sensitivity.flat is not None:
         low, high = sensitivity.flat
         ax.axvspan(
@@ -56,14 +54,3 @@ def sensitivity_curve(sensitivity: Sensitivity, *, ax: Any = None) -> Any:
     ax.set_ylabel(f"{literal(sensitivity.metric)}, held-out samples")
     legend(ax)
     return ax
-
-
-def _standard_error(
-    sensitivity: Any, scores: NDArray[np.float64], order: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Of the mean of each keep: the one that the result states, which knows how folds overlap."""
-    stated = getattr(sensitivity, "standard_error", None)
-    if stated is not None:
-        return np.asarray(stated, np.float64)[order]
-    folds = scores.shape[1]
-    return scores.std(axis=1, ddof=1) / math.sqrt(folds) if folds > 1 else np.zeros(len(scores))
