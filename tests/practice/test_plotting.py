@@ -203,6 +203,9 @@ def test_images_of_three_channels_are_colours():
     grid = ax.get_images()[0].get_array()
     np.testing.assert_array_equal(grid[0, 0], [1.0, 0.5, 0.5])
     np.testing.assert_array_equal(grid[1, 1], [0.5, 0.5, 0.0])
+    images[0] /= 8  # each image has a scale of its own
+    ax = plotting.first_layer(Features("0.weight", images, [], images))
+    np.testing.assert_array_equal(ax.get_images()[0].get_array(), grid)
 
 
 def test_bars_are_the_norms_of_inputs_whatever_their_names():
@@ -239,6 +242,8 @@ def test_the_bound_of_norms_is_drawn_if_it_is_finite(bound, lines):
     assert len(ax.get_lines()) == lines
     if lines:
         assert texts(ax) == ["max-norm 1.5: holds 50 %"]
+        wide = plotting.weight_norm_histogram(weight_norms(3.0))
+        assert wide.get_xlim()[1] == pytest.approx(3.15)  # the bound is on the picture
     with pytest.raises(ValueError, match="bins must be a positive integer"):
         plotting.weight_norm_histogram(weight_norms(), bins=0)
 
@@ -251,6 +256,7 @@ def test_the_sensitivity_curve_has_its_flat_region_and_its_best_keep():
     assert {"flat, 0.5 to 0.75", "best, 0.75"} <= set(texts(ax))
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert band.max() == pytest.approx(0.95 + 0.05)
+    np.testing.assert_array_equal(line(ax, "best, 0.75"), [[0.75, 0.95]])
     assert ax.get_ylabel() == "f1, held-out samples"
 
 
@@ -276,6 +282,10 @@ def test_the_averaging_chart_stands_beside_weight_scaling():
     ax = plotting.averaging_chart(averaging())
     (container,) = ax.containers
     np.testing.assert_array_equal(container.lines[0].get_xydata()[:, 1], [0.3, 0.2, 0.1])
+    bars = container.lines[2][0].get_segments()
+    np.testing.assert_allclose(
+        [bar[:, 1] for bar in bars], [[0.28, 0.32], [0.19, 0.21], [0.1, 0.1]]
+    )
     np.testing.assert_array_equal(line(ax, "weight scaling, 0.125")[:, 1], [0.125, 0.125])
     assert ax.get_xscale() == "log"
     assert ax.get_ylabel() == "error rate"
@@ -290,6 +300,17 @@ def test_intervals_count_what_they_cover():
     np.testing.assert_array_equal(line(ax, "prediction")[:, 1], np.arange(1, 9))
     ax = plotting.prediction_intervals(intervals(), y[:, None], by="truth")
     assert {"90 % interval covers: 75 %", "90 % interval misses: 25 %"} <= set(texts(ax))
+
+
+def test_an_interval_holds_its_ends_and_reaches_from_one_to_the_other():
+    found = intervals()
+    found.upper += 2
+    ax = plotting.prediction_intervals(found, found.lower, by="truth")
+    assert "90 % interval covers: 100 %" in texts(ax)
+    (segments,) = (c.get_segments() for c in ax.containers[0].lines[2])
+    np.testing.assert_allclose(sorted(bar[:, 1].tolist() for bar in segments)[0], [0, 4])
+    ax = plotting.prediction_intervals(found, found.upper)
+    assert "true value inside: 100 %" in texts(ax)
 
 
 def test_many_intervals_are_thinned_out_and_all_are_counted():

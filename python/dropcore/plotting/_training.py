@@ -65,13 +65,13 @@ def learning_curves(
     epochs = history.epochs
     for name, (values, colour) in curves.items():
         if values is not None:
-            ax.plot(epochs[-len(values) :], values, color=colour, linewidth=1.8, label=name)
+            ax.plot(epochs, values, color=colour, linewidth=1.8, label=name)
     held_out = curves["validation"][0]
     better = _higher_is_better(metric)
     better = better if higher_is_better is None else higher_is_better
     if held_out is not None and better is not None and np.isfinite(held_out).any():
         best = int((np.nanargmax if better else np.nanargmin)(held_out))
-        epoch, value = epochs[best - len(held_out)], held_out[best]
+        epoch, value = epochs[best], held_out[best]
         ax.axvline(epoch, color=FAINT, linewidth=1, linestyle=":")
         ax.plot(
             epoch, value, "o", color=BLUE, markersize=5, label=f"best: {value:.4g}, epoch {epoch}"
