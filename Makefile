@@ -41,7 +41,7 @@ if [ -z "$$found" ]; then \
 fi
 endef
 
-.PHONY: help build demo test peers kernels check lint bench clean
+.PHONY: help build demo test peers kernels check lint docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -68,11 +68,17 @@ check: $(VENV)/.built $(VENV)/.extra-test ## the long rest: slow tests, every Py
 lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy
 	.ci/lint
 
+# Built afresh, so that no page stays that has no source.
+docs: $(VENV)/.built $(VENV)/.extra-docs ## the documentation site, in build/docs
+	rm -rf build/docs build/doctrees docs/api docs/auto_gallery
+	$(BIN)/python -m sphinx -W --keep-going --doctree-dir build/doctrees docs build/docs
+	$(BIN)/python -m pytest -m site tests/project/test_site.py
+
 bench: $(VENV)/.built $(VENV)/.extra-bench ## every kernel beside a copy and its peers
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
 clean: ## remove what was built, and the environment
-	rm -rf build dist $(VENV) .venv-peers python/*.egg-info src/cdrop/_core.c python/dropcore/_core*.so
+	rm -rf build dist docs/api docs/auto_gallery $(VENV) .venv-peers python/*.egg-info src/cdrop/_core.c python/dropcore/_core*.so
 
 # The link to the interpreter is dead or missing where the environment was never made or its
 # Python has gone: make it afresh.

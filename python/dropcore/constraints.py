@@ -25,6 +25,7 @@ from dropcore.mask import resolve_keep
 __all__ = ["Constraint", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "with_default_axis"]
 
 Constraint = Callable[[NDArray[Any]], object]
+"""Called with a parameter after each update. It changes the array in place."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -57,6 +57,7 @@ Shape = tuple[int | None, ...]
 """None is an axis of any length."""
 
 Loss = Callable[[Array, Array], tuple[Any, Array]]
+"""Takes outputs and targets, and returns the mean over the batch and its gradient."""
 
 Number = Any
 """A float; on a GPU a float64 array without axes."""
@@ -604,7 +605,10 @@ class GaussianNLL(CheckedLoss):
 # --- names ---------------------------------------------------------------------------------------
 
 softmax_cross_entropy: Final = SoftmaxCrossEntropy()
+"""`SoftmaxCrossEntropy` without options, to be called with logits and labels."""
+
 binary_cross_entropy: Final = BinaryCrossEntropy()
+"""`BinaryCrossEntropy` without options, to be called with logits and targets."""
 
 LOSSES: Final[dict[str, Loss]] = {
     "softmax_cross_entropy": softmax_cross_entropy,
@@ -614,6 +618,7 @@ LOSSES: Final[dict[str, Loss]] = {
     "huber": Huber(),
     "gaussian_nll": GaussianNLL(),
 }
+"""The losses by the names that ``fit(loss=...)`` takes."""
 
 
 # --- metrics and checks --------------------------------------------------------------------------

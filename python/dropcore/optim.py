@@ -9,7 +9,7 @@ the step, such as those of `dropcore.schedules`. The steps of all optimisers are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Protocol
@@ -51,7 +51,7 @@ Constraints = Mapping[str, Constraint]
 
 NO_CONSTRAINTS: Constraints = MappingProxyType({})
 
-State = dict[str, dict[str, NDArray[Any]]]
+State = MutableMapping[str, dict[str, NDArray[Any]]]
 """Kind of state -> path of the parameter -> array, such as ``state["velocity"]["0.weight"]``."""
 
 

@@ -179,7 +179,7 @@ def uniform(
 def uniforms(
     seed: int, stream: int, step: int, offset: int, count: int, *, domain: int = 0
 ) -> NDArray[np.uint32]:
-    """``u32`` at indices ``offset ... offset + count - 1``.
+    """``u32`` at ``count`` consecutive indices from ``offset`` on.
 
     The same as :func:`uniform` of them, with each block drawn once and not once for each of the 128
     elements that read it.
@@ -582,7 +582,7 @@ def convolution(
 
     Returns
     -------
-    ndarray of float64, shape (batch, *out, maps)
+    ndarray of float64, shape ``(batch, *out, maps)``
     """
     x, w = x.astype(np.float64), w.astype(np.float64)
     channels, maps = w.shape[2], w.shape[3] // groups
@@ -643,7 +643,7 @@ def pooling(
 
     Returns
     -------
-    ndarray of float64, shape (batch, *out, channels)
+    ndarray of float64, shape ``(batch, *out, channels)``
         The maximum is NaN where an element is, and 0 of no elements.
     """
     windows: dict[tuple[int, int], list[NDArray]] = {}

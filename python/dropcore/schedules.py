@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Schedule = Callable[[int], float]
+"""Takes the number of the update, from 0, and returns the value of a setting there."""
 
 
 def value_at(value: float | Schedule, step: int) -> float:

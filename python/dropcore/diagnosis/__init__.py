@@ -3,7 +3,7 @@
 `diagnose` compares training with validation data, measures weights and activations, and returns a
 `Diagnosis`. Its `findings` name what is probably wrong, with the evidence and what to do:
 
-==========================  ========================================================================
+=========================== ========================================================================
 "overfitting"               worse on validation data, and nothing regularises the model
 "overfitting_with_dropout"  the same in spite of dropout, max-norm or weight penalties
 "underfitting"              strong dropout and a poor score on the training data
@@ -18,7 +18,7 @@
 "max_norm_clips_all"        a bound that holds nearly every unit of a model that learned little
 "inputs_not_standardised"   inputs of large, or all of tiny, means and standard deviations
 "unbalanced_classes"        a rare class that is often missed
-==========================  ========================================================================
+=========================== ========================================================================
 
 `NormHistory` is a callback that records the norms of weights in each epoch. `dropcore.plotting`
 draws the measurements, and `dropcore.report` writes all of it to a page.

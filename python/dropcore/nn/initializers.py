@@ -235,6 +235,7 @@ INITIALIZERS: Final[dict[str, Initializer]] = {
     "zeros": Fill(0.0),
     "ones": Fill(1.0),
 }
+"""The initialisers by the names that ``Dense(initializer=...)`` takes."""
 
 
 def initializer_of(what: str, value: str | Initializer) -> Initializer:

@@ -68,7 +68,7 @@ class Metric:
     Parameters
     ----------
     name : str
-        Its name in the history; "val_" is put before it for validation data.
+        Its name in the history; ``val_`` is put before it for validation data.
     function : callable
         ``function(outputs, targets) -> float``, for all samples at once, as NumPy arrays:
 
