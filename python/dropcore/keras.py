@@ -1,9 +1,9 @@
 """Keras layers and constraints with the masks and the words of both libraries.
 
 The layers replace those of the same name in `keras.layers`, take the same arguments and draw from
-the same `keras.random.SeedGenerator`. They work on the backends JAX (on the CPU), PyTorch and
-NumPy, eager and compiled, and draw the same masks on each: a layer whose seed generator is in the
-state (seed, n) draws the mask of ``Key.from_words(seed, n)``.
+the same `keras.random.SeedGenerator`. They work on the backends JAX (on the CPU), PyTorch,
+TensorFlow (not inside of XLA) and NumPy, eager and compiled, and draw the same masks on each: a
+layer whose seed generator is in the state (seed, n) draws the mask of ``Key.from_words(seed, n)``.
 """
 
 from __future__ import annotations
@@ -21,32 +21,52 @@ require("keras", "keras", "dropcore.keras")
 import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
-__all__ = [
-    "AlphaDropout",
-    "Dropout",
-    "MaxNorm",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
-]
+__all__ = ["AlphaDropout", "Dropout", "MaxNorm", "SpatialDropout1D", "SpatialDropout2D",
+           "SpatialDropout3D"]  # fmt: skip
 
-BACKENDS = ("jax", "torch", "numpy")
+BACKEND, BACKENDS = keras.backend.backend(), ("jax", "torch", "tensorflow", "numpy")
 
-if keras.backend.backend() not in BACKENDS:
+if BACKEND not in BACKENDS:
     raise ImportError(
-        f"dropcore.keras works on the backends {', '.join(BACKENDS)}, and Keras is on "
-        f"{keras.backend.backend()}: set the environment variable KERAS_BACKEND before Keras is "
-        "imported"
+        f"dropcore.keras works on the backends {', '.join(BACKENDS)}, and Keras is on {BACKEND}: "
+        "set the environment variable KERAS_BACKEND before Keras is imported"
     )
 
+# The part of a bound that the rounding of shortened weights may need, where it is not 2**-20.
 _ROOM = {"float16": 2**-10, "bfloat16": 2**-7}
-"""The part of a bound that the rounding of shortened weights may need, where it is not 2**-20."""
 
 _registered = keras.saving.register_keras_serializable(package="dropcore")
 
 
+class _Dropping:
+    """What the layers share."""
+
+    rate: float
+    noise_shape: tuple[int | None, ...] | None
+    seed_generator: Any
+    # Keras sets it in each layer, and reads it where XLA is wanted.
+    supports_jit = property(lambda self: BACKEND != "tensorflow", lambda self, value: None)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self._dropped(inputs) if training and self.rate else inputs
+
+    def _dropped(self, x: Any) -> Any:
+        return _dropout(x, self.rate, self.seed_generator, self._shared_axes(x))
+
+    def _shared_axes(self, x: Any) -> list[int]:
+        """The axes along which decisions are shared."""
+        shape = (None,) * len(x.shape) if self.noise_shape is None else self.noise_shape
+        fits = (m in (None, 1, n) or n is None for m, n in zip(shape, x.shape))
+        if len(shape) != len(x.shape) or not all(fits):
+            raise ValueError(
+                "noise_shape must have None, 1 or the length of the axis for each axis of x, got "
+                f"{shape} for x of shape {tuple(x.shape)}"
+            )
+        return [axis for axis, m in enumerate(shape) if m == 1]
+
+
 @_registered
-class Dropout(keras.layers.Dropout):
+class Dropout(_Dropping, keras.layers.Dropout):
     """`keras.layers.Dropout`.
 
     Parameters
@@ -54,29 +74,19 @@ class Dropout(keras.layers.Dropout):
     rate : float
         Fraction dropped, in [0, 1].
     noise_shape : tuple of int or None, optional
-        The shape of the mask. Each of its numbers is None, the length of that axis of the input,
-        or 1: decisions are shared along that axis.
+        The shape of the mask: for each axis None, its length, or 1 to share decisions along it.
     seed : int, optional
     **kwargs
         Of `keras.Layer`.
     """
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if not training or self.rate == 0:
-            return inputs
-        shared = _shared_axes(self.noise_shape, inputs)
-        return _dropout(inputs, self.rate, self.seed_generator, shared)
 
+class _Spatial(_Dropping):
+    """Drops whole feature maps."""
 
-class _Spatial:
-    """Drops whole feature maps: the decisions are shared along all axes but batch and channels."""
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if not training or self.rate == 0:  # type: ignore[attr-defined]
-            return inputs
+    def _shared_axes(self, x: Any) -> list[int]:
         first = getattr(self, "data_format", "channels_last") == "channels_first"
-        shared = range(2, inputs.ndim) if first else range(1, inputs.ndim - 1)
-        return _dropout(inputs, self.rate, self.seed_generator, shared)  # type: ignore[attr-defined]
+        return list(range(2, len(x.shape)) if first else range(1, len(x.shape) - 1))
 
 
 @_registered
@@ -95,7 +105,7 @@ class SpatialDropout3D(_Spatial, keras.layers.SpatialDropout3D):
 
 
 @_registered
-class AlphaDropout(keras.layers.AlphaDropout):
+class AlphaDropout(_Dropping, keras.layers.AlphaDropout):
     """`keras.layers.AlphaDropout`, with the same arguments and the mask of `Dropout`.
 
     With c = -1.7581, where SELU saturates, and keep = 1 - rate::
@@ -106,18 +116,12 @@ class AlphaDropout(keras.layers.AlphaDropout):
     At rate = 1 it gives zeros, where that of Keras divides by zero.
     """
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if not training or self.rate == 0:
-            return inputs
+    def _dropped(self, x: Any) -> Any:
         keep, c = 1.0 - self.rate, -1.7580993408473766
-        shared = _shared_axes(self.noise_shape, inputs)
-        wide = inputs
-        if keras.backend.standardize_dtype(inputs.dtype) in _ROOM:
-            wide = ops.cast(inputs, "float32")
         # a * (x or c) + b = a * (x - c or 0) + (a * c + b), whose middle is a dropout.
-        y = _dropout(wide - c, self.rate, self.seed_generator, shared)
+        y = super()._dropped(_wide(x) - c)
         a = (keep * (1.0 + self.rate * c**2)) ** -0.5 if keep else 0.0
-        return ops.cast(y * (a * keep) + a * c * keep, inputs.dtype)
+        return ops.cast(y * (a * keep) + a * c * keep, x.dtype)
 
 
 @_registered
@@ -148,48 +152,48 @@ class MaxNorm(keras.constraints.MaxNorm):
     def __call__(self, w: Any) -> Any:
         """The weights within the bound."""
         w = ops.convert_to_tensor(w)
-        wide = w
-        if keras.backend.standardize_dtype(w.dtype) in _ROOM:
-            wide = ops.cast(w, "float32")
+        wide = _wide(w)
         axis = tuple(self.axis) if isinstance(self.axis, Iterable) else self.axis
         # In units of the largest weight no square overflows.
         largest = ops.max(ops.abs(wide), axis=axis, keepdims=True)
         unit = ops.where(largest > 0, largest, ops.ones_like(largest))
         norm = unit * ops.sqrt(ops.sum(ops.square(wide / unit), axis=axis, keepdims=True))
-        wanted = self.max_value * (
-            1.0 - _ROOM.get(keras.backend.standardize_dtype(w.dtype), 2**-20)
-        )
+        wanted = self.max_value * (1 - _ROOM.get(keras.backend.standardize_dtype(w.dtype), 2**-20))
         shorter = ops.cast(wide * (wanted / ops.maximum(norm, self.max_value)), w.dtype)
         return ops.where((norm > self.max_value) & ops.isfinite(norm), shorter, w)
 
 
-def _shared_axes(noise_shape: tuple[int | None, ...] | None, x: Any) -> tuple[int, ...]:
-    """The axes along which a noise shape shares decisions."""
-    if noise_shape is None:
-        return ()
-    if len(noise_shape) != len(x.shape) or any(
-        m not in (None, 1, n) and n is not None for m, n in zip(noise_shape, x.shape)
-    ):
-        raise ValueError(
-            "noise_shape must have None, 1 or the length of the axis for each axis of x, got "
-            f"{tuple(noise_shape)} for x of shape {tuple(x.shape)}"
-        )
-    return tuple(axis for axis, m in enumerate(noise_shape) if m == 1)
+def _wide(x: Any) -> Any:
+    """x, in float32 if it has 16 bits."""
+    return ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in _ROOM else x
 
 
-def _dropout(x: Any, rate: float, generator: Any, shared: Iterable[int]) -> Any:
+def _dropout(x: Any, rate: float, generator: Any, shared: list[int]) -> Any:
     """Dropout with the mask of the generator's next state."""
     words = generator.next()
-    if keras.backend.backend() == "jax":
+    if BACKEND == "jax":
         from dropcore.jax import dropout
 
         return dropout(x, rate, key=words, shared_axes=shared)
-    if keras.backend.backend() == "torch":
+    if BACKEND == "torch":
         import torch
 
         import dropcore.torch  # noqa: F401  (registers the operator)
 
         low, high = (words.to(torch.int64) & 0xFFFFFFFF).unbind()
-        seed = low | high << 32
-        return torch.ops.dropcore.dropout(x, seed, rate, 0, 0, list(shared), None)
-    return functional.dropout(x, rate, key=Key.from_words(*words), shared_axes=shared)
+        return torch.ops.dropcore.dropout(x, low | high << 32, rate, 0, 0, shared, None)
+
+    def drop(x: Any, words: Any) -> Any:
+        return functional.dropout(x, rate, key=Key.from_words(*words), shared_axes=shared)
+
+    if BACKEND == "numpy":
+        return drop(x, words)
+    import tensorflow
+
+    @tensorflow.custom_gradient
+    def dropped(x: Any) -> Any:
+        name = "dropcore_needs_jit_compile_False"  # which XLA shows when it refuses the operator
+        y = tensorflow.numpy_function(drop, [x, words], x.dtype, stateful=False, name=name)
+        return tensorflow.ensure_shape(y, x.shape), dropped
+
+    return dropped(x)

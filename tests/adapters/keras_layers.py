@@ -16,6 +16,7 @@ SOME_OF_THREE = 1  # keeps some of the first three elements and drops some
 C = -1.7580993408473766
 
 trains = pytest.mark.skipif(BACKEND == "numpy", reason="Keras does not train on NumPy")
+in_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow alone")
 
 
 def array(tensor):
@@ -48,7 +49,7 @@ each_layer = pytest.mark.parametrize("make", LAYERS)
 @each_layer
 @pytest.mark.parametrize("rate", [0.3, 1.0])
 def test_masks_are_those_of_the_generators_states(make, rate):
-    layer = make(rate, seed=2**31 + 5 if BACKEND == "jax" else 11)
+    layer = make(rate, seed=11 if BACKEND == "torch" else 2**31 + 5)  # of which torch takes 31 bits
     seed = layer.seed
     x, shared = input_of(layer)
     for n in range(3):
@@ -98,37 +99,89 @@ def test_alpha_dropout_keeps_mean_and_deviation(dtype):
     np.testing.assert_array_equal(array(own.AlphaDropout(0.3)(X)), X)
 
 
-def gradient(layer, x):
-    """y, and the gradient of the sum of the squares of y."""
-    if BACKEND == "torch":
-        import torch
+def gradient_of(layer, compiled):
+    """A function of x: y, and the gradient of the sum of its squares; it may be called again."""
+    return {"jax": in_jax, "torch": in_torch, "tensorflow": in_tf}[BACKEND](layer, compiled)
 
+
+def in_torch(layer, compiled):
+    import torch
+
+    def call(x):
+        return layer(x, training=True)
+
+    # fit(jit_compile=True) generates code besides, for a minute, and calls the same operator.
+    run = torch.compile(call, backend="aot_eager") if compiled else call
+
+    def gradient(x):
         t = torch.tensor(x, requires_grad=True)
-        y = layer(t, training=True)
+        y = run(t)
         (y**2).sum().backward()
         return array(y), t.grad.numpy()
+
+    return gradient
+
+
+def in_jax(layer, compiled):
     import jax
 
-    layer.build(x.shape)
+    layer.build(X.shape)
     state = [v.value for v in layer.non_trainable_variables]
 
-    def f(x):
-        y, _ = layer.stateless_call([], state, x, training=True)
-        return (y**2).sum(), y
+    def f(x, state):
+        y, state = layer.stateless_call([], state, x, training=True)
+        return (y**2).sum(), (y, state)
 
-    (_, y), dx = jax.jit(jax.value_and_grad(f, has_aux=True))(x)
-    return np.asarray(y), np.asarray(dx)
+    run = jax.value_and_grad(f, has_aux=True)
+    run = jax.jit(run) if compiled else run
+
+    def gradient(x):
+        nonlocal state
+        (_, (y, state)), dx = run(x, state)
+        return np.asarray(y), np.asarray(dx)
+
+    return gradient
+
+
+def in_tf(layer, compiled):
+    import tensorflow as tf
+
+    def call(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(y**2)
+        return y, tape.gradient(loss, x)
+
+    run = tf.function(call) if compiled else call
+    return lambda x: tuple(t.numpy() for t in run(tf.constant(x)))
 
 
 @trains
 @each_layer
-def test_the_gradient_has_the_same_mask(make):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradient_has_the_same_mask(make, compiled):
     layer = make(0.5, seed=SOME_OF_THREE)
     x, _ = input_of(layer)
-    y, dx = gradient(layer, x)
+    y, dx = gradient_of(layer, compiled)(x)
     np.testing.assert_array_equal(y != 0, dx != 0)
     assert 0 < (dx != 0).mean() < 1
     np.testing.assert_array_equal(dx, 4 * y)
+
+
+@trains
+@pytest.mark.parametrize("kind", ["Dropout", "AlphaDropout"])
+def test_compiled_layers_draw_the_masks_of_eager_ones(kind):
+    layer, twin = (getattr(own, kind)(0.3, seed=1) for _ in range(2))
+    eager, compiled = gradient_of(layer, False), gradient_of(twin, True)
+    masks = []
+    for _ in range(3):
+        (y, dx), (z, dz) = eager(X), compiled(X)
+        np.testing.assert_allclose(z, y, rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(dz, dx, rtol=2e-6, atol=1e-6)
+        masks.append(dx != 0)
+    assert (masks[0] != masks[1]).any()
+    assert (masks[1] != masks[2]).any()
 
 
 def network():
@@ -152,27 +205,61 @@ def fitted(model, **options):
     return model.fit(x, 2 * x[:, :1], epochs=3, batch_size=32, verbose=0).history["loss"]
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="for PyTorch see the next test")
+@trains
+@pytest.mark.skipif(BACKEND == "torch", reason="takes a minute on PyTorch")
 def test_compiled_runs_draw_the_masks_of_eager_ones():
     losses = fitted(network(), run_eagerly=True, jit_compile=False)
-    np.testing.assert_allclose(fitted(network(), jit_compile=True), losses, rtol=1e-4)
+    np.testing.assert_allclose(fitted(network(), jit_compile=BACKEND == "jax"), losses, rtol=1e-4)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="for JAX see the previous test")
-@pytest.mark.parametrize("kind", ["Dropout", "AlphaDropout"])
-def test_compiled_layers_draw_the_masks_of_eager_ones(kind):
-    import torch
+@in_tensorflow
+def test_keras_compiles_without_xla_where_it_is_asked_for():
+    losses, model = fitted(network()), network()
+    with pytest.warns(UserWarning, match=r"doesn't support `jit_compile=True`.*jit_compile=False"):
+        assert fitted(model, jit_compile=True) == losses
+    assert not model.jit_compile
 
-    layer, twin = (getattr(own, kind)(0.3, seed=1) for _ in range(2))
-    # fit(jit_compile=True) generates code besides, for a minute, and calls the same operator.
-    compiled = torch.compile(lambda x: layer(x, training=True), backend="aot_eager")
-    for _ in range(3):
-        a, b = (torch.tensor(X, requires_grad=True) for _ in range(2))
-        y, z = compiled(a), twin(b, training=True)
-        np.testing.assert_array_equal(array(y), array(z))
-        (y**2).sum().backward()
-        (z**2).sum().backward()
-        np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())
+
+@in_tensorflow
+def test_xla_names_what_it_lacks():
+    import tensorflow as tf
+
+    layer = own.Dropout(0.3, seed=1)
+    run = tf.function(lambda x: layer(x, training=True), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="dropcore_needs_jit_compile_False"):
+        run(tf.constant(X))
+
+
+@in_tensorflow
+def test_graphs_of_any_batch_size_and_second_derivatives():
+    import tensorflow as tf
+
+    layer, twin = (own.Dropout(0.3, noise_shape=(None, 1), seed=1) for _ in range(2))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 5))])
+    def second(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = layer(x, training=True)
+                assert y.shape.as_list() == [None, 5]
+                loss = tf.reduce_sum(y**3)
+            dx = inner.gradient(loss, x)
+        return y, outer.gradient(dx, x)
+
+    for rows in (8, 3):
+        x = tf.ones((rows, 5))
+        y, ddx = second(x)
+        np.testing.assert_array_equal(y, twin(x, training=True))
+        np.testing.assert_allclose(ddx, 6 * y.numpy() ** 3, rtol=1e-6)
+
+
+@in_tensorflow
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_is_one_word(seed):
+    with pytest.raises(Exception, match=r"low must be .*2\*\*32"):
+        own.Dropout(0.3, seed=seed)(X, training=True)
 
 
 @trains

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,21 @@ from support.swapped import own_tests
 
 ROOT = Path(__file__).parents[2]
 
-pytest.importorskip("jax")
-pytest.importorskip("torch")
+# Tests skipped by each: some are of TensorFlow alone, one takes a minute on PyTorch, and NumPy
+# trains nothing.
+SKIPPED = {"jax": 5, "torch": 6, "tensorflow": 0, "numpy": 22}
 
-# Tests of compiled runs are for one backend, and NumPy trains nothing.
-SKIPPED = {"jax": 2, "torch": 1, "numpy": 11}
 
-each_backend = pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+@pytest.fixture(params=SKIPPED)
+def backend(request):
+    if find_spec(request.param) is None:
+        pytest.skip(f"there is no {request.param} here")
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def folder():
     """Where Keras is, without importing it here, where it would choose its backend."""
-    from importlib.util import find_spec
-
     spec = find_spec("keras")
     if spec is None:
         pytest.skip("Keras is not installed")
@@ -34,11 +36,10 @@ def folder():
 
 def environment(backend):
     return {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu",
-            "KERAS_TORCH_DEVICE": "cpu", "DROPCORE_NO_SKIPS": "0",
+            "KERAS_TORCH_DEVICE": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "DROPCORE_NO_SKIPS": "0",
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}  # fmt: skip
 
 
-@each_backend
 def test_layers_and_constraints(folder, backend):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider",
@@ -46,12 +47,11 @@ def test_layers_and_constraints(folder, backend):
         capture_output=True, text=True, cwd=ROOT, env=environment(backend),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    found = re.findall(r"(\d+) (passed|skipped)", done.stdout)
-    assert {name: int(n) for n, name in found}["skipped"] == SKIPPED[backend], done.stdout
+    found = {name: int(n) for n, name in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
+    assert found["passed"] > 40
+    assert found.get("skipped", 0) == SKIPPED[backend], done.stdout
 
 
-@each_backend
 def test_keras_own_tests_of_the_layers(folder, backend, tmp_path):
     swap = (
         "from keras.src import constraints, layers\n"
@@ -68,13 +68,13 @@ def test_keras_own_tests_of_the_layers(folder, backend, tmp_path):
 
 def test_other_backends_are_refused(folder):
     code = (
-        "import keras; keras.backend.backend = lambda: 'tensorflow'\n"
+        "import keras; keras.backend.backend = lambda: 'openvino'\n"
         "try: import dropcore.keras\n"
         "except ImportError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env=environment("numpy"))  # fmt: skip
-    assert "jax, torch, numpy, and Keras is on tensorflow: set the environment" in done.stdout
+    assert "jax, torch, tensorflow, numpy, and Keras is on openvino: set the" in done.stdout
 
 
 def test_keras_is_missing_in_words():
