@@ -256,9 +256,10 @@ class SoftmaxCrossEntropy(CheckedLoss):
         ):
             # The fast path for plain labels makes no array of shares.
             classes = outputs.shape[-1]
-            at = xp.arange(targets.size), targets.reshape(-1)
-            losses = log_total.reshape(-1) - outputs.reshape(-1, classes)[at]
-            gradient.reshape(-1, classes)[at] -= 1
+            at = xp.arange(0, targets.size * classes, classes)
+            at += targets.reshape(-1).astype(at.dtype, copy=False)
+            losses = log_total.reshape(-1) - outputs.reshape(-1)[at]
+            gradient.reshape(-1)[at] -= 1
             gradient /= targets.size
             return _mean(losses), gradient
         shares = self._shares(targets, outputs)
@@ -823,7 +824,7 @@ def _along_rows(sample_weight: Array, x: Array) -> Array:
 
 
 def _mean(losses: Array) -> Number:
-    return _number(losses.mean(dtype=np.float64))
+    return _number(losses.sum(dtype=np.float64) / losses.size)
 
 
 def _inverse(count: Number) -> Number:

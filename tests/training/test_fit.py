@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 
@@ -173,6 +174,35 @@ def test_every_sample_is_seen_once_an_epoch_in_another_order():
     for order in (first, second):
         assert not np.array_equal(order, np.arange(150))
         np.testing.assert_array_equal(np.sort(order), np.arange(150))
+
+
+def test_the_order_of_an_epoch_is_that_of_its_own_generator():
+    seen = []
+
+    def loss(out, targets):
+        seen.append(targets)
+        return 0.0, np.zeros_like(out)
+
+    key = Key(2**64 - 5, stream=3)
+    model = Sequential([Dense(3)])
+    fit(model, y=np.arange(150), epochs=3, batch_size=150, loss=loss, key=key)
+    for epoch, order in enumerate(seen):
+        words = np.array([2**64 - 5, 2 << 32 | epoch], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=words))
+        np.testing.assert_array_equal(order, rng.permutation(150))
+
+
+def test_a_callback_may_freeze_a_layer_for_some_epochs():
+    model = network()
+    after = []
+
+    def freeze(epoch, metrics):
+        model[1].trainable = epoch != 2  # the third epoch
+        after.append(model.params["1.weight"].copy())
+
+    fit(model, epochs=4, callbacks=[freeze])
+    moved = [not np.array_equal(a, b) for a, b in itertools.pairwise(after)]
+    assert moved == [True, False, True]
 
 
 # --- what it returns -----------------------------------------------------------------------------
@@ -540,6 +570,22 @@ def test_weights_spoiled_by_the_last_update_are_noticed():
     with pytest.raises(FloatingPointError, match=r"are not finite at step 5, .*layer 1, Dense"):
         fit(model, loss=stop_at(4, infinite))
     assert np.isfinite(np.frombuffer(weights(model), np.float32)).all()
+
+
+def test_finite_weights_may_have_an_infinite_sum():
+    model = Sequential([Dense(3)])
+    model.build((6,), key=0)
+    model.params["0.weight"][:] = 1e38
+    model.params["0.weight"][0] = 0
+
+    def still(out, labels):
+        return 0.0, np.zeros_like(out)
+
+    fit(model, loss=still)
+    assert model.training_state.epoch == 1
+    model.params["0.weight"][0, :2] = np.inf, -np.inf
+    with pytest.raises(FloatingPointError, match="2 of the 18 values in the weight"):
+        fit(model, loss=still)
 
 
 class Interrupted(SGD):

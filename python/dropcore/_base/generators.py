@@ -6,13 +6,14 @@ NumPy's Philox, seeded from the same seed, so that one number repeats a whole ru
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from dropcore.key import Key, as_key
 
-__all__ = ["DATA", "SHUFFLE", "WEIGHTS", "generator"]
+__all__ = ["DATA", "SHUFFLE", "WEIGHTS", "generator", "generators"]
 
 WEIGHTS: Final = 1
 SHUFFLE: Final = 2
@@ -39,3 +40,19 @@ def generator(key: Key | int, purpose: int, number: int = 0) -> np.random.Genera
     # A list with integers beyond 2**63 would pass through float64 and lose its low bits.
     words = np.array([as_key(key).seed, purpose << 32 | number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words))
+
+
+def generators(key: Key | int, purpose: int) -> Callable[[int], np.random.Generator]:
+    """`generator` as a function of the number, without the cost of new objects.
+
+    It returns one object, which each call puts to the beginning of that number.
+    """
+    found = generator(key, purpose)
+    begin = found.bit_generator.state
+
+    def at(number: int) -> np.random.Generator:
+        begin["state"]["key"][1] = purpose << 32 | number
+        found.bit_generator.state = begin
+        return found
+
+    return at

@@ -415,6 +415,7 @@ class _Training:
     cuda_graph: bool
     measures: Measures
     update: Update | None = None
+    good: Snapshot | None = None
     graphed: GraphedStep[tuple[Number, Scored]] | None = None
 
     def use(self, optimizer: Optimizer) -> None:
@@ -437,8 +438,13 @@ class _Training:
         """
         model, state, address = self.model, self.state, self.address
         loss = self.loss
-        good = Snapshot(model, state)
-        update = self.update = Update(model, self.optimizer, loss, state)
+        if self.good is None:
+            self.good = Snapshot(model, state)
+        else:
+            self.good.renew()
+        if self.update is None or not self.update.is_current():
+            self.update = Update(model, self.optimizer, loss, state)
+        update = self.update
         progress = state.unfinished
         if progress is None:
             progress = state.unfinished = UnfinishedEpoch()
@@ -455,16 +461,18 @@ class _Training:
                     progress.batches += 1
             if not fine:
                 culprit = first_nonfinite(model, batch.x, here, batch.lengths)
-                raise self._diverged(f"the loss is {value}", culprit, good)
+                raise self._diverged(f"the loss is {value}", culprit, self.good)
             advance(value)
             for function in after_update:
                 function(run)
         bad = nonfinite_weights(model)
         if bad:
-            raise self._diverged("the weights are not finite", bad, good)
+            raise self._diverged("the weights are not finite", bad, self.good)
         metrics = means.result()
         if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
-            raise self._diverged(f"the loss is {metrics['loss']}", "the weights are finite", good)
+            raise self._diverged(
+                f"the loss is {metrics['loss']}", "the weights are finite", self.good
+            )
         return metrics
 
     def _update(self, update: Update, batch: Batch, here: Key) -> tuple[Number, Scored]:

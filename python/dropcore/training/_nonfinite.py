@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,17 @@ __all__ = ["first_nonfinite", "nonfinite_weights"]
 
 def nonfinite_weights(model: Layer, path: str = "") -> str | None:
     """Describe the first parameter with a value that is not finite, if there is one."""
-    layers = dict(model.tree())
-    for name, weight in model.params.items():
+    params = model.params
+    with np.errstate(all="ignore"):
+        # A sum is not finite if a term is not. One that overflows is looked at more closely.
+        suspects = [name for name, weight in params.items() if not math.isfinite(weight.sum())]
+    for name in suspects:
+        weight = params[name]
         bad = weight.size - int(array_namespace(weight).isfinite(weight).sum())
         if bad:
             place, _, own = name.rpartition(".")
             whole = ".".join(part for part in (path, place) if part)
-            layer = _called(whole, layers[place])
+            layer = _called(whole, dict(model.tree())[place])
             return f"{bad} of the {weight.size} values in the {own} of {layer} are not finite"
     return None
 

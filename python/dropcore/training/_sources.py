@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from dropcore._base.checks import shown
 from dropcore._base.device import on_device
-from dropcore._base.generators import SHUFFLE, generator
+from dropcore._base.generators import SHUFFLE, generators
 from dropcore.key import Key
 from dropcore.losses import Loss
 from dropcore.training._data import Batch, Data, checked_data
@@ -56,22 +56,23 @@ class Arrays(Source):
     size: int
 
     def __init__(self, data: Data, batch_size: int, key: Key | None = None) -> None:
-        self.data, self.size, self._key = data, batch_size, key
+        self.data, self.size = data, batch_size
+        self._shuffles = None if key is None else generators(key, SHUFFLE)
         self.count = math.ceil(len(data) / batch_size)
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         samples, size = len(self.data), self.size
         starts = range(skip * size, samples, size)
-        if self._key is None:
+        if self._shuffles is None:
             for start in starts:
                 yield self.data.take(slice(start, start + size))
             return
-        order = generator(self._key, SHUFFLE, epoch).permutation(samples)
+        order = self._shuffles(epoch).permutation(samples)
         for start in starts:
             yield self.data.take(order[start : start + size])
 
     def arguments(self) -> dict[str, Any]:
-        shuffled = self._key is not None
+        shuffled = self._shuffles is not None
         return {"batch_size": self.size, "shuffle": shuffled, "samples": len(self.data)}
 
 

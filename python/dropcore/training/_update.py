@@ -156,8 +156,8 @@ class Scored(NamedTuple):
 class Update:
     """An update of the weights by a batch.
 
-    What an update needs of the model is looked up once, at creation: make another one after layers
-    were frozen.
+    What an update needs of the model is looked up once, at creation: make another one where
+    `is_current` is false.
 
     Parameters
     ----------
@@ -178,10 +178,14 @@ class Update:
     ) -> None:
         self.optimizer = optimizer
         self._model, self._loss, self._state = model, loss, state
-        frozen = model.frozen()
+        self._frozen = frozen = model.frozen()
         self._params = {p: array for p, array in model.params.items() if p not in frozen}
         self._constraints = {p: c for p, c in model.constraints.items() if p in self._params}
         self._regularizers = {p: r for p, r in model.regularizers.items() if p in self._params}
+
+    def is_current(self) -> bool:
+        """Whether the parameters that are frozen are still those of the creation."""
+        return self._frozen == self._model.frozen()
 
     def __call__(
         self, batch: Batch, key: Key, carried: Any = None

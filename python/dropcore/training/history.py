@@ -44,7 +44,8 @@ class History(Mapping[str, list[float]]):
         before = len(self.epochs)
         self.epochs.append(epoch)
         for name in metrics:
-            self.metrics.setdefault(name, [math.nan] * before)
+            if name not in self.metrics:
+                self.metrics[name] = [math.nan] * before
         for name, values in self.metrics.items():
             values.append(metrics.get(name, math.nan))
 

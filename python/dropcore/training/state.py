@@ -129,19 +129,31 @@ class TrainingState:
 
 
 class Snapshot:
-    """A copy of the weights and the training state of a model, which `restore` puts back."""
+    """A copy of the weights and the training state of a model, which `restore` puts back.
+
+    It is for arrays that are changed in place: those of the model and the state at creation.
+    """
 
     def __init__(self, model: Layer, state: TrainingState) -> None:
         self._state = state
-        self._counts = state.step, state.epoch
-        # Its lists grow, and what is in them stays.
-        self._unfinished = _shallow(state.unfinished)
         arrays = [
             *model.params.values(),
             *model.buffers.values(),
             *(a for slot in state.slots.values() for a in slot.values()),
         ]
         self._saved = [(array, array.copy()) for array in arrays]
+        self._count()
+
+    def renew(self) -> None:
+        """Copy everything again, into the same memory."""
+        for array, saved in self._saved:
+            saved[...] = array
+        self._count()
+
+    def _count(self) -> None:
+        self._counts = self._state.step, self._state.epoch
+        # Its lists grow, and what is in them stays.
+        self._unfinished = _shallow(self._state.unfinished)
 
     def restore(self) -> None:
         """Put everything back in place."""
