@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
+import os
 import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
 import warnings
 from unittest import SkipTest
 
@@ -20,7 +26,7 @@ import sklearn
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits, load_iris
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -34,6 +40,9 @@ from dropcore.sklearn._sparse import over_rows
 
 # Few epochs are enough here; tests of the warning expect it.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+# Of a child process, which has the same path of modules.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 ESTIMATORS = [DropoutClassifier, DropoutRegressor, DropoutAutoencoder]
 
@@ -215,6 +224,25 @@ def test_a_sparse_x_is_never_made_dense(digits, monkeypatch):
     assert std.min() > 0
 
 
+def test_a_wide_x_fits_where_dense_rows_would_not():
+    rows, features = 3000, 400_000  # 4.8 GB as a float32 array, and 80 MB the two weights
+    rng = np.random.default_rng(0)
+    columns = rng.integers(0, features, (rows, 10))
+    columns[:, 0] = y = rng.integers(0, 2, rows)
+    x = scipy.sparse.csr_array(
+        (np.ones(rows * 10), columns.ravel(), np.arange(0, rows * 10 + 1, 10)), (rows, features)
+    )
+    found = quick(hidden_layer_sizes=(4,), rate=0.2, alpha=0.0, batch_size=500, max_iter=4)
+    found.set_params(learning_rate_init=0.05, input_rate=0.1)
+    tracemalloc.start()
+    found.fit(x, y)
+    score = found.score(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert score > 0.95
+    assert peak < 20 * found.coefs_[0].nbytes
+
+
 def test_sparse_samples_are_those_of_dense_rows_whatever_the_batch(digits, monkeypatch):
     x, y = digits
     found = trained(DropoutRegressor, x, y, input_rate=0.2)
@@ -234,6 +262,155 @@ def test_a_sparse_fit_that_diverges_names_the_layer(digits):
     options = {"solver": "sgd", "learning_rate_init": 1e30, "max_iter": 20, "input_rate": 0.1}
     with pytest.raises(FloatingPointError, match=r"not finite|is (nan|inf)"):
         trained(DropoutRegressor, scipy.sparse.csr_array(x), y, **options)
+
+
+# --- what data may be ----------------------------------------------------------------------------
+
+
+def frame(x, **columns):
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(x, columns=list("abcd")).assign(**columns)
+
+
+def memory_map(x, folder):
+    joblib.dump(x, folder / "x")
+    found = joblib.load(folder / "x", mmap_mode="r")
+    assert isinstance(found, np.memmap)
+    return found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x, folder: x.astype(np.int8),
+        lambda x, folder: x.astype(np.float16),
+        lambda x, folder: x.astype(object),
+        lambda x, folder: x.tolist(),
+        lambda x, folder: np.asfortranarray(x),
+        lambda x, folder: memory_map(x, folder),
+        lambda x, folder: frame(x),
+        lambda x, folder: frame(x).convert_dtypes(),
+        lambda x, folder: scipy.sparse.csr_array(x).tocoo(),
+    ],
+    ids=["int8", "float16", "object", "list", "fortran", "memmap", "frame", "nullable", "coo"],
+)
+def test_the_same_numbers_in_another_form(iris, given, tmp_path):
+    x, y = iris
+    x = np.round(4 * x)
+    expected = trained(DropoutClassifier, x, y)
+    x = given(x, tmp_path)
+    found = trained(DropoutClassifier, x, y.tolist())
+    for a, b in zip(expected.coefs_, found.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert np.array_equal(found.predict(x), expected.predict(np.round(4 * iris[0])))
+
+
+def spoiled(x, value):
+    x = x.copy()
+    x[3, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda k, x, y: k.fit(frame(x, e="text"), y),
+        lambda k, x, y: k.fit(spoiled(x, np.nan), y),
+        lambda k, x, y: k.fit(frame(x).mask(frame(x) > 2).convert_dtypes(), y),
+        lambda k, x, y: k.fit(x[:, 0], y),
+        lambda k, x, y: k.fit(x[None], y),
+        lambda k, x, y: k.fit(x[:, :0], y),
+        lambda k, x, y: k.fit(x[:0], y[:0]),
+        lambda k, x, y: k.fit(x + 0j, y),
+        lambda k, x, y: k.fit(frame(x).rename(columns={"a": 1}), y),
+        lambda k, x, y: k.fit(x, y[:-1]),
+        lambda k, x, y: k.fit(x, None),
+        lambda k, x, y: k.fit(x, spoiled(np.c_[y, y], np.nan)[:, 1]),
+        lambda k, x, y: k.fit(x, np.ones((150, 2, 2))),
+        lambda k, x, y: k.fit(x, y, np.ones(3)),
+        lambda k, x, y: k.fit(x, y, np.ones((150, 1))),
+        lambda k, x, y: k.fit(x, y, np.full(150, np.nan)),
+        lambda k, x, y: k.fit(x, y).predict(x[:, :3]),
+        lambda k, x, y: k.fit(x, y).predict(x[0]),
+        lambda k, x, y: k.fit(x, y).predict(x[:0]),
+        lambda k, x, y: k.fit(x, y).predict(spoiled(x, np.nan)),
+        lambda k, x, y: k.fit(frame(x), y).predict(frame(x)[["b", "a", "c", "d"]]),
+        lambda k, x, y: k.fit(frame(x), y).predict(frame(x).rename(columns={"a": "z"})),
+        lambda k, x, y: k.predict(x),
+        lambda k, x, y: k.set_params(dropout=0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "peer"), [(DropoutClassifier, MLPClassifier), (DropoutRegressor, MLPRegressor)]
+)
+def test_errors_are_those_of_scikit_learn(iris, kind, peer, call):
+    x, y = iris
+    y = y.astype(float)
+    with pytest.raises((TypeError, ValueError, NotFittedError)) as theirs:
+        call(peer(max_iter=1), x, y)
+    with pytest.raises(type(theirs.value)) as ours:
+        call(kind(max_iter=1), x, y)
+    expected = str(theirs.value).replace(peer.__name__, kind.__name__)
+    # The rest of a message shows the parameters that there are, or the numbers of an array.
+    expected, found = (re.split("Valid p|\narray=", m)[0] for m in (expected, str(ours.value)))
+    assert found == expected.replace("float64", "float32")
+
+
+@pytest.mark.parametrize("kind", [DropoutClassifier, DropoutRegressor])
+def test_warnings_are_those_of_scikit_learn(iris, kind):
+    x, y = iris
+    with pytest.warns(DataConversionWarning, match="A column-vector y was passed"):
+        column = trained(kind, x, y[:, None])
+    assert same_weights(column, trained(kind, x, y))
+    named = trained(kind, frame(x), y)
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but Dropout"):
+        named.predict(x)
+
+
+def test_numbers_beyond_float32(iris):
+    x, y = iris
+    message = r"contains infinity or a value too large for dtype\('float32'\)"
+    with pytest.raises(ValueError, match=f"Input X {message}"):
+        quick().fit(x * 1e60, y)
+    with pytest.raises(ValueError, match=f"Input y {message}"):
+        quick(DropoutRegressor).fit(x, y * 1e60)
+
+
+def test_widths_and_rates_as_arrays(iris):
+    for sizes, rate in ((7, 0.25), (np.int64(7), np.float32(0.25)), (np.array(7), np.array(0.25)),
+                        (np.array([7]), np.array([0.25])), ([7], [0.25])):  # fmt: skip
+        found = trained(DropoutClassifier, *iris, hidden_layer_sizes=sizes, rate=rate)
+        assert found.coefs_[0].shape == (4, 7)
+        assert found.model_.layers[1].rate == 0.25
+
+
+def test_wrong_weights_of_samples(iris):
+    x, y = iris
+    for kind in (DropoutClassifier, DropoutRegressor):
+        with pytest.raises(ValueError, match=r"sample_weight must not be negative, got -1\.5"):
+            quick(kind).fit(x, y, np.r_[np.ones(149), -1.5])
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        quick().fit(x, y, ["much"] * 150)
+
+
+def test_sets_that_are_too_small_to_hold_anything_out(iris):
+    x, y = iris
+    rows = np.r_[0:2, 60:62]
+    with pytest.raises(ValueError, match=r"least 1 of the 4 samples.* validation_fraction=0.1 giv"):
+        quick(early_stopping=True).fit(x[rows], y[rows])
+    with pytest.raises(ValueError, match=r"least 2 of the 10 samples.* gives it 1: change that"):
+        quick(DropoutRegressor, early_stopping=True).fit(x[:10], y[:10])
+    with pytest.raises(ValueError, match=r"and not all of them.* gives it 4"):
+        quick(early_stopping=True, validation_fraction=0.9).fit(x[rows], y[rows])
+    found = trained(DropoutClassifier, x[rows], y[rows], early_stopping=True,
+                    validation_fraction=0.3)  # fmt: skip
+    assert len(found.validation_scores_) == 3
+
+
+def test_targets_of_a_regressor_may_be_sparse():
+    x, y = numbers(outputs=2)
+    found = trained(DropoutRegressor, x, scipy.sparse.csr_array(y))
+    assert same_weights(found, trained(DropoutRegressor, x, y))
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -345,6 +522,91 @@ def test_early_stopping_of_a_regressor_watches_r2():
     assert len(found.validation_scores_) == 30
     assert found.best_validation_score_ == max(found.validation_scores_) <= 1
     assert found.loss_curve_[-1] < found.loss_curve_[0]
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "invscaling", "adaptive"])
+def test_learning_rates_are_those_of_mlp_classifier(iris, learning_rate):
+    """Full batches without dropout, from the same weights, with a loss that never improves."""
+    x, y = iris
+    options = {
+        "hidden_layer_sizes": (6,), "solver": "sgd", "learning_rate": learning_rate,
+        "learning_rate_init": 0.5, "power_t": 0.3, "tol": 1e9, "random_state": 0,
+    }  # fmt: skip
+    found = DropoutClassifier(rate=0.0, n_iter_no_change=4, **options)
+    peer = MLPClassifier(n_iter_no_change=3, **options)  # which waits an epoch longer
+    for each in (found, peer):
+        each.partial_fit(x, y, classes=[0, 1, 2])
+    arrays = found.coefs_ + found.intercepts_, peer.coefs_ + peer.intercepts_
+    for a, b in zip(*arrays, strict=True):
+        b[...] = a
+    for array in found.model_.training_state.slots["velocity"].values():
+        array[...] = 0
+    for velocity in peer._optimizer.velocities:
+        velocity[...] = 0
+    for _ in range(16):
+        found.partial_fit(x, y)
+        peer.partial_fit(x, y)
+        rate = 0.5 * found.model_.training_state.learning_rate_factor
+        assert rate == pytest.approx(peer._optimizer.learning_rate)
+    for a, b in zip(*arrays, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert (rate < 0.5) == (learning_rate != "constant")
+
+
+def test_an_adaptive_rate_ends_training_when_it_is_small(iris):
+    options = {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 1e-4}
+    options |= {"tol": 1e9, "n_iter_no_change": 3, "max_iter": 100, "warm_start": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = quick(**options).fit(*iris)
+    # Of 1 + 3 epochs the last three bring no improvement; 1e-4 / 5^3 is the first below 1e-6.
+    assert found.n_iter_ == 1 + 3 * 4
+    factor = found.model_.training_state.learning_rate_factor
+    assert factor == pytest.approx(5**-3)
+    found.set_params(max_iter=2).fit(*iris)  # goes on with the rate, and waits anew
+    assert (found.n_iter_, found.model_.training_state.learning_rate_factor) == (15, factor)
+    found.set_params(learning_rate="constant").fit(*iris)
+    assert found.model_.training_state.learning_rate_factor == 1
+
+
+def test_an_adaptive_rate_keeps_the_best_weights_of_early_stopping(digits):
+    x, y = digits
+    options = {"solver": "sgd", "learning_rate": "adaptive", "early_stopping": True}
+    found = trained(DropoutClassifier, x, y, max_iter=25, n_iter_no_change=2, tol=1e-3,
+                    learning_rate_init=0.5, validation_fraction=0.2, **options)  # fmt: skip
+    scores = found.validation_scores_
+    assert found.model_.training_state.learning_rate_factor < 1
+    again = trained(DropoutClassifier, x, y, max_iter=1 + int(np.argmax(scores)), tol=1e-3,
+                    n_iter_no_change=2, learning_rate_init=0.5, validation_fraction=0.2,
+                    **options)  # fmt: skip
+    assert same_weights(found, again)
+
+
+@pytest.mark.parametrize("learning_rate", ["invscaling", "adaptive"])
+def test_a_learning_rate_goes_on(digits, learning_rate):
+    x, y = digits
+    options = {"solver": "sgd", "learning_rate": learning_rate, "learning_rate_init": 0.05}
+    if learning_rate == "adaptive":
+        options |= {"tol": 1e9, "n_iter_no_change": 2}  # lowered after the epochs 3 and 5
+    whole = trained(DropoutClassifier, x, y, max_iter=6, **options)
+    parts = quick(**options)
+    for _ in range(6):
+        parts.partial_fit(x, y, range(10))
+    assert same_weights(whole, parts)
+    factor = parts.model_.training_state.learning_rate_factor
+    wanted = 0.2**2 if learning_rate == "adaptive" else (6 * len(x) + 1) ** -0.5
+    assert factor == pytest.approx(wanted)
+
+
+def test_patience_may_have_no_end(iris):
+    found = quick(n_iter_no_change=np.inf, tol=1e9, max_iter=12).fit(*iris)
+    assert found.n_iter_ == 12
+
+
+def test_samples_that_are_held_out_are_not_seen(digits):
+    x, y = digits
+    found = trained(DropoutClassifier, x, y, early_stopping=True, validation_fraction=0.25)
+    assert found.t_ == 3 * (len(x) - round(0.25 * len(x)))
 
 
 def test_max_iter_that_is_too_small_is_said(iris):
@@ -526,7 +788,7 @@ def test_names_of_activations_are_those_of_scikit_learn(iris):
 
 def test_names_and_defaults_are_those_of_mlp_classifier():
     own = {"rate", "input_rate", "max_norm", "class_weight"}
-    missing = {"power_t", "max_fun", "learning_rate"}
+    missing = {"max_fun"}  # of "lbfgs"
     for kind, peer in ((DropoutClassifier, MLPClassifier), (DropoutRegressor, MLPRegressor)):
         ours, theirs = kind().get_params(), peer().get_params()
         theirs.pop("loss", None)
@@ -615,15 +877,74 @@ def test_a_search_on_two_processes(iris):
     assert search.best_estimator_.score(x, y) > 0.9
 
 
+def test_a_search_on_a_dask_cluster(iris):
+    distributed = pytest.importorskip("distributed")
+    from dask.base import tokenize
+
+    x, y = iris
+    grid = {"rate": [0.0, 0.5], "max_norm": [None, 1.0]}
+    estimator = quick(max_iter=20, learning_rate_init=0.05)
+
+    def process(estimator, x, y):
+        return os.getpid()
+
+    scoring = {"accuracy": "accuracy", "process": process}
+    search = GridSearchCV(estimator, grid, cv=3, scoring=scoring, refit="accuracy")
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        workers = set(client.run(os.getpid).values())
+        with joblib.parallel_config(backend="dask"):
+            search.fit(x, y)
+        fitted = client.submit(clone(estimator).fit, x, y).result()
+    found = search.cv_results_
+    used = {found[f"split{k}_test_process"][i] for k in range(3) for i in range(4)}
+    assert used == workers
+    assert os.getpid() not in used
+    here = GridSearchCV(estimator, grid, cv=3).fit(x, y)
+    assert np.array_equal(here.cv_results_["mean_test_score"], found["mean_test_accuracy"])
+    assert same_weights(search.best_estimator_, here.best_estimator_)
+    assert same_weights(fitted, estimator.fit(x, y))
+    # Tasks of Dask that look the same are done once.
+    assert tokenize(fitted) != tokenize(clone(estimator).fit(x, y % 2))
+
+
+def test_arrays_of_dask(iris):
+    arrays = pytest.importorskip("dask.array")
+    x, y = iris
+    parts = arrays.from_array(x, chunks=40)
+    found = trained(DropoutClassifier, parts, arrays.from_array(y, chunks=40))
+    assert same_weights(found, trained(DropoutClassifier, x, y))
+    assert np.array_equal(found.predict(parts), found.predict(x))
+
+
+def test_a_pickle_is_read_by_another_process(digits, tmp_path):
+    x, y = scipy.sparse.csr_array(digits[0]), digits[1]
+    found = trained(DropoutRegressor, x, y, warm_start=True, solver="sgd")
+    path = tmp_path / "estimator"
+    path.write_bytes(pickle.dumps((found, x, y)))
+    code = (
+        "import pickle, sys, pathlib, warnings; warnings.simplefilter('ignore')\n"
+        "path = pathlib.Path(sys.argv[1]); found, x, y = pickle.loads(path.read_bytes())\n"
+        "path.write_bytes(pickle.dumps((found.predict(x, return_std=True), found.fit(x, y))))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=ENVIRONMENT)
+    (y_there, std_there), again = pickle.loads(path.read_bytes())
+    mean, std = found.predict(x, return_std=True)
+    assert np.array_equal(mean, y_there)
+    assert np.array_equal(std, std_there)
+    assert same_weights(again, found.fit(x, y))
+
+
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_copies(kind, digits, tmp_path):
     x, y = digits
     found = trained(kind, x, y, warm_start=True)
     joblib.dump(found, tmp_path / "estimator")
     copies = [pickle.loads(pickle.dumps(found)), joblib.load(tmp_path / "estimator")]
+    copies.append(copy.deepcopy(found))
     found.fit(x, y)
-    for copy in copies:
-        assert same_weights(copy.fit(x, y), found)
+    for twin in copies:
+        assert same_weights(twin.fit(x, y), found)
     again = clone(found)
     assert again.get_params() == found.get_params()
     with pytest.raises(NotFittedError):
@@ -667,16 +988,22 @@ def test_the_network_is_one_of_dropcore(iris, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"hidden_layer_sizes": None}, TypeError, "each of hidden_layer_sizes must be .*got None"),
         ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be .*got 0"),
         ({"hidden_layer_sizes": "ab"}, TypeError, "hidden_layer_sizes must be .*got 'ab'"),
         ({"rate": 1.5}, ValueError, "rate must be in .*got 1.5"),
         ({"rate": "half"}, TypeError, "rate must be a number, or one for each hidden layer, got"),
+        ({"rate": np.array([0.5, 0.5])}, ValueError, "each of the 1 hidden layers, got 2"),
         ({"rate": (0.5, 0.5)}, ValueError, "each of the 1 hidden layers, got 2"),
         ({"input_rate": -0.1}, ValueError, "input_rate must be in .*got -0.1"),
         ({"max_norm": 0}, ValueError, "max_norm must be positive"),
         ({"activation": "cube"}, ValueError, "activation must be 'identity', .*got 'cube'"),
         ({"activation": None}, ValueError, "activation must be 'identity', .*got None"),
-        ({"solver": "lbfgs"}, ValueError, "solver must be 'adam' or 'sgd', got 'lbfgs'"),
+        ({"solver": "rprop"}, ValueError, "solver must be 'adam' or 'sgd', got 'rprop'$"),
+        ({"solver": "lbfgs"}, ValueError, "got 'lbfgs', which .* is drawn anew: use 'adam', or"),
+        ({"learning_rate": 0.1}, ValueError, "got 0.1; the number is learning_rate_init"),
+        ({"learning_rate": "adaptive"}, ValueError, "'adaptive' is for solver='sgd', got 'adam'"),
+        ({"power_t": -1}, ValueError, "power_t must be .*not negative, got -1"),
         ({"alpha": -1}, ValueError, "alpha must be .*not negative, got -1"),
         ({"batch_size": 0}, ValueError, "batch_size must be .*got 0"),
         ({"learning_rate_init": 0.0}, ValueError, "learning_rate_init must be positive"),
@@ -686,6 +1013,7 @@ def test_the_network_is_one_of_dropcore(iris, tmp_path):
         ({"beta_2": 1.0}, ValueError, "beta_2 must be in .*got 1.0"),
         ({"epsilon": 0}, ValueError, "epsilon must be positive"),
         ({"max_iter": 0}, ValueError, "max_iter must be .*got 0"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be .*got 0"),
         ({"n_iter_no_change": 2.5}, TypeError, "n_iter_no_change must be .*got 2.5"),
         ({"early_stopping": "yes"}, TypeError, "early_stopping must be True or False"),
         ({"random_state": "seed"}, ValueError, "cannot be used to seed"),
@@ -709,12 +1037,12 @@ def test_wrong_use_of_classes(iris):
     with pytest.raises(ValueError, match="classes must be given in the first call"):
         quick().partial_fit(x, y)
     found = quick().partial_fit(x, y, [0, 1, 2])
-    with pytest.raises(ValueError, match=r"classes=\[0, 1\] are not those of the calls before"):
+    with pytest.raises(ValueError, match=r"partial_fit goes on .*, 2\], and there are \[0, 1\]"):
         found.partial_fit(x, y, [0, 1])
     with pytest.raises(ValueError, match=r"labels that are not in classes, \[3\]"):
         found.partial_fit(x, y + 1)
     found.set_params(warm_start=True)
-    with pytest.raises(ValueError, match=r"for the classes \[0, 1, 2\], and y has \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"warm_start=True .* 2\], and there are \[0, 1\]"):
         found.fit(x, y % 2)
     with pytest.raises(ValueError, match=r"class_weight has labels that are not .*: \[5\]"):
         quick(class_weight={5: 1.0}).fit(x, y)
@@ -733,6 +1061,11 @@ def test_wrong_use_of_shapes(iris):
         found.partial_fit(x, x[:, :2])
     with pytest.raises(ValueError, match=r"n_samples must be .*got 0"):
         found.predict(x, return_std=True, n_samples=0)
+    with pytest.raises(TypeError, match="return_std must be True or False, got 'yes'"):
+        found.predict(x, return_std="yes")
+    coder = trained(DropoutAutoencoder, x, hidden_layer_sizes=(2,))
+    with pytest.raises(ValueError, match=r"inverse_transform: X must hold codes of 2 .* got 4"):
+        coder.inverse_transform(x)
     for kind in ESTIMATORS:
         again = trained(kind, x, y, warm_start=True)
         with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 4"):

@@ -17,8 +17,8 @@ from sklearn.base import (
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 
-from dropcore._base.checks import check_integer
-from dropcore.nn import Dense, Sequential, autoencoder, mlp
+from dropcore._base.checks import check_bool, check_integer
+from dropcore.nn import Dense, Sequential, autoencoder
 from dropcore.sklearn._network import Array, HalfSquaredError, NetworkEstimator
 from dropcore.training import predict
 
@@ -44,13 +44,20 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         Of the hidden layers: "identity", "logistic", "tanh", "relu", or another name of
         `dropcore.nn.activations.ACTIVATIONS`.
     solver : "adam" or "sgd", default "adam"
+        There is no "lbfgs": it compares losses along a line, and under dropout each is drawn anew.
     alpha : float, default 1e-4
         Of the penalty alpha / 2 * sum of the squared weights / batch size that is added to the
         loss of a batch.
     batch_size : int or "auto", default "auto"
         Samples in an update. "auto" is 200. At most all samples.
+    learning_rate : "constant", "invscaling" or "adaptive", default "constant"
+        Of "sgd". "invscaling" divides the learning rate by ``(t_ + 1) ** power_t`` after each
+        epoch. "adaptive" divides it by 5 where training would end, which ends where that happens
+        at 1e-6 or less.
     learning_rate_init : float, default 1e-3
-        The learning rate, which is constant.
+        The learning rate of "adam", and the first one of "sgd".
+    power_t : float, default 0.5
+        Of "invscaling", not negative.
     max_iter : int, default 200
         Most epochs of a `fit`.
     shuffle : bool, default True
@@ -58,15 +65,15 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
     random_state : int, RandomState or None, default None
         An integer s is the key ``dropcore.Key(s)``: see `dropcore.sklearn`.
     tol : float, default 1e-4
-    n_iter_no_change : int, default 10
+    n_iter_no_change : int or inf, default 10
         Training ends after `n_iter_no_change` epochs in a row in which the loss, or with
         `early_stopping` the validation score, has not improved by more than `tol`. The loss of
         the training data is one under dropout, and noisy.
     verbose : bool, default False
         Whether each epoch prints a line.
     warm_start : bool, default False
-        Whether `fit` goes on with the weights, the state of the solver and the key of the last
-        one. Other parameters than the shapes of weights may have changed.
+        Whether `fit` goes on with the weights, the state of the solver, its learning rate and the
+        key of the last one. Other parameters than the shapes of weights may have changed.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
         Of "sgd".
@@ -141,7 +148,9 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         solver: str = "adam",
         alpha: float = 1e-4,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
+        power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
@@ -158,84 +167,11 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         n_iter_no_change: int = 10,
         class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            rate,
-            input_rate=input_rate,
-            max_norm=max_norm,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate_init=learning_rate_init,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-        )
-        self.class_weight = class_weight
+        self._take(locals())
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array_like or sparse array, shape (samples, features)
-            Finite numbers. Standardise them: the learning rate is meant for that.
-        y : array_like, shape (samples,) or (samples, labels)
-            Labels; or for several labels a sample a matrix of 0 and 1, which may be sparse.
-        sample_weight : array_like, shape (samples,), optional
-            How much each sample counts in the mean loss of its batch, not negative.
-
-        Returns
-        -------
-        DropoutClassifier
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter or the data is invalid, or with `warm_start` the classes differ from
-            those of the last fit.
-        FloatingPointError
-            If the loss or the weights are not finite.
-        KeyboardInterrupt
-            If the user interrupts. The network is then as the last update left it, if an epoch was
-            finished.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If `max_iter` epochs were made and the loss still improved.
-        """
-        self._checked()
-        goes_on = self._goes_on()
-        X, y = self._inputs(X, y, multi_output=True, reset=not goes_on)
-        classes, y = self._labels(y)
-        if goes_on and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                "warm_start=True goes on with a network for the classes "
-                f"{self.classes_.tolist()}, and y has {classes.tolist()}"
-            )
-        weights = self._weights(sample_weight, X)
-        if weights is not None and y.ndim == 1 and len(np.unique(y[weights > 0])) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least two classes, and all samples of positive "
-                "weight are of one class"
-            )
-        return self._fit(X, y, classes, weights, goes_on)
-
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(  # type: ignore[override, unused-ignore]
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Go through some samples once, from where the last call stopped.
 
         Parameters
@@ -256,20 +192,58 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
             As `fit`; if `classes` are missing in the first call, differ from those of an earlier
             one, or lack a label of y; or with `early_stopping`.
         """
-        self._checked()
-        self._refuse_early_stopping()
-        goes_on = self._goes_on(True)
-        if classes is None and not goes_on:
-            raise ValueError("partial_fit: classes must be given in the first call")
-        wanted = self.classes_ if classes is None else np.unique(np.asarray(classes))
-        if goes_on and not np.array_equal(wanted, self.classes_):
+        return self._fit(X, y, sample_weight, True, epochs=1, classes=classes)
+
+    def _fit(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        goes_on: bool,
+        epochs: int | None = None,
+        classes: Any = None,
+    ) -> Self:
+        goes_on = self._begun(goes_on, epochs)
+        whole = epochs is None
+        if classes is not None:
+            classes = np.unique(np.asarray(classes))
+            if goes_on:
+                self._check_classes("partial_fit", classes)
+        elif not whole:
+            if not goes_on:
+                raise ValueError("partial_fit: classes must be given in the first call")
+            classes = self.classes_
+        x, y = self._inputs(x, y, multi_output=True, reset=not goes_on)
+        known, y = self._labels(y, classes)
+        if goes_on:
+            self._check_classes("warm_start=True" if whole else "partial_fit", known)
+        several = y.ndim == 2
+        if goes_on and several != self._several:
             raise ValueError(
-                f"partial_fit: classes={wanted.tolist()} are not those of the calls before, "
-                f"{self.classes_.tolist()}"
+                f"{type(self).__name__}: y must have the shape of the last fit, "
+                f"{'(samples, labels)' if self._several else '(samples,)'}, got {y.shape}"
             )
-        X, y = self._inputs(X, y, multi_output=True, reset=not goes_on)
-        wanted, y = self._labels(y, wanted)
-        return self._fit(X, y, wanted, self._weights(sample_weight, X), goes_on, epochs=1)
+        weights = self._weights(sample_weight, x)
+        if whole and weights is not None and not several and len(np.unique(y[weights > 0])) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least two classes, and all samples of positive "
+                "weight are of one class"
+            )
+        outputs = len(known) if several or len(known) > 2 else 1
+        of_labels = several or outputs == 1
+        of_classes = self._weights_of_classes(known, several)
+        self.classes_, self._several = known, several
+        self.n_outputs_, self.out_activation_ = outputs, "logistic" if of_labels else "softmax"
+        return self._train(
+            x,
+            y,
+            weights,
+            loss="binary_cross_entropy" if of_labels else "softmax_cross_entropy",
+            goes_on=goes_on,
+            epochs=epochs,
+            metric="accuracy",
+            class_weight=of_classes,
+        )
 
     def _labels(self, y: Any, classes: Array | None = None) -> tuple[Array, Array]:
         """The classes in y, and y as their numbers or as a matrix of 0 and 1.
@@ -307,37 +281,13 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
             )
         return classes, numbers
 
-    def _fit(
-        self,
-        x: Any,
-        y: Array,
-        classes: Array,
-        sample_weight: Array | None,
-        goes_on: bool,
-        epochs: int | None = None,
-    ) -> Self:
-        several = y.ndim == 2
-        if goes_on and several != self._several:
+    def _check_classes(self, what: str, classes: Array) -> None:
+        """ValueError unless they are those of the last fit."""
+        if not np.array_equal(classes, self.classes_):
             raise ValueError(
-                f"{type(self).__name__}: y must have the shape of the last fit, "
-                f"{'(samples, labels)' if self._several else '(samples,)'}, got {y.shape}"
+                f"{what} goes on with a network for the classes {self.classes_.tolist()}, and "
+                f"there are {classes.tolist()}"
             )
-        outputs = len(classes) if several or len(classes) > 2 else 1
-        of_labels = several or outputs == 1
-        weights = self._weights_of_classes(classes, several)
-        self.classes_, self._several = classes, several
-        self.n_outputs_, self.out_activation_ = outputs, "logistic" if of_labels else "softmax"
-        return self._train(
-            x,
-            y,
-            sample_weight,
-            loss="binary_cross_entropy" if of_labels else "softmax_cross_entropy",
-            n_outputs=outputs,
-            goes_on=goes_on,
-            epochs=epochs,
-            metric="accuracy",
-            class_weight=weights,
-        )
 
     def _weights_of_classes(self, classes: Array, several: bool) -> Any:
         """`class_weight` by the numbers of the classes."""
@@ -362,9 +312,6 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
                 f"{known}: {unknown}"
             )
         return {number: float(given.get(label, 1.0)) for number, label in enumerate(known)}
-
-    def _architecture(self, widths: list[int], n_outputs: int, options: dict[str, Any]) -> Any:
-        return mlp(widths, n_outputs, **options)
 
     def predict_proba(self, X: Any) -> Array:
         """The probability of each class, without dropout.
@@ -436,9 +383,9 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
     Parameters
     ----------
     hidden_layer_sizes, rate, input_rate, max_norm, activation, solver, alpha, batch_size,
-    learning_rate_init, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum,
-    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
-    n_iter_no_change
+    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose,
+    warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2,
+    epsilon, n_iter_no_change
         As for `DropoutClassifier`, with the same defaults. The score of `early_stopping` is R^2,
         the mean over the outputs.
 
@@ -459,67 +406,18 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
     deep learning".
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array_like or sparse array, shape (samples, features)
-        y : array_like, shape (samples,) or (samples, outputs)
-        sample_weight : array_like, shape (samples,), optional
-            How much each sample counts in the mean loss of its batch, not negative.
-
-        Returns
-        -------
-        DropoutRegressor
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter or the data is invalid.
-        FloatingPointError
-            If the loss or the weights are not finite.
-        KeyboardInterrupt
-            If the user interrupts. The network is then as the last update left it, if an epoch was
-            finished.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If `max_iter` epochs were made and the loss still improved.
-        """
-        return self._fit(X, y, sample_weight, self._goes_on())
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Go through some samples once, from where the last call stopped.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As for `fit`.
-
-        Returns
-        -------
-        DropoutRegressor
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `fit`, or with `early_stopping`.
-        """
-        self._refuse_early_stopping()
-        return self._fit(X, y, sample_weight, self._goes_on(True), epochs=1)
-
     def _fit(
         self, x: Any, y: Any, sample_weight: Any, goes_on: bool, epochs: int | None = None
     ) -> Self:
-        self._checked()
+        goes_on = self._begun(goes_on, epochs)
         x, y = self._inputs(x, y, multi_output=True, y_numeric=True, reset=not goes_on)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        y = np.asarray(y, np.float32).reshape(len(y), -1)
+        if scipy.sparse.issparse(y):
+            y = y.toarray()
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = check_array(y, dtype=np.float32, ensure_2d=False, input_name="y")
+        y = y.reshape(len(y), -1)
         if goes_on and y.shape[1] != self.n_outputs_:
             raise ValueError(
                 f"{type(self).__name__}: the fit goes on with a network of {self.n_outputs_} "
@@ -532,14 +430,10 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
             y,
             weights,
             loss=HalfSquaredError(),
-            n_outputs=y.shape[1],
             goes_on=goes_on,
             epochs=epochs,
             metric="r2",
         )
-
-    def _architecture(self, widths: list[int], n_outputs: int, options: dict[str, Any]) -> Any:
-        return mlp(widths, n_outputs, **options)
 
     def predict(self, X: Any, return_std: bool = False, n_samples: int = 100) -> Any:
         """The prediction for each sample, without dropout.
@@ -562,7 +456,7 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
         """
         outputs = self._outputs(X)
         y = outputs[:, 0] if self.n_outputs_ == 1 else outputs
-        if not return_std:
+        if not check_bool(f"{type(self).__name__}: return_std", return_std):
             return y
         return y, self.sample_y(X, n_samples).std(axis=-1)
 
@@ -611,9 +505,9 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         narrow code loses too much by dropout.
     input_rate : float, default 0.25
         Of the features: the noise that the network learns to remove.
-    max_norm, activation, solver, alpha, batch_size, learning_rate_init, max_iter, shuffle,
-    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping,
-    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
+    max_norm, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t,
+    max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum,
+    early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
         As for `DropoutRegressor`, with the same defaults.
 
     Attributes
@@ -628,6 +522,8 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
     denoising autoencoders".
     """
 
+    _architecture = staticmethod(autoencoder)
+
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
@@ -639,7 +535,9 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         solver: str = "adam",
         alpha: float = 1e-4,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
+        power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
@@ -655,31 +553,7 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         epsilon: float = 1e-8,
         n_iter_no_change: int = 10,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            rate,
-            input_rate=input_rate,
-            max_norm=max_norm,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate_init=learning_rate_init,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-        )
+        self._take(locals())
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train the network to reconstruct X.
@@ -699,20 +573,15 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
 
         Raises
         ------
-        TypeError, ValueError
-            If a parameter or the data is invalid, such as an X that is sparse.
-        FloatingPointError
-            If the loss or the weights are not finite.
-        KeyboardInterrupt
-            If the user interrupts. The network is then as the last update left it, if an epoch was
-            finished.
+        TypeError, ValueError, FloatingPointError, KeyboardInterrupt
+            As `DropoutRegressor.fit`; also if X is sparse.
 
         Warns
         -----
         ConvergenceWarning
             If `max_iter` epochs were made and the loss still improved.
         """
-        return self._fit(X, sample_weight, self._goes_on())
+        return super().fit(X, y, sample_weight)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Go through some samples once, from where the last call stopped.
@@ -732,10 +601,12 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         TypeError, ValueError
             As `fit`, or with `early_stopping`.
         """
-        self._refuse_early_stopping()
-        return self._fit(X, sample_weight, self._goes_on(True), epochs=1)
+        return super().partial_fit(X, y, sample_weight)
 
-    def _fit(self, x: Any, sample_weight: Any, goes_on: bool, epochs: int | None = None) -> Self:
+    def _fit(
+        self, x: Any, y: Any, sample_weight: Any, goes_on: bool, epochs: int | None = None
+    ) -> Self:
+        goes_on = self._begun(goes_on, epochs)
         if not self._checked()["widths"]:
             raise ValueError(
                 f"{type(self).__name__}: hidden_layer_sizes must have at least one width, that of "
@@ -748,14 +619,10 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
             x,
             self._weights(sample_weight, x),
             loss=HalfSquaredError(),
-            n_outputs=x.shape[1],
             goes_on=goes_on,
             epochs=epochs,
             metric="r2",
         )
-
-    def _architecture(self, widths: list[int], n_outputs: int, options: dict[str, Any]) -> Any:
-        return autoencoder(widths, n_outputs, **options)
 
     def transform(self, X: Any) -> Array:
         """The code of each sample, without dropout.
@@ -787,6 +654,11 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         check_is_fitted(self)
         dtype = _dtype_of(X)
         codes = check_array(X, dtype=np.float32)
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"{type(self).__name__}.inverse_transform: X must hold codes of "
+                f"{self._n_features_out} features, got {codes.shape[1]}"
+            )
         return predict(self.model_[self._code() + 1 :], codes).astype(dtype)
 
     def score(self, X: Any, y: Any = None) -> float:

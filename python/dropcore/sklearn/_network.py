@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,11 @@ from sklearn.utils.validation import check_is_fitted
 from dropcore._base.checks import check_bool, check_integer, check_number, shown, users_level
 from dropcore.key import Key
 from dropcore.losses import MeanSquaredError
-from dropcore.nn import Dense, Sequential
+from dropcore.nn import Dense, Sequential, mlp
 from dropcore.nn.activations import ACTIVATIONS
 from dropcore.optim import SGD, Adam
 from dropcore.regularizers import L2
+from dropcore.sklearn._rates import Adaptive, InverseScaling
 from dropcore.sklearn._sparse import over_rows
 from dropcore.training import TrainingState, fit, predict
 from dropcore.training.callbacks import EarlyStopping
@@ -31,6 +34,9 @@ from dropcore.training.callbacks import EarlyStopping
 __all__ = ["HalfSquaredError", "NetworkEstimator"]
 
 Array = npt.NDArray[Any]
+
+RATES: Final = ("constant", "invscaling", "adaptive")
+"""How the learning rate of "sgd" changes."""
 
 NAMES: Final[dict[str, str | None]] = {"identity": None, "logistic": "sigmoid"}
 """Activations that scikit-learn calls otherwise."""
@@ -58,7 +64,7 @@ class HalfSquaredError(MeanSquaredError):
 class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
     """Base class of the estimators.
 
-    A subclass defines `_architecture`. Its parameters are described in `DropoutClassifier`.
+    A subclass defines `_fit`. The parameters are described in `DropoutClassifier`.
     """
 
     model_: Sequential
@@ -68,6 +74,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
     loss_curve_: list[float]
     validation_scores_: list[float] | None
     _network_of: tuple[Any, ...]
+
+    _architecture: ClassVar[Callable[..., Sequential]] = staticmethod(mlp)
 
     def __init__(
         self,
@@ -80,7 +88,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         solver: str = "adam",
         alpha: float = 1e-4,
         batch_size: int | str = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
+        power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
@@ -96,35 +106,97 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         epsilon: float = 1e-8,
         n_iter_no_change: int = 10,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.rate = rate
-        self.input_rate = input_rate
-        self.max_norm = max_norm
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
+        self._take(locals())
 
-    # --- what a subclass defines ------------------------------------------------------------------
+    def _take(self, arguments: Mapping[str, Any]) -> None:
+        """Keep the arguments of `__init__`, unchecked, as scikit-learn asks for."""
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
 
-    def _architecture(self, widths: list[int], n_outputs: int, options: dict[str, Any]) -> Any:
-        """A `Sequential` of `dropcore.nn.architectures`; `options` are its keyword arguments."""
+    # --- training ---------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array_like or sparse array, shape (samples, features)
+            Finite numbers. Standardise them: the learning rate is meant for that.
+        y : array_like, shape (samples,) or (samples, outputs)
+            Of a classifier labels, or for several labels a sample a matrix of 0 and 1, which may be
+            sparse. Of a regressor numbers.
+        sample_weight : array_like, shape (samples,), optional
+            How much each sample counts in the mean loss of its batch, not negative.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data is invalid, or with `warm_start` the classes or outputs
+            differ from those of the last fit.
+        FloatingPointError
+            If the loss or the weights are not finite.
+        KeyboardInterrupt
+            If the user interrupts. The network is then as the last update left it, if an epoch was
+            finished.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` epochs were made and the loss still improved.
+        """
+        return self._fit(X, y, sample_weight, bool(self.warm_start))
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Go through some samples once, from where the last call stopped.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`, or with `early_stopping`.
+        """
+        return self._fit(X, y, sample_weight, True, epochs=1)
+
+    def _fit(
+        self, x: Any, y: Any, sample_weight: Any, goes_on: bool, epochs: int | None = None
+    ) -> Self:
+        """Check the data and call `_train`.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As the user gave them.
+        goes_on : bool
+            Whether to continue the last fit, if there was one.
+        epochs : int, optional
+            Of a `partial_fit`, which neither stops early nor warns.
+        """
         raise NotImplementedError
+
+    def _begun(self, goes_on: bool, epochs: int | None) -> bool:
+        """Check the parameters, and return whether there is a fit to go on with."""
+        self._checked()
+        if self.early_stopping and epochs is not None:
+            raise ValueError(
+                f"{type(self).__name__}: partial_fit does not support early_stopping=True, as it "
+                "goes through the data once"
+            )
+        return goes_on and hasattr(self, "model_")
 
     # --- parameters -------------------------------------------------------------------------------
 
@@ -137,11 +209,13 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             If a parameter is invalid.
         """
         name = type(self).__name__
-        sizes: Any = self.hidden_layer_sizes
+        sizes, rates = (
+            given.tolist() if isinstance(given, np.ndarray) else given
+            for given in (self.hidden_layer_sizes, self.rate)
+        )
         if isinstance(sizes, str | bytes) or not isinstance(sizes, Iterable):
             sizes = (sizes,)
-        widths = [check_integer(f"{name}: hidden_layer_sizes", n, 1) for n in sizes]
-        rates: Any = self.rate
+        widths = [check_integer(f"{name}: each of hidden_layer_sizes", n, 1) for n in sizes]
         if isinstance(rates, numbers.Real):
             rates = (rates,) * len(widths)
         elif isinstance(rates, str | bytes) or not isinstance(rates, Iterable):
@@ -169,12 +243,29 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
                 f"{self.activation!r}"
             )
         if self.solver not in ("adam", "sgd"):
-            raise ValueError(f"{name}: solver must be 'adam' or 'sgd', got {self.solver!r}")
+            hint = ""
+            if self.solver == "lbfgs":
+                hint = (
+                    ", which compares losses along a line, and under dropout each of them is drawn "
+                    "anew: use 'adam', or without dropout scikit-learn's own networks"
+                )
+            raise ValueError(f"{name}: solver must be 'adam' or 'sgd', got {self.solver!r}{hint}")
+        if self.learning_rate not in RATES:
+            raise ValueError(
+                f"{name}: learning_rate must be {', '.join(map(repr, RATES))}, got "
+                f"{self.learning_rate!r}; the number is learning_rate_init"
+            )
+        if self.learning_rate != "constant" and self.solver != "sgd":
+            raise ValueError(
+                f"{name}: learning_rate={self.learning_rate!r} is for solver='sgd', got "
+                f"{self.solver!r}, whose steps adapt by themselves: leave learning_rate out"
+            )
         if self.batch_size != "auto":
             check_integer(f"{name}: batch_size", self.batch_size, 1)
         for option, interval in (
             ("alpha", "[0, inf)"),
             ("learning_rate_init", "(0, inf)"),
+            ("power_t", "[0, inf)"),
             ("tol", "[0, inf)"),
             ("momentum", "[0, 1)"),
             ("validation_fraction", "(0, 1)"),
@@ -183,8 +274,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             ("epsilon", "(0, inf)"),
         ):
             check_number(f"{name}: {option}", getattr(self, option), interval)
-        for option in ("max_iter", "n_iter_no_change"):
-            check_integer(f"{name}: {option}", getattr(self, option), 1)
+        check_integer(f"{name}: max_iter", self.max_iter, 1)
+        if self.n_iter_no_change != math.inf:
+            check_integer(f"{name}: n_iter_no_change", self.n_iter_no_change, 1)
         for option in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
             check_bool(f"{name}: {option}", getattr(self, option))
         return {
@@ -231,7 +323,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             rest["activation"] = activation
         if not widths:
             del rest["rate"]
-        model: Sequential = self._architecture(widths, n_outputs, rest)
+        model: Sequential = self._architecture(widths, n_outputs, **rest)
         dense = [layer for layer in model.layers if isinstance(layer, Dense)]
         for layer in dense:
             # As in scikit-learn: few epochs are enough for small data. (Its biases are drawn too.)
@@ -263,7 +355,6 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         sample_weight: Array | None,
         *,
         loss: Any,
-        n_outputs: int,
         goes_on: bool,
         epochs: int | None = None,
         metric: str = "",
@@ -277,7 +368,6 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         targets : ndarray
         sample_weight : ndarray or None
         loss : str or Loss
-        n_outputs : int
         goes_on : bool
             Whether the fit continues the last one.
         epochs : int, optional
@@ -292,24 +382,17 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             self.__dict__.pop("model_", None)
         samples, features = x.shape
         size = min(BATCH if self.batch_size == "auto" else int(self.batch_size), samples)
-        model = self._network(options, features, n_outputs, size)
+        model = self._network(options, features, self.n_outputs_, size)
         state = model.training_state
         key = self._key_of(self.random_state) if state is None or state.key is None else state.key
-        stopping = None
-        if epochs is None:
-            monitor = f"val_{metric}" if self.early_stopping else "loss"
-            stopping = EarlyStopping(
-                monitor, self.n_iter_no_change, self.tol, restore_best=self.early_stopping
-            )
-        callbacks: list[Any] = [] if stopping is None else [stopping]
-        before = 0 if not goes_on else self.n_iter_
-        if self.verbose:
-            callbacks.append(_printing(before))
+        callbacks = self._callbacks(metric, state, goes_on, epochs)
         if not model.built:
             model.build((features,), key=key)
         sparse = scipy.sparse.issparse(x)
         trained = over_rows(model, x) if sparse else model
         held_out = self.early_stopping and epochs is None
+        if held_out:
+            self._check_held_out(samples, 1 if metric == "accuracy" else 2)
         try:
             with warnings.catch_warnings():
                 # Folds and encoded categories have such columns, and no estimator warns of them.
@@ -335,12 +418,12 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             # What is finished can be used, and trained on.
             done = trained.training_state
             if done is not None and done.history.epochs:
-                self._adopt(model, done, goes_on, metric if held_out else "", samples)
+                self._adopt(model, done, goes_on, metric if held_out else "")
             raise
         state = trained.training_state
         assert state is not None
-        self._adopt(model, state, goes_on, metric if held_out else "", samples)
-        if stopping is not None and not state.stopped:
+        self._adopt(model, state, goes_on, metric if held_out else "")
+        if epochs is None and not state.stopped:
             warnings.warn(
                 f"{type(self).__name__}: max_iter={self.max_iter} epochs are done and the "
                 f"{'validation score' if held_out else 'loss'} still improves: raise max_iter, or "
@@ -350,9 +433,41 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
             )
         return self
 
-    def _adopt(
-        self, model: Sequential, state: TrainingState, goes_on: bool, score: str, samples: int
-    ) -> None:
+    def _check_held_out(self, samples: int, least: int) -> None:
+        """ValueError unless `least` samples or more are held out for a score, and some are not."""
+        count = round(samples * self.validation_fraction)
+        if not least <= count < samples:
+            raise ValueError(
+                f"{type(self).__name__}: with early_stopping=True the validation set must have at "
+                f"least {least} of the {samples} samples, and not all of them, and "
+                f"validation_fraction={self.validation_fraction} gives it {count}: change that, or "
+                "set early_stopping=False"
+            )
+
+    def _callbacks(
+        self, metric: str, state: TrainingState | None, goes_on: bool, epochs: int | None
+    ) -> list[Any]:
+        """What ends the training, changes the learning rate and prints; `state` is from before."""
+        monitor = f"val_{metric}" if self.early_stopping else "loss"
+        patience, least = int(min(self.n_iter_no_change, sys.maxsize)), self.tol
+        found: list[Any] = []
+        adaptive = self.learning_rate == "adaptive"
+        if epochs is None and (self.early_stopping or not adaptive):
+            # An adaptive rate decides when training ends. The best weights are kept all the same.
+            wait = sys.maxsize if adaptive else patience
+            found.append(EarlyStopping(monitor, wait, least, restore_best=self.early_stopping))
+        if adaptive:
+            kept = None if state is None or epochs is None else state.callbacks.get("Adaptive")
+            factor = 1.0 if state is None else state.learning_rate_factor
+            rate = self.learning_rate_init
+            found.append(Adaptive(monitor, patience, least, rate, factor, kept))
+        elif self.learning_rate == "invscaling":
+            found.append(InverseScaling(self.power_t, self.t_ if goes_on else 0))
+        if self.verbose:
+            found.append(_printing(self.n_iter_ if goes_on else 0))
+        return found
+
+    def _adopt(self, model: Sequential, state: TrainingState, goes_on: bool, score: str) -> None:
         """Take over a network that was trained, and set the attributes about its training."""
         model.training_state, self.model_ = state, model
         history = state.history
@@ -365,7 +480,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         self.loss_curve_ = losses
         self.n_iter_ = len(losses)
         self.loss_ = losses[-1]
-        self.t_ = samples * len(history["loss"]) + (self.t_ if goes_on else 0)
+        seen = int(state.call["samples"]) * len(history["loss"])
+        self.t_ = seen + (self.t_ if goes_on else 0)
         self.validation_scores_ = scores
         self.best_validation_score_ = max(scores) if scores else None
         self.best_loss_ = None if scores else min(losses)
@@ -399,12 +515,15 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
     def _inputs(self, x: Any, y: Any = "no_validation", **options: Any) -> Any:
         """X, and y if it is given, as scikit-learn checks them: X as float32, sparse as CSR."""
         options = {"accept_sparse": "csr", "dtype": np.float32} | options
-        try:
-            from sklearn.utils.validation import validate_data
-        except ImportError:  # before scikit-learn 1.6
-            found = self._validate_data(x, y, **options)
-        else:
-            found = validate_data(self, x, y, **options)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a number too large for float32 becomes an error
+            try:
+                from sklearn.utils.validation import validate_data
+            except ImportError:  # before scikit-learn 1.6
+                found = self._validate_data(x, y, **options)
+            else:
+                found = validate_data(self, x, y, **options)
         checked, *rest = found if isinstance(found, tuple) else (found,)
         if scipy.sparse.issparse(checked):
             checked = scipy.sparse.csr_array(checked)
@@ -414,19 +533,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         if sample_weight is None:
             return None
         found: Array = check_sample_weight(sample_weight, x, dtype=np.float64)
+        if (found < 0).any():
+            raise ValueError(f"sample_weight must not be negative, got {found.min()}")
         if not found.any():  # which older versions of scikit-learn let pass
             raise ValueError("sample_weight must not be all zero: no sample would count")
         return found
-
-    def _goes_on(self, x_is_partial: bool = False) -> bool:
-        return hasattr(self, "model_") and (x_is_partial or bool(self.warm_start))
-
-    def _refuse_early_stopping(self) -> None:
-        if self.early_stopping:
-            raise ValueError(
-                f"{type(self).__name__}: partial_fit does not support early_stopping=True, as it "
-                "goes through the data once"
-            )
 
     def _outputs(self, x: Any, **sampling: Any) -> Array:
         """What the network gives for X, float64; with `key` and `samples` under dropout."""
