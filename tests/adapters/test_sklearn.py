@@ -576,6 +576,7 @@ def test_an_adaptive_rate_keeps_the_best_weights_of_early_stopping(digits):
                     learning_rate_init=0.5, validation_fraction=0.2, **options)  # fmt: skip
     scores = found.validation_scores_
     assert found.model_.training_state.learning_rate_factor < 1
+    assert len(scores) == 25  # a lower rate instead of the end
     again = trained(DropoutClassifier, x, y, max_iter=1 + int(np.argmax(scores)), tol=1e-3,
                     n_iter_no_change=2, learning_rate_init=0.5, validation_fraction=0.2,
                     **options)  # fmt: skip

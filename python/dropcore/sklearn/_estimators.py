@@ -164,7 +164,7 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
         class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
         self._take(locals())
@@ -551,7 +551,7 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
     ) -> None:
         self._take(locals())
 

@@ -104,7 +104,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
     ) -> None:
         self._take(locals())
 
@@ -515,9 +515,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
     def _inputs(self, x: Any, y: Any = "no_validation", **options: Any) -> Any:
         """X, and y if it is given, as scikit-learn checks them: X as float32, sparse as CSR."""
         options = {"accept_sparse": "csr", "dtype": np.float32} | options
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # a number too large for float32 becomes an error
+        # A number too large for float32 is an error, and no warning before.
+        with np.errstate(over="ignore", invalid="ignore"):
             try:
                 from sklearn.utils.validation import validate_data
             except ImportError:  # before scikit-learn 1.6
