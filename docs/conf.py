@@ -49,8 +49,7 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # docstrings say more: shapes, dtypes, units
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
-add_module_names = False
-toc_object_entries = False
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -75,16 +74,18 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"dropcore {release}"
+html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["dropcore.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg", "text": project},
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
-    "footer_start": ["copyright"],
-    "footer_end": ["sphinx-version"],
+    "footer_start": ["release"],
+    "footer_end": [],
 }
 html_sidebars = {"index": [], "start": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

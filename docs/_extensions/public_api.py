@@ -22,6 +22,7 @@ from numpydoc.docscrape import NumpyDocString
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -75,6 +76,12 @@ class PublicAPI:
         self._by_last = defaultdict(list)
         for name in self.objects:
             self._by_last[name.rpartition(".")[2]].append(name)
+        self.methods: dict[tuple[str, str], str] = {}
+        for owner, name in self._pages.items():
+            found = self.members(owner)
+            self.methods |= {(name, method): f"{name}.{method}" for method in found["methods"]}
+            for base, inherited in found["inherited"]:
+                self.methods |= {(name, method): f"{base}.{method}" for method in inherited}
         for value in self._pages:
             if type(value) is stand_ins.StandInType and value.__init__ is object.__init__:
                 value.__signature__ = documented_signature(value)
@@ -167,6 +174,8 @@ class PublicAPI:
         for name in (text, f"dropcore.{text}") if "." in text else ():
             if name in self.objects and not name.startswith(tuple(f"{p}." for p in ADAPTERS)):
                 return name
+        if (scope, text) in self.methods:
+            return self.methods[scope, text]
         module = scope if scope in self.modules else scope.rpartition(".")[0]
         if scope and f"{module}.{text}" in self.objects:
             return f"{module}.{text}"
@@ -280,8 +289,16 @@ def configure(app: Sphinx, config: Config) -> None:
     }
 
 
+def forget_internal_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Take the names by which the files of the package know its classes out of the index."""
+    objects = env.domains.python_domain.objects
+    for name in [name for name, entry in objects.items() if entry.aliased]:
+        del objects[name]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls."""
     app.connect("config-inited", configure, priority=100)
+    app.connect("env-updated", forget_internal_names)
     app.add_post_transform(Links)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

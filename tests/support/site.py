@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -39,3 +40,10 @@ def broken_links(folder: Path) -> Iterator[str]:
                 yield f"{where}: {link}: no such file"
             elif anchor and target in pages and anchor not in pages[target].anchors:
                 yield f"{where}: {link}: no such anchor"
+
+
+def documented(inventory: Path) -> set[str]:
+    """The Python names that Sphinx's inventory ``objects.inv`` lists."""
+    text = inventory.read_bytes().split(b"\n", 4)[4]  # four lines say what it is
+    lines = zlib.decompress(text).decode("utf-8").splitlines()
+    return {line.split(" ")[0] for line in lines if " py:" in line}

@@ -1,36 +1,12 @@
-"""Layers and models, one module per family. Each class has its formula in the docstring.
+"""Layers and models.
 
-===================  ===============================================================
-`layer`              Layer: parameters, forward pass, backward pass
-`model`              Model: a layer with fit, predict, evaluate and summary
-`sequential`         Sequential
-`branches`           Parallel, Residual
-`bidirectional`      Bidirectional
-`weighted`           the base class of layers with a weight
-`dense`              Dense
-`maxout`             Maxout
-`dropconnect`        DropConnect
-`convolution`        Conv1D, Conv2D
-`recurrent`          SimpleRNN, GRU, LSTM
-`embedding`          Embedding
-`embedding_dropout`  EmbeddingDropout
-`dropout`            Dropout, SpatialDropout1D/2D/3D, UnitDropout, DropPath
-`block_dropout`      BlockDropout
-`noise`              GaussianNoise, GaussianDropout, AlphaDropout, FeatureAlphaDropout
-`learned_dropout`    ConcreteDropout, VariationalDropout
-`rates`              rates of dropout; rates by depth, and the width that a rate needs
-`normalization`      BatchNorm, LayerNorm
-`pooling`            MaxPool1D, AveragePool1D, GlobalMaxPool1D, GlobalAveragePool1D, and 2D
-`activations`        ReLU, LeakyReLU, ELU, SELU, GELU, SiLU, Tanh, Sigmoid, Softplus, Softmax
-`activity`           ActivityRegularization
-`reshape`            Flatten, Reshape
-`initializers`       initial weights
-`scaling`            conversion between the two scalings of dropout
-`_state_dict`        to_state_dict, load_state_dict: weights of PyTorch
-`_keras_weights`     to_keras_weights, load_keras_weights: weights of Keras
-`ridge`              linear regression with dropout, in closed form
-`architectures`      mlp, cnn, lstm, autoencoder: usual networks from widths and rates
-===================  ===============================================================
+A layer is called with an array, and returns an array: ``layer(x)`` is inference, ``layer(x, key)``
+draws the masks and the noise of that key. ``layer.forward(x, key=key)`` returns the backward pass,
+too. Weights are drawn by ``build``, from the shape of the input, or when ``fit`` begins.
+
+Layouts are Keras': weights of dense layers are (in, units), images (batch, height, width,
+channels), sequences (batch, time, features). `Sequential` and the other models are layers as well,
+with methods such as ``fit``, ``predict``, ``evaluate``, ``save`` and ``summary``.
 """
 
 from dropcore.nn import initializers
