@@ -15,7 +15,13 @@ from dropcore._version import __version__
 
 load_core()
 
-from dropcore.functional import dropout, dropout_backward, max_norm_  # noqa: E402
+from dropcore.functional import (  # noqa: E402
+    alpha_dropout,
+    alpha_dropout_backward,
+    dropout,
+    dropout_backward,
+    max_norm_,
+)
 from dropcore.key import Key  # noqa: E402
 from dropcore.mask import Mask  # noqa: E402
 from dropcore.products import masked_matmul, masked_matmul_backward  # noqa: E402
@@ -34,6 +40,8 @@ __all__ = [
     "Key",
     "Mask",
     "__version__",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "build_info",
     "dropout",
     "dropout_backward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,15 @@ from dropcore._base.device import array_namespace
 from dropcore.key import Key
 from dropcore.mask import Mask, resolve_keep
 
-__all__ = ["dropout", "dropout_backward", "max_norm_"]
+__all__ = ["alpha_dropout", "alpha_dropout_backward", "dropout", "dropout_backward", "max_norm_"]
 
 Array = npt.NDArray[Any]
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 """The dtypes that elementwise functions take."""
+
+SELU_SATURATION: Final = -1.0507009873554805 * 1.6732632423543772
+"""What SELU gives for x to minus infinity: - scale * alpha."""
 
 
 def dropout(
@@ -133,6 +136,141 @@ def dropout_backward(
     return _dropout(
         "dropout_backward", "dy", dy, rate, keep, key, mask, shared_axes, offset, out
     )  # fmt: skip
+
+
+def alpha_dropout(
+    x: npt.ArrayLike,
+    rate: npt.ArrayLike | None = None,
+    *,
+    keep: npt.ArrayLike | None = None,
+    key: Key | int | None = None,
+    mask: Mask | None = None,
+    shared_axes: int | Iterable[int] = (),
+    offset: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """Dropout for SELU networks, which keeps mean 0 and variance 1.
+
+    A dropped element becomes c = -1.7581, where SELU saturates, and all are shifted and scaled::
+
+        y = a * (x if kept else c) + b
+        a = (keep * (1 + rate * c**2)) ** -0.5          b = -a * rate * c
+
+    Where keep = 0, y is 0.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16 (ml_dtypes)
+        The last two are computed in float32 and rounded once.
+    rate, keep, key, shared_axes, offset
+        As for `dropout`, which has the same mask.
+    mask : Mask
+        Replaces them. keep is ``1 / mask.scale``.
+    out : numpy.ndarray or cupy.ndarray, optional
+        The result is written to it. It has the shape and dtype of x, and may be x itself.
+
+    Returns
+    -------
+    numpy.ndarray
+        `out`, or a new C-contiguous array of the shape and dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `dropout`.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr and Hochreiter 2017, "Self-normalizing neural networks".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = alpha_dropout(np.random.default_rng(0).normal(size=100_000), 0.2, key=7)
+    >>> bool(abs(y.mean()) < 0.01 and abs(y.std() - 1) < 0.01)
+    True
+    """
+    backend = backend_of("x", x)
+    array: Array = backend.as_array("x", x)
+    chosen = _mask("alpha_dropout", array.shape, rate, keep, key, mask, shared_axes, offset)
+    scaled, b = _variance_kept(chosen)
+    wide = np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
+    short = wide != array.dtype
+    if short and out is not None:
+        backend.expect_out(out, array.shape, array.dtype, "x")
+    with np.errstate(all="ignore"):
+        source = array.astype(wide) if short else array
+        y: Array = backend.dropout(source, scaled, None if short else out, "x")
+        dropped = scaled.element_scale() * SELU_SATURATION + b
+        both = (
+            wide.type(value) if isinstance(value, float) else backend.xp.asarray(value, wide)
+            for value in (b, dropped)
+        )
+        y += backend.xp.where(scaled.to_bool(like=y), *both)
+        if short:
+            y = y.astype(array.dtype)
+    if short and out is not None:
+        out[...] = y
+    return y if out is None else out
+
+
+def alpha_dropout_backward(
+    dy: npt.ArrayLike,
+    rate: npt.ArrayLike | None = None,
+    *,
+    keep: npt.ArrayLike | None = None,
+    key: Key | int | None = None,
+    mask: Mask | None = None,
+    shared_axes: int | Iterable[int] = (),
+    offset: int = 0,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `alpha_dropout`: dx = m ? dy * a : +0.0, with the mask drawn again.
+
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to y, of the shape of x.
+    rate, keep, key, mask, shared_axes, offset
+        The arguments of `alpha_dropout`.
+    out : numpy.ndarray or cupy.ndarray, optional
+        The result is written to it. It may be dy itself.
+
+    Returns
+    -------
+    numpy.ndarray
+        dx, of the shape and dtype of dy.
+    """
+    backend = backend_of("dy", dy)
+    array: Array = backend.as_array("dy", dy)
+    chosen = _mask(
+        "alpha_dropout_backward", array.shape, rate, keep, key, mask, shared_axes, offset
+    )  # fmt: skip
+    return backend.dropout(array, _variance_kept(chosen)[0], out, "dy")
+
+
+def _variance_kept(mask: Mask) -> tuple[Mask, Any]:
+    """The mask with the scale a of `alpha_dropout`, and b, which broadcasts to the mask."""
+    a, _ = alpha_affine(_keep_of(mask.scale))
+    scaled = mask.rescaled(a)
+    return scaled, alpha_affine(_keep_of(mask.element_scale()))[1]
+
+
+def alpha_affine(keep: Any) -> tuple[Any, Any]:
+    """a and b of `alpha_dropout`; 0 and 0 where nothing is kept. keep may be an array."""
+    xp = array_namespace(keep)
+    spread = keep * (1.0 + (1.0 - keep) * SELU_SATURATION**2)
+    a = xp.where(spread > 0.0, xp.where(spread > 0.0, spread, 1.0) ** -0.5, 0.0)
+    b = -a * (1.0 - keep) * SELU_SATURATION
+    return (float(a), float(b)) if isinstance(keep, float) else (a, b)
+
+
+def _keep_of(scale: Any) -> Any:
+    """keep, from the scale 1 / keep, which is 0 where nothing is kept."""
+    if isinstance(scale, float):
+        return 1.0 / scale if scale else 0.0
+    xp = array_namespace(scale)
+    return xp.where(scale > 0.0, 1.0 / xp.where(scale > 0.0, scale, 1.0), 0.0)
 
 
 def _dropout(

@@ -25,6 +25,7 @@ __all__ = [
     "adadelta",
     "adagrad",
     "adam",
+    "alpha_dropout",
     "convolution",
     "convolution_backward",
     "decisions",
@@ -414,6 +415,32 @@ def dropout(x: NDArray, kept: ArrayLike, scale: ArrayLike) -> NDArray:
     y = np.zeros(x.shape, dtype=x.dtype)
     np.copyto(y, product, where=np.broadcast_to(np.asarray(kept, dtype=np.bool_), x.shape))
     return y
+
+
+def alpha_dropout(x: NDArray, kept: ArrayLike, keep: ArrayLike) -> NDArray:
+    """``a * (x or c) + b``, which keeps mean 0 and variance 1; 0 where keep = 0.
+
+    ``c = -scale * alpha`` of SELU, ``a = (keep * (1 + (1 - keep) * c**2)) ** -0.5`` and
+    ``b = -a * (1 - keep) * c``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, bfloat16, float32 or float64
+    kept : array_like of bool
+        Broadcasts to ``x``.
+    keep : array_like of float
+        Broadcasts to ``x``.
+
+    Returns
+    -------
+    ndarray of float64, shape of ``x``
+    """
+    x, keep = np.asarray(x, np.float64), np.asarray(keep, np.float64)
+    c = -1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a = (keep * (1 + (1 - keep) * c**2)) ** -0.5
+        y = a * np.where(kept, x, c) - a * (1 - keep) * c
+    return np.where(keep == 0, 0.0, y)
 
 
 # The masked product -------------------------------------------------------------------------------

@@ -176,9 +176,7 @@ def test_gradients_are_those_of_differences(name, shape):
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-        assert torch.autograd.gradcheck(
-            call, x, check_forward_ad=name == "dropout", check_batched_grad=True
-        )
+        assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: call(x) ** 2, x)
 
 
@@ -289,10 +287,10 @@ def test_ranks_draw_masks_of_their_own_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize(("shared", "scale"), [([], None), ([2, 3], 1.25)])
-def test_opcheck_finds_nothing(shared, scale, gradient):
+@pytest.mark.parametrize(("shared", "function"), [([], "dropout"), ([2, 3], "alpha_dropout")])
+def test_opcheck_finds_nothing(shared, function, gradient):
     x = tensor(2, 3, 4, 5).requires_grad_(gradient)
-    arguments = (x, torch.tensor(7), 0.5, 1, 2, shared, scale)
+    arguments = (x, torch.tensor(7), 0.5, 1, 2, shared, function)
     found = torch.library.opcheck(torch.ops.dropcore.dropout.default, arguments)
     assert set(found.values()) == {"SUCCESS"}
 
@@ -306,9 +304,9 @@ def test_opcheck_of_max_norm():
 def test_the_operator_computes_what_eager_calls_do(layout):
     x = LAYOUTS[layout](tensor(4, 5, 6, 7))
     seed = torch.tensor(KEY.seed - 2**64)
-    y = torch.ops.dropcore.dropout(x, seed, 0.3, KEY.stream, KEY.step, [], None)
+    y = torch.ops.dropcore.dropout(x, seed, 0.3, KEY.stream, KEY.step, [], "dropout")
     assert torch.equal(y, dt.dropout(x, 0.3, key=KEY))
-    y = torch.ops.dropcore.dropout(x, seed, 0.3, KEY.stream, KEY.step, [2, 3], None)
+    y = torch.ops.dropcore.dropout(x, seed, 0.3, KEY.stream, KEY.step, [2, 3], "dropout")
     assert torch.equal(y, dt.dropout2d(x, 0.3, key=KEY))
 
 
@@ -706,6 +704,51 @@ def test_multihead_attention(options, need_weights, monkeypatch):
         assert a[1] is b[1] is None or torch.allclose(a[1], b[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_attention_compiled_without_a_break(need_weights):
+    layer = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+    dt.replace_dropout(layer)
+    x = tensor(3, 4, 8)
+
+    def call(x):
+        return layer(x, x, x, need_weights=need_weights)[0]
+
+    torch.manual_seed(0)
+    expected = call(x)
+    graph = compiled(call)
+    torch.manual_seed(0)
+    assert torch.equal(graph(x), expected)
+    assert not torch.equal(graph(x), expected)
+
+
+def test_a_transformer_compiled_and_exported():
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+    assert len(dt.replace_dropout(model).replaced) == 4
+    x = tensor(3, 4, 8)
+    torch.manual_seed(0)
+    expected = model(x)
+    graph = compiled(model)
+    torch.manual_seed(0)
+    assert torch.allclose(graph(x), expected, atol=1e-6)
+    code = torch.export.export(model, (x,)).graph_module.code
+    assert code.count("dropcore.dropout") == 4
+    assert "aten.dropout" not in code
+    model.eval()
+    assert torch.allclose(model(x), compiled(model)(x), atol=1e-6)
+
+
+def test_a_block_inside_of_a_graph():
+    def call(x):
+        with dt.fast_dropout():
+            return F.dropout(x, 0.5) * 2
+
+    x = torch.ones(1000)
+    torch.manual_seed(0)
+    expected = 2 * dt.dropout(x, 0.5)
+    torch.manual_seed(0)
+    assert torch.equal(compiled(call)(x), expected)
+
+
 SDPA = [
     {},
     {"is_causal": True},
@@ -805,18 +848,40 @@ def test_devices_without_kernels_have_pytorchs_masks(monkeypatch):
     monkeypatch.setattr(_functions, "_has_kernels", lambda x: False)
     seed = torch.tensor(3)
     x = tensor(400, 300).requires_grad_()
-    y = torch.ops.dropcore.dropout(x, seed, 0.3, 0, 0, [], None)
+    y = torch.ops.dropcore.dropout(x, seed, 0.3, 0, 0, [], "dropout")
     y.backward(torch.ones_like(y))
     assert torch.equal(x.grad != 0, y != 0)
     assert abs((y == 0).double().mean() - 0.3) < 0.01
     assert torch.allclose(y[y != 0], x[y != 0] / 0.7)
     assert not torch.equal(y != 0, kept(x.shape, key=Key(3)))
     for stream, step in ((0, 1), (1, 0)):
-        other = torch.ops.dropcore.dropout(x, seed, 0.3, stream, step, [], None)
+        other = torch.ops.dropcore.dropout(x, seed, 0.3, stream, step, [], "dropout")
         assert not torch.equal(other != 0, y != 0)
-    other = torch.ops.dropcore.dropout(x, seed, 0.3, 0, 1, [1], None)
+    other = torch.ops.dropcore.dropout(x, seed, 0.3, 0, 1, [1], "dropout")
     assert len({tuple(row.tolist()) for row in (other != 0).T}) == 1
-    assert not torch.ops.dropcore.dropout(x, seed, 1.0, 0, 0, [], None).any()
+    assert not torch.ops.dropcore.dropout(x, seed, 1.0, 0, 0, [], "dropout").any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_alpha_dropout_without_kernels(dtype, monkeypatch):
+    from dropcore.torch import _functions
+
+    x = tensor(40, 300, dtype=dtype).requires_grad_()
+    operator, seed = torch.ops.dropcore.dropout, torch.tensor(3)
+    monkeypatch.setattr(_functions, "_has_kernels", lambda x: False)
+    masked = operator(torch.ones_like(x), seed, 0.3, 0, 0, [], "dropout") != 0
+    y = operator(x, seed, 0.3, 0, 0, [], "alpha_dropout")
+    y.backward(torch.ones_like(y))
+    assert not operator(x, seed, 1.0, 0, 0, [], "alpha_dropout").any()
+    for numbers, wanted in (
+        (y, dropcore.alpha_dropout(x.detach().numpy(), mask=Mask.given(masked.numpy(), keep=0.7))),
+        (x.grad, dropcore.alpha_dropout_backward(
+            torch.ones_like(x).numpy(), mask=Mask.given(masked.numpy(), keep=0.7))),
+    ):  # fmt: skip
+        assert numbers.dtype is x.dtype
+        assert np.allclose(
+            numbers.detach().numpy(), wanted, atol=1e-3 if dtype[-2:] == "16" else 1e-6
+        )
 
 
 # Wrong use
@@ -869,6 +934,11 @@ X, A = torch.ones(4, 4), np.ones((4, 4), np.float32)
         lambda: dropcore.dropout(X, 0.5, key=1),
         lambda: dropcore.dropout(nn.Parameter(X), 0.5, key=1),
         lambda: dropcore.dropout_backward(X, 0.5, key=1),
+        lambda: dropcore.alpha_dropout(X, 0.5, key=1),
+        lambda: dropcore.alpha_dropout_backward(X, 0.5, key=1),
+        lambda: dropcore.dropout(A, 0.5, key=1, out=X),
+        lambda: dropcore.alpha_dropout(A, 0.5, key=1, out=X),
+        lambda: dropcore.alpha_dropout(A.astype("f2"), 0.5, key=1, out=X.half()),
         lambda: dropcore.masked_matmul(X, A),
         lambda: dropcore.masked_matmul(A, X),
         lambda: dropcore.masked_matmul(A, A, X[0]),
@@ -882,8 +952,6 @@ X, A = torch.ones(4, 4), np.ones((4, 4), np.float32)
 def test_array_functions_refuse_tensors(call):
     with pytest.raises(TypeError, match=r"is a torch.Tensor: dropcore\.torch has"):
         call()
-    with pytest.raises(TypeError, match=r"out must be a numpy\.ndarray, got Tensor"):
-        dropcore.dropout(A, 0.5, key=1, out=X)
 
 
 def test_the_bench_script_runs(monkeypatch, capsys):

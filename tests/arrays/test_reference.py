@@ -24,6 +24,15 @@ def test_dropout_selects(dtype):
     np.testing.assert_array_equal(bits_of(y)[numbers], bits_of(expected)[numbers])
 
 
+def test_alpha_dropout_by_hand():
+    # keep = 0.5, c**2 = 3.0909132: a = (0.5 * (1 + 0.5 * c**2))**-0.5, b = -a * 0.5 * c.
+    y = reference.alpha_dropout(np.array([1.0, 1.0, np.nan]), [True, False, False], 0.5)
+    a, c = 0.8864053, -1.7580993
+    np.testing.assert_allclose(y, [a - a * 0.5 * c, *[a * 0.5 * c] * 2], rtol=1e-6)
+    np.testing.assert_array_equal(reference.alpha_dropout(np.array([3.0, np.nan]), True, 0), 0)
+    np.testing.assert_array_equal(reference.alpha_dropout(np.array([3.0]), True, 1), 3)
+
+
 def test_dropout_rounds_the_scale_once_to_float32():
     # 1 / 0.3 is nearest to 13981013 / 2**22 in float32. Five times that, 69905065 / 2**22, needs
     # 27 bits and is nearest to a multiple of 2**-19.

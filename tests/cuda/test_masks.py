@@ -19,6 +19,8 @@ import pytest
 from dropcore import (
     Key,
     Mask,
+    alpha_dropout,
+    alpha_dropout_backward,
     dropout,
     dropout_backward,
     masked_matmul,
@@ -155,6 +157,27 @@ def test_dropout_by_key(xp, dtype, keep):
         want = reference.dropout(x, mask.to_bool(), mask.scale)
         assert_same_bits(dropout(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
         assert_same_bits(dropout_backward(xp.asarray(x), keep=keep, key=KEY, offset=offset), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_alpha_dropout(xp, dtype):
+    x = np.random.default_rng(0).normal(size=(30, 40)).astype(dtype)
+    for arguments in (
+        {"rate": 0.3, "key": KEY},
+        {"rate": 1.0, "key": KEY},
+        {"rate": np.linspace(0, 1, 40), "key": KEY},
+        {"mask": Mask((30, 1), 0.3, key=KEY)},
+    ):
+        for call in (alpha_dropout, alpha_dropout_backward):
+            want = call(x, **arguments)
+            given = xp.asarray(x)
+            found = call(given, **arguments)
+            assert type(found) is type(given)
+            np.testing.assert_allclose(
+                on_host(found).astype(float), want.astype(float), rtol=1e-6, atol=1e-7
+            )
+            assert call(given, **arguments, out=given) is given
+            assert_same_bits(given, found)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 40])

@@ -100,6 +100,7 @@ def _advice(x: object, array: Array) -> str:
 def expect_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
     """`out` if it can take a result of that shape and dtype, those of the array called name."""
     if not isinstance(out, np.ndarray):
+        expect_no_tensor("out", out)
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     expect_unmasked("out", out)
     if out.shape != shape or out.dtype != dtype:

@@ -10,7 +10,7 @@ import numpy as np
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device, recording
-from dropcore.functional import dropout, dropout_backward
+from dropcore.functional import alpha_dropout, alpha_dropout_backward
 from dropcore.key import MONTE_CARLO, Key, as_key
 from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn.dropout import (
@@ -29,10 +29,6 @@ from dropcore.nn.rates import Given, Rate
 from dropcore.noise import normal
 
 __all__ = ["AlphaDropout", "FeatureAlphaDropout", "GaussianDropout", "GaussianNoise", "noise_like"]
-
-SELU_SATURATION = -1.0507009873554805 * 1.6732632423543772
-"""What SELU gives for x to minus infinity: - scale * alpha."""
-
 
 MONTE_CARLO_OFFSET: Final = 1 << 62
 """Index of the first element of noise in Monte Carlo prediction."""
@@ -203,24 +199,13 @@ class AlphaDropout(MaskLayer):
         if key is None:
             return x, identity_backward(self, x)
         mask = self.mask(x.shape, key, row_offset, x)
-        keep = self._rate.keep_for_rows(as_key(key).step, x.ndim, len(x), row_offset, x)
-        xp = array_namespace(keep)
-        some = xp.asarray(mask.scale) > 0  # 0 where nothing can be kept
-        c = SELU_SATURATION
-        spread = xp.where(some, keep * (1.0 + (1.0 - keep) * c**2), 1.0)
-        a = xp.where(some, spread**-0.5, 0.0)
-        mask = mask.rescaled(float(a) if isinstance(keep, float) else a)
-        kept_at, dropped_at = -a * (1.0 - keep) * c, a * keep * c  # b, and a * c + b
-        y = dropout(x, mask=mask)
-        y += array_namespace(x).where(
-            mask.to_bool(like=x), kept_at.astype(x.dtype), dropped_at.astype(x.dtype)
-        )
+        y = alpha_dropout(x, mask=mask)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             check_gradient(self, dy, y.shape, y.dtype)
-            return dropout_backward(dy, mask=mask) if input_gradient else None, {}
+            return alpha_dropout_backward(dy, mask=mask) if input_gradient else None, {}
 
         return y, backward
 

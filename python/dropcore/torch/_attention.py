@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, Final
 
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dropcore.torch import _functions as own
+from dropcore.torch._namespace import in_namespace
+from dropcore.torch._recurrent import LAYER_BY_LAYER
 
-__all__ = ["fast_dropout", "scaled_dot_product_attention"]
+__all__ = ["fast_dropout", "multi_head_attention_forward", "scaled_dot_product_attention"]
 
 
 def scaled_dot_product_attention(
@@ -104,54 +105,12 @@ class fast_dropout(TorchFunctionMode):
         return _OWN.get(func, func)(*args, **(kwargs or {}))
 
 
-def _layer_by_layer(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A recurrent function of PyTorch that runs each layer alone, with `dropout` between them."""
-
-    def run(*args: Any) -> Any:
-        # (input, hx, weights, has_biases, layers, dropout, train, bidirectional, batch_first), or
-        # of packed sequences (data, batch_sizes, hx, weights, has_biases, layers, ...).
-        at = 2 if isinstance(args[3], bool) else 3
-        *inputs, hx, weights, biased, layers, p, train, both = args[: at + 6]
-        if not train or not p or layers == 1:
-            return func(*args)
-        states = hx if isinstance(hx, tuple | list) else (hx,)
-        of_layers = zip(*(state.chunk(layers) for state in states), strict=True)
-        each = len(weights) // layers
-        output, *sizes = inputs
-        last = []
-        for number, state in enumerate(of_layers):
-            own_weights = weights[number * each : (number + 1) * each]
-            own_state = state if isinstance(hx, tuple | list) else state[0]
-            output, *final = func(
-                output, *sizes, own_state, own_weights, biased, 1, 0.0, train, both, *args[at + 6 :]
-            )
-            last.append(final)
-            if number < layers - 1:
-                output = own.dropout(output, p)
-        return output, *(torch.cat(parts) for parts in zip(*last, strict=True))
-
-    return run
-
-
-_IN_NAMESPACE = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {
-        **vars(F),
-        "dropout": own.dropout,
-        "scaled_dot_product_attention": scaled_dot_product_attention,
-    },
-    "multi_head_attention_forward",
-    F.multi_head_attention_forward.__defaults__,
+multi_head_attention_forward = in_namespace(
+    F.multi_head_attention_forward,
+    dropout=own.dropout,
+    scaled_dot_product_attention=scaled_dot_product_attention,
 )
-"""PyTorch's function itself, in whose namespace dropout is dropcore's: it has no argument for its
-dropout, and the calls inside of it do not reach the mode."""
-
-
-# A compiler looks up the names that the function uses in the module that it comes from.
-_outside_of_graphs: Any = torch.compiler.disable
-_multi_head_attention = _outside_of_graphs(
-    _IN_NAMESPACE, reason="dropout in MultiheadAttention runs outside of the graph"
-)
+"""`torch.nn.functional.multi_head_attention_forward` whose dropout is dropcore's."""
 
 
 _OWN: Final[dict[Any, Callable[..., Any]]] = {
@@ -162,9 +121,6 @@ _OWN: Final[dict[Any, Callable[..., Any]]] = {
     F.alpha_dropout: own.alpha_dropout,
     F.feature_alpha_dropout: own.feature_alpha_dropout,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
-    F.multi_head_attention_forward: _multi_head_attention,
-    torch.lstm: _layer_by_layer(torch.lstm),
-    torch.gru: _layer_by_layer(torch.gru),
-    torch.rnn_tanh: _layer_by_layer(torch.rnn_tanh),
-    torch.rnn_relu: _layer_by_layer(torch.rnn_relu),
+    F.multi_head_attention_forward: multi_head_attention_forward,
+    **{getattr(torch, name): function for name, function in LAYER_BY_LAYER.items()},
 }

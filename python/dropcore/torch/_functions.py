@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from dropcore._backends import memory
 from dropcore._base.checks import check_axes, check_number, users_level
 from dropcore._base.extras import require
 from dropcore.key import Key, as_key
-from dropcore.mask import Mask
 
 __all__ = [
     "alpha_dropout",
@@ -31,9 +30,6 @@ __all__ = [
     "feature_alpha_dropout",
     "max_norm_",
 ]
-
-SELU_SATURATION: Final = -1.7580993408473766
-"""Where SELU ends on the left: -scale * alpha."""
 
 DTYPES: Final[dict[Any, str]] = {
     torch.float32: "float32",
@@ -47,6 +43,25 @@ POOLED: Final = 1 << 20
 
 SEEDS: Final = (1 << 63) - 1
 """A key that is drawn has a seed below this, the largest bound that PyTorch's generator takes."""
+
+GRADIENTS: Final = {
+    "dropout": "dropout",
+    "alpha_dropout": "alpha_dropout_backward",
+    "alpha_dropout_backward": "alpha_dropout_backward",
+}
+"""The array functions of dropcore that tensors use, and the linear function of their gradient."""
+
+
+class Rule(NamedTuple):
+    """What is done with a mask: all of a call but the tensor and the key."""
+
+    p: float
+    shared: tuple[int, ...] = ()
+    function: str = "dropout"
+
+    def of_gradient(self) -> Rule:
+        """The same mask for a gradient or a tangent."""
+        return self._replace(function=GRADIENTS[self.function])
 
 
 def dropout(
@@ -233,13 +248,14 @@ def alpha_dropout(
     Returns
     -------
     Tensor
-        Zeros if p = 1. float16 and bfloat16 are computed in float32 and rounded once.
+        As by `dropcore.alpha_dropout`: zeros if p = 1; float16 and bfloat16 are computed in
+        float32 and rounded once.
 
     References
     ----------
     Klambauer, Unterthiner, Mayr and Hochreiter 2017, "Self-normalizing neural networks".
     """
-    return _alpha_dropped(input, p, training, inplace, key, ())
+    return _dropped(input, p, training, inplace, key, (), "alpha_dropout")
 
 
 def feature_alpha_dropout(
@@ -264,7 +280,7 @@ def feature_alpha_dropout(
     Tensor
     """
     shared = _behind_channels("feature_alpha_dropout", input)
-    return _alpha_dropped(input, p, training, inplace, key, shared)
+    return _dropped(input, p, training, inplace, key, shared, "alpha_dropout")
 
 
 @torch.no_grad()
@@ -313,36 +329,13 @@ def _dropped(
     inplace: bool,
     key: Key | int | None,
     shared: tuple[int, ...],
+    function: str = "dropout",
 ) -> Tensor:
-    """Dropout with decisions shared along some dimensions."""
+    """A function of dropcore, with decisions shared along some dimensions."""
     _expect_probability(p)
     if not training or p == 0 or x.numel() == 0:
         return x
-    return _masked(x, float(p), key, shared, None, inplace)
-
-
-def _alpha_dropped(
-    x: Tensor,
-    p: float,
-    training: bool,
-    inplace: bool,
-    key: Key | int | None,
-    shared: tuple[int, ...],
-) -> Tensor:
-    """Alpha dropout with decisions shared along some dimensions."""
-    _expect_probability(p)
-    if not training or p == 0 or x.numel() == 0:
-        return x
-    keep, c = 1.0 - p, SELU_SATURATION
-    if keep <= 2.0**-33:  # nothing is kept: see the mask contract
-        y = _masked(x, float(p), key, shared, None, False)
-    else:
-        scale = (keep * (1.0 + p * c**2)) ** -0.5
-        wide = x.float() if x.element_size() == 2 else x
-        # a * (x or c) + b = a * (x - c or 0) + (a * c + b), whose middle is a dropout.
-        y = _masked(wide - c, float(p), key, shared, scale, False) + scale * keep * c
-        y = y.to(x.dtype)
-    return x.copy_(y) if inplace else y
+    return _masked(x, key, Rule(float(p), shared, function), inplace)
 
 
 def _expect_probability(p: float) -> None:
@@ -367,15 +360,8 @@ def _behind_channels(what: str, x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.dim()))
 
 
-def _masked(
-    x: Tensor,
-    p: float,
-    key: Key | int | None,
-    shared: tuple[int, ...],
-    scale: float | None,
-    inplace: bool,
-) -> Tensor:
-    """where(mask, x * scale, 0), where None is the usual scale 1 / (1 - p).
+def _masked(x: Tensor, key: Key | int | None, rule: Rule, inplace: bool) -> Tensor:
+    """The function of the rule, with a key that is given or drawn.
 
     Eager calls and those under the transforms of `torch.func` go through an autograd function. It
     costs a third of a registered operator, which for a thousand elements takes longer than the
@@ -390,15 +376,15 @@ def _masked(
     if _is_plain(x):
         if peek_interpreter_stack() is None:
             address = torch.randint(SEEDS, (), device="cpu").item() if key is None else key
-            eager: Tensor = _EAGER(x, address, p, shared, scale, inplace)
+            eager: Tensor = _EAGER(x, address, rule, inplace)
             return eager
-        y = _UNDER_TRANSFORMS(x, _drawn_seed() if key is None else key, p, shared, scale)
+        y = _UNDER_TRANSFORMS(x, _drawn_seed() if key is None else key, rule)
     elif key is None:
-        y = _operator(x, _drawn_seed(), p, 0, 0, shared, scale)
+        y = _operator(x, _drawn_seed(), rule.p, 0, 0, rule.shared, rule.function)
     else:
         signed = key.seed if key.seed <= SEEDS else key.seed - (1 << 64)
         seed = torch.full((), signed, dtype=torch.int64, device="cpu")
-        y = _operator(x, seed, p, key.stream, key.step, shared, scale)
+        y = _operator(x, seed, rule.p, key.stream, key.step, rule.shared, rule.function)
     return x.copy_(y) if inplace else y
 
 
@@ -419,28 +405,20 @@ def _is_plain(x: Tensor) -> bool:
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout of tensors that are on the CPU."""
+    """A function of tensors that are on the CPU, with a mask."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        key: Key | int | Tensor,
-        p: float,
-        shared: tuple[int, ...],
-        scale: float | None,
-        inplace: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, key: Key | int | Tensor, rule: Rule, inplace: bool) -> Tensor:
         if inplace:
             ctx.mark_dirty(x)
-        ctx.arguments = key, p, shared, scale
+        ctx.arguments = key, rule.of_gradient()
         y = x if inplace else _empty_like(x)
-        _drop(x, y, p, int(key) if isinstance(key, Tensor) else key, shared, scale)
+        _drop(x, y, _known(key), rule)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        return _again(dy, *ctx.arguments), None, None, None, None, None
+        return _again(dy, *ctx.arguments), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -454,24 +432,19 @@ class _Transformed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        key: Key | Tensor,
-        p: float,
-        shared: tuple[int, ...],
-        scale: float | None,
-    ) -> Tensor:
+    def forward(x: Tensor, key: Key | Tensor, rule: Rule) -> Tensor:
         y = _empty_like(x)
-        _drop(x, y, p, int(key) if isinstance(key, Tensor) else key, shared, scale)
+        _drop(x, y, _known(key), rule)
         return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.arguments = inputs[1:]
+        _, key, rule = inputs
+        ctx.arguments = key, rule.of_gradient()
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        return _again(dy, *ctx.arguments), None, None, None, None
+        return _again(dy, *ctx.arguments), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -479,39 +452,38 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        key: Any,
-        p: float,
-        shared: tuple[int, ...],
-        scale: float | None,
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, key: Any, rule: Rule
     ) -> tuple[Tensor, int]:
         def call(x: Tensor, key: Any, shared: tuple[int, ...]) -> Tensor:
-            return _again(x, key, p, shared, scale)
+            return _again(x, key, rule._replace(shared=shared))
 
-        return _batched(call, info, in_dims, x, key, shared)
+        return _batched(call, info, in_dims, x, key, rule.shared)
 
 
 _EAGER: Final[Any] = _Dropout.apply
 _UNDER_TRANSFORMS: Final[Any] = _Transformed.apply
 
 
-def _again(x: Tensor, key: Any, p: float, shared: tuple[int, ...], scale: float | None) -> Tensor:
+def _known(key: Any) -> Any:
+    """A key whose seed may have been drawn as a tensor."""
+    return int(key) if isinstance(key, Tensor) else key
+
+
+def _again(x: Tensor, key: Any, rule: Rule) -> Tensor:
     """The mask of a known key on another tensor, which may be transformed or not."""
     if not _is_plain(x):
-        return _masked(x, p, int(key) if isinstance(key, Tensor) else key, shared, scale, False)
+        return _masked(x, _known(key), rule, False)
     if peek_interpreter_stack() is None:
-        eager: Tensor = _EAGER(x, key, p, shared, scale, False)
+        eager: Tensor = _EAGER(x, key, rule, False)
         return eager
-    transformed: Tensor = _UNDER_TRANSFORMS(x, key, p, shared, scale)
+    transformed: Tensor = _UNDER_TRANSFORMS(x, key, rule)
     return transformed
 
 
 def _batched(
     call: Callable[..., Tensor],
     info: Any,
-    in_dims: tuple[int | None, ...],
+    in_dims: tuple[Any, ...],
     x: Tensor,
     seed: Any,
     shared: Sequence[int],
@@ -526,25 +498,12 @@ def _batched(
     return torch.stack([call(a, s, shared) for a, s in zip(samples, seeds, strict=True)]), 0
 
 
-def _drop(
-    x: Tensor,
-    y: Tensor,
-    p: float,
-    key: Key | int,
-    shared: Sequence[int],
-    scale: float | None,
-) -> None:
-    """Dropout of x, written to y, which may be x."""
+def _drop(x: Tensor, y: Tensor, key: Key | int, rule: Rule) -> None:
+    """The function of the rule applied to x, written to y, which may be x."""
+    function = getattr(functional, rule.function)
     with _on_stream_of(x):
         source, target = _array(x.resolve_neg()), _array(y)
-        if not shared and scale is None:
-            functional.dropout(source, p, key=key, out=target)
-            return
-        shape = tuple(1 if d in shared else n for d, n in enumerate(x.shape))
-        mask = Mask(shape, p, key=key)
-        if scale is not None:
-            mask = mask.rescaled(scale)
-        functional.dropout(source, mask=mask, out=target)
+        function(source, rule.p, key=key, shared_axes=rule.shared, out=target)
 
 
 def _array(x: Tensor) -> Any:
@@ -599,19 +558,23 @@ def _has_kernels(x: Tensor) -> bool:
 _warned: list[Any] = []
 
 
-def _drop_without_kernels(
-    x: Tensor, p: float, key: Key, shared: Sequence[int], scale: float | None
-) -> Tensor:
-    """Dropout by PyTorch, with a mask of PyTorch's generator that can be drawn again."""
+def _drop_without_kernels(x: Tensor, key: Key, rule: Rule) -> Tensor:
+    """The function of the rule by PyTorch, with a mask of its generator that can be drawn again."""
     words = np.random.SeedSequence([key.seed, key.stream, key.step]).generate_state(1, np.uint64)
     generator = torch.Generator(x.device).manual_seed(int(words[0] >> np.uint64(1)))
-    shape = tuple(1 if d in shared else n for d, n in enumerate(x.shape))
+    shape = tuple(1 if d in rule.shared else n for d, n in enumerate(x.shape))
     kept = torch.empty(shape, dtype=torch.bool, device=x.device)
-    kept.bernoulli_(1.0 - p, generator=generator)
-    if scale is None:
-        scale = 1.0 / (1.0 - p) if p < 1.0 else 0.0
+    keep = 1.0 - rule.p
+    kept.bernoulli_(keep, generator=generator)
+    scale, shift, dropped = 1.0 / keep if keep else 0.0, 0.0, 0.0
+    if rule.function != "dropout":
+        scale, shift = functional.alpha_affine(keep)
+        dropped = scale * functional.SELU_SATURATION + shift
+    if rule.function != "alpha_dropout":
+        shift = dropped = 0.0
+    wide = x.float() if x.element_size() == 2 else x
     y = torch.empty_like(x)
-    y.copy_(torch.where(kept, x * scale, torch.zeros((), dtype=x.dtype, device=x.device)))
+    y.copy_(torch.where(kept, wide * scale + shift, dropped))
     return y
 
 
@@ -619,7 +582,7 @@ def _drop_without_kernels(
     "dropcore::dropout",
     mutates_args=(),
     schema="(Tensor x, Tensor seed, float p, SymInt stream, SymInt step, int[] shared, "
-    "float? scale) -> Tensor",
+    "str function) -> Tensor",
 )
 def _operator(
     x: Tensor,
@@ -628,14 +591,14 @@ def _operator(
     stream: int,
     step: int,
     shared: Sequence[int],
-    scale: float | None,
+    function: str,
 ) -> Tensor:
     """The registered operator. The seed is a tensor, so that a graph can draw it."""
-    key = Key(int(seed.item()) % (1 << 64), stream, step)
+    key, rule = Key(int(seed.item()) % (1 << 64), stream, step), Rule(p, tuple(shared), function)
     if not _has_kernels(x):
-        return _drop_without_kernels(x, p, key, shared, scale)
+        return _drop_without_kernels(x, key, rule)
     y = _empty_like(x)
-    _drop(x, y, p, key, shared, scale)
+    _drop(x, y, key, rule)
     return y
 
 
@@ -645,8 +608,9 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-    ctx.arguments = inputs[2:]
+    _, seed, *address, function = inputs
+    ctx.save_for_backward(seed)
+    ctx.arguments = *address, GRADIENTS[function]
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -659,17 +623,17 @@ _operator.register_autograd(_backward, setup_context=_setup_context)
 @_operator.register_vmap
 def _(
     info: Any,
-    in_dims: tuple[int | None, ...],
+    in_dims: tuple[Any, ...],
     x: Tensor,
     seed: Tensor,
     p: float,
     stream: int,
     step: int,
     shared: Sequence[int],
-    scale: float | None,
+    function: str,
 ) -> tuple[Tensor, int]:
     def call(x: Tensor, seed: Tensor, shared: Sequence[int]) -> Tensor:
-        return _operator(x, seed, p, stream, step, shared, scale)
+        return _operator(x, seed, p, stream, step, shared, function)
 
     return _batched(call, info, in_dims, x, seed, shared)
 

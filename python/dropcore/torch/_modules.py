@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, ClassVar, Final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropcore._base.checks import check_number
 from dropcore.torch import _functions as own
-from dropcore.torch._attention import fast_dropout
+from dropcore.torch._attention import multi_head_attention_forward
+from dropcore.torch._namespace import in_namespace
+from dropcore.torch._recurrent import Noise, forward_of
 
 __all__ = [
     "GRU",
@@ -28,7 +31,19 @@ __all__ = [
 ]
 
 
-class Dropout(nn.Dropout):
+class _ByFunction:
+    """What modules of PyTorch get that drop by a function of dropcore, with its arguments."""
+
+    function: ClassVar[Callable[..., Tensor]]
+    p: float
+    training: bool
+    inplace: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.function(input, self.p, self.training, self.inplace)
+
+
+class Dropout(_ByFunction, nn.Dropout):
     """`torch.nn.Dropout` by `dropout`.
 
     Parameters
@@ -38,11 +53,10 @@ class Dropout(nn.Dropout):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.dropout(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.dropout)
 
 
-class Dropout1d(nn.Dropout1d):
+class Dropout1d(_ByFunction, nn.Dropout1d):
     """`torch.nn.Dropout1d` by `dropout1d`: drops whole channels of (batch, channels, length).
 
     Parameters
@@ -52,11 +66,10 @@ class Dropout1d(nn.Dropout1d):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.dropout1d(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.dropout1d)
 
 
-class Dropout2d(nn.Dropout2d):
+class Dropout2d(_ByFunction, nn.Dropout2d):
     """`torch.nn.Dropout2d` by `dropout2d`: drops whole channels of images.
 
     Parameters
@@ -66,11 +79,10 @@ class Dropout2d(nn.Dropout2d):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.dropout2d(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.dropout2d)
 
 
-class Dropout3d(nn.Dropout3d):
+class Dropout3d(_ByFunction, nn.Dropout3d):
     """`torch.nn.Dropout3d` by `dropout3d`: drops whole channels of volumes.
 
     Parameters
@@ -80,11 +92,10 @@ class Dropout3d(nn.Dropout3d):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.dropout3d(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.dropout3d)
 
 
-class AlphaDropout(nn.AlphaDropout):
+class AlphaDropout(_ByFunction, nn.AlphaDropout):
     """`torch.nn.AlphaDropout` by `alpha_dropout`, for networks of SELU units.
 
     Parameters
@@ -94,11 +105,10 @@ class AlphaDropout(nn.AlphaDropout):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.alpha_dropout(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.alpha_dropout)
 
 
-class FeatureAlphaDropout(nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_ByFunction, nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout` by `feature_alpha_dropout`: whole channels.
 
     Parameters
@@ -108,8 +118,7 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout):
     inplace : bool, default False
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return own.feature_alpha_dropout(input, self.p, self.training, self.inplace)
+    function = staticmethod(own.feature_alpha_dropout)
 
 
 class DropConnect(nn.Linear):
@@ -166,20 +175,80 @@ class MultiheadAttention(nn.MultiheadAttention):
     It takes the arguments of `torch.nn.MultiheadAttention` and has its parameters.
     """
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with fast_dropout():
-            return super().forward(*args, **kwargs)
+    forward = in_namespace(
+        nn.MultiheadAttention.forward,
+        F=SimpleNamespace(
+            **vars(F) | {"multi_head_attention_forward": multi_head_attention_forward}
+        ),
+    )
 
 
 class LSTM(nn.LSTM):
-    """`torch.nn.LSTM` with `dropout` between its layers, which are then run one at a time.
+    """`torch.nn.LSTM` with `dropout` between its layers, and with noise at every step.
 
-    It takes the arguments of `torch.nn.LSTM` and has its parameters.
+    It has the parameters of `torch.nn.LSTM`, so that their state dicts are the same. Layers are run
+    one at a time if there is dropout between them, and step by step, in Python, if one of the
+    rates below is above 0.
+
+    Parameters
+    ----------
+    *args, **options
+        As for `torch.nn.LSTM`. Its `dropout` is the rate between layers.
+    zoneout : float, default 0.0
+        Probability that a unit of h keeps its previous value, at every step for itself. In
+        evaluation mode h is the expectation, ``zoneout * h_{t-1} + (1 - zoneout) * h_t``.
+    zoneout_cell : float, default 0.0
+        The same for c. h is computed from the new c, whatever is kept.
+    recurrent_dropout : float, default 0.0
+        Fraction of h that is dropped in the product with the recurrent weight, with one mask for
+        all steps of a sequence.
+
+    Raises
+    ------
+    ValueError
+        If a rate is outside [0, 1].
+
+    References
+    ----------
+    Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly preserving hidden activations";
+    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
+    networks".
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = LSTM(3, 4, zoneout=0.1, batch_first=True)
+    >>> layer(torch.ones(2, 5, 3))[0].shape
+    torch.Size([2, 5, 4])
     """
 
+    zoneout = zoneout_cell = recurrent_dropout = 0.0
+
+    def __init__(
+        self,
+        *args: Any,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.zoneout = check_number("LSTM: zoneout", zoneout, "[0, 1]")
+        self.zoneout_cell = check_number("LSTM: zoneout_cell", zoneout_cell, "[0, 1]")
+        self.recurrent_dropout = check_number(
+            "LSTM: recurrent_dropout", recurrent_dropout, "[0, 1]"
+        )
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with fast_dropout():
-            return super().forward(*args, **kwargs)
+        return forward_of(nn.LSTM, self._noise)(self, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        rates = (f", {name}={p}" for name, p in self._noise._asdict().items() if p)
+        return super().extra_repr() + "".join(rates)
+
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self.zoneout, self.zoneout_cell, self.recurrent_dropout)
 
 
 class GRU(nn.GRU):
@@ -188,9 +257,7 @@ class GRU(nn.GRU):
     It takes the arguments of `torch.nn.GRU` and has its parameters.
     """
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with fast_dropout():
-            return super().forward(*args, **kwargs)
+    forward = forward_of(nn.GRU)
 
 
 class RNN(nn.RNN):
@@ -199,9 +266,7 @@ class RNN(nn.RNN):
     It takes the arguments of `torch.nn.RNN` and has its parameters.
     """
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with fast_dropout():
-            return super().forward(*args, **kwargs)
+    forward = forward_of(nn.RNN)
 
 
 UNITS: Final[dict[type[nn.Module], tuple[int, ...]]] = {
