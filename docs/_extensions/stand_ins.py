@@ -21,6 +21,9 @@ MADE: dict[str, Callable[..., Any]] = {
     "keras.backend.backend": lambda: "jax",
     "numba.extending.overload": lambda function, **options: lambda replacement: replacement,
     "torch.library.custom_op": lambda name, **options: lambda function: StandIn(name),
+    "torch.nn.GRU.forward": lambda: None,
+    "torch.nn.MultiheadAttention.forward": lambda: None,
+    "torch.nn.RNN.forward": lambda: None,
     "torch.nn.functional.multi_head_attention_forward": lambda: None,
 }
 

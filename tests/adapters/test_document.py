@@ -40,6 +40,7 @@ def test_pytorch():
     assert type(found["model"][2]).__module__ == "dropcore.torch._modules"
     mask = Mask((32, 1024), 0.5, key=7).to_bool()
     assert torch.equal(found["y"] != 0, torch.from_numpy(mask))
+    assert found["outputs"].shape == (10, 8, 64)
     found["model"](torch.ones(8, 784)).sum().backward()
     found["optimizer"].param_groups[0]["lr"] = 9.0
     found["optimizer"].step()

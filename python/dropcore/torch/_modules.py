@@ -243,8 +243,8 @@ class LSTM(nn.LSTM):
         return forward_of(nn.LSTM, self._noise)(self, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        rates = (f", {name}={p}" for name, p in self._noise._asdict().items() if p)
-        return super().extra_repr() + "".join(rates)
+        rates = ((name, getattr(self, name)) for name in Noise.__annotations__)
+        return super().extra_repr() + "".join(f", {name}={p}" for name, p in rates if p)
 
     @property
     def _noise(self) -> Noise:
