@@ -59,6 +59,8 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"/plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "reset_modules": ("matplotlib", "gallery_style.look"),
     "abort_on_example_error": False,
     "only_warn_on_example_error": True,  # and the build ends on warnings
     "download_all_examples": False,

@@ -19,6 +19,7 @@ PAGES = {path.name: path for path in (README, *sorted((ROOT / "docs").glob("*.md
 ELSEWHERE = {
     "gpu.md": "tests/cuda/test_document.py, on a GPU or the stand-in for CuPy",
     "adapters.md": "tests/adapters/test_document.py, beside the libraries",
+    "coming_from.md": "tests/adapters/test_coming_from.py, beside the libraries",
     "embedding.md": "tests/adapters/test_numba.py, beside Numba",
 }
 

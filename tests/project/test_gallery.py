@@ -23,7 +23,7 @@ GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 EXAMPLES = {path.stem.removeprefix("plot_"): path for path in sorted(GALLERY.glob("*/plot_*.py"))}
 
 
-def of_shapes_of_masks(found):
+def of_a_mask(found):
     rows, units = found["rows"], found["units"]
     drawn = {
         name: np.broadcast_to(mask.to_bool(), (rows, units))
@@ -53,7 +53,7 @@ def of_shards(found):
     assert all(start * found["units"] % 8 == 0 for start in found["cuts"])
 
 
-def of_spirals(found):
+def of_a_first_network(found):
     test = [
         model.evaluate(found["x_test"], found["labels_test"])["accuracy"]
         for model in found["models"].values()

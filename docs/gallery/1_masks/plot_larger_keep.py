@@ -22,6 +22,10 @@ print("each mask contains the ones before it:", nested)
 
 # %%
 # Added up, they show for each element the smallest of these fractions at which it is kept.
+#
+# Two keys share no decisions beyond chance. Of the elements that one mask keeps at 0.3, the lower
+# panel shows how many another mask keeps: all of them with the same key and a larger keep, and only
+# its own fraction with another key.
 
 import matplotlib.pyplot as plt
 
@@ -35,21 +39,17 @@ figure, (top, bottom) = plt.subplots(
 ten_colours = plt.get_cmap("cividis_r", 10)
 mesh = top.pcolormesh(smallest, cmap=ten_colours, vmin=0.05, vmax=1.05, edgecolor="white")
 top.invert_yaxis()
-top.set_xlabel("unit")
-top.set_ylabel("sample")
+top.set(xlabel="unit", ylabel="sample")
 figure.colorbar(mesh, ax=top, label="smallest keep\nthat keeps it", ticks=[*keeps, 1])
-
-# %%
-# Two keys share no decisions beyond chance. Of the elements that one mask keeps at 0.3, the
-# lower panel shows how many another mask keeps: all, with the same key and a larger keep; with
-# another key only its own fraction.
 
 large = (200, 500)
 first = Mask(large, keep=0.3, key=3).to_bool()
 for key, label in ((3, "the same key"), (4, "another key")):
     shares = [Mask(large, keep=keep, key=key).to_bool()[first].mean() for keep in keeps]
     bottom.plot(keeps, shares, "o-", label=label)
-bottom.set_xlabel("keep of the second mask")
-bottom.set_ylabel("share of the first,\nkeep = 0.3, that it keeps")
+bottom.set(
+    xlabel="keep of the second mask", ylabel="share of the first,\nkeep = 0.3, that it keeps"
+)
+bottom.set_ylim(0, 1.05)
 bottom.legend()
 plt.show()
