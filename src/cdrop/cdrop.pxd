@@ -263,7 +263,7 @@ cdef extern from "kernels.h" nogil:
 
 cdef extern from "runtime.h" nogil:
     const cdrop_kernels *cdrop_active
-    const char *const *cdrop_isas()
+    const char *cdrop_isa_at(int n)
     const char *const *cdrop_known_isas()
     int cdrop_use_isa(const char *name)
     int cdrop_team_for(double work)

@@ -107,17 +107,14 @@ const char *const *cdrop_known_isas(void) {
     return known;
 }
 
-const char *const *cdrop_isas(void) {
-    static const char *names[5];
-    int n = 0;
+const char *cdrop_isa_at(int n) {
     for (const char *const *name = cdrop_known_isas(); *name; ++name)
-        if (kernels_called(*name)) names[n++] = *name;
-    names[n] = NULL;
-    return names;
+        if (kernels_called(*name) && n-- == 0) return *name;
+    return NULL;
 }
 
 int cdrop_use_isa(const char *name) {
-    const cdrop_kernels *found = kernels_called(name ? name : cdrop_isas()[0]);
+    const cdrop_kernels *found = kernels_called(name ? name : cdrop_isa_at(0));
     if (!found) return -1;
     cdrop_active = found;
     return 0;

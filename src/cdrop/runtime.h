@@ -7,8 +7,9 @@
 /* The kernels in use. Set by cdrop_use_isa, before any other call. */
 extern const cdrop_kernels *cdrop_active;
 
-/* The names of the sets that were compiled in and that this processor has, best first, NULL last. */
-const char *const *cdrop_isas(void);
+/* The name of the n-th best set that was compiled in and that this processor has; NULL after the
+ * last. */
+const char *cdrop_isa_at(int n);
 /* All sets known to the library, NULL last. */
 const char *const *cdrop_known_isas(void);
 /* Choose by name, or the best where name is NULL. 0, or -1 where it cannot run here. */

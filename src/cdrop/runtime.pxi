@@ -24,18 +24,23 @@ def _available():
     return available
 
 
-cdef list names(const char *const *list_of):
-    cdef int i = 0
+def isas():
+    """Instruction sets that can run here, best first."""
+    cdef const char *name = cdrop_isa_at(0)
     found = []
-    while list_of[i] != NULL:
-        found.append(list_of[i].decode())
-        i += 1
+    while name != NULL:
+        found.append(name.decode())
+        name = cdrop_isa_at(<int> len(found))
     return found
 
 
-def isas():
-    """Instruction sets that can run here, best first."""
-    return names(cdrop_isas())
+cdef list known_isas():
+    cdef const char *const *name = cdrop_known_isas()
+    found = []
+    while name[0] != NULL:
+        found.append(name[0].decode())
+        name += 1
+    return found
 
 
 def isa():
@@ -47,8 +52,7 @@ def set_isa(str name):
     """Use another instruction set from now on."""
     cdef bytes encoded = name.encode()
     if cdrop_use_isa(encoded) != 0:
-        known = names(cdrop_known_isas())
-        why = "cannot run on this machine" if name in known else "is not known"
+        why = "cannot run on this machine" if name in known_isas() else "is not known"
         raise ValueError(f"instruction set {name!r} {why}: choose one of {', '.join(isas())}")
 
 

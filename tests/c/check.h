@@ -34,7 +34,7 @@ static inline const cdrop_kernels *kernels_at(int i) {
     extern const cdrop_kernels cdrop_kernels_avx512;
     return i ? NULL : &cdrop_kernels_avx512;
 #else
-    const char *name = cdrop_isas()[i];
+    const char *name = cdrop_isa_at(i);
     return name && !cdrop_use_isa(name) ? cdrop_active : NULL;
 #endif
 }
