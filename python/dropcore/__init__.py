@@ -90,6 +90,7 @@ def __getattr__(name: str) -> Any:
     if name in (*_MODULES, *_COMMAND):
         return importlib.import_module(f"dropcore.{name}")
     if name == "load":
+        importlib.import_module("dropcore.nn")  # as a whole, before a part of it
         return importlib.import_module("dropcore.nn._saving").load
     raise AttributeError(f"module 'dropcore' has no attribute {name!r}")
 

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from dropcore._base.checks import shown
 from dropcore._base.extras import require
-from dropcore.data._arrays import read_arrays
-from dropcore.data._splits import split_rows
+from dropcore.data import read_arrays, split_rows
 from dropcore.key import Key
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Imports run one way, and a module keeps its private names to itself."""
 
 import ast
+import re
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -145,6 +146,58 @@ def test_an_import_that_runs_back_is_found(file, target, message):
     imports = graph()
     imports[file] = imports[file] | {target}
     assert any(message in line for line in problems(imports))
+
+
+def parts_before_the_whole(trees):
+    """Units that import a part of another package without having imported the package before.
+
+    One thread that begins with a part and another that begins with the package would wait for each
+    other: some versions of Python then raise an error. A unit is a package or a module beside it.
+    Packages with an underscore are loaded by `import dropcore`, and commands have one thread.
+    """
+    packages = {
+        name.split("/")[0]
+        for name, tree in trees.items()
+        if re.fullmatch("[a-z]+/__init__", name) and any(modules_of(tree))
+    }
+    for name, tree in trees.items():
+        unit = name.split("/")[0]
+        if unit in ("cli", "demo"):
+            continue
+        entrance = trees.get(f"{unit}/__init__", trees.get(unit))
+        whole = {module[0] for module in modules_of(entrance) if len(module) == 1}
+        needed = {module[0] for module in modules_of(tree) if len(module) > 1}
+        for package in whole & packages:
+            whole |= {m[0] for m in modules_of(trees[f"{package}/__init__"]) if len(m) == 1}
+        for package in sorted(needed & packages - whole - {unit}):
+            yield f"{name}: import dropcore.{package} in {unit} before a part of it"
+
+
+def modules_of(tree):
+    """Modules of dropcore that a file imports, without dropcore itself, as tuples."""
+    for node in executed(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "dropcore":
+            names = [f"dropcore.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            first, *rest = (name or "").split(".")
+            if first == "dropcore" and rest:
+                yield tuple(rest)
+
+
+def test_packages_are_imported_before_their_parts():
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in files().items()}
+    assert list(parts_before_the_whole(trees)) == []
+    trees["nn/__init__"].body = [
+        node for node in trees["nn/__init__"].body if not isinstance(node, ast.Import)
+    ]
+    found = list(parts_before_the_whole(trees))
+    assert "nn/_saving: import dropcore.training in nn before a part of it" in found
 
 
 def private_reads(tree):

@@ -24,6 +24,7 @@
 draws the measurements, and `dropcore.report` writes all of it to a page.
 """
 
+import dropcore.nn  # noqa: F401
 from dropcore.diagnosis._diagnose import diagnose
 from dropcore.diagnosis._diagnosis import (
     ClassBalance,

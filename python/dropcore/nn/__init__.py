@@ -9,6 +9,7 @@ channels), sequences (batch, time, features). `Sequential` and the other models 
 with methods such as ``fit``, ``predict``, ``evaluate``, ``save`` and ``summary``.
 """
 
+import dropcore.training  # noqa: F401
 from dropcore.nn import initializers
 from dropcore.nn._config import KNOWN as _KNOWN
 from dropcore.nn._keras_weights import load_keras_weights, to_keras_weights

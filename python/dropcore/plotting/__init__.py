@@ -9,6 +9,7 @@ No window opens and no global state of matplotlib changes. Colours are those of 
 colour-blind readers tell apart.
 """
 
+import dropcore.training  # noqa: F401
 from dropcore.plotting._layers import activation_histogram, first_layer, weight_norm_histogram
 from dropcore.plotting._training import learning_curves, norm_curves
 from dropcore.plotting._tuning import sensitivity_curve

@@ -5,6 +5,9 @@
 dark and on paper, and says how to repeat the training.
 """
 
+import dropcore.nn
+import dropcore.plotting
+import dropcore.uncertainty  # noqa: F401
 from dropcore.report._write import write_report
 
 __all__ = ["write_report"]

@@ -36,6 +36,7 @@ from dropcore._base.extras import require
 
 require("sklearn", "sklearn", "dropcore.sklearn")
 
+import dropcore.nn  # noqa: E402, F401
 from dropcore.sklearn._estimators import (  # noqa: E402
     DropoutAutoencoder,
     DropoutClassifier,

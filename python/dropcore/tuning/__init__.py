@@ -5,6 +5,7 @@ chooses rates, widths and a learning rate together, through Optuna; `MLPSpace` d
 for a multilayer perceptron.
 """
 
+import dropcore.nn  # noqa: F401
 from dropcore.tuning._search import Search, search
 from dropcore.tuning._sensitivity import KEEPS, Sensitivity, sensitivity
 from dropcore.tuning._spaces import MLPSpace

@@ -11,6 +11,7 @@
 Functions return NumPy arrays of float64, whatever the dtype and the device of the model.
 """
 
+import dropcore.training  # noqa: F401
 from dropcore.uncertainty._averaging import AveragingCurve, averaging_curve
 from dropcore.uncertainty._calibration import (
     Reliability,
