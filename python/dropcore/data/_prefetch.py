@@ -42,7 +42,7 @@ def prefetch(batches: Iterable[Item], n: int = 2) -> Iterable[Item]:
     Notes
     -----
     Reading files, decompressing and NumPy's work on large arrays overlap with training. Python
-    code does not, as only one thread runs it at a time.
+    code overlaps on free-threaded Python only; with the GIL one thread runs it at a time.
 
     Examples
     --------

@@ -181,8 +181,7 @@ class Preprocessing:
             max_categories=self.max_categories,
         )
         if columns:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore", RuntimeWarning)  # overflow, found below
+            with np.errstate(all="ignore"):  # overflow, found below
                 transformer.fit(frame)
             learned |= learned_from(transformer, list(columns), columns)
         _warn_of_dropped(learned, len(table))

@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ _BYTE_ORDER_MARKS: Final = (
 )
 _COMMA: Final = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _POINT: Final = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
+_FILTERS: Final = threading.Lock()
+"""Held while the filters of warnings, which belong to the process, are changed."""
 
 
 def read_table(
@@ -328,7 +331,7 @@ def _read_text(
                 f"{listed(columns)}"
             )
     try:
-        with _opened(file) as stream, warnings.catch_warnings():
+        with _opened(file) as stream, _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             table = pandas.read_csv(
                 stream,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+import threading
+from typing import Any, Final
 
 from dropcore._base.extras import require
 from dropcore.plotting._style import BLUE, GRID, INK
 
 __all__ = ["inline_svg"]
+
+_SETTINGS: Final = threading.Lock()
+"""Held while settings of matplotlib, which belong to the process, are changed."""
 
 
 def inline_svg(ax: Any, label: str, number: int) -> Any:
@@ -34,7 +38,7 @@ def inline_svg(ax: Any, label: str, number: int) -> Any:
     markup = require("jinja2", "report", "a report").utils.markupsafe
     written = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": f"dropcore-{number}"}
-    with matplotlib.rc_context(settings):
+    with _SETTINGS, matplotlib.rc_context(settings):
         ax.figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     text = written.getvalue()
     text = text[text.index("<svg") :]

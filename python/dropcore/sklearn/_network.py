@@ -29,6 +29,7 @@ from dropcore.regularizers import L2
 from dropcore.sklearn._rates import Adaptive, InverseScaling
 from dropcore.sklearn._sparse import over_rows
 from dropcore.training import TrainingState, fit, predict
+from dropcore.training._warnings import constant_columns_expected
 from dropcore.training.callbacks import EarlyStopping
 
 __all__ = ["HalfSquaredError", "NetworkEstimator"]
@@ -394,9 +395,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         if held_out:
             self._check_held_out(samples, 1 if metric == "accuracy" else 2)
         try:
-            with warnings.catch_warnings():
-                # Folds and encoded categories have such columns, and no estimator warns of them.
-                warnings.filterwarnings("ignore", "fit: columns? .* in all samples", UserWarning)
+            # Folds and encoded categories have such columns, and no estimator warns of them.
+            with constant_columns_expected():
                 fit(
                     trained,
                     np.arange(samples)[:, None] if sparse else x,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from dropcore.training._data import Data
 
 __all__ = [
+    "constant_columns_expected",
     "divergence_hints",
     "warn_of_constant_columns",
     "warn_of_one_class",
@@ -98,6 +102,22 @@ def warn_of_one_class(model: Layer, data: Data) -> None:
         )
 
 
+_expected: ContextVar[bool] = ContextVar("constant_columns_expected", default=False)
+
+
+@contextmanager
+def constant_columns_expected() -> Iterator[None]:
+    """Inside, columns that are constant cause no warning.
+
+    Unlike the filters of `warnings`, which belong to the process, this holds for one thread.
+    """
+    before = _expected.set(True)
+    try:
+        yield
+    finally:
+        _expected.reset(before)
+
+
 def warn_of_constant_columns(data: Data) -> None:
     """Warn of features that are the same in all samples of the training set.
 
@@ -106,7 +126,7 @@ def warn_of_constant_columns(data: Data) -> None:
     """
     x, rows = data.x, data.rows
     indices = data.dtype.kind == "i"
-    if x.ndim != 2 or indices or on_device(x) or len(data) < _FEW:
+    if _expected.get() or x.ndim != 2 or indices or on_device(x) or len(data) < _FEW:
         return
     if data.known.preprocessing is not None:  # which names them itself
         return
