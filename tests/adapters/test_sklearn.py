@@ -27,6 +27,7 @@ from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -255,6 +256,15 @@ def test_sparse_samples_are_those_of_dense_rows_whatever_the_batch(digits, monke
     )
     np.testing.assert_allclose(found.sample_y(scipy.sparse.csr_array(x), 6), dense, rtol=1e-5)
     assert made == [(100, 64)] * 5 + [(99, 64)]
+
+
+def test_a_part_of_a_sparse_batch_has_the_masks_of_the_whole(digits):
+    x, y = scipy.sparse.csr_array(digits[0]), digits[1]
+    found = trained(DropoutRegressor, x, y, input_rate=0.3)
+    network, rows = over_rows(found.model_, x), np.arange(40)[:, None]
+    whole = network.forward(rows, key=Key(3))[0]
+    part = network.forward(rows[16:], key=Key(3), row_offset=16)[0]
+    np.testing.assert_allclose(part, whole[16:], rtol=1e-6)
 
 
 def test_a_sparse_fit_that_diverges_names_the_layer(digits):
@@ -599,6 +609,15 @@ def test_a_learning_rate_goes_on(digits, learning_rate):
     assert factor == pytest.approx(wanted)
 
 
+def test_an_adaptive_rate_compares_losses_with_losses_only(digits):
+    x, y = digits
+    found = trained(DropoutClassifier, x, y, solver="sgd", learning_rate="adaptive",
+                    early_stopping=True)  # fmt: skip
+    found.set_params(early_stopping=False).partial_fit(x, y)
+    kept = found.model_.training_state.callbacks["Adaptive"]
+    assert (kept["monitor"], kept["best"], kept["waited"]) == ("loss", found.loss_, 0)
+
+
 def test_patience_may_have_no_end(iris):
     found = quick(n_iter_no_change=np.inf, tol=1e9, max_iter=12).fit(*iris)
     assert found.n_iter_ == 12
@@ -766,6 +785,8 @@ def test_the_spread_is_that_of_monte_carlo_samples():
     assert np.array_equal(found.sample_y(x, 30, random_state=8), other.T.astype(np.float64))
     none = trained(DropoutRegressor, x, y, rate=0.0).predict(x, return_std=True)[1]
     assert not none.any()
+    drawn = trained(DropoutRegressor, x, y, random_state=None)
+    assert np.array_equal(drawn.sample_y(x, 3), drawn.sample_y(x, 3))
 
 
 def test_coefs_are_the_arrays_of_the_network(iris):
@@ -832,6 +853,13 @@ def test_the_code_and_back(digits):
     names = found.get_feature_names_out()
     assert names.tolist() == [f"dropoutautoencoder{i}" for i in range(16)]
     assert found.model_.layers[0].rate == 0.25
+
+
+def test_the_score_of_a_constant_is_that_of_scikit_learn():
+    x = np.zeros((6, 4), np.float32)
+    found = trained(DropoutAutoencoder, x, hidden_layer_sizes=(2,))
+    assert found.score(x) == r2_score(x, x) == 1
+    assert found.score(x + 1) == r2_score(x + 1, x) == 0
 
 
 def test_the_autoencoder_takes_no_sparse_x(digits):

@@ -111,6 +111,15 @@ def test_labels_are_one_hot_rows(loss):
     assert count == 9
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int64", "uint64"])
+def test_labels_of_any_integer_dtype(kind):
+    outputs, numbers = normal(300, 7, dtype=np.float32), labels(300, classes=7)
+    wanted, expected = softmax_cross_entropy(outputs, np.eye(7, dtype=np.float32)[numbers])
+    value, found = softmax_cross_entropy(outputs, numbers.astype(kind))
+    assert value == pytest.approx(wanted, rel=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+
+
 def test_a_batch_of_nothing_but_padding():
     loss = SoftmaxCrossEntropy(ignore_label=-1)
     y = np.full(3, -1)

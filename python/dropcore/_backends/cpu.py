@@ -451,7 +451,9 @@ def _update(
     """Call step(w, vectors, bound, g, block, *states) with contiguous arrays."""
     if w.size == 0:
         return
-    contiguous = all(a is None or _is_contiguous_aligned(a) for a in (w, *states))
+    contiguous = True
+    for a in (w, *states):
+        contiguous = contiguous and (a is None or _is_contiguous_aligned(a))
     lines: Vectors = (math.prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1, 1)
     vectors = _vectors(w, axes) if axes else lines
     fused = contiguous and vectors is not None
