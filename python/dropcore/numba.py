@@ -208,8 +208,8 @@ def _expect(what: str, given: Any, kind: Any = types.Integer) -> None:
 
 
 def _fields(key: Fields, offset: int) -> tuple[int, int, int, int]:
-    """Stands for the checked (seed, stream, step, domain) of a key."""
-    raise NotImplementedError
+    """The checked (seed, stream, step, domain) of a key, in compiled code only."""
+    raise NotImplementedError("a key is divided into its fields by compiled code only")
 
 
 @_overloads(_fields)

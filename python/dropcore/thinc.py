@@ -38,6 +38,8 @@ class DropoutOps:
     ``thinc.api.fix_random_seed`` repeats the masks.
     """
 
+    xp: Any  # of thinc's operations: the module of their arrays
+
     def get_dropout_mask(self, shape: tuple[int, ...], drop: float | None) -> Any:
         """The factors by which thinc multiplies: 1 / (1 - drop) where kept, and 0 where dropped.
 
@@ -58,7 +60,7 @@ class DropoutOps:
         ValueError
             If drop is NaN.
         """
-        ones = self.xp.ones(shape, np.float32)  # type: ignore[attr-defined]
+        ones = self.xp.ones(shape, np.float32)
         return functional.dropout(ones, _rate(drop), key=_draw_seed(), out=ones)
 
     def dropout(self, X: Any, drop: float | None) -> tuple[Any, Callable[[Any], Any]]:

@@ -1,7 +1,10 @@
 """Dropout for JAX: the masks of the contract under every transformation."""
 
+import os
 import subprocess
 import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -166,6 +169,97 @@ def test_gradients_under_vmap_and_scan():
     for key in keys:
         y = dropout(y, RATE, key=key)
     equal(last, y)
+
+
+ON_TWO_DEVICES = """
+    import jax, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    import dropcore
+    from dropcore import Key
+    from dropcore.jax import dropout
+
+    assert len(jax.devices()) == 2
+    x = np.random.default_rng(0).normal(size=(8, 53)).astype(np.float32)
+    y = dropcore.dropout(x, 0.3, key=Key(7, 1, 2))
+    dx = dropcore.dropout(np.ones_like(x), 0.3, key=Key(7, 1, 2))
+
+    def whole(x):
+        return dropout(x, 0.3, key=Key(7, 1, 2))
+
+    def part(x):
+        return dropout(x, 0.3, key=Key(7, 1, 2), offset=x.size * jax.lax.axis_index("rows"))
+
+    rows = PartitionSpec("rows")
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    divided = jax.device_put(x, NamedSharding(mesh, rows))
+    parts = jax.shard_map(part, mesh=mesh, in_specs=rows, out_specs=rows)
+    for f in (whole, parts):
+        np.testing.assert_array_equal(jax.jit(f)(divided), y)
+        np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: f(x).sum()))(divided), dx)
+    assert jax.jit(parts)(divided).sharding.spec[0] == "rows"
+    mapped = jax.pmap(part, axis_name="rows")(x.reshape(2, 4, 53))
+    np.testing.assert_array_equal(np.asarray(mapped).reshape(8, 53), y)
+    print("equal")
+"""
+
+
+def test_devices_that_share_an_array_draw_parts_of_one_mask():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(ON_TWO_DEVICES)],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_keys_steps_and_offsets_compile_once():
+    traced = []
+
+    @jax.jit
+    def f(x, key, step, offset):
+        traced.append(x)
+        return dropout(x, RATE, key=key, step=step, offset=offset)
+
+    for n in range(3):
+        equal(f(X, jax.random.key(n), n, n), expected(X, Key(n << 32, step=n), offset=n))
+    assert len(traced) == 1
+
+
+KEPT_IN_FILES = """
+    import sys
+    import jax, numpy as np
+    import dropcore
+    from dropcore.jax import dropout
+
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    hits = []
+    jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+    x = np.ones(1000, np.float32)
+    y = jax.jit(lambda x: 2 * dropout(x, 0.5, key=7))(x)
+    np.testing.assert_array_equal(y, 2 * dropcore.dropout(x, 0.5, key=7))
+    print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def test_programs_that_jax_keeps_in_files_draw_the_same_masks(tmp_path):
+    hits = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KEPT_IN_FILES), tmp_path],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert hits == ["0\n", "1\n"]
+
+
+def test_python_threads_may_call_at_once():
+    f = jax.jit(lambda x, step: dropout(x, RATE, key=Key(1), step=step))
+    x = np.ones(200_000, np.float32)
+    with ThreadPoolExecutor(8) as pool:
+        for step, y in enumerate(pool.map(lambda step: f(x, step), range(16))):
+            equal(y, expected(x, Key(1, step=step)))
 
 
 def test_steps_train_alike_in_jax_and_numpy():
