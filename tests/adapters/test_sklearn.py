@@ -35,7 +35,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dropcore import Key, Mask, losses, nn, training
+from dropcore import Key, Mask, losses, masked_matmul, nn, training
 from dropcore.sklearn import DropoutAutoencoder, DropoutClassifier, DropoutRegressor
 from dropcore.sklearn._sparse import over_rows
 
@@ -256,6 +256,13 @@ def test_sparse_samples_are_those_of_dense_rows_whatever_the_batch(digits, monke
     )
     np.testing.assert_allclose(found.sample_y(scipy.sparse.csr_array(x), 6), dense, rtol=1e-5)
     assert made == [(100, 64)] * 5 + [(99, 64)]
+    products, product = [], masked_matmul
+    monkeypatch.setattr(
+        "dropcore.sklearn._sparse.masked_matmul",
+        lambda x, *args, **kwargs: products.append(x.shape) or product(x, *args, **kwargs),
+    )
+    found.predict(scipy.sparse.csr_array(x))
+    assert products == [(len(x), 64)]  # nothing becomes dense, and large batches are faster
 
 
 def test_a_part_of_a_sparse_batch_has_the_masks_of_the_whole(digits):

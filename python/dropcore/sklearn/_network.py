@@ -544,7 +544,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         x = self._inputs(x, reset=False)
         found: Array
         if scipy.sparse.issparse(x):
-            sampling["batch_size"] = max(1, min(1024, ELEMENTS // x.shape[1]))
+            if sampling:  # which may make a batch dense
+                sampling["batch_size"] = max(1, min(1024, ELEMENTS // x.shape[1]))
             rows = np.arange(x.shape[0])[:, None]
             found = predict(over_rows(self.model_, x), rows, **sampling)
         else:
