@@ -107,6 +107,9 @@ def of_recurrent(found):
 def of_autoencoder(found):
     plain, dropped = (np.mean(values > 0) for values in found["activations"].values())
     assert dropped < 0.7 * plain
+    plain, dropped = ((values > 0).mean(axis=0) for values in found["activations"].values())
+    assert ((plain < 0.1) | (plain > 0.9)).mean() > 0.9
+    assert ((dropped > 0.1) & (dropped < 0.9)).mean() > 0.5
     x = found["x_test"]
     plain, dropped = (model.evaluate(x, x)["loss"] for model in found["models"].values())
     assert dropped > plain

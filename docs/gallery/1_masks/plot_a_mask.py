@@ -31,8 +31,8 @@ for name, mask in masks.items():
     print(f"{name:<28} {decisions:>3} decisions, {kept:.2f} of the elements are kept")
 
 # %%
-# The fewer decisions there are, the further is the share that is kept from the rate. Here the masks
-# are broadcast to the shape of the batch, as in NumPy.
+# With few decisions, the share that is kept may be far from two thirds. Here the masks are
+# broadcast to the shape of the batch, as in NumPy.
 
 import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap

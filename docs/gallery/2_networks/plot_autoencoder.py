@@ -2,9 +2,9 @@
 Dropout makes activations sparse
 ================================
 
-An autoencoder learns to give back its input. Without dropout nearly every hidden unit takes part
-in every image. Where any of them may be missing, a unit cannot count on the others to correct it,
-and learns to answer to fewer images (Srivastava et al. 2014, section 7.2).
+An autoencoder learns to give back its input. Without dropout, a hidden unit is on for nearly every
+image or for none. Where any of them may be missing, a unit cannot count on the others to correct
+it, and learns to answer to some of the images only (Srivastava et al. 2014, section 7.2).
 """
 
 # %%
@@ -33,8 +33,8 @@ for name, model in models.items():
     )
 
 # %%
-# Left: all activations on the test images. Right: in how many of these images each unit is on. A
-# code that is easier to tell apart costs accuracy of the reconstruction.
+# Left: all activations on the test images. Right: in how many of these images each unit is on. The
+# price is the reconstruction, which is less exact.
 
 import matplotlib.pyplot as plt
 

@@ -63,5 +63,5 @@ for ax, unit in zip(axes, order[at]):
     ax.set_title(f"unit {unit}: ReLU is {on:.2f}\non average", loc="left", fontsize="medium")
     ax.set_xlabel("input of the ReLU")
 axes[0].set_ylabel("density")
-axes[0].legend()
+axes[1].legend(loc="upper center")
 plt.show()
