@@ -44,6 +44,16 @@ class _NormConstraint:
     def axes(self, ndim: int) -> tuple[int, ...]:
         """The axes that a vector runs over in a weight of that many axes, sorted.
 
+        Parameters
+        ----------
+        ndim : int
+            Number of axes of the weight.
+
+        Returns
+        -------
+        tuple of int
+            Not negative.
+
         Raises
         ------
         ValueError
@@ -74,6 +84,18 @@ def with_default_axis(constraint: Constraint, axis: int | tuple[int, ...]) -> Co
 
     Embedding registers ``with_default_axis(constraint, -1)``, so that ``MaxNorm(1.0)`` bounds the
     vectors of words. A constraint that is not about vectors is returned as it is.
+
+    Parameters
+    ----------
+    constraint : callable
+        Such as ``MaxNorm(2.0)``.
+    axis : int or tuple of int
+        The axes that a norm runs over, unless the constraint names some.
+
+    Returns
+    -------
+    callable
+        The constraint itself, or a copy with `axis`.
     """
     if isinstance(constraint, _NormConstraint) and constraint.axis is None:
         return replace(constraint, axis=axis)
@@ -139,6 +161,11 @@ class MaxNorm(_NormConstraint):
         axis : int or tuple of int, optional
             As in `MaxNorm`.
 
+        Returns
+        -------
+        MaxNorm
+            With the bound that stored weights have.
+
         Raises
         ------
         TypeError
@@ -189,11 +216,11 @@ class MinMaxNorm(_NormConstraint):
     ----------
     min_norm, max_norm : float
         0 <= min_norm <= max_norm, max_norm > 0.
-    rate : float, default 1.0
-        The fraction of the distance to the bound that each call removes, in (0, 1].
     axis : int or tuple of int, optional
         The axes that the norm runs over. By default those that the layer chooses, or all
         but the last.
+    rate : float, default 1.0
+        The fraction of the distance to the bound that each call removes, in (0, 1].
 
     Raises
     ------

@@ -225,6 +225,11 @@ DOWNLOADS: Final[dict[str, _Download]] = {
 def cache_folder() -> Path:
     """The folder in which downloaded files are kept.
 
+    Returns
+    -------
+    pathlib.Path
+        It is made by the first download.
+
     Raises
     ------
     ImportError

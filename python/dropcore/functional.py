@@ -162,10 +162,12 @@ def alpha_dropout(
     ----------
     x : array_like of float32, float64, float16 or bfloat16 (ml_dtypes)
         The last two are computed in float32 and rounded once.
-    rate, keep, key, shared_axes, offset
+    rate, keep, key
         As for `dropout`, which has the same mask.
     mask : Mask
-        Replaces them. keep is ``1 / mask.scale``.
+        As for `dropout`. keep is ``1 / mask.scale``.
+    shared_axes, offset
+        As for `dropout`.
     out : numpy.ndarray or cupy.ndarray, optional
         The result is written to it. It has the shape and dtype of x, and may be x itself.
 
@@ -352,7 +354,7 @@ def max_norm_(w: Array, max_norm: float, *, axis: int | Iterable[int]) -> Array:
     axis : int or tuple of int
         The axes that the norm runs over, as in Keras: 0 for Dense weights (in, out), whose columns
         are the incoming weights of a unit; (0, 1, 2) for convolutions (height, width, in, out).
-        (torch.renorm names the axis that is kept.)
+        torch.renorm names the axis that is kept instead.
 
     Returns
     -------

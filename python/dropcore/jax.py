@@ -65,12 +65,12 @@ def dropout(
         A key of JAX with two words, such as ``jax.random.key(0)``, which stands for
         ``Key.from_words(*jax.random.key_data(key))``; a raw one, uint32 (2,); or a `Key`. It is not
         consumed: the same key gives the same mask.
-    step : int or integer scalar, optional
+    step : int or jax.Array of shape (), optional
         Replaces the step of the key, in [0, 2**32). With a `Key` it is what changes from one call
         of a compiled function to the next.
     shared_axes : int or iterable of int, default ()
         Axes along which decisions are shared.
-    offset : int or integer scalar, default 0
+    offset : int or jax.Array of shape (), default 0
         Index of the mask's first element. Under ``jit`` it has the range of its dtype.
 
     Returns

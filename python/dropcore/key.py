@@ -90,6 +90,11 @@ class Key:
         stream, step, domain : int
             As in `Key`.
 
+        Returns
+        -------
+        Key
+            With ``seed = high * 2**32 + low``.
+
         Raises
         ------
         TypeError
@@ -106,7 +111,20 @@ class Key:
         return cls(seed, stream, step, domain=domain)
 
     def at(self, *, stream: int | None = None, step: int | None = None) -> Key:
-        """The same seed and domain at another stream, another step, or both."""
+        """The same seed and domain at another stream, another step, or both.
+
+        Parameters
+        ----------
+        stream : int, optional
+            In [0, 2**28). By default that of this key.
+        step : int, optional
+            In [0, 2**32). By default that of this key.
+
+        Returns
+        -------
+        Key
+            A new one.
+        """
         return Key(
             self.seed,
             self.stream if stream is None else stream,

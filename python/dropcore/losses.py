@@ -125,6 +125,18 @@ class CheckedLoss:
     def check(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
         """Return `targets` as an array, checked against outputs of that shape.
 
+        Parameters
+        ----------
+        targets : array_like
+            As the class says.
+        outputs_shape : tuple of int or None
+            The shape (rows, ...) of the outputs; None is an axis of any length.
+
+        Returns
+        -------
+        ndarray
+            For `compute`.
+
         Raises
         ------
         TypeError, ValueError
@@ -137,6 +149,18 @@ class CheckedLoss:
     def fitted(self, targets: ArrayLike, outputs_shape: Shape) -> Array:
         """Return `targets` as an array of the right dtype and shape; values are not checked.
 
+        Parameters
+        ----------
+        targets : array_like
+            As the class says.
+        outputs_shape : tuple of int or None
+            As for `check`.
+
+        Returns
+        -------
+        ndarray
+            For `check_values` and `compute`.
+
         Raises
         ------
         TypeError, ValueError
@@ -145,15 +169,47 @@ class CheckedLoss:
         return _fitted(targets, outputs_shape)
 
     def check_values(self, targets: Array, outputs_shape: Shape) -> None:
-        """Raise ValueError if a value of fitted targets is not allowed."""
+        """Raise ValueError if a value of fitted targets is not allowed.
+
+        Parameters
+        ----------
+        targets : ndarray
+            As `fitted` returned them.
+        outputs_shape : tuple of int or None
+            As for `check`.
+        """
         _check_finite(targets)
 
     def probabilities(self, outputs: Array) -> Array:
-        """The probabilities that outputs stand for, in their shape and dtype, if it classifies."""
+        """The probabilities that outputs stand for, in their shape and dtype, if it classifies.
+
+        Parameters
+        ----------
+        outputs : ndarray, shape (rows, ...)
+            Of a network, such as logits.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `outputs`.
+        """
         raise NotImplementedError
 
     def weight(self, targets: Array, sample_weight: Array | None = None) -> Number:
-        """Weight of these targets when means of several batches are averaged."""
+        """Weight of these targets when means of several batches are averaged.
+
+        Parameters
+        ----------
+        targets : ndarray
+            As `check` returned them.
+        sample_weight : float64 ndarray, shape (rows,), optional
+            By default all rows count 1.
+
+        Returns
+        -------
+        float
+            The number of rows, or the sum of their weights.
+        """
         if sample_weight is None:
             return float(len(targets))
         return _number(sample_weight.sum())
@@ -161,7 +217,24 @@ class CheckedLoss:
     def n_correct(
         self, outputs: Array, targets: Array, sample_weight: Array | None = None
     ) -> tuple[Number, Number]:
-        """Number of outputs that are right, and number that count, both weighted."""
+        """Number of outputs that are right, and number that count, both weighted.
+
+        Parameters
+        ----------
+        outputs : ndarray, shape (rows, ...)
+            Of a network.
+        targets : ndarray
+            As `check` returned them.
+        sample_weight : float64 ndarray, shape (rows,), optional
+            By default all rows count 1.
+
+        Returns
+        -------
+        right : float
+            Sum of the weights of outputs that are right.
+        count : float
+            Sum of the weights of all outputs that count.
+        """
         raise NotImplementedError
 
 
@@ -499,11 +572,33 @@ class _OfDifferences(CheckedLoss):
             return _mean_and_gradient(losses, gradient, sample_weight)
 
     def each(self, d: Array) -> Array:
-        """The function of each difference."""
+        """The function of each difference.
+
+        Parameters
+        ----------
+        d : ndarray
+            Outputs minus targets, in float64.
+
+        Returns
+        -------
+        ndarray
+            Of the shape of d.
+        """
         raise NotImplementedError
 
     def slope(self, d: Array) -> Array:
-        """Its derivative, in a new array."""
+        """Its derivative, in a new array.
+
+        Parameters
+        ----------
+        d : ndarray
+            Outputs minus targets, in the dtype of the outputs.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of d.
+        """
         raise NotImplementedError
 
 

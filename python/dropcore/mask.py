@@ -123,6 +123,11 @@ class Mask(Decisions):
         keep : float or array_like, default 1.0
             The scale is ``1 / keep``. It is never inferred from the array.
 
+        Returns
+        -------
+        Mask
+            Without a key.
+
         Raises
         ------
         TypeError
@@ -155,6 +160,11 @@ class Mask(Decisions):
         shape : int or tuple of int
         keep : float or array_like, default 1.0
             The scale is ``1 / keep``.
+
+        Returns
+        -------
+        Mask
+            Without a key.
         """
         expect_unmasked("Mask.from_packed: bits", bits)
         backend = backend_of("bits", bits)
@@ -186,12 +196,33 @@ class Mask(Decisions):
         In C order over `shape`; with ``run > 1`` each bit is a run.
         ``np.unpackbits(bits, bitorder="little")`` is the inverse. The results of this method,
         `to_bool` and `indices` are CuPy arrays if `like` is one, or if the mask holds one.
+
+        Parameters
+        ----------
+        like : ndarray, optional
+            An array on the device where the result is wanted.
+
+        Returns
+        -------
+        ndarray of uint8, shape (ceil(n / 8),)
+            A new array.
         """
         bits: npt.NDArray[np.uint8] = self._backend(like).drawn_bits(self)
         return bits if self.bits is None else bits.copy()
 
     def to_bool(self, like: Any = None) -> npt.NDArray[np.bool_]:
-        """The mask as a boolean array of `shape`: True = kept."""
+        """The mask as a boolean array of `shape`: True = kept.
+
+        Parameters
+        ----------
+        like : ndarray, optional
+            As for `packed`.
+
+        Returns
+        -------
+        ndarray of bool
+            Of shape `shape`.
+        """
         kept: npt.NDArray[np.bool_] = self._backend(like).to_bool(self)
         return kept
 
@@ -237,11 +268,32 @@ class Mask(Decisions):
         return factors
 
     def indices(self, like: Any = None) -> npt.NDArray[np.int64]:
-        """Sorted flat indices (int64) of the kept elements, in C order over `shape`."""
+        """Sorted flat indices (int64) of the kept elements, in C order over `shape`.
+
+        Parameters
+        ----------
+        like : ndarray, optional
+            As for `packed`.
+
+        Returns
+        -------
+        ndarray of int64, shape (kept,)
+            In ascending order.
+        """
         return kept_units(self._backend(like), self)[0]
 
     def rescaled(self, scale: float | npt.NDArray[np.float64]) -> Mask:
         """The same decisions with another scale for the kept elements.
+
+        Parameters
+        ----------
+        scale : float or array of float
+            The new scale; an array broadcasts to the mask's shape.
+
+        Returns
+        -------
+        Mask
+            A new one with the same decisions.
 
         Raises
         ------

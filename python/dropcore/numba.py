@@ -89,6 +89,11 @@ def dropout_(x: Array, rate: float, key: Fields, offset: int = 0) -> Array:
     ----------
     x, rate, key, offset
         As for `dropout`.
+
+    Returns
+    -------
+    array
+        x.
     """
     return _dropout(x, rate, key=_key(key), offset=offset, out=x)
 
@@ -118,6 +123,11 @@ def normal_(out: Array, key: Fields, offset: int = 0) -> Array:
     out : float32 or float64 array of any shape, in C order
     key, offset
         As for `dropout`. The decisions of the same key are independent of the numbers.
+
+    Returns
+    -------
+    array
+        Out.
     """
     out[...] = _normal(out.shape, key=_key(key), offset=offset, dtype=out.dtype)
     return out
@@ -133,6 +143,11 @@ def max_norm_(w: Array, max_norm: float, axis: int) -> Array:
         Positive.
     axis : int
         The axis that a norm runs over: 0 bounds each column, 1 each row.
+
+    Returns
+    -------
+    array
+        w.
     """
     return _max_norm_(w, max_norm, axis=axis)
 

@@ -82,11 +82,6 @@ def export(
     -------
     onnx.ModelProto
 
-    Warns
-    -----
-    UserWarning
-        If the model has a preprocessing or scaled targets, which the graph leaves out.
-
     Raises
     ------
     TypeError
@@ -96,6 +91,11 @@ def export(
         message names the layer.
     OSError
         If the file cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        If the model has a preprocessing or scaled targets, which the graph leaves out.
 
     Examples
     --------

@@ -59,7 +59,18 @@ class Optimizer(Protocol):
     """The methods that training needs of an optimiser."""
 
     def init(self, params: Arrays) -> State:
-        """State before the first update, in new arrays."""
+        """State before the first update, in new arrays.
+
+        Parameters
+        ----------
+        params : dict of str to ndarray
+            By path, as ``layer.params``.
+
+        Returns
+        -------
+        dict
+            Arrays by kind and path.
+        """
 
     def apply(
         self,
@@ -73,6 +84,19 @@ class Optimizer(Protocol):
 
         Parameters without a gradient are frozen: they are skipped. Each other parameter satisfies
         its constraint when its update is done, also if the user interrupts the rest.
+
+        Parameters
+        ----------
+        params : dict of str to ndarray
+            Changed in place.
+        grads : dict
+            Gradients by the path of their parameter.
+        state : dict
+            Of `init`, changed in place.
+        step : int
+            The number of updates before this one.
+        constraints : dict of str to callable, optional
+            By the path of the parameter that they hold for.
         """
 
 
@@ -95,6 +119,16 @@ class _ParameterwiseOptimizer:
 
     def init(self, params: Arrays) -> State:
         """State before the first update, in new arrays, by kind and path.
+
+        Parameters
+        ----------
+        params : dict of str to ndarray
+            By path, as ``layer.params``.
+
+        Returns
+        -------
+        dict
+            Arrays by kind and path.
 
         Raises
         ------
@@ -162,11 +196,35 @@ class _ParameterwiseOptimizer:
                 constraint(weight)
 
     def rule(self, step: int) -> tuple[str, tuple[float, ...]]:
-        """The name of the update function and its hyperparameters, for updates in a CUDA graph."""
+        """The name of the update function and its hyperparameters, for updates in a CUDA graph.
+
+        Parameters
+        ----------
+        step : int
+            The number of updates before this one.
+
+        Returns
+        -------
+        name : str
+            Of a function of `dropcore.updates`.
+        numbers : tuple of float
+            Its hyperparameters, in order.
+        """
         return self._rule, self._numbers(step)
 
     def scaled(self, factor: float) -> Any:
-        """The same optimiser whose learning rate, also that of a schedule, is `factor` times it."""
+        """The same optimiser whose learning rate, also that of a schedule, is `factor` times it.
+
+        Parameters
+        ----------
+        factor : float
+            Positive.
+
+        Returns
+        -------
+        Optimizer
+            A new one of this class.
+        """
         rate = self.learning_rate  # type: ignore[attr-defined]
         return replace(
             self,  # type: ignore[type-var]
@@ -517,7 +575,18 @@ class Clip:
         return kind_of(self.optimizer)
 
     def init(self, params: Arrays) -> State:
-        """State of the optimiser inside."""
+        """State of the optimiser inside.
+
+        Parameters
+        ----------
+        params : dict of str to ndarray
+            By path, as ``layer.params``.
+
+        Returns
+        -------
+        dict
+            Arrays by kind and path.
+        """
         return self.optimizer.init(params)
 
     def apply(
@@ -528,21 +597,62 @@ class Clip:
         step: int,
         constraints: Constraints = NO_CONSTRAINTS,
     ) -> None:
-        """Make update number `step` (from 0) with clipped gradients."""
+        """Make update number `step` (from 0) with clipped gradients.
+
+        Parameters
+        ----------
+        params, grads, state, step, constraints
+            As for `Optimizer.apply`.
+        """
         expect_parameters(self, params, grads)
         self.optimizer.apply(params, self.clipped(grads), state, step, constraints)
 
     def rule(self, step: int) -> tuple[str, tuple[float, ...]]:
-        """The rule of the optimiser inside, whose hyperparameters do not depend on the bounds."""
+        """The rule of the optimiser inside, whose hyperparameters do not depend on the bounds.
+
+        Parameters
+        ----------
+        step : int
+            The number of updates before this one.
+
+        Returns
+        -------
+        name : str
+            Of a function of `dropcore.updates`.
+        numbers : tuple of float
+            Its hyperparameters, in order.
+        """
         return rule_of(self.optimizer)(step)
 
     def scaled(self, factor: float) -> Clip:
-        """The same bounds around the optimiser inside, with its learning rate times `factor`."""
+        """The same bounds around the optimiser inside, with its learning rate times `factor`.
+
+        Parameters
+        ----------
+        factor : float
+            Positive.
+
+        Returns
+        -------
+        Clip
+            A new one.
+        """
         return replace(self, optimizer=scaled(self.optimizer, factor))
 
     @np.errstate(under="ignore")
     def clipped(self, grads: Gradients) -> Gradients:
-        """The clipped gradients, in new arrays where they change."""
+        """The clipped gradients, in new arrays where they change.
+
+        Parameters
+        ----------
+        grads : dict
+            Gradients by the path of their parameter.
+
+        Returns
+        -------
+        dict
+            By the same paths.
+        """
         # A product is computed here once. Otherwise the norm and the update would each compute it.
         found: dict[str, Gradient] = {
             path: g if isinstance(g, BlockGradient) else dense(g) for path, g in grads.items()

@@ -115,10 +115,12 @@ def masked_matmul_backward(
     Parameters
     ----------
     dy : array_like, (..., N)
-    x, w, x_mask, w_mask, y_mask, activation
+    x, w
         As they were given to `masked_matmul`.
     y : array_like, (..., N)
         The result of `masked_matmul`. Needed with an activation only.
+    x_mask, w_mask, y_mask, activation
+        As they were given to `masked_matmul`.
     input_gradient : bool, default True
         Whether dx is computed, which the first layer of a network does not need.
 

@@ -502,10 +502,12 @@ def masked_matmul_backward(
     Parameters
     ----------
     dy : array_like, shape (..., N)
-    x, w, x_mask, w_mask, y_mask, activation
+    x, w
         As given to the forward pass.
     y : array_like, shape (..., N)
         What the forward pass returned, mask and scale included.
+    x_mask, w_mask, y_mask, activation
+        As given to the forward pass.
 
     Returns
     -------
@@ -633,7 +635,22 @@ def convolution_backward(
     before: tuple[int, int],
     groups: int = 1,
 ) -> tuple[Floats, Floats]:
-    """dx and dw of :func:`convolution`, in float64, from dz (batch, height, width, maps)."""
+    """dx and dw of :func:`convolution`, in float64, from dz (batch, height, width, maps).
+
+    Parameters
+    ----------
+    dz : ndarray, shape (batch, height, width, maps)
+        The gradient of the output.
+    x, w, stride, dilation, before, groups
+        As for :func:`convolution`.
+
+    Returns
+    -------
+    dx : ndarray of float64
+        Of the shape of x.
+    dw : ndarray of float64
+        Of the shape of w.
+    """
     dz, x, w = dz.astype(np.float64), x.astype(np.float64), w.astype(np.float64)
     channels, maps = w.shape[2], w.shape[3] // groups
     dx, dw = np.zeros(x.shape), np.zeros(w.shape)
@@ -693,7 +710,20 @@ def pooling_backward(
     average: bool = False,
     count_include_pad: bool = False,
 ) -> Floats:
-    """dx of :func:`pooling`, in float64; a maximum is the first of several, and the last NaN."""
+    """dx of :func:`pooling`, in float64; a maximum is the first of several, and the last NaN.
+
+    Parameters
+    ----------
+    dy : ndarray
+        The gradient of the output.
+    x, kernel, stride, before, average, count_include_pad
+        As for :func:`pooling`.
+
+    Returns
+    -------
+    ndarray of float64
+        Of the shape of x.
+    """
     out = dy.shape[1:3]
     places: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, j, _, _, row, column in _taps(x.shape[1:3], out, kernel, stride, (1, 1), before):
@@ -804,8 +834,10 @@ def sgd(
 
     Returns
     -------
-    w, velocity : ndarray
-        The new ones. ``velocity`` is None where none was given. Denormal numbers stay.
+    w : ndarray
+        The new one. Denormal numbers stay.
+    velocity : ndarray or None
+        The new one; None where none was given.
     """
     rate, m = w.dtype.type(learning_rate), w.dtype.type(momentum)
     if weight_decay:
@@ -848,8 +880,10 @@ def adam(
 
     Returns
     -------
-    w, mean, square : ndarray
-        The new ones. Denormal numbers stay.
+    w : ndarray
+        The new one. Denormal numbers stay.
+    mean, square : ndarray
+        The new ones.
     """
     number = w.dtype.type
     rate = number(learning_rate / (1.0 - beta_1 ** (step + 1)))
@@ -886,8 +920,10 @@ def rmsprop(
 
     Returns
     -------
-    w, square, mean, velocity : ndarray
-        The new ones, None where none was given. Denormal numbers stay.
+    w, square : ndarray
+        The new ones. Denormal numbers stay.
+    mean, velocity : ndarray or None
+        The new ones; None where none was given.
     """
     number = w.dtype.type
     square = number(rho) * square + number(1.0 - rho) * (g * g)
@@ -915,8 +951,10 @@ def adagrad(
 
     Returns
     -------
-    w, square : ndarray
-        The new ones. Denormal numbers stay.
+    w : ndarray
+        The new one. Denormal numbers stay.
+    square : ndarray
+        The new one.
     """
     number = w.dtype.type
     square = square + g * g
@@ -943,8 +981,10 @@ def adadelta(
 
     Returns
     -------
-    w, square, change : ndarray
-        The new ones. Denormal numbers stay.
+    w : ndarray
+        The new one. Denormal numbers stay.
+    square, change : ndarray
+        The new ones.
     """
     number = w.dtype.type
     square = number(rho) * square + number(1.0 - rho) * (g * g)

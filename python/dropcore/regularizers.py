@@ -28,20 +28,66 @@ class Regularizer(Protocol):
     """The methods that training needs of a regulariser."""
 
     def penalty(self, weight: Array) -> float:
-        """The penalty that is added to the loss."""
+        """The penalty that is added to the loss.
+
+        Parameters
+        ----------
+        weight : ndarray
+            The parameter.
+
+        Returns
+        -------
+        float
+            Not negative.
+        """
 
     def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
-        """The sum of `gradient` and the gradient of the penalty, in a new array."""
+        """The sum of `gradient` and the gradient of the penalty, in a new array.
+
+        Parameters
+        ----------
+        weight : ndarray
+            The parameter.
+        gradient : ndarray or compact gradient
+            That of the loss.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `weight`.
+        """
 
 
 class ActivityRegularizer(Protocol):
     """The methods that `dropcore.nn.ActivityRegularization` needs of a regulariser."""
 
     def activity_penalty(self, y: Array) -> float:
-        """The penalty of outputs (batch, ...) that is added to the loss of the batch."""
+        """The penalty of outputs (batch, ...) that is added to the loss of the batch.
+
+        Parameters
+        ----------
+        y : ndarray, shape (batch, ...)
+            Outputs of a layer.
+
+        Returns
+        -------
+        float
+            Not negative.
+        """
 
     def activity_gradient(self, y: Array) -> Array:
-        """The gradient of `activity_penalty`, a new array like y."""
+        """The gradient of `activity_penalty`, a new array like y.
+
+        Parameters
+        ----------
+        y : ndarray, shape (batch, ...)
+            Outputs of a layer.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of y.
+        """
 
 
 class _SumOverElements:
@@ -51,22 +97,68 @@ class _SumOverElements:
         raise NotImplementedError
 
     def gradient(self, weight: Array) -> Array:
-        """The gradient of `penalty`, a new array like weight."""
+        """The gradient of `penalty`, a new array like weight.
+
+        Parameters
+        ----------
+        weight : ndarray
+            The parameter.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `weight`.
+        """
         raise NotImplementedError
 
     def add_gradient(self, weight: Array, gradient: Gradient) -> Gradient:
-        """The sum of `gradient` and the gradient of the penalty, in a new array."""
+        """The sum of `gradient` and the gradient of the penalty, in a new array.
+
+        Parameters
+        ----------
+        weight : ndarray
+            The parameter.
+        gradient : ndarray or compact gradient
+            That of the loss.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `weight`.
+        """
         total = self.gradient(weight)
         total += dense(gradient)
         return total
 
     def activity_penalty(self, y: Array) -> float:
-        """The mean over the samples of a batch."""
+        """The mean over the samples of a batch.
+
+        Parameters
+        ----------
+        y : ndarray, shape (batch, ...)
+            Outputs of a layer.
+
+        Returns
+        -------
+        float
+            The sum over their elements, divided by the number of samples.
+        """
         return self.penalty(y) / len(y) if len(y) else 0.0
 
     @np.errstate(under="ignore")
     def activity_gradient(self, y: Array) -> Array:
-        """The gradient of `activity_penalty`."""
+        """The gradient of `activity_penalty`.
+
+        Parameters
+        ----------
+        y : ndarray, shape (batch, ...)
+            Outputs of a layer.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of y.
+        """
         gradient = self.gradient(y)
         gradient /= max(len(y), 1)
         return gradient

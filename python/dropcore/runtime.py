@@ -19,6 +19,11 @@ def set_num_threads(n: int) -> None:
     or four for each processor, whichever is more, and fewer where the address space is limited
     (``ulimit -v``). A limit that threadpoolctl sets afterwards still lowers it.
 
+    Parameters
+    ----------
+    n : int
+        In [1, 4096].
+
     Raises
     ------
     TypeError
@@ -36,6 +41,11 @@ def get_num_threads() -> int:
     OMP_NUM_THREADS. In a child made by fork() it is 1, because OpenMP's threads stay behind in the
     parent; 1 also where the library was built without OpenMP, and where OMP_STACKSIZE gives threads
     less than 64 KB.
+
+    Returns
+    -------
+    int
+        At least 1.
     """
     return cpu.max_threads()
 
@@ -51,7 +61,7 @@ def build_info() -> dict[str, Any]:
         isa : str, the instruction set in use: scalar, avx2, avx512 or neon
         isas : list of str, those that can run on this machine, best first
         openmp : bool
-        threads : int, as `get_num_threads`
+        threads : int, as `get_num_threads`.
     """
     return {
         "version": __version__,
@@ -86,5 +96,11 @@ def release_memory() -> int:
 
 
 def get_include() -> str:
-    """The folder with dropcore's C headers, for ``#include <dropcore/dropcore.h>``."""
+    """The folder with dropcore's C headers, for ``#include <dropcore/dropcore.h>``.
+
+    Returns
+    -------
+    str
+        A path for the compiler's option ``-I``.
+    """
     return str(Path(__file__).parent / "include")

@@ -34,6 +34,18 @@ Schedule = Callable[[int], float]
 def value_at(value: float | Schedule, step: int) -> float:
     """A number, or the value of a schedule at `step`.
 
+    Parameters
+    ----------
+    value : float or callable
+        A number, or a `Schedule`.
+    step : int
+        The number of the update, from 0.
+
+    Returns
+    -------
+    float
+        The number itself, or what the schedule returns.
+
     Raises
     ------
     TypeError

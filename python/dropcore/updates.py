@@ -144,7 +144,7 @@ def adam_(
 
     Parameters
     ----------
-    w, g, max_norm, axis
+    w, g
         As in `sgd_`.
     mean, square : numpy.ndarray
         Of the shape and dtype of w, zero at first, changed in place.
@@ -153,6 +153,8 @@ def adam_(
     learning_rate, beta_1, beta_2, epsilon : float
     weight_decay : float, default 0.0
         Decoupled weight decay, as in AdamW: it does not enter the running means.
+    max_norm, axis
+        As in `sgd_`.
 
     Returns
     -------
@@ -207,7 +209,7 @@ def rmsprop_(
 
     Parameters
     ----------
-    w, g, max_norm, axis
+    w, g
         As in `sgd_`.
     square : numpy.ndarray
         Of the shape and dtype of w, zero at first, changed in place.
@@ -216,6 +218,8 @@ def rmsprop_(
     velocity : numpy.ndarray, optional
         Like `square`. Needed for momentum.
     learning_rate, rho, momentum, epsilon : float
+    max_norm, axis
+        As in `sgd_`.
 
     Returns
     -------
@@ -263,11 +267,13 @@ def adagrad_(
 
     Parameters
     ----------
-    w, g, max_norm, axis
+    w, g
         As in `sgd_`.
     square : numpy.ndarray
         Of the shape and dtype of w, zero at first, changed in place.
     learning_rate, epsilon : float
+    max_norm, axis
+        As in `sgd_`.
 
     Returns
     -------
@@ -313,11 +319,13 @@ def adadelta_(
 
     Parameters
     ----------
-    w, g, max_norm, axis
+    w, g
         As in `sgd_`.
     square, change : numpy.ndarray
         v and u, of the shape and dtype of w, zero at first, changed in place.
     learning_rate, rho, epsilon : float
+    max_norm, axis
+        As in `sgd_`.
 
     Returns
     -------
@@ -379,6 +387,16 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
     It is summed in float64, in an order that does not depend on the number of threads. It is NaN if
     any number is NaN, and otherwise infinite if any is.
 
+    Parameters
+    ----------
+    gradients : iterable of ndarray or compact gradient
+        Of one device.
+
+    Returns
+    -------
+    float
+        On a GPU a cupy.ndarray of shape ().
+
     Raises
     ------
     TypeError
@@ -405,6 +423,13 @@ def global_norm(gradients: Iterable[Gradient]) -> float:
 @np.errstate(under="ignore")
 def clipping_factor(gradients: Iterable[Gradient], bound: float) -> Any:
     """The factor that brings the `global_norm` of gradients down to `bound`.
+
+    Parameters
+    ----------
+    gradients : iterable of ndarray or compact gradient
+        As for `global_norm`.
+    bound : float
+        The largest norm, positive.
 
     Returns
     -------

@@ -114,7 +114,18 @@ def kept_units(backend: Any, mask: Decisions, groups: int = 1) -> list[npt.NDArr
 
 
 def dense(gradient: Gradient) -> npt.NDArray[Any]:
-    """A gradient as an array of the shape of its weight, on the device where it is."""
+    """A gradient as an array of the shape of its weight, on the device where it is.
+
+    Parameters
+    ----------
+    gradient : ndarray or compact gradient
+        As a layer's backward pass or a loss returns it.
+
+    Returns
+    -------
+    ndarray
+        The gradient itself if it is an array already.
+    """
     if not isinstance(gradient, BlockGradient | ProductGradient):
         return gradient
     place = gradient.values if isinstance(gradient, BlockGradient) else gradient.x

@@ -90,7 +90,13 @@ class Decisions:
         return math.prod(self.shape)
 
     def element_scale(self) -> Keep:
-        """The scale, broadcastable to `shape`, also with runs."""
+        """The scale, broadcastable to `shape`, also with runs.
+
+        Returns
+        -------
+        float or float64 array
+            A number, or an array that broadcasts to `shape`.
+        """
         if self.run == 1 or isinstance(self.scale, float):
             return self.scale
         xp = array_namespace(self.scale)

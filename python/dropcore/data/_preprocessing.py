@@ -321,6 +321,11 @@ class Preprocessing:
         ----------
         config : dict
 
+        Returns
+        -------
+        Preprocessing
+            As learned.
+
         Raises
         ------
         ValueError

@@ -65,6 +65,11 @@ class TargetScaling:
         y : array (samples,), (samples, outputs) or (samples, ..., outputs)
             Finite numbers. With more than one axis each output has its own mean and scale.
 
+        Returns
+        -------
+        TargetScaling
+            With a mean and a scale for each output.
+
         Raises
         ------
         TypeError
@@ -154,12 +159,28 @@ class TargetScaling:
         return found
 
     def to_config(self) -> dict[str, Any]:
-        """Mean and scale as numbers, or lists of numbers, for JSON."""
+        """Mean and scale as numbers, or lists of numbers, for JSON.
+
+        Returns
+        -------
+        dict
+            "mean" and "scale".
+        """
         return {name: np.array(getattr(self, name)).tolist() for name in ("mean", "scale")}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TargetScaling:
         """Create the object that `to_config` described.
+
+        Parameters
+        ----------
+        config : dict
+            Of `to_config`.
+
+        Returns
+        -------
+        TargetScaling
+            With this mean and scale.
 
         Raises
         ------

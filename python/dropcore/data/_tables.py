@@ -122,7 +122,7 @@ def read_table(
 
     See Also
     --------
-    split_target
+    split_target : Divide a table into features and target.
     """
     file = existing_file("read_table", path)
     targets = _given_names("target", target)

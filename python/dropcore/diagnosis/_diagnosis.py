@@ -214,6 +214,11 @@ class Diagnosis:
         """The measurements for JSON, without histograms and weights of features.
 
         Numbers that are not finite are None.
+
+        Returns
+        -------
+        dict
+            Numbers, strings, lists and dicts.
         """
         found: dict[str, Any] = {
             "samples": self.total,

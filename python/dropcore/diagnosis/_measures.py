@@ -251,6 +251,16 @@ class Features:
         """Inputs with the largest weights: name, and L2 norm of its weights to all units.
 
         The norms are comparable only if the inputs have one scale, as standardised ones have.
+
+        Parameters
+        ----------
+        count : int, default 10
+            How many inputs.
+
+        Returns
+        -------
+        list of (str, float)
+            The largest norm first.
         """
         if not self.names:
             return []

@@ -34,21 +34,49 @@ class NormHistory(Callback):
         self.clipped: dict[str, list[float]] = {}
 
     def on_fit_begin(self, run: Run) -> None:
-        """Forget what an earlier call of `fit` recorded."""
+        """Forget what an earlier call of `fit` recorded.
+
+        Parameters
+        ----------
+        run : Run
+            The call of `fit`.
+        """
         self.epochs, self.mean, self.largest, self.clipped = [], {}, {}, {}
 
     def state(self) -> dict[str, Any]:
-        """The recorded norms."""
+        """The recorded norms.
+
+        Returns
+        -------
+        dict
+            Lists of numbers, by name.
+        """
         return {name: getattr(self, name) for name in _RECORDED}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned.
+
+        Parameters
+        ----------
+        state : dict
+            As it was returned.
+        """
         self.epochs = [int(epoch) for epoch in state["epochs"]]
         for name in _RECORDED[1:]:
             setattr(self, name, {key: list(values) for key, values in state[name].items()})
 
     def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
-        """Record an epoch."""
+        """Record an epoch.
+
+        Parameters
+        ----------
+        run : Run
+            The call of `fit`.
+        epoch : int
+            Its number.
+        metrics : dict
+            Not used.
+        """
         self.epochs.append(epoch)
         for found in weight_norms(run.model):
             self.mean.setdefault(found.name, []).append(found.mean)
@@ -58,6 +86,11 @@ class NormHistory(Callback):
 
     def growing(self, factor: float = 1.2) -> list[tuple[str, float, float]]:
         """Parameters whose mean norm grew by `factor` and was still growing at the end.
+
+        Parameters
+        ----------
+        factor : float, default 1.2
+            The last mean norm divided by the first.
 
         Returns
         -------
@@ -72,5 +105,11 @@ class NormHistory(Callback):
         return sorted(found, key=lambda entry: -entry[2] / max(entry[1], 1e-30))
 
     def most_clipped(self) -> dict[str, float]:
-        """The largest clipped fraction of any epoch, by parameter."""
+        """The largest clipped fraction of any epoch, by parameter.
+
+        Returns
+        -------
+        dict of str to float
+            In [0, 1]; only parameters with a max-norm constraint.
+        """
         return {name: max(values) for name, values in self.clipped.items()}

@@ -1,4 +1,4 @@
-"""The weights of a model alone, as a NumPy archive."""
+"""The weights of a model alone, as a NumPy archive: methods of `Model`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADERS: Final = {
 }
 
 
-def save_weights(model: Layer, path: str | PathLike[str]) -> None:
+def save_weights(self: Layer, path: str | PathLike[str]) -> None:
     """Write the parameters and the running moments to a NumPy archive, ``.npz``.
 
     `numpy.load` reads it: names are those of `params` and `buffers`. `save` writes the whole model.
@@ -41,7 +41,7 @@ def save_weights(model: Layer, path: str | PathLike[str]) -> None:
         If the file cannot be written. The old file is unchanged.
     """
     target = checked_path("save_weights", path)
-    arrays = {name: to_device(a, "cpu") for name, a in _own("save_weights", model).items()}
+    arrays = {name: to_device(a, "cpu") for name, a in _own("save_weights", self).items()}
     with replacing("save_weights", target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
             # A fixed date, so that the same weights give the same bytes; no limit of 2 GiB.
@@ -50,7 +50,7 @@ def save_weights(model: Layer, path: str | PathLike[str]) -> None:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def load_weights(model: Layer, path: str | PathLike[str]) -> None:
+def load_weights(self: Layer, path: str | PathLike[str]) -> None:
     """Take the parameters and the running moments from a NumPy archive, ``.npz``.
 
     Nothing is changed unless everything fits. The numbers are written into the existing arrays, so
@@ -70,7 +70,7 @@ def load_weights(model: Layer, path: str | PathLike[str]) -> None:
         If it cannot be read.
     """
     source = checked_path("load_weights", path)
-    own = _own("load_weights", model)
+    own = _own("load_weights", self)
     with open(source, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -83,7 +83,7 @@ def load_weights(model: Layer, path: str | PathLike[str]) -> None:
             message = str(error) or type(error).__name__
             raise ValueError(f"load_weights: {source}: {message:.1000}") from error
     for name, array in own.items():
-        array[...] = to_device(found[name], model.device)
+        array[...] = to_device(found[name], self.device)
 
 
 def _own(what: str, model: Layer) -> dict[str, NDArray[Any]]:

@@ -51,7 +51,18 @@ class ActivityRegularization(Layer):
         return input_shape
 
     def penalty(self, y: Array) -> float:
-        """P of a batch (batch, ...) of outputs."""
+        """P of a batch (batch, ...) of outputs.
+
+        Parameters
+        ----------
+        y : ndarray, shape (batch, ...)
+            Outputs of the layer.
+
+        Returns
+        -------
+        float
+            What is added to the loss of the batch.
+        """
         return self.regularizer.activity_penalty(y)
 
     def forward(

@@ -167,7 +167,26 @@ class Parallel(Stateful, Model):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """As for any layer; the state is a dict of those of the branches that carry one."""
+        """As for any layer; the state is a dict of those of the branches that carry one.
+
+        Parameters
+        ----------
+        x
+            As for `forward`.
+        state : dict, optional
+            What the call for the previous piece returned.
+        key, row_offset, lengths
+            As for `forward`.
+
+        Returns
+        -------
+        y : ndarray
+            The output.
+        state : dict
+            For the next piece.
+        backward : callable
+            As of `Layer.forward_from`.
+        """
         check_array(self, x)
         states = self.states_by_name("state", state)
         valid = self.checked_lengths(x, lengths)

@@ -133,6 +133,13 @@ class _Convolution(Weighted):
             Of the output.
         compact : bool
             Has no effect: all maps are computed.
+
+        Returns
+        -------
+        y : ndarray
+            The masked output.
+        backward : callable
+            As of `forward`.
         """
         op = ConvolutionOp(
             x, self._params["weight"], self._params.get("bias"), stride=self.stride,
@@ -152,7 +159,18 @@ class _Convolution(Weighted):
         return read_only(op.y) if op.saved is op.y else op.y, backward
 
     def check(self, x: Array) -> tuple[int, ...]:
-        """The shape of the output; TypeError or ValueError for an x that the layer cannot take."""
+        """The shape of the output; TypeError or ValueError for an x that the layer cannot take.
+
+        Parameters
+        ----------
+        x : ndarray
+            A batch.
+
+        Returns
+        -------
+        tuple of int
+            With the batch axis.
+        """
         check_array(self, x)
         check_built(self)
         if x.ndim != self.axes + 2 or x.shape[-1] != self._params["weight"].shape[-2] * self.groups:
@@ -180,11 +198,13 @@ class Conv1D(_Convolution):
     filters : int
         Maps of the output. `weight` is (kernel, channels / groups, filters), `bias` (filters,).
     kernel_size : int
-    stride, dilation : int, default 1
-        Steps from output to output, and from weight to weight.
+    stride : int, default 1
+        Steps from output to output.
     padding : "valid", "same", int or (before, after), default "valid"
         Zeros around the sequence. "same" gives ceil(time / stride) steps; where their number is
         odd, one more comes after. ``((kernel_size - 1) * dilation, 0)`` looks at the past only.
+    dilation : int, default 1
+        Steps from weight to weight.
     groups : int, default 1
         Group g of the channels feeds group g of the filters only.
     activation : str, optional
@@ -207,7 +227,7 @@ class Conv1D(_Convolution):
 class Conv2D(_Convolution):
     """Convolution of images: (batch, height, width, channels) -> (batch, height, width, filters).
 
-    As `Conv1D`, along two axes; the formula is in `dropcore._ops.convolution.ConvolutionOp`.
+    The formula is that of `Conv1D`, with the sum over k along two axes.
 
     Parameters
     ----------
@@ -215,8 +235,9 @@ class Conv2D(_Convolution):
         Maps of the output. `weight` is (height, width, channels / groups, filters), `bias`
         (filters,).
     kernel_size : int or (height, width)
-    stride, dilation : int or (height, width), default 1
+    stride : int or (height, width), default 1
     padding : "valid", "same", int, two of them, or ((top, bottom), (left, right)), default "valid"
+    dilation : int or (height, width), default 1
     groups, activation, use_bias, initializer, constraint, regularizer
         As in `Conv1D`.
 

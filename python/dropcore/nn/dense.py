@@ -109,6 +109,13 @@ class Dense(Weighted):
             Of the output.
         compact : bool, default False
             Whether the output and its gradient may be a CompactActivation.
+
+        Returns
+        -------
+        y : ndarray or CompactActivation
+            The masked output.
+        backward : callable
+            As of `forward`.
         """
         op = DenseOp(
             x, self._params["weight"], self._params.get("bias"),
@@ -129,7 +136,18 @@ class Dense(Weighted):
         return read_only(op.y) if op.saved is op.y else op.y, backward
 
     def check(self, x: Array | CompactActivation) -> tuple[int, ...]:
-        """The shape of the output; TypeError or ValueError for an x that the layer cannot take."""
+        """The shape of the output; TypeError or ValueError for an x that the layer cannot take.
+
+        Parameters
+        ----------
+        x : ndarray, shape (batch, ..., in)
+            A batch.
+
+        Returns
+        -------
+        tuple of int
+            With the batch axis.
+        """
         check_array(self, x)
         check_built(self)
         features = self._params["weight"].shape[0]

@@ -155,7 +155,22 @@ class DropConnect(RatedLayer, Dense):
         return [f"{self.rate_note()} of the weights"]
 
     def mask(self, shape: tuple[int, ...], key: Key | int, row_offset: int = 0) -> Mask:
-        """The weight mask of an input of `shape` whose first row is row `row_offset`."""
+        """The weight mask of an input of `shape` whose first row is row `row_offset`.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the input, (batch, ..., in).
+        key : Key or int
+            With the stream of the layer.
+        row_offset : int, default 0
+            Index of the first row in the global batch.
+
+        Returns
+        -------
+        Mask
+            Of shape (in, units), or (batch, in, units) for a mask per sample.
+        """
         address = as_key(key)
         row_offset = check_row_offset((shape[0], shape[-1], self.units), row_offset)
         own = (shape[0], shape[-1], self.units)

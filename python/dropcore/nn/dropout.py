@@ -55,11 +55,23 @@ class RatedLayer(Layer):
         return self._rate.keep
 
     def expected_keep(self) -> float | None:
-        """The mean fraction kept over units or rows; None if it changes with the step."""
+        """The mean fraction kept over units or rows; None if it changes with the step.
+
+        Returns
+        -------
+        float or None
+            In [0, 1].
+        """
         return None if self._rate.is_schedule else float(np.mean(self.keep))
 
     def rate_note(self) -> str:
-        """The rate in words, for a summary."""
+        """The rate in words, for a summary.
+
+        Returns
+        -------
+        str
+            Such as "keep 0.5".
+        """
         kept = self.expected_keep()
         if kept is not None:
             return f"keep {kept:.4g}"
@@ -95,7 +107,18 @@ class MaskLayer(RatedLayer):
         return input_shape
 
     def noise_notes(self, shape: Shape) -> list[str]:
-        """How many elements of an output are expected to be kept."""
+        """How many elements of an output are expected to be kept.
+
+        Parameters
+        ----------
+        shape : tuple of int or None
+            Of one sample of the output.
+
+        Returns
+        -------
+        list of str
+            One note.
+        """
         kept = self.expected_keep()
         if kept is None or None in shape:
             return [self.rate_note()]
@@ -103,7 +126,18 @@ class MaskLayer(RatedLayer):
         return [f"keep {kept:.4g}: {kept * size:,.5g} of {size:,} kept"]
 
     def shared(self, ndim: int) -> set[int]:
-        """The axes of an input with `ndim` axes along which decisions are shared."""
+        """The axes of an input with `ndim` axes along which decisions are shared.
+
+        Parameters
+        ----------
+        ndim : int
+            Number of axes, that of the batch included.
+
+        Returns
+        -------
+        set of int
+            Not negative.
+        """
         raise NotImplementedError
 
     def mask(
@@ -112,6 +146,22 @@ class MaskLayer(RatedLayer):
         """The mask of an input of `shape` whose first row is row `row_offset` of the global batch.
 
         Its arrays, such as those of rates, are on the device of `like`.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the input, (batch, ...).
+        key : Key or int
+            With the stream of the layer.
+        row_offset : int, default 0
+            Index of the first row in the global batch.
+        like : ndarray, optional
+            An array on the device where the mask is used.
+
+        Returns
+        -------
+        Mask
+            It broadcasts to `shape`.
         """
         address, shared = as_key(key), self.shared(len(shape))
         row_offset = check_row_offset(shape, row_offset)
@@ -129,7 +179,22 @@ class MaskLayer(RatedLayer):
         return self.forward_under(x, self.mask(x.shape, key, row_offset, x))
 
     def forward_under(self, x: Array, mask: Mask) -> tuple[Array, Backward]:
-        """`forward` with a given mask."""
+        """`forward` with a given mask.
+
+        Parameters
+        ----------
+        x : ndarray, shape (batch, ...)
+            The input.
+        mask : Mask
+            It broadcasts to x.
+
+        Returns
+        -------
+        y : ndarray
+            Of the shape and dtype of x.
+        backward : callable
+            As of `forward`.
+        """
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
@@ -294,7 +359,22 @@ class Dropout(MaskLayer):
         )
 
     def forward_compact(self, x: Array, mask: Mask) -> tuple[CompactActivation, Backward]:
-        """`forward` with a unit mask, for a next layer that takes a CompactActivation."""
+        """`forward` with a unit mask, for a next layer that takes a CompactActivation.
+
+        Parameters
+        ----------
+        x : ndarray, shape (batch, ..., units)
+            The input.
+        mask : Mask
+            Of shape (1, ..., units).
+
+        Returns
+        -------
+        y : CompactActivation
+            The units that are kept.
+        backward : callable
+            As of `forward`.
+        """
         y = CompactActivation.of(x, mask)
 
         def backward(
@@ -350,11 +430,13 @@ class SpatialDropout1D(_SpatialDropout):
 
     Parameters
     ----------
-    rate, keep, scaling
+    rate, keep
         As for `Dropout`.
     data_format : "channels_last" or "channels_first", default "channels_last"
         Where the features of the input are: (batch, time, features), as in the other layers, or
         (batch, features, time), for arrays of libraries that store them so.
+    scaling
+        As for `Dropout`.
 
     Raises
     ------
@@ -371,20 +453,38 @@ class SpatialDropout1D(_SpatialDropout):
 
 
 class SpatialDropout2D(_SpatialDropout):
-    """Drop whole feature maps of images; otherwise `SpatialDropout1D`.
+    """Drop whole feature maps of images: one decision for each sample and map.
 
     The input is (batch, height, width, channels), or (batch, channels, height, width) with
     ``data_format="channels_first"``.
+
+    Parameters
+    ----------
+    rate, keep, data_format, scaling
+        As for `SpatialDropout1D`.
+
+    References
+    ----------
+    That of `SpatialDropout1D`.
     """
 
     axes = "height, width, channels"
 
 
 class SpatialDropout3D(_SpatialDropout):
-    """Drop whole feature maps of volumes or films; otherwise `SpatialDropout1D`.
+    """Drop whole feature maps of volumes or films: one decision for each sample and map.
 
     The input is (batch, depth, height, width, channels), or (batch, channels, depth, height, width)
     with ``data_format="channels_first"``.
+
+    Parameters
+    ----------
+    rate, keep, data_format, scaling
+        As for `SpatialDropout1D`.
+
+    References
+    ----------
+    That of `SpatialDropout1D`.
     """
 
     axes = "depth, height, width, channels"
@@ -400,11 +500,13 @@ class UnitDropout(Dropout):
 
     Parameters
     ----------
-    rate, keep, scaling
+    rate, keep
         As for `Dropout`.
     group : int, optional
         Rows of the global batch that share a mask, 0 ... group - 1, group ... and so on. By default
         all of them.
+    scaling
+        As for `Dropout`.
 
     References
     ----------
@@ -451,10 +553,12 @@ class DropPath(Dropout):
 
     Parameters
     ----------
-    rate, keep, scaling
-        As for `Dropout`. The paper trains unscaled, ``scaling="test"``.
+    rate, keep
+        As for `Dropout`.
     mode : "row" or "batch", default "row"
         Whether samples are dropped separately, or all of a batch at once, as in the paper.
+    scaling
+        As for `Dropout`. The paper trains unscaled, ``scaling="test"``.
 
     References
     ----------

@@ -117,7 +117,18 @@ class Embedding(Layer):
         return backend.take_rows(weight, indices, self.padding_index), backward
 
     def check(self, x: Array) -> npt.NDArray[np.integer]:
-        """`x` on the device of `weight`, if its indices are in range."""
+        """`x` on the device of `weight`, if its indices are in range.
+
+        Parameters
+        ----------
+        x : ndarray of int
+            Indices of words, of any shape with a batch axis.
+
+        Returns
+        -------
+        ndarray of int
+            The indices.
+        """
         check_array(self, x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{self!r} takes integers, got {x.dtype}; use .astype(np.int64)")

@@ -247,6 +247,11 @@ def initializer_of(what: str, value: str | Initializer) -> Initializer:
         Who asks, for the message.
     value : str or callable
 
+    Returns
+    -------
+    callable
+        ``f(rng, shape)``.
+
     Raises
     ------
     ValueError
@@ -283,6 +288,11 @@ def drawn(
         an embedding (words, features) has (1, features), as its input is one word.
     gates : int, default 1
         A recurrent weight (in, gates * units) is drawn gate by gate, each of shape (in, units).
+
+    Returns
+    -------
+    ndarray
+        Of shape `shape` and dtype `dtype`.
 
     Raises
     ------

@@ -203,7 +203,18 @@ class Layer(metaclass=LayerType):
     # --- what a subclass implements ---------------------------------------------------------------
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of one sample's output; ValueError if the layer cannot take `input_shape`."""
+        """Shape of one sample's output; ValueError if the layer cannot take `input_shape`.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            Of one sample; None is an axis of any length.
+
+        Returns
+        -------
+        tuple of int or None
+            Without the batch axis.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define output_shape")
 
     def forward(
@@ -256,10 +267,12 @@ class Layer(metaclass=LayerType):
 
         Parameters
         ----------
-        x, key, row_offset, lengths
+        x
             As in `forward`.
         state : optional
             What the call for the previous piece returned; None at the start of sequences.
+        key, row_offset, lengths
+            As in `forward`.
 
         Returns
         -------
@@ -512,7 +525,13 @@ class Layer(metaclass=LayerType):
             layer._trainable = bool(value)
 
     def frozen(self) -> set[str]:
-        """Paths of the parameters that training must not change: see `trainable`."""
+        """Paths of the parameters that training must not change: see `trainable`.
+
+        Returns
+        -------
+        set of str
+            Names as in `params`.
+        """
         return {
             f"{path}.{name}" if path else name
             for path, layer in self.tree()
@@ -722,11 +741,42 @@ class Layer(metaclass=LayerType):
         return False
 
     def lengths_kwargs(self, lengths: Array | None) -> dict[str, Any]:
-        """The keyword `lengths` for a call of this layer, if it takes lengths."""
+        """The keyword `lengths` for a call of this layer, if it takes lengths.
+
+        Parameters
+        ----------
+        lengths : ndarray or None
+            Of the sequences of a batch.
+
+        Returns
+        -------
+        dict
+            ``{"lengths": lengths}``, or empty.
+        """
         return {"lengths": lengths} if lengths is not None and self.takes_lengths else {}
 
     def checked_lengths(self, x: Array, lengths: ArrayLike | None) -> NDArray[np.int64] | None:
-        """`lengths` as int64, checked against the sequences x (batch, time, ...)."""
+        """`lengths` as int64, checked against the sequences x (batch, time, ...).
+
+        Parameters
+        ----------
+        x : ndarray, shape (batch, time, ...)
+            The sequences.
+        lengths : array_like of int, shape (batch,), or None
+            Their numbers of valid steps.
+
+        Returns
+        -------
+        int64 ndarray, shape (batch,), or None
+            None where none were given.
+
+        Raises
+        ------
+        TypeError
+            If they are not integers, or on a GPU.
+        ValueError
+            If the layer takes no lengths, or they do not fit x.
+        """
         if lengths is None:
             return None
         what = short(self)
@@ -753,12 +803,36 @@ class Layer(metaclass=LayerType):
         return np.ascontiguousarray(found, np.int64)
 
     def output_lengths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of valid steps of each output, from that of each input."""
+        """The number of valid steps of each output, from that of each input.
+
+        Parameters
+        ----------
+        lengths : int64 ndarray, shape (batch,)
+            Of the inputs.
+
+        Returns
+        -------
+        int64 ndarray, shape (batch,)
+            Of the outputs.
+        """
         first = next(iter(self._children.values()), None)  # all children give the same lengths
         return lengths if first is None else first.output_lengths(lengths)
 
     def states_by_name(self, what: str, state: Any) -> Mapping[str, Any]:
-        """`state` as a mapping from children's names to their states; ValueError for others."""
+        """`state` as a mapping from children's names to their states; ValueError for others.
+
+        Parameters
+        ----------
+        what : str
+            What the state is, for the message.
+        state : dict or None
+            Of some of the children.
+
+        Returns
+        -------
+        dict
+            Empty for None.
+        """
         if state is None:
             return {}
         names = [name for name, child in self._children.items() if child.carries_state]
@@ -771,13 +845,30 @@ class Layer(metaclass=LayerType):
         return state
 
     def children_with_keys(self, key: Key | int | None) -> Iterator[tuple[str, Layer, Key | None]]:
-        """The children, with their names and the keys that begin at their first streams."""
+        """The children, with their names and the keys that begin at their first streams.
+
+        Parameters
+        ----------
+        key : Key, int or None
+            That of this layer.
+
+        Yields
+        ------
+        (str, Layer, Key or None)
+            Name, child, and its key.
+        """
         address = None if key is None else as_key(key)
         for name, child, stream in self.child_streams():
             yield name, child, child_key(address, stream)
 
     def child_streams(self) -> list[tuple[str, Layer, int | None]]:
-        """The children, with their names and the offsets of their streams, None without any."""
+        """The children, with their names and the offsets of their streams, None without any.
+
+        Returns
+        -------
+        list of (str, Layer, int or None)
+            In the order of the streams.
+        """
         found: list[tuple[str, Layer, int | None]] | None = self._cache.get("child_streams")
         if found is None:
             found, stream = [], self.own_streams
@@ -798,7 +889,18 @@ class Layer(metaclass=LayerType):
         return any(layer.draws for _, layer in self.tree())
 
     def tree(self, path: str = "") -> Iterable[tuple[str, Layer]]:
-        """The layer and all layers inside it, depth-first, with their paths."""
+        """The layer and all layers inside it, depth-first, with their paths.
+
+        Parameters
+        ----------
+        path : str, default ""
+            Of this layer.
+
+        Returns
+        -------
+        iterable of (str, Layer)
+            Path and layer.
+        """
         found: list[tuple[str, Layer]] | None = self._cache.get("tree")
         if found is None:
             found = [("", self)]
@@ -810,7 +912,18 @@ class Layer(metaclass=LayerType):
         return [(f"{path}.{inner}" if inner else path, layer) for inner, layer in found]
 
     def leaves(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """The layers without layers inside, depth-first, with their paths."""
+        """The layers without layers inside, depth-first, with their paths.
+
+        Parameters
+        ----------
+        path : str, default ""
+            Of this layer.
+
+        Returns
+        -------
+        iterator of (str, Layer)
+            Path and layer.
+        """
         return ((place, layer) for place, layer in self.tree(path) if not layer._children)
 
     def trace(
@@ -824,6 +937,11 @@ class Layer(metaclass=LayerType):
             As in `forward`.
         path : str, default ""
             Of this layer.
+
+        Yields
+        ------
+        (str, Layer, ndarray)
+            Path, layer and output.
         """
         yield path, self, self.forward(x, key=key, **self.lengths_kwargs(lengths))[0]
 
@@ -831,6 +949,16 @@ class Layer(metaclass=LayerType):
         """The children, with their names and the shapes of the samples that reach them.
 
         By default every child gets the input of the container.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            Of one sample of this layer's input.
+
+        Yields
+        ------
+        (str, Layer, tuple)
+            Name, child, and the shape of one sample of its input.
         """
         for name, child in self._children.items():
             yield name, child, input_shape
@@ -842,18 +970,40 @@ class Layer(metaclass=LayerType):
         ----------
         shape : tuple of int or None
             Of one sample of the output.
+
+        Returns
+        -------
+        list of str
+            Empty for a layer without noise.
         """
         return []
 
     def notes(self, shape: Shape) -> list[str]:
-        """Notes for a summary: noise, constraints, regularizers, and whether it is frozen."""
+        """Notes for a summary: noise, constraints, regularizers, and whether it is frozen.
+
+        Parameters
+        ----------
+        shape : tuple of int or None
+            Of one sample of the output.
+
+        Returns
+        -------
+        list of str
+            In this order.
+        """
         notes = self.noise_notes(shape)
         for own in (self._constraints, self._regularizers):
             notes += [f"{name}: {value!r}" for name, value in own.items()]
         return notes if self._trainable or not self._params else [*notes, "frozen"]
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments that differ from their defaults, by name."""
+        """The constructor's arguments that differ from their defaults, by name.
+
+        Returns
+        -------
+        dict
+            By names of arguments.
+        """
         found = {}
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = self._argument(name)
@@ -877,6 +1027,11 @@ class Layer(metaclass=LayerType):
         `json.dumps` takes it, also with ``allow_nan=False``; `from_config` builds the layer again.
         Layers that are frozen are listed by their paths, as "frozen".
 
+        Returns
+        -------
+        dict
+            With "class", and the arguments that differ from their defaults.
+
         Raises
         ------
         TypeError
@@ -899,6 +1054,11 @@ class Layer(metaclass=LayerType):
         config : dict
         custom : dict of str to type, optional
             Classes of your own, by their names.
+
+        Returns
+        -------
+        Layer
+            Of the class that the config names.
 
         Raises
         ------

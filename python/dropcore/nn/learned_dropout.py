@@ -150,7 +150,26 @@ class ConcreteDropout(RatedLayer, Stateful):
         row_offset: int = 0,
         lengths: Array | None = None,
     ) -> tuple[Array, dict[str, Any], BackwardFrom]:
-        """As for any layer; the state is a dict with that of `layer`."""
+        """As for any layer; the state is a dict with that of `layer`.
+
+        Parameters
+        ----------
+        x
+            As for `forward`.
+        state : dict, optional
+            What the call for the previous piece returned.
+        key, row_offset, lengths
+            As for `forward`.
+
+        Returns
+        -------
+        y : ndarray
+            The output.
+        state : dict
+            For the next piece.
+        backward : callable
+            As of `Layer.forward_from`.
+        """
         check_built(self)
         check_array(self, x)
         ((name, layer, own_key),) = self.children_with_keys(key)
@@ -202,7 +221,13 @@ class ConcreteDropout(RatedLayer, Stateful):
         return factor.astype(x.dtype), slope.astype(x.dtype)
 
     def penalty(self) -> float:
-        """The part of the loss for the rate and the weights."""
+        """The part of the loss for the rate and the weights.
+
+        Returns
+        -------
+        float
+            What training adds to the loss.
+        """
         at = self._logit_on_cpu()
         p, keep = expit(at), expit(-at)
         entropy = p * np.log1p(np.exp(-at)) + keep * np.log1p(np.exp(at)) if p * keep else 0.0
@@ -356,7 +381,13 @@ class VariationalDropout(RatedLayer):
         return x if factor is None else x * factor, backward
 
     def penalty(self) -> float:
-        """The part of the loss for the noise, up to a constant."""
+        """The part of the loss for the noise, up to a constant.
+
+        Returns
+        -------
+        float
+            What training adds to the loss.
+        """
         log_alpha = self._log_alpha_on_cpu()
         alpha, (c1, c2, c3) = np.exp(log_alpha), self.coefficients
         each = log_alpha / 2 + alpha * (c1 + alpha * (c2 + alpha * c3))

@@ -86,6 +86,11 @@ class Model(Layer):
         input_shape : tuple of int, optional
             Of one sample, without the batch axis. By default that of `build`.
 
+        Returns
+        -------
+        Summary
+            It prints as a table.
+
         Raises
         ------
         ValueError

@@ -166,6 +166,11 @@ def width_for(units: int, rate: float | None = None, *, keep: float | None = Non
     keep : float, optional
         Fraction kept, not 0.
 
+    Returns
+    -------
+    int
+        At least `units`.
+
     Raises
     ------
     TypeError
@@ -208,6 +213,11 @@ def rates_over_depth(n: int, last: float, first: float = 0.0) -> list[float]:
     last : float
         Rate of the last block, in [0, 1].
     first : float, default 0.0
+
+    Returns
+    -------
+    list of float
+        One for each block.
 
     Raises
     ------

@@ -47,53 +47,12 @@ class Recurrent(Stateful):
 
     Parameters
     ----------
-    units : int
-        H, the width of the state. `weight` is (in, gates * H), `recurrent_weight` (H, gates * H),
-        `bias` (gates * H,).
-    return_sequences : bool, default False
-        Whether the output is h after every step, (batch, time, H), or after the last, (batch, H).
-    reverse : bool, default False
-        Run from the last step to the first. Outputs keep the positions of their inputs.
-    dropout : float or callable, default 0.0
-        Rate for the inputs: one mask for each sequence, the same at every step, (batch, 1, in).
-    recurrent_dropout : float or callable, default 0.0
-        Rate for h in the product: one mask for each sequence, (batch, H). What the cell carries on
-        without a product (c, and z * h of GRU) is not dropped.
-    weight_dropout : float or callable, default 0.0
-        Rate for the recurrent weight: one mask for the whole batch, the same at every step.
-    zoneout : float or callable, default 0.0
-        Probability that a unit of h keeps its previous value: masks (batch, time, H), nothing is
-        scaled. Without a key h is the expectation, zoneout * h_{t-1} + (1 - zoneout) * h_t.
-    use_bias : bool, default True
-    initializer, recurrent_initializer : str or callable
-        Of the weights, "glorot_uniform" and "orthogonal" by default, or ``f(rng, shape)``; drawn
-        for each gate on its own.
-    constraint, recurrent_constraint : callable, optional
-        What must hold for the weights after every update.
-    regularizer, recurrent_regularizer : optional
-        What is added to the loss for the weights.
-
-    Raises
-    ------
-    TypeError
-        If `units` or a rate is not a number.
-    ValueError
-        If one is out of range, or an initializer is unknown.
-
-    Notes
-    -----
-    A rate may be a function of the key's step; zoneout without a key then has the rate of the last
-    step, 2**32 - 1. Each kind of noise has a stream of its own, whether its rate is zero or not.
-
-    With `lengths` (batch,), the steps after the end of a sequence do not change its state, and
-    their output is zero. ``forward_from`` takes a state and returns the last one: h, or (h, c).
-
-    References
-    ----------
-    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural
-    networks" (dropout, recurrent_dropout); Merity et al. 2018, "Regularizing and optimizing LSTM
-    language models" (weight_dropout); Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly
-    preserving hidden activations".
+    units, return_sequences, reverse, dropout, recurrent_dropout, weight_dropout, zoneout
+        As for `LSTM`.
+    use_bias, initializer, recurrent_initializer, constraint, recurrent_constraint
+        As for `LSTM`.
+    regularizer, recurrent_regularizer
+        As for `LSTM`.
     """
 
     takes_lengths = True
@@ -355,9 +314,14 @@ class SimpleRNN(Recurrent):
     Parameters
     ----------
     units : int
+        H, the width of the state. `weight` is (in, H), `recurrent_weight` (H, H), `bias` (H,).
     activation : "tanh" or "relu", default "tanh"
-    **options
-        As for `Recurrent`.
+    return_sequences, reverse, dropout, recurrent_dropout, weight_dropout, zoneout
+        As for `LSTM`.
+    use_bias, initializer, recurrent_initializer, constraint, recurrent_constraint
+        As for `LSTM`.
+    regularizer, recurrent_regularizer
+        As for `LSTM`.
 
     References
     ----------
@@ -383,8 +347,20 @@ class GRU(Recurrent):
         z = sigmoid(x @ K_z + b_z + h @ R_z + c_z)      r = sigmoid(x @ K_r + b_r + h @ R_r + c_r)
         n = tanh(x @ K_n + b_n + r * (h @ R_n + c_n))   h' = (1 - z) * n + z * h
 
-    The gates lie in this order in the weights. `bias` is (2, 3 * units), b
-    and c. The parameters are those of `Recurrent`.
+    The gates lie in this order in the weights. What z * h carries on is not dropped by
+    `recurrent_dropout`.
+
+    Parameters
+    ----------
+    units : int
+        H, the width of the state. `weight` is (in, 3 * H), `recurrent_weight` (H, 3 * H), `bias`
+        (2, 3 * H), b and c.
+    return_sequences, reverse, dropout, recurrent_dropout, weight_dropout, zoneout
+        As for `LSTM`.
+    use_bias, initializer, recurrent_initializer, constraint, recurrent_constraint
+        As for `LSTM`.
+    regularizer, recurrent_regularizer
+        As for `LSTM`.
 
     References
     ----------
@@ -411,17 +387,58 @@ class LSTM(Recurrent):
     Parameters
     ----------
     units : int
+        H, the width of the state. `weight` is (in, 4 * H), `recurrent_weight` (H, 4 * H), `bias`
+        (4 * H,).
     zoneout_cell : float or callable, default 0.0
         Probability that a unit of c keeps its previous value.
     unit_forget_bias : bool, default True
         Start the bias of the forget gate at 1.
-    **options
-        As for `Recurrent`.
+    return_sequences : bool, default False
+        Whether the output is h after every step, (batch, time, H), or after the last, (batch, H).
+    reverse : bool, default False
+        Run from the last step to the first. Outputs keep the positions of their inputs.
+    dropout : float or callable, default 0.0
+        Rate for the inputs: one mask for each sequence, the same at every step, (batch, 1, in).
+    recurrent_dropout : float or callable, default 0.0
+        Rate for h in the product: one mask for each sequence, (batch, H). What the cell carries on
+        without a product (c) is not dropped.
+    weight_dropout : float or callable, default 0.0
+        Rate for the recurrent weight: one mask for the whole batch, the same at every step.
+    zoneout : float or callable, default 0.0
+        Probability that a unit of h keeps its previous value: masks (batch, time, H), nothing is
+        scaled. Without a key h is the expectation, zoneout * h_{t-1} + (1 - zoneout) * h_t.
+    use_bias : bool, default True
+        Whether there is a `bias`. It starts at zero, but for `unit_forget_bias`.
+    initializer, recurrent_initializer : str or callable
+        Of the weights, "glorot_uniform" and "orthogonal" by default, or ``f(rng, shape)``; drawn
+        for each gate on its own.
+    constraint, recurrent_constraint : callable, optional
+        What must hold for the weights after every update.
+    regularizer, recurrent_regularizer : optional
+        What is added to the loss for the weights.
+
+    Raises
+    ------
+    TypeError
+        If `units` or a rate is not a number.
+    ValueError
+        If one is out of range, or an initializer is unknown.
+
+    Notes
+    -----
+    A rate may be a function of the key's step; zoneout without a key then has the rate of the last
+    step, 2**32 - 1. Each kind of noise has a stream of its own, whether its rate is zero or not.
+
+    With `lengths` (batch,), the steps after the end of a sequence do not change its state, and
+    their output is zero. ``forward_from`` takes a state and returns the last one: h, or (h, c).
 
     References
     ----------
     Hochreiter and Schmidhuber 1997, "Long short-term memory"; Gers, Schmidhuber and Cummins 2000,
-    "Learning to forget".
+    "Learning to forget"; Gal and Ghahramani 2016, "A theoretically grounded application of dropout
+    in recurrent neural networks" (dropout, recurrent_dropout); Merity et al. 2018, "Regularizing
+    and optimizing LSTM language models" (weight_dropout); Krueger et al. 2017, "Zoneout:
+    regularizing RNNs by randomly preserving hidden activations".
     """
 
     cell = "lstm"

@@ -65,10 +65,7 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
     random_state : int, RandomState or None, default None
         An integer s is the key ``dropcore.Key(s)``: see `dropcore.sklearn`.
     tol : float, default 1e-4
-    n_iter_no_change : int or inf, default 10
-        Training ends after `n_iter_no_change` epochs in a row in which the loss, or with
-        `early_stopping` the validation score, has not improved by more than `tol`. The loss of
-        the training data is one under dropout, and noisy.
+        The least improvement of `n_iter_no_change`.
     verbose : bool, default False
         Whether each epoch prints a line.
     warm_start : bool, default False
@@ -84,6 +81,10 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         The part that is held out.
     beta_1, beta_2, epsilon : float, default 0.9, 0.999 and 1e-8
         Of "adam".
+    n_iter_no_change : int or inf, default 10
+        Training ends after `n_iter_no_change` epochs in a row in which the loss, or with
+        `early_stopping` the validation score, has not improved by more than `tol`. The loss of
+        the training data is one under dropout, and noisy.
     class_weight : dict or "balanced", optional
         How much a class counts in the training loss, by its label; classes that a dict leaves out
         count 1. "balanced" is n / (number of classes * n of the class), by the training data.
@@ -118,7 +119,7 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
 
     See Also
     --------
-    sklearn.neural_network.MLPClassifier
+    sklearn.neural_network.MLPClassifier : The same without dropout.
 
     References
     ----------
@@ -176,10 +177,12 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y
             As for `fit`.
         classes : array_like, shape (classes,)
             All labels that there will ever be. Needed in the first call.
+        sample_weight
+            As for `fit`.
 
         Returns
         -------
@@ -382,23 +385,31 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
 
     Parameters
     ----------
-    hidden_layer_sizes, rate, input_rate, max_norm, activation, solver, alpha, batch_size,
-    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose,
-    warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2,
-    epsilon, n_iter_no_change
-        As for `DropoutClassifier`, with the same defaults. The score of `early_stopping` is R^2,
-        the mean over the outputs.
+    hidden_layer_sizes, rate, input_rate, max_norm, activation, solver, alpha, batch_size
+        As for `DropoutClassifier`, with the same defaults.
+    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose
+        As for `DropoutClassifier`, with the same defaults.
+    warm_start, momentum, nesterovs_momentum
+        As for `DropoutClassifier`, with the same defaults.
+    early_stopping, validation_fraction
+        As for `DropoutClassifier`, with the same defaults. The score is R^2, the mean over the
+        outputs.
+    beta_1, beta_2, epsilon, n_iter_no_change
+        As for `DropoutClassifier`, with the same defaults.
 
     Attributes
     ----------
-    model_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_,
-    best_validation_score_, n_iter_, t_, n_features_in_, feature_names_in_, n_layers_, n_outputs_
+    model_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_
+        As for `DropoutClassifier`.
+    best_validation_score_, n_iter_, t_, n_features_in_, feature_names_in_
+        As for `DropoutClassifier`.
+    n_layers_, n_outputs_
         As for `DropoutClassifier`.
     out_activation_ : "identity"
 
     See Also
     --------
-    sklearn.neural_network.MLPRegressor
+    sklearn.neural_network.MLPRegressor : The same without dropout.
 
     References
     ----------
@@ -505,16 +516,21 @@ class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
         narrow code loses too much by dropout.
     input_rate : float, default 0.25
         Of the features: the noise that the network learns to remove.
-    max_norm, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t,
-    max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum,
+    max_norm, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t
+        As for `DropoutRegressor`, with the same defaults.
+    max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum
+        As for `DropoutRegressor`, with the same defaults.
     early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
         As for `DropoutRegressor`, with the same defaults.
 
     Attributes
     ----------
-    model_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_,
-    best_validation_score_, n_iter_, t_, n_features_in_, feature_names_in_, n_layers_, n_outputs_
+    model_, coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_
         As for `DropoutRegressor`; encoder and decoder are one network.
+    best_validation_score_, n_iter_, t_, n_features_in_, feature_names_in_
+        As for `DropoutRegressor`.
+    n_layers_, n_outputs_
+        As for `DropoutRegressor`.
 
     References
     ----------

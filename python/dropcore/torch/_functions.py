@@ -240,10 +240,12 @@ def alpha_dropout(
 
     Parameters
     ----------
-    input, p, inplace, key
-        As for `dropout`, whose mask of the same key is the same.
+    input, p
+        As for `dropout`.
     training : bool, default False
         As in PyTorch, False is the default here.
+    inplace, key
+        As for `dropout`, whose mask of the same key is the same.
 
     Returns
     -------
@@ -298,8 +300,8 @@ def max_norm_(w: Tensor, max_norm: float, dim: int | Iterable[int]) -> Tensor:
         Largest norm, > 0.
     dim : int or tuple of int
         The dimensions that the norm runs over, as in `torch.linalg.vector_norm`: 1 for the weight
-        of `torch.nn.Linear`, (1, 2, 3) for that of Conv2d. (`torch.renorm` names the dimension
-        that is kept.)
+        of `torch.nn.Linear`, (1, 2, 3) for that of Conv2d. `torch.renorm` names the dimension
+        that is kept instead.
 
     Returns
     -------

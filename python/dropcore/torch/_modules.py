@@ -192,8 +192,8 @@ class LSTM(nn.LSTM):
 
     Parameters
     ----------
-    *args, **options
-        As for `torch.nn.LSTM`. Its `dropout` is the rate between layers.
+    *args
+        As for `torch.nn.LSTM`.
     zoneout : float, default 0.0
         Probability that a unit of h keeps its previous value, at every step for itself. In
         evaluation mode h is the expectation, ``zoneout * h_{t-1} + (1 - zoneout) * h_t``.
@@ -202,6 +202,8 @@ class LSTM(nn.LSTM):
     recurrent_dropout : float, default 0.0
         Fraction of h that is dropped in the product with the recurrent weight, with one mask for
         all steps of a sequence.
+    **options
+        As for `torch.nn.LSTM`. Its `dropout` is the rate between layers.
 
     Raises
     ------

@@ -40,7 +40,15 @@ class History(Mapping[str, list[float]]):
     best_epoch: int | None = None
 
     def append(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Add an epoch. Where it or earlier ones lack a metric, that is NaN."""
+        """Add an epoch. Where it or earlier ones lack a metric, that is NaN.
+
+        Parameters
+        ----------
+        epoch : int
+            Its number.
+        metrics : dict of str to float
+            By name.
+        """
         before = len(self.epochs)
         self.epochs.append(epoch)
         for name in metrics:

@@ -109,7 +109,15 @@ class TrainingState:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def prepare(self, optimizer: Optimizer, params: Arrays) -> None:
-        """Keep the slots if they belong to such an optimiser and these parameters; else renew."""
+        """Keep the slots if they belong to such an optimiser and these parameters; else renew.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            That of the next update.
+        params : dict of str to ndarray
+            By path, as ``layer.params``.
+        """
         name = kind_of(optimizer)
         # Of one number of each parameter: `init` checks it, and allocates next to nothing.
         kinds = optimizer.init({path: array.reshape(-1)[:1] for path, array in params.items()})

@@ -73,6 +73,11 @@ class Search:
         **changes
             Arguments of `fit` that replace those of the search, such as ``epochs=100``, or
             ``callbacks=()`` where those of the search need validation data.
+
+        Returns
+        -------
+        Model
+            A new one.
         """
         optuna = require("optuna", "tune", "best_model")
         trial = optuna.trial.FixedTrial(self.best_params)
@@ -82,6 +87,11 @@ class Search:
 
     def table(self) -> Any:
         """A data frame with a row for each trial: number, value, parameters, state, duration.
+
+        Returns
+        -------
+        pandas.DataFrame
+            In the order of the trials.
 
         Raises
         ------
@@ -95,6 +105,11 @@ class Search:
         """Importance of each parameter that all trials have, largest first.
 
         It is the explained fraction of the variance of the score, by Optuna's functional ANOVA.
+
+        Returns
+        -------
+        dict of str to float
+            They sum to 1.
 
         Raises
         ------

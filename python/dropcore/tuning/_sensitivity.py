@@ -116,6 +116,11 @@ class Sensitivity:
         of : Sensitivity, optional
             The result that `other` belongs to, of the same metric and folds; by default this one.
 
+        Returns
+        -------
+        Difference
+            Its mean over the folds, and the standard error of it.
+
         Raises
         ------
         ValueError
@@ -136,6 +141,11 @@ class Sensitivity:
 
     def table(self) -> Any:
         """A data frame with a row for each keep.
+
+        Returns
+        -------
+        pandas.DataFrame
+            In the order of the grid.
 
         Raises
         ------

@@ -105,6 +105,11 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
     probabilities, labels
         As in `reliability`.
 
+    Returns
+    -------
+    float
+        0 is best.
+
     References
     ----------
     Brier 1950, "Verification of forecasts expressed in terms of probability".
@@ -125,6 +130,11 @@ def log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
     ----------
     probabilities, labels
         As in `reliability`.
+
+    Returns
+    -------
+    float
+        At most 0.
     """
     p, found = _checked("log_likelihood", probabilities, labels)
     happened = np.where(found == 1, p, 1.0 - p) if p.ndim == 1 else p[np.arange(len(p)), found]

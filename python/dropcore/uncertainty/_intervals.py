@@ -56,6 +56,11 @@ class Intervals:
         ----------
         y : array_like, shape (rows, ...)
 
+        Returns
+        -------
+        float
+            In [0, 1].
+
         Raises
         ------
         TypeError, ValueError
@@ -121,7 +126,18 @@ class Mixture:
         return found
 
     def cdf(self, y: ArrayLike) -> Floats:
-        """Probability of a target of at most y, (rows, ...)."""
+        """Probability of a target of at most y, (rows, ...).
+
+        Parameters
+        ----------
+        y : array_like, shape (rows, ...)
+            Targets.
+
+        Returns
+        -------
+        float64 ndarray, shape (rows, ...)
+            In [0, 1].
+        """
         targets = fitted_numbers("Mixture.cdf: y", y, self.means.shape[1:])
         return self._by_blocks(_cdf, targets)
 
@@ -131,12 +147,32 @@ class Mixture:
         With sums over the T components::
 
             log p(y) = log(sum of exp(-(y - mean_t)^2 / (2 std_t^2)) / std_t) - log(T sqrt(2 pi))
+
+        Parameters
+        ----------
+        y : array_like, shape (rows, ...)
+            Targets.
+
+        Returns
+        -------
+        float64 ndarray, shape (rows, ...)
+            In nats.
         """
         targets = fitted_numbers("Mixture.log_density: y", y, self.means.shape[1:])
         return self._by_blocks(_log_density, targets)
 
     def log_likelihood(self, y: ArrayLike) -> float:
         """Mean of `log_density` over the targets: the test log likelihood, in nats.
+
+        Parameters
+        ----------
+        y : array_like, shape (rows, ...)
+            Targets.
+
+        Returns
+        -------
+        float
+            In nats.
 
         References
         ----------
@@ -151,6 +187,11 @@ class Mixture:
         ----------
         probability : float
             In (0, 1).
+
+        Returns
+        -------
+        float64 ndarray, shape (rows, ...)
+            In the units of the targets.
         """
         probability = check_number("Mixture.quantile: probability", probability, "(0, 1)")
         z = scipy.special.ndtri(probability)
@@ -165,6 +206,11 @@ class Mixture:
         ----------
         level : float, default 0.9
             In (0, 1).
+
+        Returns
+        -------
+        Intervals
+            With bounds, mean and standard deviation.
         """
         level = check_number("interval: level", level, "(0, 1)")
         lower, upper = (self.quantile(0.5 + side * level / 2) for side in (-1, 1))
@@ -250,10 +296,12 @@ def intervals(
 
     Parameters
     ----------
-    model, x, key, noise, samples, kind, batch_size, lengths
+    model, x, key, noise
         As in `predictive`.
     level : float, default 0.9
         In (0, 1).
+    samples, kind, batch_size, lengths
+        As in `predictive`.
 
     Returns
     -------
@@ -338,6 +386,11 @@ def model_precision(
         of the weights.
     rate, keep : float
         Of the dropout in front of the weights. Give one of them.
+
+    Returns
+    -------
+    float
+        The inverse of a variance.
 
     Raises
     ------

@@ -117,10 +117,22 @@ class Callback:
         """
 
     def on_fit_begin(self, run: Run) -> None:
-        """Called once the model is built, before the first update."""
+        """Called once the model is built, before the first update.
+
+        Parameters
+        ----------
+        run : Run
+            The call of `fit`.
+        """
 
     def on_update_end(self, run: Run) -> None:
-        """Called after each update."""
+        """Called after each update.
+
+        Parameters
+        ----------
+        run : Run
+            The call of `fit`.
+        """
 
     def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> bool | None:
         """Called after each epoch.
@@ -141,14 +153,32 @@ class Callback:
         return None
 
     def on_fit_end(self, run: Run) -> None:
-        """Called at the end, also after Ctrl-C, which waits for it; not after other errors."""
+        """Called at the end, also after Ctrl-C, which waits for it; not after other errors.
+
+        Parameters
+        ----------
+        run : Run
+            The call of `fit`.
+        """
 
     def state(self) -> dict[str, Any]:
-        """State for a resumed run: numbers, strings, None, arrays, lists and dicts of these."""
+        """State for a resumed run: numbers, strings, None, arrays, lists and dicts of these.
+
+        Returns
+        -------
+        dict
+            By names of your own.
+        """
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned.
+
+        Parameters
+        ----------
+        state : dict
+            As it was returned.
+        """
 
 
 class FunctionCallback(Callback):
