@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import os
 import pickle
 import subprocess
@@ -136,6 +137,37 @@ def test_in_place_writes_only_where_it_may():
         dt.dropout(torch.ones(9, requires_grad=True), inplace=True)
     with pytest.raises(ValueError, match="share memory"):
         dt.dropout(torch.ones(1).expand(9), inplace=True)
+
+
+@pytest.mark.parametrize("call", [dt.dropout, dt.alpha_dropout])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(0,), (3, 0, 2), (), (1,)])
+def test_sizes_and_ends_in_place(call, p, shape):
+    x = torch.ones(shape)
+    expected = call(x, p, True, key=7)
+    assert call(x, p, True, inplace=True, key=7) is x
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("call", [dt.dropout, dt.alpha_dropout])
+def test_other_dtypes_are_only_passed_on(call, dtype):
+    x = torch.ones(4, dtype=dtype)
+    assert call(x, 0.5, False) is x
+    assert call(x, 0.0, True) is x
+    with pytest.raises(TypeError, match=f"strided tensors of float32, .* of {dtype}"):
+        call(x, 0.5, True)
+
+
+@pytest.mark.parametrize("call", [dt.dropout, dt.alpha_dropout, dt.dropout1d])
+def test_meta_tensors(call):
+    x = torch.empty(4, 5, device="meta", dtype=torch.float16, requires_grad=True)
+    y = call(x, 0.5, True)
+    assert y.is_meta
+    assert y.shape == x.shape
+    assert y.dtype is x.dtype
+    y.backward(torch.empty_like(y))
+    assert x.grad.is_meta
 
 
 def test_negated_views_are_read_as_they_are():
@@ -471,16 +503,21 @@ def test_masks_of_channels(call, shape, mask):
 
 
 def test_other_numbers_of_dimensions():
-    with pytest.warns(UserWarning, match=r"dropout2d takes .* got 3 dimensions"):
+    with pytest.warns(UserWarning, match=r"Received a 3-D input to dropout2d, which takes .*1D"):
         y = dt.dropout2d(torch.ones(4, 5, 6), 0.3, key=KEY)
     assert torch.equal(y != 0, kept((4, 5, 1)).expand(4, 5, 6))
-    with pytest.warns(UserWarning, match=r"dropout3d takes .* got 3 dimensions"):
+    with pytest.warns(UserWarning, match=r"Received a 3-D input to dropout3d, which takes .*units"):
         y = dt.dropout3d(torch.ones(4, 5, 6), 0.3, key=KEY)
     assert torch.equal(y != 0, kept((4, 1, 1)).expand(4, 5, 6))
-    with pytest.raises(RuntimeError, match=r"dropout1d takes .* got 4 dimensions"):
+    with pytest.raises(RuntimeError, match=r"received a 4D input. It takes \(batch"):
         dt.dropout1d(torch.ones(1, 2, 3, 4))
     with pytest.raises(RuntimeError, match="feature_alpha_dropout takes"):
         dt.feature_alpha_dropout(torch.ones(3), training=True)
+    with (
+        pytest.warns(UserWarning, match="Received a 1-D input to dropout2d"),
+        pytest.raises(RuntimeError, match=r"dropout2d takes .* got 1 dim"),
+    ):
+        dt.dropout2d(torch.ones(3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -622,6 +659,81 @@ def test_replace_dropout_keeps_everything():
     assert dt.replace_dropout(model).replaced == {}
     for twin in (copy.deepcopy(model[2]), pickle.loads(pickle.dumps(model[2]))):
         assert [type(m) for m in twin] == [dt.Dropout1d, dt.Dropout2d, dt.Dropout3d]
+
+
+def test_a_replaced_model_is_saved_copied_and_wrapped():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 2), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.5),
+        nn.AlphaDropout(0.3),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    names = list(model.state_dict())
+    dt.replace_dropout(model)
+    assert list(model.state_dict()) == names
+    x = tensor(5, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    torch.manual_seed(0)
+    expected = model(x)
+    for twin in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(file, weights_only=False),
+        nn.DataParallel(model),
+    ):
+        torch.manual_seed(0)
+        assert torch.equal(twin(x), expected)
+    program = torch.export.export(model, (x,))
+    torch.manual_seed(0)
+    assert torch.equal(program.module(check_guards=False)(x), expected)
+
+
+def test_hooks_are_called():
+    calls = []
+    layer = nn.Dropout(0.5)
+    layer.register_forward_pre_hook(lambda *_: calls.append("pre"))
+    layer.register_forward_hook(lambda *_: calls.append("post"))
+    layer.register_full_backward_hook(lambda *_: calls.append("back"))
+    dt.replace_dropout(layer)
+    layer(torch.ones(9, requires_grad=True)).sum().backward()
+    assert calls == ["pre", "post", "back"]
+
+
+@pytest.mark.parametrize(
+    "layer", [dt.Dropout(), dt.AlphaDropout(), dt.DropConnect(2, 2), dt.LSTM(2, 2), dt.GRU(2, 2),
+              dt.RNN(2, 2), dt.MultiheadAttention(2, 1)],
+)  # fmt: skip
+def test_torchscript_has_a_message(layer):
+    name = type(layer).__name__
+    with pytest.raises(TypeError, match=rf"TorchScript cannot call dropcore\.torch\.{name}: use"):
+        torch.jit.script(nn.Sequential(layer))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
+    attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+    dt.replace_dropout(model)
+    dt.replace_dropout(attention)
+    x = tensor(3, 4, 8)
+    with torch.autocast("cpu", dtype=dtype):
+        y = model(x)
+        z, _ = attention(x, x, x)
+    assert y.dtype is z.dtype is dtype
+    (y.sum() + z.sum()).backward()
+    assert torch.equal(model[0].bias.grad != 0, (y != 0).flatten(0, 1).any(0))
+    assert attention.in_proj_weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("in_dim", [0, 1, 2])
+def test_vmap_of_max_norm(in_dim):
+    w = tensor(3, 4, 5) * 9
+    expected = w.clone()
+    for one in expected.unbind(in_dim):
+        dt.max_norm_(one, 1.0, 0)
+    assert not torch.equal(w, expected)
+    vmap(lambda one: dt.max_norm_(one, 1.0, -2), in_dims=in_dim)(w)
+    assert torch.equal(w, expected)
 
 
 def test_replace_dropout_says_why_a_module_is_left():

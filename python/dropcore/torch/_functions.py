@@ -124,6 +124,9 @@ def dropout(
     return _dropped(input, p, training, inplace, key, ())
 
 
+# Messages about dimensions begin as PyTorch's do, for filters and tests that expect those.
+
+
 def dropout1d(
     input: Tensor,
     p: float = 0.5,
@@ -152,8 +155,8 @@ def dropout1d(
     """
     if input.dim() not in (2, 3):
         raise RuntimeError(
-            f"dropout1d takes (batch, channels, length) or (channels, length), got {input.dim()} "
-            "dimensions"
+            f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. It takes "
+            "(batch, channels, length) or (channels, length)"
         )
     return _dropped(input, p, training, inplace, key, (input.dim() - 1,))
 
@@ -181,13 +184,16 @@ def dropout2d(
     Tensor
     """
     if input.dim() != 4:
+        more = ", assuming that channel-wise 1D dropout behavior is desired"
         warnings.warn(
-            f"dropout2d takes (batch, channels, height, width), got {input.dim()} dimensions: the "
-            "first two are used as batch and channels. dropout1d is for (batch, channels, length), "
+            f"dropout2d: Received a {input.dim()}-D input to dropout2d, which takes (batch, "
+            "channels, height, width). The first two dimensions are used as batch and channels"
+            f"{more if input.dim() == 3 else ''}. dropout1d is for (batch, channels, length), "
             "dropout for units",
             stacklevel=users_level(),
         )
-    return _dropped(input, p, training, inplace, key, _behind_channels("dropout2d", input))
+    shared = _behind_channels("dropout2d", input, training and p > 0)
+    return _dropped(input, p, training, inplace, key, shared)
 
 
 def dropout3d(
@@ -214,9 +220,9 @@ def dropout3d(
     """
     if input.dim() not in (4, 5):
         warnings.warn(
-            "dropout3d takes (batch, channels, depth, height, width) or (channels, depth, height, "
-            f"width), got {input.dim()} dimensions: the first one is used as channels. dropout is "
-            "for units",
+            f"dropout3d: Received a {input.dim()}-D input to dropout3d, which takes (batch, "
+            "channels, depth, height, width) or (channels, depth, height, width). The first "
+            "dimension is used as channels. dropout is for units",
             stacklevel=users_level(),
         )
     shared = range(2 if input.dim() == 5 else 1, input.dim())
@@ -281,7 +287,7 @@ def feature_alpha_dropout(
     -------
     Tensor
     """
-    shared = _behind_channels("feature_alpha_dropout", input)
+    shared = _behind_channels("feature_alpha_dropout", input, training and p > 0)
     return _dropped(input, p, training, inplace, key, shared, "alpha_dropout")
 
 
@@ -355,9 +361,9 @@ def _expect_tensor(what: str, x: object) -> None:
         )
 
 
-def _behind_channels(what: str, x: Tensor) -> tuple[int, ...]:
-    """The dimensions behind (batch, channels)."""
-    if x.dim() < 2:
+def _behind_channels(what: str, x: Tensor, dropping: bool) -> tuple[int, ...]:
+    """The dimensions behind (batch, channels), which must be there if something is dropped."""
+    if dropping and x.dim() < 2:
         raise RuntimeError(f"{what} takes (batch, channels, ...), got {x.dim()} dimensions")
     return tuple(range(2, x.dim()))
 
@@ -655,3 +661,11 @@ def _max_norm_operator(w: Tensor, max_norm: float, dim: Sequence[int]) -> None:
 @_max_norm_operator.register_fake
 def _(w: Tensor, *_: Any) -> None:
     return None
+
+
+@_max_norm_operator.register_vmap
+def _(
+    info: Any, in_dims: tuple[Any, ...], w: Tensor, max_norm: float, dim: Sequence[int]
+) -> tuple[None, None]:
+    _max_norm_operator(w.movedim(in_dims[0], 0), max_norm, [d + 1 for d in dim])
+    return None, None

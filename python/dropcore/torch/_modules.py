@@ -31,7 +31,24 @@ __all__ = [
 ]
 
 
-class _ByFunction:
+class _Module:
+    """What all modules here have in common."""
+
+    def __prepare_scriptable__(self) -> Any:
+        """Called by torch.jit.script.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            f"TorchScript cannot call dropcore.torch.{type(self).__name__}: use torch.compile or "
+            "torch.export, or give torch.jit.script the model with PyTorch's own modules"
+        )
+
+
+class _ByFunction(_Module):
     """What modules of PyTorch get that drop by a function of dropcore, with its arguments."""
 
     function: ClassVar[Callable[..., Tensor]]
@@ -121,7 +138,7 @@ class FeatureAlphaDropout(_ByFunction, nn.FeatureAlphaDropout):
     function = staticmethod(own.feature_alpha_dropout)
 
 
-class DropConnect(nn.Linear):
+class DropConnect(_Module, nn.Linear):
     """A linear layer that drops weights in place of outputs, with one mask for the batch.
 
     While training ``y = input @ (weight * mask / (1 - p)).T + bias``; then it is
@@ -169,7 +186,7 @@ class DropConnect(nn.Linear):
         return f"{super().extra_repr()}, p={self.p}"
 
 
-class MultiheadAttention(nn.MultiheadAttention):
+class MultiheadAttention(_Module, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` whose attention weights are dropped by `dropout`.
 
     It takes the arguments of `torch.nn.MultiheadAttention` and has its parameters.
@@ -183,7 +200,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     )
 
 
-class LSTM(nn.LSTM):
+class LSTM(_Module, nn.LSTM):
     """`torch.nn.LSTM` with `dropout` between its layers, and with noise at every step.
 
     It has the parameters of `torch.nn.LSTM`, so that their state dicts are the same. Layers are run
@@ -253,7 +270,7 @@ class LSTM(nn.LSTM):
         return Noise(self.zoneout, self.zoneout_cell, self.recurrent_dropout)
 
 
-class GRU(nn.GRU):
+class GRU(_Module, nn.GRU):
     """`torch.nn.GRU` with `dropout` between its layers, which are then run one at a time.
 
     It takes the arguments of `torch.nn.GRU` and has its parameters.
@@ -262,7 +279,7 @@ class GRU(nn.GRU):
     forward = forward_of(nn.GRU)
 
 
-class RNN(nn.RNN):
+class RNN(_Module, nn.RNN):
     """`torch.nn.RNN` with `dropout` between its layers, which are then run one at a time.
 
     It takes the arguments of `torch.nn.RNN` and has its parameters.
