@@ -67,7 +67,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "show_memory": False,
     "remove_config_comments": True,
-    "min_reported_time": 2,
+    "min_reported_time": 30,  # seconds; below, the time says little but how busy the machine was
     "doc_module": ("dropcore",),
     "backreferences_dir": None,
 }

@@ -57,3 +57,6 @@ x = np.ones((rows, units), dtype=np.float32)
 y = dropcore.dropout(x, rate, key=7, shared_axes=0)
 print("the mask of units:", np.array_equal(y != 0, masks["units"].to_bool() & (x > 0)))
 print("kept elements are now:", y.max())
+
+# %%
+# More about keys, shapes and rates: :doc:`/mask-contract`, and the reference of ``Mask``.

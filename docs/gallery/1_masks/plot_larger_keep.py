@@ -53,3 +53,6 @@ bottom.set(
 bottom.set_ylim(0, 1.05)
 bottom.legend()
 plt.show()
+
+# %%
+# :doc:`/mask-contract` defines that number, bit by bit.

@@ -81,3 +81,6 @@ for ax, (name, model) in zip(axes, models.items()):
 axes[0].set_ylabel("second feature")
 figure.colorbar(mesh, ax=axes, label="probability of a triangle")
 plt.show()
+
+# %%
+# :doc:`/networks` lists the layers, and what ``fit`` takes.

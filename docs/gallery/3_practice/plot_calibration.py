@@ -70,3 +70,6 @@ for ax, (name, found) in zip(axes.flat, probabilities.items()):
     ax.get_legend().remove()
     ax.set_title(f"{name}: ECE {diagram.ece:.3f}", loc="left", fontsize="medium")
 plt.show()
+
+# %%
+# :doc:`/uncertainty` has the same for numbers, and what each score means.

@@ -48,3 +48,6 @@ plt.show()
 # the folds:
 
 print(result.compare(result.best))
+
+# %%
+# :doc:`/tuning` says how the verdict is found, and how to search for width and learning rate too.

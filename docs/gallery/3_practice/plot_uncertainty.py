@@ -76,5 +76,5 @@ plt.show()
 # %%
 # In the gap the networks go different ways, and the interval is wide. To the left and right of all
 # data they do not know that the curve turns, and are surer than they should be: they have the same
-# architecture and have seen the same points. An interval is only worth what data like that of the
-# application says about it.
+# architecture and have seen the same points. Whether intervals can be relied upon, only data like
+# that of the application can tell. See also :doc:`/uncertainty`.

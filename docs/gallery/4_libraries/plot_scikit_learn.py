@@ -62,3 +62,5 @@ plt.show()
 
 # %%
 # A narrow layer has few units left at a high rate. A wide one has enough of them.
+#
+# :doc:`/adapters` says what differs from ``MLPClassifier``.
