@@ -117,11 +117,11 @@ class AlphaDropout(_Dropping, keras.layers.AlphaDropout):
     """
 
     def _dropped(self, x: Any) -> Any:
-        keep, c = 1.0 - self.rate, -1.7580993408473766
+        keep, c = 1.0 - self.rate, functional.SELU_SATURATION
         # a * (x or c) + b = a * (x - c or 0) + (a * c + b), whose middle is a dropout.
         y = super()._dropped(_wide(x) - c)
-        a = (keep * (1.0 + self.rate * c**2)) ** -0.5 if keep else 0.0
-        return ops.cast(y * (a * keep) + a * c * keep, x.dtype)
+        scale = functional.alpha_affine(keep)[0] * keep
+        return ops.cast(scale * y + scale * c, x.dtype)
 
 
 @_registered
@@ -154,13 +154,13 @@ class MaxNorm(keras.constraints.MaxNorm):
         w = ops.convert_to_tensor(w)
         wide = _wide(w)
         axis = tuple(self.axis) if isinstance(self.axis, Iterable) else self.axis
-        # In units of the largest weight no square overflows.
+        # In units of the largest weight nothing overflows. What is not finite has a norm of NaN.
         largest = ops.max(ops.abs(wide), axis=axis, keepdims=True)
         unit = ops.where(largest > 0, largest, ops.ones_like(largest))
-        norm = unit * ops.sqrt(ops.sum(ops.square(wide / unit), axis=axis, keepdims=True))
+        norm = ops.sqrt(ops.sum(ops.square(wide / unit), axis=axis, keepdims=True))
         wanted = self.max_value * (1 - _ROOM.get(keras.backend.standardize_dtype(w.dtype), 2**-20))
-        shorter = ops.cast(wide * (wanted / ops.maximum(norm, self.max_value)), w.dtype)
-        return ops.where((norm > self.max_value) & ops.isfinite(norm), shorter, w)
+        shorter = ops.cast(wide / unit * (wanted / ops.maximum(norm, 1.0)), w.dtype)
+        return ops.where(norm > self.max_value / unit, shorter, w)
 
 
 def _wide(x: Any) -> Any:
@@ -181,7 +181,7 @@ def _dropout(x: Any, rate: float, generator: Any, shared: list[int]) -> Any:
         import dropcore.torch  # noqa: F401  (registers the operator)
 
         low, high = (words.to(torch.int64) & 0xFFFFFFFF).unbind()
-        return torch.ops.dropcore.dropout(x, low | high << 32, rate, 0, 0, shared, None)
+        return torch.ops.dropcore.dropout(x, low | high << 32, rate, 0, 0, shared, "dropout")
 
     def drop(x: Any, words: Any) -> Any:
         return functional.dropout(x, rate, key=Key.from_words(*words), shared_axes=shared)

@@ -59,6 +59,12 @@ def test_masks_are_those_of_the_generators_states(make, rate):
     np.testing.assert_array_equal(array(make(0.0)(x, training=True)), x)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="other backends have seeds without a sign")
+def test_a_seed_below_zero_is_read_as_its_bits():
+    want = dropcore.dropout(X, 0.3, key=Key.from_words(2**32 - 5, 0))
+    np.testing.assert_array_equal(array(own.Dropout(0.3, seed=-5)(X, training=True)), want)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtypes(dtype):
     layer = own.Dropout(0.3, seed=1, dtype=dtype)
@@ -326,11 +332,13 @@ def test_max_norm_of_keras_shrinks_and_ours_takes_any_numbers():
     inside = np.full((4, 1), 0.25, "float32")
     assert (array(keras.constraints.MaxNorm(1.0)(inside)) < inside).all()
     np.testing.assert_array_equal(array(own.MaxNorm(1.0)(inside)), inside)
-    strange = np.array([[np.nan, np.inf, 0.0, 3e30, 1e-30], [2.0, 1.0, 0.0, 4e30, 0.0]], "float32")
+    strange = [[np.nan, np.inf, 0.0, 3e30, 1e-30, 3e38], [2.0, 1.0, 0.0, 4e30, 0.0, 3e38]]
+    strange = np.array(strange, "float32")
     with np.errstate(invalid="ignore"):
         found = array(own.MaxNorm(1.0)(strange))
     np.testing.assert_array_equal(found[:, [0, 1, 2, 4]], strange[:, [0, 1, 2, 4]])
     np.testing.assert_allclose(found[:, 3], [0.6, 0.8], rtol=1e-5)
+    np.testing.assert_allclose(found[:, 5], [0.5**0.5] * 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
