@@ -381,3 +381,29 @@ def test_bounds_of_norms(keras, torch):
     of_images = keras.constraints.MaxNorm(1.5, axis=[0, 1, 2])
     theirs = numpy_of(keras, of_images(keras.ops.convert_to_tensor(kernel)))
     np.testing.assert_allclose(theirs, constraints.MaxNorm(1.5)(kernel.copy()), rtol=1e-5)
+
+
+def test_epsilon_of_scikit_learn_is_epsilon_hat():
+    optimizers = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+    w, params, g = np.array([1.0]), {"w": np.array([1.0])}, np.array([0.5])
+    optimizers.AdamOptimizer([w], 0.1, epsilon=0.1 * np.sqrt(1 - 0.999)).update_params([w], [g])
+    ours = optim.Adam(0.1, epsilon=0.1)
+    ours.apply(params, {"w": g}, ours.init(params), 0)
+    np.testing.assert_allclose(params["w"], w, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("alpha", "weighted"), [(0.0, True), (0.5, False)])
+def test_losses_of_scikit_learn(alpha, weighted):
+    """Half the squares, divided by the sum of the weights; with the penalty."""
+    neural = pytest.importorskip("sklearn.neural_network")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    weight = rng.uniform(0, 3, 20) if weighted else None
+    theirs = neural.MLPRegressor(
+        hidden_layer_sizes=(4,), solver="sgd", alpha=alpha, batch_size=20, random_state=0,
+        learning_rate_init=1e-300,
+    )  # fmt: skip
+    theirs.partial_fit(x, y, sample_weight=weight)
+    squares = np.average((theirs.predict(x) - y) ** 2, weights=weight) / 2
+    penalty = alpha / (2 * 20) * sum((w**2).sum() for w in theirs.coefs_)
+    assert theirs.loss_ == pytest.approx(squares + penalty, rel=1e-9)
