@@ -189,6 +189,14 @@ def test_the_gradient_has_the_mask_of_the_output(layout, dy_layout):
     assert torch.equal(x.grad != 0, y != 0)
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_large_results_have_the_strides_of_the_input(layout):
+    x = LAYOUTS[layout](tensor(8, 16, 64, 64))
+    y = dt.dropout(x, 0.3, key=KEY)
+    assert y.stride() == x.stride()
+    assert torch.equal(y != 0, kept(x.shape))
+
+
 def test_large_gradients():
     x = torch.ones(1200, 1001, requires_grad=True)
     y = dt.dropout(x, 0.4)
@@ -935,16 +943,35 @@ def test_recurrent_layers(kind, both, monkeypatch):
     assert torch.equal(layer(x)[0], plain(x)[0])
 
 
-def test_fast_dropout_is_a_block():
-    x = torch.ones(1000)
+@pytest.mark.parametrize(
+    "name",
+    ["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"],
+)
+def test_fast_dropout_is_a_block(name):
+    x = torch.ones((200, 6, *{"dropout1d": (2,), "dropout3d": (1, 2, 2)}.get(name, (2, 2))))
     torch.manual_seed(0)
-    expected = dt.dropout(x, 0.5)
+    expected = getattr(dt, name)(x, 0.5, True)
+    theirs = getattr(F, name)
     torch.manual_seed(0)
     with dt.fast_dropout():
-        y = F.dropout(x, 0.5)
+        y = theirs(x, 0.5, training=True)
     assert torch.equal(y, expected)
     torch.manual_seed(0)
-    assert not torch.equal(F.dropout(x, 0.5), expected)
+    assert not torch.equal(theirs(x, 0.5, training=True), expected)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "MultiheadAttention"])
+def test_modules_of_pytorch_in_a_block(kind, monkeypatch):
+    calls = counted_calls(monkeypatch)
+    if kind == "MultiheadAttention":
+        layer, inputs = nn.MultiheadAttention(4, 2, dropout=0.5), [tensor(5, 2, 4)] * 3
+    else:
+        layer, inputs = getattr(nn, kind)(4, 4, 2, dropout=0.5), [tensor(5, 2, 4)]
+    layer(*inputs)
+    assert not calls
+    with dt.fast_dropout():
+        layer(*inputs)
+    assert len(calls) == 1
 
 
 # Devices without kernels

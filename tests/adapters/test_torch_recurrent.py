@@ -138,6 +138,20 @@ def test_evaluation_has_the_expectation(noise):
     assert torch.equal(layer(x)[0], y)
 
 
+def test_evaluation_drops_nothing_between_layers():
+    layer = dt.LSTM(3, 4, 2, dropout=0.5, zoneout=0.3, recurrent_dropout=0.5).eval()
+    x = tensor(5, 6, 3).float()
+    y = layer(x)[0]
+    assert torch.equal(layer(x)[0], y)
+    layer.dropout = layer.recurrent_dropout = 0.0
+    assert torch.equal(layer(x)[0], y)
+    layer.zoneout = 0.0
+    layer.recurrent_dropout = 0.5
+    plain = torch.nn.LSTM(3, 4, 2).eval()
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x)[0], plain(x)[0])  # the fused layer
+
+
 def test_a_state_that_is_always_kept():
     layer = dt.LSTM(3, 4, zoneout=1.0, zoneout_cell=1.0)
     h, c = tensor(2, 1, 6, 4).float()
