@@ -307,6 +307,18 @@ def test_a_seed_is_a_key(seed):
     np.testing.assert_array_equal(found[0], wanted)
 
 
+def test_inputs_may_be_left_out_and_the_mode_may_be_inference():
+    x = np.arange(500, dtype=np.float32)
+    feeds = {"x": x, "ratio": np.float32(0.5), "mode": np.array(False)}
+    (found,) = ReferenceEvaluator(model_of(seed=1), new_ops=[Dropout]).run(None, feeds)
+    np.testing.assert_array_equal(found, x)
+    proto = model_of(seed=1)
+    proto.graph.node[0].input[1] = ""  # half of the elements, by ONNX's default
+    feeds["mode"] = np.array(True)
+    (found,) = ReferenceEvaluator(proto, new_ops=[Dropout]).run(None, feeds)
+    np.testing.assert_array_equal(found, x * Mask(500, 0.5, key=1).to_array())
+
+
 def test_without_a_seed_runs_differ_and_numpy_seed_repeats_them():
     feeds = {"x": np.ones(500, np.float32), "ratio": np.float32(0.5), "mode": np.array(True)}
     evaluator = ReferenceEvaluator(model_of(), new_ops=[Dropout])

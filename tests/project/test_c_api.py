@@ -382,13 +382,15 @@ def test_any_number_of_threads_may_call_at_once():
         (0, 50, r"1\.%d of dropcore's C API, .* has version 0\.50: update dropcore"),
     ],
 )
+@pytest.mark.parametrize("language", ["c", "cython"])
 def test_another_version_is_an_import_error(
-    c_module, tmp_path, monkeypatch, version, functions, message
+    request, tmp_path, monkeypatch, language, version, functions, message
 ):
+    module = request.getfixturevalue(f"{language}_module")
     table = (U32 * 2)(version, 8 + functions * ctypes.sizeof(AT))
     monkeypatch.setattr(_core, "_C_API", capsule_of(table))
     with pytest.raises(ImportError, match=message % len(C_FUNCTIONS)):
-        imported_again(c_module, tmp_path)
+        imported_again(module, tmp_path)
 
 
 def test_a_later_library_of_the_same_version_is_taken(c_module, tmp_path, monkeypatch):
