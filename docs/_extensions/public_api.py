@@ -225,8 +225,11 @@ class Links(SphinxPostTransform):
         api: PublicAPI = self.app.public_api
         docname = self.env.docname
         scope = page_of(docname, api)
+        own = parameters(api.objects[scope]) if scope else set()
         for node in list(self.document.findall(nodes.literal)):
             if isinstance(node.parent, nodes.reference | addnodes.pending_xref | nodes.title):
+                continue
+            if node.astext() in own:
                 continue
             name = api.find(node.astext(), scope)
             if name and name != scope:
@@ -243,6 +246,12 @@ class Links(SphinxPostTransform):
                         else nodes.Text(part)
                     )
                 node.replace(text, parts)
+
+
+def parameters(value: Any) -> set[str]:
+    """The names of the parameters of a function or class."""
+    called = is_class(value) or inspect.isroutine(value)
+    return set(inspect.signature(value).parameters) if called else set()
 
 
 def page_of(docname: str, api: PublicAPI) -> str:

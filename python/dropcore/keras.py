@@ -91,22 +91,46 @@ class _Spatial(_Dropping):
 
 @_registered
 class SpatialDropout1D(_Spatial, keras.layers.SpatialDropout1D):
-    """`keras.layers.SpatialDropout1D`, with the same arguments: (batch, steps, channels)."""
+    """`keras.layers.SpatialDropout1D`: whole features of (batch, steps, channels).
+
+    Parameters
+    ----------
+    rate : float
+        Fraction dropped, in [0, 1].
+    seed, name, dtype : optional
+        As in Keras.
+    """
 
 
 @_registered
 class SpatialDropout2D(_Spatial, keras.layers.SpatialDropout2D):
-    """`keras.layers.SpatialDropout2D`, with the same arguments, also with its channels first."""
+    """`keras.layers.SpatialDropout2D`: whole feature maps, channels last or first.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction dropped, in [0, 1].
+    data_format, seed, name, dtype : optional
+        As in Keras.
+    """
 
 
 @_registered
 class SpatialDropout3D(_Spatial, keras.layers.SpatialDropout3D):
-    """`keras.layers.SpatialDropout3D`, with the same arguments, also with its channels first."""
+    """`keras.layers.SpatialDropout3D`: whole feature maps, channels last or first.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction dropped, in [0, 1].
+    data_format, seed, name, dtype : optional
+        As in Keras.
+    """
 
 
 @_registered
 class AlphaDropout(_Dropping, keras.layers.AlphaDropout):
-    """`keras.layers.AlphaDropout`, with the same arguments and the mask of `Dropout`.
+    """`keras.layers.AlphaDropout` with the mask of `Dropout`.
 
     With c = -1.7581, where SELU saturates, and keep = 1 - rate::
 
@@ -114,6 +138,15 @@ class AlphaDropout(_Dropping, keras.layers.AlphaDropout):
         a = (keep * (1 + rate * c**2)) ** -0.5        b = -a * rate * c
 
     At rate = 1 it gives zeros, where that of Keras divides by zero.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction dropped, in [0, 1].
+    noise_shape, seed : optional
+        As for `Dropout`.
+    **kwargs
+        Of `keras.Layer`.
     """
 
     def _dropped(self, x: Any) -> Any:

@@ -557,6 +557,15 @@ class Dropout(OpRun):
     ``ReferenceEvaluator(proto, new_ops=[Dropout])`` draws each mask as ``Mask(x.shape, ratio,
     key=seed)``, with the attribute `seed` of the node. A node without one takes a seed from
     `numpy.random` at each run.
+
+    Parameters
+    ----------
+    onnx_node : onnx.NodeProto
+        The node. The evaluator makes an object of this class for each.
+    run_params : dict
+        Options of the evaluator.
+    schema : optional
+        Of the operator.
     """
 
     op_domain = ""

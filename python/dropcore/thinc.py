@@ -89,7 +89,17 @@ class DropoutOps:
 
 @registry.ops("dropcore")
 class DropcoreOps(DropoutOps, NumpyOps):
-    """thinc's operations on NumPy arrays with masks of dropcore: ``use_ops("dropcore")``."""
+    """thinc's operations on NumPy arrays with masks of dropcore: ``use_ops("dropcore")``.
+
+    Parameters
+    ----------
+    device_type : str, default "cpu"
+        As for thinc's NumpyOps, and so are all that follow.
+    device_id : int, default -1
+        Not used on the CPU.
+    use_blis : bool, default True
+        Whether products are those of BLIS.
+    """
 
     name = "dropcore"
 

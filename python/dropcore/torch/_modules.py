@@ -189,7 +189,24 @@ class DropConnect(_Module, nn.Linear):
 class MultiheadAttention(_Module, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` whose attention weights are dropped by `dropout`.
 
-    It takes the arguments of `torch.nn.MultiheadAttention` and has its parameters.
+    It has the parameters of `torch.nn.MultiheadAttention`, so that their state dicts are the same.
+
+    Parameters
+    ----------
+    embed_dim, num_heads
+        As for `torch.nn.MultiheadAttention`.
+    dropout : float, default 0.0
+        Fraction of the attention weights dropped.
+    bias : bool, default True
+        As for `torch.nn.MultiheadAttention`, and so are all that follow.
+    add_bias_kv, add_zero_attn : bool, default False
+        Add to the sequences of keys and values.
+    kdim, vdim : int, optional
+        Features of keys and of values.
+    batch_first : bool, default False
+        Whether inputs are (batch, sequence, features).
+    device, dtype : optional
+        Of the parameters.
     """
 
     forward = in_namespace(
@@ -273,7 +290,12 @@ class LSTM(_Module, nn.LSTM):
 class GRU(_Module, nn.GRU):
     """`torch.nn.GRU` with `dropout` between its layers, which are then run one at a time.
 
-    It takes the arguments of `torch.nn.GRU` and has its parameters.
+    It has the parameters of `torch.nn.GRU`, so that their state dicts are the same.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `torch.nn.GRU`. Its `dropout` is the rate between layers.
     """
 
     forward = forward_of(nn.GRU)
@@ -282,7 +304,12 @@ class GRU(_Module, nn.GRU):
 class RNN(_Module, nn.RNN):
     """`torch.nn.RNN` with `dropout` between its layers, which are then run one at a time.
 
-    It takes the arguments of `torch.nn.RNN` and has its parameters.
+    It has the parameters of `torch.nn.RNN`, so that their state dicts are the same.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `torch.nn.RNN`. Its `dropout` is the rate between layers.
     """
 
     forward = forward_of(nn.RNN)
