@@ -566,7 +566,10 @@ def test_memory_that_waits_is_given_back_before_memory_runs_out():
         assert _core.waiting_bytes() >= 400 << 20
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), resource.RLIM_INFINITY))
+        limit = used + (50 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != limit:
+            raise SystemExit("ignored")
         room = _core.PooledBuffer(300 << 20)
         assert _core.waiting_bytes() == 0
         try:
@@ -575,6 +578,8 @@ def test_memory_that_waits_is_given_back_before_memory_runs_out():
             print("done")
         """
     )
+    if done.stderr.strip() == "ignored":
+        pytest.skip("limits of the address space are ignored here, as by qemu-user")
     assert done.stdout.strip() == "done", done.stderr
 
 
@@ -590,8 +595,9 @@ EVERYTHING = """
     Mask((2000, 2000), np.linspace(0, 1, 2000), key=1).packed()
     noise.normal((2000, 1000), key=1, dtype=np.float64)
     noise.normal((2000, 1000), key=1)
-    dropcore.masked_matmul(x, x, x_mask=Mask((1, 2000), 0.5, key=1))
-    dropcore.masked_matmul(x, x.astype(np.float32).T, x_mask=Mask((2000, 2000), 0.5, key=1))
+    few = x[:300]
+    dropcore.masked_matmul(few, x, x_mask=Mask((1, 2000), 0.5, key=1))
+    dropcore.masked_matmul(few, x.T, x_mask=Mask((300, 2000), 0.5, key=1))
     dropcore.max_norm_(x, 1.0, axis=0)
     print(dropcore.get_num_threads(), _core.last_team_size())
 """
