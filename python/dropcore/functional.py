@@ -195,20 +195,21 @@ def alpha_dropout(
     backend = backend_of("x", x)
     array: Array = backend.as_array("x", x)
     chosen = _mask("alpha_dropout", array.shape, rate, keep, key, mask, shared_axes, offset)
-    scaled, b = _variance_kept(chosen)
     wide = np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
     short = wide != array.dtype
     if short and out is not None:
         backend.expect_out(out, array.shape, array.dtype, "x")
+    # a * (x or c) + b = a * (x - c or 0) + a * keep * c, whose first term is a dropout. Where all
+    # is kept, c does not matter, and with 0 for it x stays as it is.
+    kept = _keep_of(chosen.element_scale())
+    c = SELU_SATURATION * (kept < 1.0)
+    shift = alpha_scale(kept) * kept * c
     with np.errstate(all="ignore"):
-        source = array.astype(wide) if short else array
-        y: Array = backend.dropout(source, scaled, None if short else out, "x")
-        dropped = scaled.element_scale() * SELU_SATURATION + b
-        both = (
-            wide.type(value) if isinstance(value, float) else backend.xp.asarray(value, wide)
-            for value in (b, dropped)
-        )
-        y += backend.xp.where(scaled.to_bool(like=y), *both)
+        centred = backend.empty(array.shape, wide)
+        centred[...] = array
+        centred -= _as(wide, c, backend)
+        y: Array = backend.dropout(centred, _rescaled(chosen), None if short else out, "x")
+        y += _as(wide, shift, backend)
         if short:
             y = y.astype(array.dtype)
     if short and out is not None:
@@ -248,23 +249,21 @@ def alpha_dropout_backward(
     chosen = _mask(
         "alpha_dropout_backward", array.shape, rate, keep, key, mask, shared_axes, offset
     )  # fmt: skip
-    return backend.dropout(array, _variance_kept(chosen)[0], out, "dy")
+    return backend.dropout(array, _rescaled(chosen), out, "dy")
 
 
-def _variance_kept(mask: Mask) -> tuple[Mask, Any]:
-    """The mask with the scale a of `alpha_dropout`, and b, which broadcasts to the mask."""
-    a, _ = alpha_affine(_keep_of(mask.scale))
-    scaled = mask.rescaled(a)
-    return scaled, alpha_affine(_keep_of(mask.element_scale()))[1]
-
-
-def alpha_affine(keep: Any) -> tuple[Any, Any]:
-    """a and b of `alpha_dropout`; 0 and 0 where nothing is kept. keep may be an array."""
-    xp = array_namespace(keep)
+def alpha_scale(keep: Any) -> Any:
+    """The factor a of `alpha_dropout`, 0 where nothing is kept. keep may be an array."""
     spread = keep * (1.0 + (1.0 - keep) * SELU_SATURATION**2)
-    a = xp.where(spread > 0.0, xp.where(spread > 0.0, spread, 1.0) ** -0.5, 0.0)
-    b = -a * (1.0 - keep) * SELU_SATURATION
-    return (float(a), float(b)) if isinstance(keep, float) else (a, b)
+    if isinstance(keep, float):
+        return spread**-0.5 if spread > 0.0 else 0.0
+    xp = array_namespace(keep)
+    return xp.where(spread > 0.0, xp.where(spread > 0.0, spread, 1.0) ** -0.5, 0.0)
+
+
+def _rescaled(mask: Mask) -> Mask:
+    """The mask with the scale of `alpha_dropout`."""
+    return mask.rescaled(alpha_scale(_keep_of(mask.scale)))
 
 
 def _keep_of(scale: Any) -> Any:
@@ -273,6 +272,11 @@ def _keep_of(scale: Any) -> Any:
         return 1.0 / scale if scale else 0.0
     xp = array_namespace(scale)
     return xp.where(scale > 0.0, 1.0 / xp.where(scale > 0.0, scale, 1.0), 0.0)
+
+
+def _as(dtype: np.dtype[Any], number: Any, backend: Any) -> Any:
+    """A float or an array in another dtype, without a transfer to a device for a float."""
+    return dtype.type(number) if isinstance(number, float) else backend.xp.asarray(number, dtype)
 
 
 def _dropout(

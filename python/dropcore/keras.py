@@ -153,7 +153,7 @@ class AlphaDropout(_Dropping, keras.layers.AlphaDropout):
         keep, c = 1.0 - self.rate, functional.SELU_SATURATION
         # a * (x or c) + b = a * (x - c or 0) + (a * c + b), whose middle is a dropout.
         y = super()._dropped(_wide(x) - c)
-        scale = functional.alpha_affine(keep)[0] * keep
+        scale = functional.alpha_scale(keep) * keep
         return ops.cast(scale * y + scale * c, x.dtype)
 
 

@@ -615,6 +615,14 @@ def test_max_norm_of_any_optimiser(kind):
     assert torch.linalg.vector_norm(model[3].weight, dim=1).max() > 0.3
 
 
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_max_norm_of_whole_filters(kind):
+    model = nn.Sequential(kind(3, 6, 2))
+    dt.MaxNorm(model, 0.1)()
+    norms = model[0].weight.double().flatten(1).norm(dim=1)
+    assert torch.allclose(norms, torch.full((6,), 0.1, dtype=torch.float64))
+
+
 # Models
 
 
@@ -664,7 +672,7 @@ def test_replace_dropout_keeps_everything():
     assert model[1](x) is x
     assert (x == 0).any()
     assert calls == ["forward"]
-    assert dt.replace_dropout(model).replaced == {}
+    assert dt.replace_dropout(model) == dt.Replacement(left=done.left)
     for twin in (copy.deepcopy(model[2]), pickle.loads(pickle.dumps(model[2]))):
         assert [type(m) for m in twin] == [dt.Dropout1d, dt.Dropout2d, dt.Dropout3d]
 

@@ -61,7 +61,8 @@ class Rule(NamedTuple):
 
     def of_gradient(self) -> Rule:
         """The same mask for a gradient or a tangent."""
-        return self._replace(function=GRADIENTS[self.function])
+        function = GRADIENTS[self.function]
+        return self if function == self.function else self._replace(function=function)
 
 
 def dropout(
@@ -576,10 +577,10 @@ def _drop_without_kernels(x: Tensor, key: Key, rule: Rule) -> Tensor:
     kept.bernoulli_(keep, generator=generator)
     scale, shift, dropped = 1.0 / keep if keep else 0.0, 0.0, 0.0
     if rule.function != "dropout":
-        scale, shift = functional.alpha_affine(keep)
-        dropped = scale * functional.SELU_SATURATION + shift
-    if rule.function != "alpha_dropout":
-        shift = dropped = 0.0
+        scale = functional.alpha_scale(keep)
+    if rule.function == "alpha_dropout":
+        dropped = scale * keep * functional.SELU_SATURATION
+        shift = dropped - scale * functional.SELU_SATURATION
     wide = x.float() if x.element_size() == 2 else x
     y = torch.empty_like(x)
     y.copy_(torch.where(kept, wide * scale + shift, dropped))
