@@ -72,7 +72,7 @@ lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy
 docs: $(VENV)/.built $(VENV)/.extra-docs ## the documentation site, in build/docs
 	rm -rf build/docs build/doctrees docs/api docs/auto_gallery
 	$(BIN)/python -m sphinx -W --keep-going --doctree-dir build/doctrees docs build/docs
-	$(BIN)/python -m pytest -m site tests/project
+	$(BIN)/python -m pytest -m site tests/project/test_site.py tests/project/test_docstrings.py
 
 bench: $(VENV)/.built $(VENV)/.extra-bench ## every kernel beside a copy and its peers
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)

@@ -36,6 +36,14 @@ def test_no_link_is_broken():
     assert not list(broken_links(SITE))
 
 
+@pytest.mark.site
+def test_pages_load_nothing_from_elsewhere():
+    for path in SITE.glob("*.html"):
+        page = Page(path)
+        assert page.loaded
+        assert not [address for address in page.loaded if "//" in address], path.name
+
+
 def public_names():
     """Full names of all that is public and can be imported here, and of the modules that cannot."""
     names, absent = {"dropcore"}, set()

@@ -10,18 +10,21 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """The links and the anchors of a page."""
+    """The links and the anchors of a page, and what it loads with itself."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.loaded: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.anchors.update(found[name] for name in ("id", "name") if found.get(name))
         self.links.extend(found[name] for name in ("href", "src") if found.get(name))
+        if tag == "link" or "src" in found:
+            self.loaded.append(found.get("src") or found.get("href") or "")
 
 
 def broken_links(folder: Path) -> Iterator[str]:
