@@ -65,5 +65,9 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit_c_dropout(void) {
     dropcore = dropcore_import();
-    return dropcore ? PyModule_Create(&module) : NULL;
+    PyObject *const made = dropcore ? PyModule_Create(&module) : NULL;
+#ifdef Py_GIL_DISABLED
+    if (made) PyUnstable_Module_SetGIL(made, Py_MOD_GIL_NOT_USED);
+#endif
+    return made;
 }

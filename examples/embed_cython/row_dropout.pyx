@@ -1,3 +1,4 @@
+# cython: freethreading_compatible=True
 """Dropout inside another library's loop, from Cython.
 
 `cimport dropcore` gives a table of C functions, so nothing is linked and no Python is called in the

@@ -150,7 +150,8 @@ def test_an_array_beyond_the_end_of_an_archive_is_refused(tmp_path):
         archive.writestr("x.npy", begin + bytes(12))
     size, claimed = len(begin) + 12, len(begin) + 4000
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", claimed)))
-    with pytest.raises(ValueError, match="the file ends before the array does"):
+    # Some versions of Python find it themselves, as an entry that reaches over the next one.
+    with pytest.raises(ValueError, match=r"the file ends before the array does|Overlapped entries"):
         read_arrays(path)
 
 

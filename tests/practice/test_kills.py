@@ -21,6 +21,10 @@ from dropcore._base import files
 from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
 from dropcore.training import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 
+pytest.importorskip(
+    "safetensors", reason="models are saved by safetensors, which has no free-threaded wheels"
+)
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork to kill")
 
 RNG = np.random.default_rng(5)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -386,8 +387,8 @@ def test_the_template_is_package_data():
     from importlib import resources
 
     assert resources.files(report).joinpath("template.html").is_file()
-    root = resources.files(report).joinpath("../../..")
-    assert '"report/*.html"' in root.joinpath("pyproject.toml").read_text(encoding="utf-8")
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    assert '"report/*.html"' in pyproject.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")

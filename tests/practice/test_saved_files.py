@@ -21,6 +21,10 @@ from dropcore.nn import BatchNorm, Dense, Dropout, Parallel, Sequential
 from dropcore.nn._file import MAX_DEPTH, MAX_HEADER
 from dropcore.training.state import UnfinishedEpoch
 
+pytest.importorskip(
+    "safetensors", reason="models are saved by safetensors, which has no free-threaded wheels"
+)
+
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 Y = np.arange(12) % 2
 

@@ -39,6 +39,10 @@ from dropcore.training import Callback, Checkpoint, TrainingState
 from dropcore.training.state import UnfinishedEpoch
 from support.layers import CARRYING, EXAMPLES, build, names
 
+pytest.importorskip(
+    "safetensors", reason="models are saved by safetensors, which has no free-threaded wheels"
+)
+
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
 Y = RNG.integers(0, 3, 40)

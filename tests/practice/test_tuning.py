@@ -617,6 +617,15 @@ def test_compare_takes_keeps_of_the_grid():
 # --- search --------------------------------------------------------------------------------------
 
 
+WITHOUT_OPTUNA = "search needs Optuna, part of which has no free-threaded wheels"
+
+
+def search(*arguments, **options):
+    """`tuning.search`, where Optuna is installed."""
+    pytest.importorskip("optuna", reason=WITHOUT_OPTUNA)
+    return tuning.search(*arguments, **options)
+
+
 def choices(trial):
     return nn.mlp(8, 2, rate=trial.suggest_float("rate", 0.0, 0.8))
 
@@ -626,7 +635,7 @@ def searched(build=choices, x=X, y=Y, **changes):
         "n_trials": 4, "epochs": 3, "loss": "softmax_cross_entropy", "progress": False,
         "optimizer": Adam(1e-2),
     }  # fmt: skip
-    return tuning.search(build, x, y, **options | changes)
+    return search(build, x, y, **options | changes)
 
 
 def params_of(result):
@@ -715,7 +724,7 @@ def test_a_trial_that_diverges_does_not_end_the_search():
         return nn.mlp(8, 1, rate=0.2), {"optimizer": SGD(rate)}
 
     with np.errstate(all="ignore"):
-        result = tuning.search(build, X, X[:, 0], loss="mse", n_trials=8, epochs=3, progress=False)
+        result = search(build, X, X[:, 0], loss="mse", n_trials=8, epochs=3, progress=False)
     assert result.best_params == {"learning_rate": 1e-2}
     lost = [t for t in result.study.trials if t.params == {"learning_rate": 1e30}]
     assert lost
@@ -730,7 +739,7 @@ def test_a_search_where_all_diverge_says_why():
 
     message = "none of 2 trials was trained to its end: the .* not finite"
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=message):
-        tuning.search(build, X, X[:, 0], loss="mse", n_trials=2, epochs=2, progress=False)
+        search(build, X, X[:, 0], loss="mse", n_trials=2, epochs=2, progress=False)
 
 
 def test_the_best_model_is_trained_on_all_samples():
@@ -745,7 +754,7 @@ def test_the_best_model_is_trained_on_all_samples():
 
 
 def test_the_choices_of_an_mlp():
-    result = tuning.search(
+    result = search(
         tuning.MLPSpace(2, units=(4, 16), depth=(1, 2), optimizer="sgd"), X, Y, n_trials=6,
         epochs=1, progress=False, loss="softmax_cross_entropy", sampler="random",
     )  # fmt: skip
@@ -774,26 +783,26 @@ START = {
 def test_a_search_begins_with_what_is_known_to_work(tmp_path):
     options = {"n_trials": 3, "epochs": 1, "progress": False, "loss": "softmax_cross_entropy"}
     space = tuning.MLPSpace(2, units=(4, 16), depth=(1, 2), optimizer="sgd")
-    result = tuning.search(space, X, Y, start=START, storage=tmp_path / "a.log", **options)
+    result = search(space, X, Y, start=START, storage=tmp_path / "a.log", **options)
     first = params_of(result)
     assert first[0] == START
     assert first[1] != START
     # It is not tried again when the search goes on.
-    again = tuning.search(
+    again = search(
         space, X, Y, start=START, storage=tmp_path / "a.log", **options | {"n_trials": 4}
     )
     assert params_of(again)[:3] == first
     assert params_of(again).count(START) == 1
     with pytest.raises(ValueError, match="which differs in start"):
-        tuning.search(space, X, Y, storage=tmp_path / "a.log", **options)
+        search(space, X, Y, storage=tmp_path / "a.log", **options)
     with pytest.raises(ValueError, match=r"start has momentum=0\.9, which build does not"):
-        tuning.search(space, X, Y, start=START | {"momentum": 0.9}, **options)
+        search(space, X, Y, start=START | {"momentum": 0.9}, **options)
     with pytest.raises(TypeError, match="start must be a dict of parameters by name"):
-        tuning.search(space, X, Y, start=[0.5], **options)
+        search(space, X, Y, start=[0.5], **options)
 
 
 def test_numbers_of_a_space_are_not_searched():
-    import optuna
+    optuna = pytest.importorskip("optuna", reason=WITHOUT_OPTUNA)
 
     space = tuning.MLPSpace(
         3, units=8, depth=2, rate=0.5, input_rate=None, max_norm=None, activation="tanh",
@@ -820,7 +829,7 @@ def test_trials_run_side_by_side(tmp_path):
 
 
 def test_objects_of_optuna_are_taken_as_they_are():
-    import optuna
+    optuna = pytest.importorskip("optuna", reason=WITHOUT_OPTUNA)
 
     storage = optuna.storages.InMemoryStorage()
     grid = optuna.samplers.GridSampler({"rate": [0.0, 0.25]}, seed=0)
@@ -919,6 +928,6 @@ def test_the_search_names_a_keep_of_the_flat_region():
     def build(trial):
         return nn.mlp((256, 256), 10, rate=trial.suggest_float("rate", 0.0, 0.9))
 
-    found = tuning.search(build, x, y, n_trials=20, folds=5, **options)
+    found = search(build, x, y, n_trials=20, folds=5, **options)
     assert grid.flat[0] <= 1 - found.best_params["rate"] <= grid.flat[1]
     assert found.best_model().evaluate(x_test, y_test)["accuracy"] > 0.94

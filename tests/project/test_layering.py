@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "python" / "dropcore"
+import dropcore
+
+PACKAGE = Path(dropcore.__file__).parent
 
 # From the bottom to the top. A file belongs to the first pattern that it matches and imports files
 # of its own level and of lower levels only.
