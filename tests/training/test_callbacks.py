@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib.util
 import math
 import os
 import signal
@@ -27,6 +28,11 @@ from dropcore.training import (
     TensorBoard,
     callbacks,
     fit,
+)
+
+needs_safetensors = pytest.mark.skipif(
+    importlib.util.find_spec("safetensors") is None,
+    reason="models are saved by safetensors, which has no free-threaded wheels",
 )
 
 RNG = np.random.default_rng(0)
@@ -185,6 +191,7 @@ def test_ctrl_c_leaves_the_best_weights():
     assert model.training_state.step == 2
 
 
+@needs_safetensors
 @pytest.mark.parametrize("moment", ["on_epoch_end", "on_fit_end"])
 def test_ctrl_c_waits_until_all_callbacks_were_called(moment, tmp_path):
     class Interrupts(Callback):
@@ -210,6 +217,7 @@ def test_ctrl_c_waits_until_all_callbacks_were_called(moment, tmp_path):
     assert everything(model) == everything(trained(3, ReduceOnPlateau(), EarlyStopping()))
 
 
+@needs_safetensors
 @pytest.mark.parametrize("step", [1, UPDATES, 2 * UPDATES + 1, 4 * UPDATES])
 @pytest.mark.parametrize("through_file", [False, True])
 def test_a_resumed_run_goes_on_from_the_last_weights(step, through_file, tmp_path):
@@ -273,6 +281,7 @@ def test_a_resumed_run_needs_its_callbacks():
     trained(3, model=model)  # another run
 
 
+@needs_safetensors
 @pytest.mark.parametrize(
     ("before", "now", "text"),
     [
@@ -381,6 +390,7 @@ def names(folder):
     return sorted(os.listdir(folder))
 
 
+@needs_safetensors
 def test_a_checkpoint_after_each_epoch(tmp_path):
     model = trained(3, Checkpoint(tmp_path / "{epoch}.dropcore"))
     assert names(tmp_path) == ["1.dropcore", "2.dropcore", "3.dropcore"]
@@ -391,12 +401,14 @@ def test_a_checkpoint_after_each_epoch(tmp_path):
     assert everything(found) == everything(model)
 
 
+@needs_safetensors
 def test_one_file_is_replaced(tmp_path):
     trained(3, Checkpoint(tmp_path / "model.dropcore"))
     assert names(tmp_path) == ["model.dropcore"]
     assert dropcore.load(tmp_path / "model.dropcore").training_state.epoch == 3
 
 
+@needs_safetensors
 def test_a_checkpoint_after_some_epochs_and_at_the_end(tmp_path):
     path = tmp_path / "{epoch:02}-{step}.dropcore"
     model = trained(2, Checkpoint(path, every_epochs=3))
@@ -404,6 +416,7 @@ def test_a_checkpoint_after_some_epochs_and_at_the_end(tmp_path):
     assert names(tmp_path) == ["02-6.dropcore", "03-9.dropcore", "06-18.dropcore", "07-21.dropcore"]
 
 
+@needs_safetensors
 def test_a_checkpoint_within_epochs(tmp_path):
     trained(2, Checkpoint(tmp_path / "{epoch}-{step}.dropcore", every_updates=2))
     wanted = ["0-2.dropcore", "1-4.dropcore", "1-6.dropcore", "2-6.dropcore"]
@@ -415,6 +428,7 @@ def test_a_checkpoint_within_epochs(tmp_path):
     assert batches == [2, 1, 3, None]
 
 
+@needs_safetensors
 def test_the_best_alone(tmp_path):
     path = tmp_path / "{epoch}.dropcore"
     values = [2, 1, NAN, 3, 3, 2]
@@ -433,6 +447,7 @@ def test_the_best_alone(tmp_path):
     assert dropcore.load(tmp_path / "own.dropcore").training_state.epoch == best
 
 
+@needs_safetensors
 def test_a_checkpoint_knows_what_callbacks_after_it_decided(tmp_path):
     path = tmp_path / "{epoch}.dropcore"
     values = [2, 1, 1, 1]
@@ -445,6 +460,7 @@ def test_a_checkpoint_knows_what_callbacks_after_it_decided(tmp_path):
     assert numbers(dropcore.load(tmp_path / "3.dropcore")) == numbers(run_script([2]))
 
 
+@needs_safetensors
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     path = tmp_path / "model.dropcore"
     model = network()
@@ -455,6 +471,7 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     assert everything(found) == everything(model)
 
 
+@needs_safetensors
 @pytest.mark.parametrize(
     ("every", "optimizer"),
     [({"every_epochs": 1}, SGD(0.3, momentum=0.9)), ({"every_updates": 2}, Adam(0.05))],
@@ -482,6 +499,7 @@ def test_a_run_goes_on_from_every_checkpoint_to_the_same_bits(tmp_path, every, o
         assert without_seconds(tmp_path / "log.csv") == without_seconds(log)
 
 
+@needs_safetensors
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "text"),
     [
@@ -504,11 +522,13 @@ def test_wrong_checkpoints(arguments, options, error, text):
         Checkpoint(*arguments, **options)
 
 
+@needs_safetensors
 def test_a_single_layer_has_no_checkpoint(tmp_path):
     with pytest.raises(TypeError, match=r"^Checkpoint: a single layer cannot be saved, train it"):
         fit(Dense(3), X, Y, epochs=1, callbacks=[Checkpoint(tmp_path / "a")], **OPTIONS)
 
 
+@needs_safetensors
 def test_a_model_that_cannot_be_saved_is_noticed_before_an_update(tmp_path, monkeypatch):
     model = network()
     trained(1, model=model)
@@ -534,6 +554,7 @@ def test_a_state_that_is_no_dict_is_refused_before_an_update():
     assert everything(model) == before
 
 
+@needs_safetensors
 @pytest.mark.parametrize("kind", [Checkpoint, CSVLog])
 def test_a_missing_folder_is_noticed_before_training(tmp_path, kind):
     model = network()
@@ -542,6 +563,7 @@ def test_a_missing_folder_is_noticed_before_training(tmp_path, kind):
     assert not model.built
 
 
+@needs_safetensors
 @pytest.mark.parametrize("kind", [Checkpoint, CSVLog])
 def test_a_path_that_cannot_be_written_is_noticed_before_training(tmp_path, kind):
     (tmp_path / "file").touch()
@@ -557,6 +579,7 @@ def test_a_path_that_cannot_be_written_is_noticed_before_training(tmp_path, kind
     assert not model.built
 
 
+@needs_safetensors
 @pytest.mark.parametrize("kind", [Checkpoint, CSVLog, TensorBoard])
 def test_a_folder_without_permission_is_noticed_before_training(tmp_path, monkeypatch, kind):
     if kind is TensorBoard:
@@ -596,6 +619,7 @@ def test_a_line_is_there_when_its_epoch_ends(tmp_path):
     assert all(text.endswith("\n") for text in seen)
 
 
+@needs_safetensors
 def test_paths_are_those_where_the_callback_was_made(tmp_path, monkeypatch):
     tmp_path /= "{braces}"
     (tmp_path / "elsewhere").mkdir(parents=True)
@@ -658,6 +682,7 @@ def test_a_log_that_is_deleted_meanwhile_is_begun_anew(tmp_path, append):
     assert [line[:2] for line in lines] == ["3,", "4,"]
 
 
+@needs_safetensors
 def test_a_file_of_two_callbacks_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
@@ -675,6 +700,7 @@ def test_a_file_of_two_callbacks_is_refused(tmp_path, monkeypatch):
     trained(1, Checkpoint("a"), Checkpoint("b", best_only=True), CSVLog("c"), CSVLog("d"))
 
 
+@needs_safetensors
 def test_epochs_that_are_trained_again_are_logged_once(tmp_path):
     path = tmp_path / "log.csv"
     saved = trained(2, CSVLog(path), Checkpoint(tmp_path / "model.dropcore"))
@@ -773,6 +799,7 @@ def test_what_is_not_measured_is_noticed_before_training(kind, monitor, options,
     assert not model.built
 
 
+@needs_safetensors
 def test_the_best_checkpoint_needs_its_metric(tmp_path):
     with pytest.raises(ValueError, match=r"^Checkpoint: monitor='val_loss' needs validation data"):
         trained(1, Checkpoint(tmp_path / "a", best_only=True), validation_data=None)
