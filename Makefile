@@ -14,7 +14,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # What a build depends on besides its sources: another value builds again from the start.
-BUILD_VARIABLES := CC CFLAGS LDFLAGS $(addprefix DROPCORE_,DEBUG SANITIZE COVERAGE WERROR NO_OPENMP)
+BUILD_VARIABLES := CC CFLAGS LDFLAGS $(addprefix DROPCORE_,DEBUG SYMBOLS SANITIZE COVERAGE WERROR \
+	NO_OPENMP)
 BUILT_WITH := $(foreach name,$(BUILD_VARIABLES),$(name)=$($(name)))
 
 SOURCES := pyproject.toml setup.cfg setup.py python/dropcore/_version.py \

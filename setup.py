@@ -1,7 +1,8 @@
 """Builds the one extension module. Metadata is in pyproject.toml, command options in setup.cfg.
 
 Variables, each 0 when unset:
-DROPCORE_DEBUG=1      no optimisation, assertions, debug symbols
+DROPCORE_DEBUG=1      no optimisation, assertions, debug information
+DROPCORE_SYMBOLS=1    debug information beside full optimisation, for profilers
 DROPCORE_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
 DROPCORE_COVERAGE=1   gcov counters
 DROPCORE_WERROR=1     warnings are errors
@@ -67,11 +68,15 @@ class BuildExt(build_ext):
             if shutil.which(command) is None:
                 sys.exit(NO_COMPILER.format(command=command))
             extension.extra_compile_args += GNU_FLAGS + ["-Werror"] * chosen("WERROR")
+            # Python's own flags contain -g, which makes the wheel three times as large. Names of
+            # functions stay either way.
+            inspected = any(map(chosen, ("DEBUG", "SANITIZE", "SYMBOLS")))
+            extension.extra_compile_args += ["-g" if inspected else "-g0"]
             if chosen("DEBUG"):
-                extension.extra_compile_args += ["-O0", "-g", "-UNDEBUG"]
+                extension.extra_compile_args += ["-O0", "-UNDEBUG"]
             if chosen("SANITIZE"):
                 flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-                extension.extra_compile_args += [*flags, "-O1", "-g", "-fno-omit-frame-pointer"]
+                extension.extra_compile_args += [*flags, "-O1", "-fno-omit-frame-pointer"]
                 extension.extra_link_args += flags
             if chosen("COVERAGE"):
                 extension.extra_compile_args += ["--coverage", "-O0"]
