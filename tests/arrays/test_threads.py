@@ -257,6 +257,18 @@ def test_spins_are_set_for_the_load_alone_and_not_over_the_user(monkeypatch, cho
     assert seen == [before if chosen else before | {"GOMP_SPINCOUNT": _openmp.SPINS}]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there are symbols shared by scope")
+def test_openmp_is_shared_with_a_library_that_is_loaded_later(monkeypatch):
+    opened = []
+    monkeypatch.setattr(_openmp.ctypes, "CDLL", lambda path, mode: opened.append((path, mode)))
+    monkeypatch.setitem(sys.modules, "a_library", importlib)
+    _openmp.share_threads("a_library")
+    assert opened == []
+    monkeypatch.delitem(sys.modules, "a_library")
+    _openmp.share_threads("a_library")
+    assert opened == [(_core.__file__, os.RTLD_GLOBAL)]
+
+
 @needs_openmp
 def test_a_limit_from_before_does_not_lower_an_explicit_number():
     """As after torch.set_num_threads(1), where both libraries share an OpenMP."""

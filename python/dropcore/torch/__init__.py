@@ -7,7 +7,9 @@ key, and no mask is kept. Without a key, one is drawn from PyTorch's generator, 
 """
 
 from dropcore._base.extras import require
+from dropcore._openmp import share_threads
 
+share_threads("torch")
 require("torch", "torch", "dropcore.torch")
 
 from dropcore.torch._attention import fast_dropout, scaled_dot_product_attention  # noqa: E402
