@@ -52,7 +52,7 @@ Or set the variable CC to your compiler."""
 
 NO_OPENMP = (
     "dropcore: OpenMP is not available with this compiler: building single-threaded. "
-    "(clang on Debian: libomp-dev; macOS: brew install libomp)"
+    "(clang on Debian: libomp-dev; macOS: brew install llvm, CC=$(brew --prefix llvm)/bin/clang)"
 )
 
 

@@ -6,6 +6,7 @@ a wheel that brings its own OpenMP. Where it is imported after torch, or through
 two must share their threads; otherwise the threads of dropcore are its own.
 """
 
+import importlib
 import multiprocessing
 import statistics
 import sys
@@ -24,6 +25,8 @@ LARGE = np.ones(1 << 20, np.float32)
 
 
 class Dropcore:
+    """A perceptron of dropcore."""
+
     def __init__(self):
         import dropcore
         from dropcore import nn
@@ -33,7 +36,7 @@ class Dropcore:
 
     def train(self):
         self.model.fit(
-            X, Y, epochs=2, batch_size=64, optimizer="adam", loss="softmax_cross_entropy",
+            X, Y, epochs=4, batch_size=64, optimizer="adam", loss="softmax_cross_entropy",
             key=7, progress=False,
         )  # fmt: skip
 
@@ -47,6 +50,8 @@ class Dropcore:
 
 
 class Torch:
+    """The same network in PyTorch."""
+
     def __init__(self):
         import torch
 
@@ -74,10 +79,11 @@ class Torch:
 
 
 class Sklearn:
+    """Boosted trees, whose loops are parallel by OpenMP; those of MLPClassifier are not."""
+
     def __init__(self):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        # Its loops are parallel by OpenMP, those of the neural networks are not.
         self.model = HistGradientBoostingClassifier(
             max_iter=5, min_samples_leaf=5, warm_start=True, random_state=0
         )
@@ -95,6 +101,8 @@ class Sklearn:
 
 
 class Jax:
+    """The same network in JAX, which has threads without OpenMP."""
+
     def __init__(self):
         import jax
         import jax.numpy as jnp
@@ -125,15 +133,8 @@ class Jax:
         self.step(self.weights)[0].block_until_ready()
 
 
-def load(name):
-    """Imports a library; `dropcore.torch` stands for dropcore and torch in this order."""
-    if name == "dropcore.torch":
-        import dropcore.torch
-    else:
-        __import__({"sklearn": "sklearn.ensemble"}.get(name, name))
-
-
 def milliseconds(function):
+    """The time of a call."""
     start = time.perf_counter()
     function()
     return 1e3 * (time.perf_counter() - start)
@@ -181,13 +182,15 @@ def own_openmp():
 
 
 def in_child(queue, model):
+    """Predicts in a process that was forked."""
     queue.put(model.predict(X))
 
 
 def main():
+    """Trains in turn and compares, then calls in turn, in threads, in a child and with joblib."""
     order, results = sys.argv[1].split(","), sys.argv[2]
     for name in order:
-        load(name)
+        importlib.import_module({"sklearn": "sklearn.ensemble"}.get(name, name))
     names = dict.fromkeys(part for name in order for part in name.split("."))
     teams = {name: globals()[name.capitalize()]() for name in names}
     ours = teams["dropcore"]
@@ -244,7 +247,9 @@ def main():
         predictions = Parallel(2)(delayed(ours.model.predict)(X) for _ in range(4))
         for prediction in predictions:
             np.testing.assert_array_equal(prediction, reference)
-    print("  equal results in turn, in threads, in a child" + ", with joblib" * ("sklearn" in names))
+    print(
+        "  equal results in turn, in threads, in a child" + ", with joblib" * ("sklearn" in names)
+    )
 
 
 if __name__ == "__main__":
