@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 
 import numpy as np
@@ -15,6 +16,10 @@ pytest.register_assert_rewrite("support")
 NO_SKIPS = os.environ.get("DROPCORE_NO_SKIPS", "0") not in ("", "0")
 
 ISAS = ("scalar", "avx2", "avx512", "neon")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=ISAS)
