@@ -66,7 +66,7 @@ kernels: $(VENV)/.built $(VENV)/.extra-test ## every CUDA kernel, compiled for e
 check: $(VENV)/.built $(VENV)/.extra-test ## the long rest: slow tests, every Python, compiler and ISA
 	.ci/check
 
-lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy
+lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy, stubtest
 	.ci/lint
 
 # Built afresh, so that no page stays that has no source.
