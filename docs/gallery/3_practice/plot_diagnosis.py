@@ -3,7 +3,7 @@ What is wrong with this model?
 ==============================
 
 ``diagnose`` compares training and validation data, measures weights and activations, and says what
-to change. Here it looks at a network that has learned the labels of 300 digits by heart.
+to change. Here it looks at a network that has memorised the labels of 300 digits.
 """
 
 # %%

@@ -25,7 +25,7 @@ from dropcore.training import predict
 __all__ = ["DropoutAutoencoder", "DropoutClassifier", "DropoutRegressor"]
 
 
-class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc, unused-ignore]
+class DropoutClassifier(ClassifierMixin, NetworkEstimator):
     """A multi-layer perceptron with dropout, which predicts classes.
 
     Parameters
@@ -170,7 +170,7 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
     ) -> None:
         self._take(locals())
 
-    def partial_fit(  # type: ignore[override, unused-ignore]
+    def partial_fit(  # type: ignore[override]
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> Self:
         """Go through some samples once, from where the last call stopped.
@@ -376,7 +376,7 @@ class DropoutClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc
         return tags
 
 
-class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, unused-ignore]
+class DropoutRegressor(RegressorMixin, NetworkEstimator):
     """A multi-layer perceptron with dropout, which predicts numbers.
 
     The loss is (prediction - y)^2 / 2, the mean over samples and outputs. Targets are not scaled:
@@ -499,9 +499,7 @@ class DropoutRegressor(RegressorMixin, NetworkEstimator):  # type: ignore[misc, 
         return tags
 
 
-class DropoutAutoencoder(  # type: ignore[misc, unused-ignore]
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator
-):
+class DropoutAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEstimator):
     """A denoising autoencoder, as a transformer: features become the code of a hidden layer.
 
     The network learns to reconstruct X from an X of which a part is dropped, by the loss

@@ -6,6 +6,7 @@ import math
 import numbers
 import sys
 import warnings
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Self
@@ -62,7 +63,7 @@ class HalfSquaredError(MeanSquaredError):
         return half
 
 
-class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
+class NetworkEstimator(BaseEstimator, metaclass=ABCMeta):
     """Base class of the estimators.
 
     A subclass defines `_fit`. The parameters are described in `DropoutClassifier`.
@@ -173,6 +174,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         """
         return self._fit(X, y, sample_weight, True, epochs=1)
 
+    @abstractmethod
     def _fit(
         self, x: Any, y: Any, sample_weight: Any, goes_on: bool, epochs: int | None = None
     ) -> Self:
@@ -187,7 +189,6 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc, unused-ignore]
         epochs : int, optional
             Of a `partial_fit`, which neither stops early nor warns.
         """
-        raise NotImplementedError
 
     def _begun(self, goes_on: bool, epochs: int | None) -> bool:
         """Check the parameters, and return whether there is a fit to go on with."""
