@@ -101,6 +101,7 @@ core = Extension(
         "src/cdrop/_core.pyx",
         "src/cdrop/runtime.c",
         "src/cdrop/serial.c",
+        "src/cdrop/attention.c",
         "src/cdrop/capi.c",
         # Each file is empty on the processors that it is not for.
         *(f"src/cdrop/isa/{isa}.c" for isa in ("scalar", "avx2", "avx512", "neon")),

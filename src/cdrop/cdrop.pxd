@@ -326,5 +326,45 @@ cdef extern from "serial.h" nogil:
                                    double max_norm, double *square)
 
 
+cdef extern from "attention.h" nogil:
+    ctypedef struct cdrop_heads:
+        void *data
+        int64_t batch, head, row
+
+    ctypedef struct cdrop_attention:
+        int64_t batches, heads, key_heads, queries, keys, size, value_size
+        double scale
+        int causal
+        const int64_t *lengths
+        cdrop_heads q, k, v, bias
+        int dropped
+        cdrop_draw draw
+        const uint8_t *bits
+        uint64_t offset
+        int64_t bit_batch, bit_head, bit_query, bit_key
+        double keep_scale
+
+    int CDROP_TILE_QUERIES
+    int64_t cdrop_attention_part(const cdrop_attention *a)
+    size_t cdrop_attention_room_f32(const cdrop_attention *a, int backward)
+    size_t cdrop_attention_room_f64(const cdrop_attention *a, int backward)
+    void cdrop_attention_begin_f32(void *room)
+    void cdrop_attention_begin_f64(void *room)
+    void cdrop_attend_f32(const cdrop_attention *a, int64_t batch, int64_t head, int64_t first,
+                          int64_t last, const cdrop_heads *out, float *logsumexp, void *room)
+    void cdrop_attend_f64(const cdrop_attention *a, int64_t batch, int64_t head, int64_t first,
+                          int64_t last, const cdrop_heads *out, double *logsumexp, void *room)
+    void cdrop_attend_back_f32(const cdrop_attention *a, int64_t batch, int64_t key_head,
+                               int64_t first, int64_t last, const cdrop_heads *out,
+                               const cdrop_heads *dout, const float *logsumexp,
+                               const cdrop_heads *dk, const cdrop_heads *dv, float *dq,
+                               int64_t dq_head, int64_t dq_row, void *room)
+    void cdrop_attend_back_f64(const cdrop_attention *a, int64_t batch, int64_t key_head,
+                               int64_t first, int64_t last, const cdrop_heads *out,
+                               const cdrop_heads *dout, const double *logsumexp,
+                               const cdrop_heads *dk, const cdrop_heads *dv, double *dq,
+                               int64_t dq_head, int64_t dq_row, void *room)
+
+
 cdef extern from "capi.h":
     const void *cdrop_api "(&cdrop_api)"

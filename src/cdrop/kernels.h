@@ -126,6 +126,21 @@ enum {
 /* The parts of a product whose weight mask differs by sample. */
 enum { CDROP_DROPCONNECT_Y, CDROP_DROPCONNECT_DW, CDROP_DROPCONNECT_DX };
 
+/* Columns of a tile of scores that are processed at a time, and n of them in whole steps. */
+#define CDROP_TILE_STEP 32
+#define CDROP_WHOLE_STEPS(n) (((n) + CDROP_TILE_STEP - 1) / CDROP_TILE_STEP * CDROP_TILE_STEP)
+
+/* A tile of scores, queries by keys: rows of `columns` numbers, `stride` apart, which is at least
+ * `columns` in whole steps. Of row r the first first_live + r * live_step are seen, and the weight of
+ * column i is kept by bit bit + r * bit_stride + i; bits may be NULL. */
+typedef struct {
+    int64_t rows, columns, stride;
+    int64_t first_live, live_step;
+    const uint8_t *bits;
+    uint64_t bit;
+    int64_t bit_stride;
+} cdrop_tile;
+
 /* Recurrent cells: recurrent.inc.h. */
 enum { CDROP_CELL_TANH, CDROP_CELL_RELU, CDROP_CELL_LSTM, CDROP_CELL_GRU };
 
@@ -206,6 +221,10 @@ typedef struct {
     void (*softmax_##S)(size_t rows, size_t n, const T *x, T *y);                                \
     /* dx__rn = y__rn (dy__rn - sum over n of y__rn dy__rn); dx may be dy. */                    \
     void (*softmax_back_##S)(size_t rows, size_t n, const T *y, const T *dy, T *dx);             \
+    /* A tile of the softmax of attention, and back: attention.inc.h. */                        \
+    void (*softmax_tile_##S)(const cdrop_tile *tile, T *x, T *top__r, T *total__r, T *shrink__r); \
+    void (*softmax_tile_back_##S)(const cdrop_tile *tile, const T *level__r, const T *mean__r,   \
+                                  T *x, T *dx);                                                  \
     /* Batch and layer normalisation, of rows of n numbers: normalization.inc.h. */              \
     void (*column_moments_##S)(size_t rows, size_t n, const T *x, double *mean, double *square);  \
     void (*map_columns_##S)(size_t rows, size_t n, const T *centre, const T *factor,              \

@@ -52,8 +52,7 @@ static void locate(const cdrop_layout *a, int64_t row, int64_t *x, int64_t *out,
 #define CHUNK_GROUPS 256 /* so many that what a call costs by itself does not count */
 #define CHUNK (CHUNK_GROUPS * DROPCORE_GROUP)
 
-/* n bits from `bit` on to the front of out, zeros behind them. */
-static void move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out) {
+void cdrop_move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out) {
     size_t i = 0;
     for (; i + 32 <= n; i += 32) {
         const uint32_t v = cdrop_load_bits32(bits, bit + i);
@@ -80,7 +79,7 @@ void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bit
         const size_t now = n < CHUNK ? n : CHUNK;
         cdrop_active->decide(draw, group,
                              (size_t)(bit + now + DROPCORE_GROUP - 1) / DROPCORE_GROUP, drawn);
-        move_bits(drawn, bit, now, bits);
+        cdrop_move_bits(drawn, bit, now, bits);
         n -= now;
     }
 }
@@ -165,7 +164,7 @@ void cdrop_packed_each(const dropcore_address *address, uint64_t offset, const c
             cdrop_active->decide_each(address, index / DROPCORE_GROUP,
                                       (end + DROPCORE_GROUP - 1) / DROPCORE_GROUP, below, drawn);
             for (unsigned byte = 0; byte * 8 < end; ++byte) drawn[byte] |= all[byte];
-            move_bits(drawn, start, end - start, placed);
+            cdrop_move_bits(drawn, start, end - start, placed);
             place_bits(placed, end - start, bits, i);
             i += end - start;
         }

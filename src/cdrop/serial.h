@@ -20,6 +20,9 @@ typedef struct {
 /* Merge axes that step through everything as one; drop axes of length 1. At least one is left. */
 void cdrop_merge_axes(cdrop_layout *layout);
 
+/* n bits from `bit` on to the front of out, zeros behind them. */
+void cdrop_move_bits(const uint8_t *bits, uint64_t bit, size_t n, uint8_t *out);
+
 /* bits__n of the elements [index, index + n); zeros behind the end of the last byte. */
 void cdrop_packed(const cdrop_draw *draw, uint64_t index, size_t n, uint8_t *bits);
 

@@ -115,9 +115,52 @@ static inline float normal_of_f32(float x, float *density) {
     return x > 0.0f ? 1.0f - tail : tail;
 }
 
+/* 2^x for x that is not above 0 by more than rounding; 0 where that is no normal number. Sums and
+ * products of it are fused where products of matrices are: only this one may differ in its last bits
+ * between instruction sets. */
+static inline float exp2_of_f32(float x) {
+    const float inside = -126.0f > x ? -126.0f : x;
+    const float rounded = inside + ROUNDER, r = inside - (rounded - ROUNDER);
+    float q = 1.3228907e-3f;
+    q = FUSED_F32(q, r, 9.6717002e-3f);
+    q = FUSED_F32(q, r, 5.5508569e-2f);
+    q = FUSED_F32(q, r, 0.24022238f);
+    q = FUSED_F32(q, r, 0.69314688f);
+    q = FUSED_F32(q, r, 1.0f);
+    const float y = q * of_bits_f32((bits_of_f32(rounded) + (127u - 0x4B400000u)) << 23);
+    return x < -126.0f ? 0.0f : y;
+}
+
 #undef LOG2_E
 #undef LOG_2_HIGH
 #undef LOG_2_LOW
+#undef ROUNDER
+
+#define ROUNDER 6755399441055744.0 /* 1.5 * 2^52 */
+
+static inline double exp2_of_f64(double x) {
+    const double inside = -1022.0 > x ? -1022.0 : x;
+    const double rounded = inside + ROUNDER, r = inside - (rounded - ROUNDER);
+    double q = 2.5729324177362305e-11, y;
+    uint64_t bits;
+    q = FUSED_F64(q, r, 4.4558179083360645e-10);
+    q = FUSED_F64(q, r, 7.0548973041554995e-9);
+    q = FUSED_F64(q, r, 1.0178057087733941e-7);
+    q = FUSED_F64(q, r, 1.3215486808705563e-6);
+    q = FUSED_F64(q, r, 1.5252733841556773e-5);
+    q = FUSED_F64(q, r, 1.5403530393370734e-4);
+    q = FUSED_F64(q, r, 1.333355814640647e-3);
+    q = FUSED_F64(q, r, 9.61812910762848e-3);
+    q = FUSED_F64(q, r, 5.5504108664821625e-2);
+    q = FUSED_F64(q, r, 0.24022650695910072);
+    q = FUSED_F64(q, r, 0.6931471805599453);
+    q = FUSED_F64(q, r, 1.0);
+    memcpy(&bits, &rounded, sizeof bits);
+    bits = (bits + 1023) << 52; /* the low bits of ROUNDER are 0 */
+    memcpy(&y, &bits, sizeof y);
+    return x < -1022.0 ? 0.0 : q * y;
+}
+
 #undef ROUNDER
 
 static inline double exp_of_f64(double x) {

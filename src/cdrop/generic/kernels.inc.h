@@ -20,6 +20,7 @@
 #include "norm.inc.h"
 #include "optimizer.inc.h"
 #include "activation.inc.h"
+#include "attention.inc.h"
 #include "normalization.inc.h"
 #include "noise.inc.h"
 #include "recurrent.inc.h"
@@ -38,6 +39,7 @@
 #include "norm.inc.h"
 #include "optimizer.inc.h"
 #include "activation.inc.h"
+#include "attention.inc.h"
 #include "normalization.inc.h"
 #include "noise.inc.h"
 #include "recurrent.inc.h"
@@ -89,6 +91,7 @@ const cdrop_kernels TABLE(ISA) = {
 #define ENTRIES(T, C, S) /* activations and normalisation */                                      \
     .activate_##S = activate_##S, .activate_back_##S = activate_back_##S,                        \
     .softmax_##S = softmax_##S, .softmax_back_##S = softmax_back_##S,                            \
+    .softmax_tile_##S = softmax_tile_##S, .softmax_tile_back_##S = softmax_tile_back_##S,        \
     .column_moments_##S = column_moments_##S, .map_columns_##S = map_columns_##S,                \
     .column_products_##S = column_products_##S, .map_columns_back_##S = map_columns_back_##S,    \
     .normalize_rows_##S = normalize_rows_##S, .normalize_rows_back_##S = normalize_rows_back_##S,

@@ -217,6 +217,10 @@ static inline uint16_t v_bf16_mul1(uint16_t a, float scale) {
     return cdrop_narrow_bf16(cdrop_widen_bf16(a) * scale);
 }
 
+/* a * b + c, fused as in V(fma). */
+#define FUSED_F32 fmaf
+#define FUSED_F64 fma
+
 #include "generic/kernels.inc.h"
 
 TARGET_END

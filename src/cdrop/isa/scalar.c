@@ -187,4 +187,8 @@ HALF(f16)
 #define v_bf16_stream v_bf16_store
 HALF(bf16)
 
+/* a * b + c, fused as in V(fma). */
+#define FUSED_F32(a, b, c) ((a) * (b) + (c))
+#define FUSED_F64(a, b, c) ((a) * (b) + (c))
+
 #include "generic/kernels.inc.h"
