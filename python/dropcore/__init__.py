@@ -15,6 +15,7 @@ from dropcore._version import __version__
 
 load_core()
 
+from dropcore.attending import attention, attention_backward  # noqa: E402
 from dropcore.functional import (  # noqa: E402
     alpha_dropout,
     alpha_dropout_backward,
@@ -42,6 +43,8 @@ __all__ = [
     "__version__",
     "alpha_dropout",
     "alpha_dropout_backward",
+    "attention",
+    "attention_backward",
     "build_info",
     "dropout",
     "dropout_backward",

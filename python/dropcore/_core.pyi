@@ -177,6 +177,27 @@ def product(
     bits: Any = None,
     scale: float = 1.0,
 ) -> None: ...
+
+@disjoint_base
+class Attention:
+    def __init__(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        scale: float,
+        causal: bool = False,
+        lengths: Any = None,
+        bias: Any = None,
+        address: tuple[int, int, int, int, int] | None = None,
+        bits: Any = None,
+        offset: int = 0,
+        bit_strides: tuple[int, ...] = (0, 0, 0, 0),
+        keep_scale: float = 1.0,
+    ) -> None: ...
+    def forward(self, out: Any, logsumexp: Any = None) -> None: ...
+    def backward(self, dout: Any, out: Any, logsumexp: Any, dq: Any, dk: Any, dv: Any) -> None: ...
+
 def epilogue_backward(dz: Any, y: Any, dy: Any, scale: float, dbias: Any) -> None: ...
 
 @disjoint_base

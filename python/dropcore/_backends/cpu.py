@@ -51,6 +51,7 @@ Block = tuple[Any, Any]
 
 xp: Any = np
 PRODUCTS = ("float32", "float64")  # of factors
+ATTENTION = ("float32", "float64")
 FUSES_ACTIVATIONS = False
 """Products apply relu; other activations are separate passes."""
 
@@ -281,6 +282,34 @@ def dropconnect_matmul(which: str, out: Array, a: Array, b: Array, mask: Decisio
     _core.dropconnect_matmul(
         which, out, a, b, mask.bits, key.seed, key.stream, key.step, mask.domain,
         cast(int, mask.threshold), mask.offset,
+    )  # fmt: skip
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    causal: bool,
+    lengths: Array | None,
+    bias: Array | None,
+    mask: Decisions | None,
+    mask_strides: tuple[int, ...],
+) -> _core.Attention:
+    """A call of attention, with `forward` and `backward`. The mask's scale is a number."""
+    if mask is None:
+        return _core.Attention(q, k, v, scale, causal, lengths, bias)
+    keep_scale = cast(float, mask.scale)
+    where: dict[str, Any]
+    if mask.bits is None and mask.run == 1 and mask_strides[2:] == (k.shape[2], 1):
+        key = cast(Key, mask.key)
+        address = (key.seed, key.stream, key.step, mask.domain, mask.threshold)
+        where = {"address": address, "offset": mask.offset}
+    else:
+        where = {"bits": element_bits(mask)}
+    return _core.Attention(
+        q, k, v, scale, causal, lengths, bias, bit_strides=mask_strides, keep_scale=keep_scale,
+        **where,
     )  # fmt: skip
 
 
