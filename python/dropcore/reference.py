@@ -26,6 +26,8 @@ __all__ = [
     "adagrad",
     "adam",
     "alpha_dropout",
+    "attention",
+    "attention_backward",
     "convolution",
     "convolution_backward",
     "decisions",
@@ -567,6 +569,146 @@ def _sample(mask: Pair | None, b: int) -> Pair | None:
     if scale.ndim == 3:
         scale = np.broadcast_to(scale, kept.shape)[b]
     return kept[b], scale
+
+
+# Attention ----------------------------------------------------------------------------------------
+
+
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    mask: Pair | None = None,
+    causal: bool = False,
+    bias: ArrayLike = 0.0,
+    lengths: ArrayLike | None = None,
+    scale: float | None = None,
+) -> tuple[Floats, Floats]:
+    """``out = (softmax(scale * q @ k.T + bias) o M) @ v`` for each batch and head, in float64.
+
+    Parameters
+    ----------
+    q : array_like, shape (batch, heads, queries, size)
+    k : array_like, shape (batch, key_heads, keys, size)
+        Head h of q meets head ``h // (heads // key_heads)`` of k and v.
+    v : array_like, shape (batch, key_heads, keys, value_size)
+    mask : (kept, scale), optional
+        Of the weights: each broadcasts to (batch, heads, queries, keys).
+    causal : bool, default False
+        Query i sees the keys 0 ... i only.
+    bias : array_like, default 0
+        Broadcasts to (batch, heads, queries, keys). -inf hides a key.
+    lengths : array_like of int, shape (batch,), optional
+        The number of keys that each sample has.
+    scale : float, optional
+        Of the scores. Default: ``size ** -0.5``.
+
+    Returns
+    -------
+    out : ndarray of float64, shape (batch, heads, queries, value_size)
+        Zero for a query that sees no key.
+    logsumexp : ndarray of float64, shape (batch, heads, queries)
+    """
+    whole = _Heads(q, k, v, mask, causal, bias, lengths, scale)
+    out = np.zeros((*whole.q.shape[:3], whole.v.shape[3]))
+    logsumexp = np.zeros(whole.q.shape[:3])
+    for b, h in np.ndindex(*whole.q.shape[:2]):
+        _, own_v, _, used, logsumexp[b, h] = whole.head(b, h)
+        out[b, h] = used @ own_v
+    return out, logsumexp
+
+
+def attention_backward(
+    dout: ArrayLike,
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    mask: Pair | None = None,
+    causal: bool = False,
+    bias: ArrayLike = 0.0,
+    lengths: ArrayLike | None = None,
+    scale: float | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """The gradients of :func:`attention`, in float64.
+
+    With the weights p and ``dp = (dout @ v.T) o M``, whose scores have the gradient
+    ``ds = p * (dp - sum(p * dp))``::
+
+        dq = scale * ds @ k        dk = scale * ds.T @ q        dv = (p o M).T @ dout
+
+    Parameters
+    ----------
+    dout : array_like, shape (batch, heads, queries, value_size)
+    q, k, v, mask, causal, bias, lengths, scale
+        As given to the forward pass.
+
+    Returns
+    -------
+    dq, dk, dv : ndarray of float64
+        Of the shapes of q, k and v. Keys behind the length of their sample have gradient 0.
+    """
+    whole = _Heads(q, k, v, mask, causal, bias, lengths, scale)
+    dout = np.asarray(dout, dtype=np.float64)
+    dq, dk, dv = (np.zeros(array.shape) for array in (whole.q, whole.k, whole.v))
+    for b, h in np.ndindex(*whole.q.shape[:2]):
+        own_k, own_v, p, used, _ = whole.head(b, h)
+        keys, shared = slice(len(own_k)), h // whole.group
+        dp = whole.dropped(b, h, dout[b, h] @ own_v.T)
+        ds = p * (dp - np.sum(p * dp, axis=1, keepdims=True))
+        dq[b, h] = whole.scale * ds @ own_k
+        dk[b, shared, keys] += whole.scale * ds.T @ whole.q[b, h]
+        dv[b, shared, keys] += used.T @ dout[b, h]
+    return dq, dk, dv
+
+
+class _Heads:
+    """The arguments of attention, in float64 and in full."""
+
+    def __init__(
+        self,
+        q: ArrayLike,
+        k: ArrayLike,
+        v: ArrayLike,
+        mask: Pair | None,
+        causal: bool,
+        bias: ArrayLike,
+        lengths: ArrayLike | None,
+        scale: float | None,
+    ) -> None:
+        self.q, self.k, self.v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
+        batch, heads, queries, size = self.q.shape
+        key_heads, keys = self.k.shape[1:3]
+        shape = (batch, heads, queries, keys)
+        self.group = heads // max(key_heads, 1)
+        self.causal = causal
+        self.bias = np.broadcast_to(np.asarray(bias, dtype=np.float64), shape)
+        self.lengths = np.full(batch, keys) if lengths is None else np.asarray(lengths)
+        self.scale = (max(size, 1) ** -0.5) if scale is None else scale
+        kept, factor = (True, 1.0) if mask is None else mask
+        self.kept = np.broadcast_to(np.asarray(kept, dtype=np.bool_), shape)
+        self.factor = np.broadcast_to(np.asarray(factor, dtype=np.float64), shape)
+
+    def head(self, b: int, h: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """The k and v that a head sees, its weights without and with dropout, and its logsumexp."""
+        n = self.lengths[b]
+        k, v = self.k[b, h // self.group, :n], self.v[b, h // self.group, :n]
+        s = self.scale * (self.q[b, h] @ k.T) + self.bias[b, h, :, :n]
+        if self.causal:
+            s[np.arange(n) > np.arange(len(s))[:, np.newaxis]] = -math.inf
+        top = np.max(s, axis=1, keepdims=True, initial=-math.inf)
+        p = np.exp(s - np.where(top == -math.inf, 0.0, top))
+        total = np.sum(p, axis=1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            logsumexp = (np.log(total) + top)[:, 0]
+        p /= np.where(total == 0, 1.0, total)
+        return k, v, p, self.dropped(b, h, p), logsumexp
+
+    def dropped(self, b: int, h: int, weights: Floats) -> Floats:
+        """The weights of a head after dropout."""
+        own = (b, h, slice(None), slice(weights.shape[1]))
+        return np.where(self.kept[own], weights * self.factor[own], 0.0)
 
 
 # Convolutions and pooling ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The slow reference's dropout, products and max-norm: cases by hand, and derivatives."""
+"""The slow reference's dropout, products, attention and max-norm: by hand, and derivatives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from dropcore import reference
 from support.arrays import FLOATS, bits_of, norms
+from support.differences import differences
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -177,6 +178,68 @@ def test_masked_matmul_backward_by_selection():
     np.testing.assert_array_equal(dx, [[8, 0], [8, 48]])
     np.testing.assert_array_equal(dw, [[24, 0], [24, 24]])
     np.testing.assert_array_equal(dbias, [4, 2])
+
+
+def test_attention_by_hand():
+    # Scores log 1 and log 3: weights 1/4 and 3/4. A second query sees the first key alone.
+    q, k = np.array([[1.0], [1.0]])[None, None], np.log([[1.0], [3.0]])[None, None]
+    v = np.array([[8.0, 0.0], [0.0, 16.0]])[None, None]
+    hidden = np.array([[0.0, 0.0], [0.0, -np.inf]])
+    out, logsumexp = reference.attention(q, k, v, bias=hidden, scale=1.0)
+    np.testing.assert_allclose(out[0, 0], [[2, 12], [8, 0]], rtol=1e-15)
+    np.testing.assert_allclose(logsumexp[0, 0], np.log([4, 1]), rtol=1e-15)
+    out, again = reference.attention(
+        q, k, v, bias=hidden, scale=1.0, mask=([[True, False], [True, True]], 2.0)
+    )
+    np.testing.assert_allclose(out[0, 0], [[4, 0], [16, 0]], rtol=1e-15)
+    np.testing.assert_array_equal(again, logsumexp)
+    # The first of two queries sees one key, and nothing is seen of a sample without keys.
+    out, _ = reference.attention(q, k, v, causal=True, scale=1.0)
+    np.testing.assert_allclose(out[0, 0], [[8, 0], [2, 12]], rtol=1e-15)
+    out, logsumexp = reference.attention(q, k, v * np.nan, lengths=[0])
+    np.testing.assert_array_equal(out, 0)
+    np.testing.assert_array_equal(logsumexp, -np.inf)
+    # The scale is size ** -0.5: four times the size, twice the score.
+    out, _ = reference.attention(np.repeat(q, 4, 3), np.repeat(k, 4, 3), v)
+    np.testing.assert_allclose(out[0, 0, 0], [0.8, 14.4], rtol=1e-15)
+
+
+def test_attention_of_grouped_heads_is_that_of_repeated_ones():
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 6, 5, 3))
+    k, v = rng.normal(size=(2, 2, 7, 3)), rng.normal(size=(2, 2, 7, 4))
+    dout, bias = rng.normal(size=(2, 6, 5, 4)), rng.normal(size=(6, 1, 7))
+    for options in ({}, {"bias": bias, "lengths": [3, 7], "mask": (bias > 0, 1.5)}):
+        grouped = reference.attention(q, k, v, **options)
+        repeated = reference.attention(q, k.repeat(3, 1), v.repeat(3, 1), **options)
+        for found, wanted in zip(grouped, repeated, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-13)
+        dq, dk, dv = reference.attention_backward(dout, q, k, v, **options)
+        parts = reference.attention_backward(dout, q, k.repeat(3, 1), v.repeat(3, 1), **options)
+        np.testing.assert_allclose(dq, parts[0], rtol=1e-12)
+        for found, part in ((dk, parts[1]), (dv, parts[2])):
+            wanted = part.reshape(2, 2, 3, 7, -1).sum(2)
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_backward_is_the_derivative(causal):
+    rng = np.random.default_rng(7)
+    q = rng.normal(size=(2, 4, 5, 3))
+    k, v = rng.normal(size=(2, 2, 5, 3)), rng.normal(size=(2, 2, 5, 4))
+    bias = rng.normal(size=(2, 1, 5, 5))
+    bias[0, 0, 2] = bias[1, 0, :, 1] = -np.inf
+    options = {
+        "mask": (rng.random((2, 4, 5, 5)) < 0.7, rng.uniform(1, 2, size=(5, 1))),
+        "causal": causal, "bias": bias, "lengths": [5, 3], "scale": 0.7,
+    }  # fmt: skip
+    dout = rng.normal(size=(2, 4, 5, 4))
+    found = reference.attention_backward(dout, q, k, v, **options)
+    for array, gradient in zip((q, k, v), found, strict=True):
+        wanted = differences(
+            lambda: float(np.sum(dout * reference.attention(q, k, v, **options)[0])), array
+        )
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-7, atol=1e-8)
 
 
 def test_max_norm_by_hand():
