@@ -20,6 +20,7 @@ from dropcore.nn import (
     EmbeddingDropout,
     LayerNorm,
     Maxout,
+    MultiHeadAttention,
     Sequential,
     UnitDropout,
     VariationalDropout,
@@ -36,6 +37,21 @@ from support.arrays import CLOSE, on_host
 from support.layers import CARRYING, EXAMPLES, KEY, batches, built, names
 
 
+def on_gpu(examples):
+    """Those without attention, which runs on the CPU only."""
+    return [
+        (layer, sample)
+        for layer, sample in examples
+        if not any(isinstance(one, MultiHeadAttention) for _, one in layer.tree())
+    ]
+
+
+def test_attention_on_a_gpu_is_refused(host):
+    layer = built(MultiHeadAttention(2), 5, 6).to("cuda")
+    with pytest.raises(NotImplementedError, match=r"use model.to\('cpu'\)"):
+        layer(host.asarray(np.zeros((2, 5, 6))))
+
+
 def stepped(layer, x, dy, key, put, **options):
     """Output, input gradient and parameter gradients of a step, and the output without noise."""
     y, backward = layer.forward(put(x), key=key, row_offset=3)
@@ -44,7 +60,7 @@ def stepped(layer, x, dy, key, put, **options):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
+@pytest.mark.parametrize(("layer", "sample"), on_gpu(EXAMPLES), ids=names)
 def test_steps(gpu, layer, sample, dtype):
     layer = built(layer, *sample, dtype=dtype)
     x = batches(layer, sample, 6, dtype)
@@ -122,7 +138,7 @@ SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNois
     ("layer", "sample"),
     [
         (layer, sample)
-        for layer, sample in EXAMPLES
+        for layer, sample in on_gpu(EXAMPLES)
         if isinstance(layer, SHORT) and not isinstance(layer, EmbeddingDropout | Maxout)
     ],
     ids=names,

@@ -43,6 +43,7 @@ OTHERS = {
     "alpha": [0.25],
     "approximate": ["tanh", None],
     "block_size": [2, 1],
+    "causal": [True, False],
     "center": [True, False],
     "constraint": [MaxNorm(0.125)],
     "count_include_pad": [True, False],
@@ -54,13 +55,18 @@ OTHERS = {
     "filters": [12],
     "group": [2, 3],
     "groups": [1, 2],
+    "head_size": [5],
+    "heads": [1, 2],
     "inference": ["gaussian", "mean"],
     "initializer": ["ones", "glorot_normal"],
     "input_dim": [12],
     "keep": [0.375, 0.625],
+    "key_heads": [1, 2],
     "kernel_size": [1, 2],
     "length_scale": [0.5],
     "mask": [np.ones(1, bool)],
+    "max_length": [12],
+    "max_wavelength": [50.0],
     "merge": ["mean", "sum"],
     "mode": ["batch", "row"],
     "momentum": [0.25],
@@ -94,9 +100,9 @@ OTHERS = {
     "zoneout_cell": [0.625],
 }  # fmt: skip
 FIXED = {
-    "center", "filters", "groups", "initializer", "input_dim", "kernel_size", "output_dim",
-    "padding_index", "per_unit", "pieces", "recurrent_initializer", "scale", "unit_forget_bias",
-    "units", "use_bias",
+    "center", "filters", "groups", "head_size", "heads", "initializer", "input_dim", "key_heads",
+    "kernel_size", "max_length", "output_dim", "padding_index", "per_unit", "pieces",
+    "recurrent_initializer", "scale", "unit_forget_bias", "units", "use_bias",
 }  # fmt: skip
 OF_LAYERS = {"layers", "branches", "layer", "shortcut", "embedding"}
 LEARNED = ConcreteDropout, VariationalDropout
@@ -484,7 +490,10 @@ def test_a_frozen_batch_norm_keeps_its_moments_and_the_summary_says_so():
 def test_parameters_have_one_set_of_names():
     paths = [path for layer, sample in EXAMPLES for path in built(layer, *sample).params]
     names = {path.rpartition(".")[2] for path in paths}
-    assert names == {"weight", "recurrent_weight", "bias", "gamma", "beta", "logit", "log_alpha"}
+    assert names == {
+        "weight", "recurrent_weight", "output_weight", "bias", "output_bias", "gamma", "beta",
+        "logit", "log_alpha",
+    }  # fmt: skip
 
 
 def test_a_config_is_strict_json():

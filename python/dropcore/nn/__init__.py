@@ -28,6 +28,7 @@ from dropcore.nn.activations import (
 )
 from dropcore.nn.activity import ActivityRegularization
 from dropcore.nn.architectures import autoencoder, cnn, lstm, mlp
+from dropcore.nn.attention import CrossAttention, MultiHeadAttention
 from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.block_dropout import BlockDropout
 from dropcore.nn.branches import Parallel, Residual
@@ -60,6 +61,7 @@ from dropcore.nn.pooling import (
     MaxPool1D,
     MaxPool2D,
 )
+from dropcore.nn.positions import LearnedPositions, SinusoidalPositions
 from dropcore.nn.rates import rates_over_depth, width_for
 from dropcore.nn.recurrent import GRU, LSTM, SimpleRNN
 from dropcore.nn.reshape import Flatten, Reshape
@@ -83,6 +85,7 @@ __all__ = [
     "ConcreteDropout",
     "Conv1D",
     "Conv2D",
+    "CrossAttention",
     "Dense",
     "DropConnect",
     "DropPath",
@@ -100,10 +103,12 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "MaxPool1D",
     "MaxPool2D",
     "Maxout",
     "Model",
+    "MultiHeadAttention",
     "Parallel",
     "ReLU",
     "Reshape",
@@ -112,6 +117,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SimpleRNN",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "SpatialDropout1D",

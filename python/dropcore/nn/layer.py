@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Array",
+    "ArrayShape",
     "Backward",
     "BackwardFrom",
     "Layer",
@@ -50,6 +52,9 @@ Array = NDArray[Any]
 
 Shape = tuple[int | None, ...]
 """The shape of one sample, without the batch axis. None is an axis of any length."""
+
+ArrayShape = tuple[int | Fraction | None, ...]
+"""The shape of a parameter or buffer before the input is known: see `Layer._array_shapes`."""
 
 
 _INSTEAD = {
@@ -378,11 +383,12 @@ class Layer(metaclass=LayerType):
         for _, child, own in self.child_shapes(input_shape):
             child._build(own, rng, dtype)
 
-    def _array_shapes(self) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    def _array_shapes(self) -> tuple[Mapping[str, ArrayShape], Mapping[str, ArrayShape]]:
         """Shapes of the parameters and buffers that `_build` makes, but for those of children.
 
-        None is an axis whose length the input decides. The arrays of a file are checked against
-        them before anything is allocated. If a class defines `_build` and not this method, its
+        None is an axis whose length the input decides, and a Fraction of it an axis with that part
+        or multiple of its length. The arrays of a file are checked against them before anything is
+        allocated. If a class defines `_build` and not this method, its
         arrays are compared with those that `_build` draws.
         """
         return {}, {}
@@ -1195,12 +1201,13 @@ def _check_arrays(
     )
     if shapes_from > build_from or not (built or params or buffers):
         return
-    lengths: list[int] = []  # that of the input, once for each array that has it
+    lengths: list[Fraction] = []  # that of the input, once for each axis that follows from it
     for kind, given, drawn, there in zip(
         ("parameters", "buffers"), (params, buffers), layer._array_shapes(),
         (layer._params, layer._buffers), strict=True,
     ):  # fmt: skip
-        wanted = {name: array.shape for name, array in there.items()} | drawn
+        wanted: dict[str, ArrayShape] = {name: array.shape for name, array in there.items()}
+        wanted |= drawn
         if given.keys() != wanted.keys():
             raise ValueError(
                 f"{short(layer)}: {kind} must be {sorted(wanted)}, got {sorted(given)}"
@@ -1208,15 +1215,25 @@ def _check_arrays(
         for name, shape in wanted.items():
             found = given[name].shape
             if len(found) != len(shape) or any(
-                n not in (None, m) or m < 1 for n, m in zip(shape, found, strict=True)
+                (isinstance(n, int) and n != m) or m < 1 for n, m in zip(shape, found, strict=True)
             ):
-                expected = str(shape).replace("None", "in")
+                expected = f"({', '.join(map(_length, shape))}{',' * (len(shape) == 1)})"
                 raise ValueError(f"{short(layer)}: {name} must have shape {expected}, got {found}")
-            lengths += [m for n, m in zip(shape, found, strict=True) if n is None]
+            lengths += [
+                m / Fraction(1 if n is None else n)
+                for n, m in zip(shape, found, strict=True)
+                if not isinstance(n, int)
+            ]
             if kind == "buffers" and name in drawn and given[name].dtype != np.float64:
                 raise ValueError(f"{short(layer)}: {name} must be float64, got {given[name].dtype}")
     if len(set(lengths)) > 1:
-        raise ValueError(f"{short(layer)}: its arrays must have one length, got {lengths}")
+        each = ", ".join(map(str, lengths))
+        raise ValueError(f"{short(layer)}: its arrays must have one length, got [{each}]")
+
+
+def _length(n: int | Fraction | None) -> str:
+    """An axis of an `ArrayShape`, for a message."""
+    return "in" if n is None else f"{n} in" if isinstance(n, Fraction) else str(n)
 
 
 def read_only(y: Array) -> Array:
