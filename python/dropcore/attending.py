@@ -117,6 +117,15 @@ def attention(
         If shapes do not fit, arguments contradict each other, a rate is outside [0, 1], or `out`
         overlaps an input.
 
+    Notes
+    -----
+    A weight of 0 does not remove a NaN or an infinity in `v`, whether its key is dropped or hidden:
+    0 times NaN is NaN, as in any product of matrices. Keys and values behind `lengths` are never
+    read.
+
+    A weight has the rounding error of its score: at float32, scores of 1e4 give weights with three
+    digits.
+
     References
     ----------
     Vaswani et al. 2017, "Attention is all you need". Dao, Fu, Ermon, Rudra and Ré 2022,
@@ -243,9 +252,10 @@ class _Call:
         else:
             factor = check_number(f"{what}: scale", scale)
         dropped = self._dropped(rate, keep, key, mask, offset, mask_heads)
+        self.bias = self._bias(bias, allowed)
         self.run = self.backend.attention(
-            self.q, self.k, self.v, factor, causal, self._lengths(lengths),
-            self._bias(bias, allowed), *(dropped or (None, (0, 0, 0, 0))),
+            self.q, self.k, self.v, factor, causal, self._lengths(lengths), self.bias,
+            *(dropped or (None, (0, 0, 0, 0))),
         )  # fmt: skip
 
     def output(self, shape: tuple[int, ...]) -> Array:
@@ -257,8 +267,8 @@ class _Call:
         y: Array = self.backend.expect_out(out, shape, self.q.dtype, "the result")
         if not _has_rows(y):
             raise ValueError(f"{self.what}: the last axis of out must be contiguous")
-        for name, array in (("q", self.q), ("k", self.k), ("v", self.v)):
-            if self.backend.overlap(y, array):
+        for name, array in (("q", self.q), ("k", self.k), ("v", self.v), ("bias", self.bias)):
+            if array is not None and self.backend.overlap(y, array):
                 raise ValueError(f"{self.what}: out overlaps {name}; give a separate array")
         return y
 

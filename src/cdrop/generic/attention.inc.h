@@ -91,7 +91,8 @@ static void F(softmax_tile)(const cdrop_tile *tile, T *x, T *top, T *total, T *s
 }
 
 /* x becomes the weights after dropout, dx the gradient of the scores: with p = 2^(x - level),
- * dx = p ((bit ? dx : 0) - mean) and x = bit ? p : 0. */
+ * dx = p ((bit ? dx : 0) - mean) and x = bit ? p : 0. No weight is above 1, also where scores are so
+ * large that the rounding of `level` is. */
 static void F(softmax_tile_back)(const cdrop_tile *tile, const T *level, const T *mean, T *x,
                                  T *dx) {
     const V(vec) one = V(set1)((T)1);
@@ -106,7 +107,10 @@ static void F(softmax_tile_back)(const cdrop_tile *tile, const T *level, const T
             dx[i] = (T)0;
         }
         INDEPENDENT
-        for (int64_t i = 0; i < whole; ++i) x[i] = F(exp2_of)(x[i] - base);
+        for (int64_t i = 0; i < whole; ++i) {
+            const T score = x[i] - base;
+            x[i] = F(exp2_of)((T)0 < score ? (T)0 : score);
+        }
         for (int64_t i = 0; i < whole; i += CDROP_TILE_STEP) {
             const sel_t sel =
                 sel_set(tile->bits ? cdrop_load_bits32(tile->bits, bit + (uint64_t)i) : ~0u);
