@@ -49,25 +49,66 @@ static size_t bytes_of_bits(const cdrop_attention *a) {
                     3 * DROPCORE_GROUP_BYTES + BITS_BEHIND);
 }
 
-/* The mask of the queries [first, last) with the first `keys` keys, in `room`. */
-static void bits_of_rows(const cdrop_attention *a, int64_t batch, int64_t head, int64_t first,
-                         int64_t last, int64_t keys, uint8_t *room, cdrop_tile *tile) {
+/* Groups of a list, drawn, to their places in bits that begin with group `origin`. Returns 0. */
+static size_t put_groups(const cdrop_attention *a, const uint64_t *groups, size_t count,
+                         uint64_t origin, uint8_t *drawn, uint8_t *bits) {
+    cdrop_active->decide_some(&a->draw, groups, count, drawn);
+    for (size_t i = 0; i < count; ++i)
+        memcpy(bits + (groups[i] - origin) * DROPCORE_GROUP_BYTES, drawn + i * DROPCORE_GROUP_BYTES,
+               DROPCORE_GROUP_BYTES);
+    return 0;
+}
+
+/* Groups that are drawn and then put where they belong. */
+#define SOME_GROUPS 64
+
+/* The groups with the elements [start, start + n), beginning at `bits`, of each row; an element
+ * before the diagonal of a causal row is not needed, and neither are its groups. */
+static void draw_rows(const cdrop_attention *a, uint64_t start, int64_t rows, int64_t n,
+                      int64_t first_live, uint8_t *bits) {
+    const uint64_t origin = start / DROPCORE_GROUP;
+    uint64_t groups[SOME_GROUPS], next = origin;
+    uint8_t drawn[SOME_GROUPS * DROPCORE_GROUP_BYTES];
+    size_t count = 0;
+    for (int64_t i = 0; i < rows; ++i, start += (uint64_t)a->bit_query) {
+        const int64_t live = a->causal ? smaller(n, first_live + i) : n;
+        if (live <= 0) continue;
+        const uint64_t end = (start + (uint64_t)live - 1) / DROPCORE_GROUP;
+        uint64_t group = start / DROPCORE_GROUP;
+        for (group = group < next ? next : group; group <= end; ++group) {
+            if (count == SOME_GROUPS) count = put_groups(a, groups, count, origin, drawn, bits);
+            groups[count++] = group;
+        }
+        next = group;
+    }
+    if (count) put_groups(a, groups, count, origin, drawn, bits);
+}
+
+/* The mask of the queries [row, row + rows) with the keys [first, last), whose bits are in `room`;
+ * tile->bit is that of the first of them. */
+static void bits_of_rows(const cdrop_attention *a, int64_t batch, int64_t head, int64_t row,
+                         int64_t rows, int64_t first, int64_t last, uint8_t *room,
+                         cdrop_tile *tile) {
+    const int64_t keys = last - first;
     const uint64_t index = a->offset + (uint64_t)(batch * a->bit_batch + head * a->bit_head +
-                                                  first * a->bit_query);
+                                                  row * a->bit_query + first * a->bit_key);
     tile->bits = a->dropped ? room : NULL;
     tile->bit = 0;
     if (!a->dropped || keys == 0) return;
     if (!a->bits) {
-        const uint64_t end = index + (uint64_t)((last - 1 - first) * a->bit_query + keys);
-        const uint64_t group = index / DROPCORE_GROUP;
         tile->bit = index % DROPCORE_GROUP;
         tile->bit_stride = a->bit_query;
-        cdrop_active->decide(&a->draw, group,
-                             (size_t)((end + DROPCORE_GROUP - 1) / DROPCORE_GROUP - group), room);
+        if (keys == a->keys && !a->causal) { /* one row after the other */
+            const uint64_t end = tile->bit + (uint64_t)(rows * keys);
+            cdrop_active->decide(&a->draw, index / DROPCORE_GROUP,
+                                 (size_t)((end + DROPCORE_GROUP - 1) / DROPCORE_GROUP), room);
+        } else {
+            draw_rows(a, index, rows, keys, row + 1 - first, room);
+        }
         return;
     }
     tile->bit_stride = rounded_up(keys, CDROP_TILE_STEP);
-    for (int64_t i = 0; i < last - first; ++i, room += tile->bit_stride / 8) {
+    for (int64_t i = 0; i < rows; ++i, room += tile->bit_stride / 8) {
         const uint64_t bit = index + (uint64_t)(i * a->bit_query);
         if (a->bit_key)
             cdrop_move_bits(a->bits, bit, (size_t)keys, room);

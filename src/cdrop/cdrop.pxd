@@ -72,6 +72,7 @@ cdef extern from "kernels.h" nogil:
         int count_padding
 
     ctypedef struct cdrop_ahead:
+        const cdrop_ahead *also
         const char *data
         int64_t rows
         int64_t bytes

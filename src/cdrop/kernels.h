@@ -60,11 +60,12 @@ typedef struct {
     int count_padding; /* an average is over all of the window, padding among it */
 } cdrop_pool;
 
-/* Memory that will be packed next, to be fetched on the way: rows of `bytes`, perhaps only some. */
-typedef struct {
+/* Memory that will be needed next, to be fetched on the way: rows of `bytes`, perhaps only some. */
+typedef struct cdrop_ahead {
     const char *data;
-    int64_t rows, bytes, stride; /* stride in bytes */
-    const int64_t *index;        /* which rows, or NULL for all */
+    int64_t rows, bytes, stride;     /* stride in bytes */
+    const int64_t *index;            /* which rows, or NULL for all */
+    const struct cdrop_ahead *also;  /* or NULL */
 } cdrop_ahead;
 
 /* The rules of updates, and their states m, v and d: a state in brackets may be NULL.
@@ -149,6 +150,8 @@ typedef struct {
 
     /* bits__n = 16 bytes a group for the groups [group, group + n_groups). */
     void (*decide)(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint8_t *bits);
+    /* The same of the groups of a list. */
+    void (*decide_some)(const cdrop_draw *draw, const uint64_t *groups, size_t n_groups, uint8_t *bits);
     /* The same of at most CDROP_EACH_GROUPS groups with a threshold below 2^32 for each element e
      * of them, at CDROP_EACH_PLACE(e). Overwrites the thresholds. */
     void (*decide_each)(const dropcore_address *address, uint64_t group, size_t n_groups,

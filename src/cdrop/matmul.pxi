@@ -49,6 +49,7 @@ cdef const cdrop_ahead *ahead_of(const cdrop_factor *f, int64_t first, int64_t n
                                  cdrop_ahead *ahead) noexcept nogil:
     """The lines that packing this part of f will read, or NULL where they are scattered."""
     cdef int64_t row = depth0, column = first
+    ahead.also = NULL
     ahead.rows, ahead.bytes, ahead.index = depth, n * itemsize, f.depth_index
     ahead.stride = f.depth_stride * itemsize
     if f.panel_stride != 1:

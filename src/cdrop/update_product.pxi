@@ -13,7 +13,7 @@ cdef void update_task(const real *a, const cdrop_factor *b, real *w, const Updat
     cdef int64_t step = UPDATE_ROWS // block.rows * block.rows, i = 0, m_now, d, d_now, r
     cdef double square[CDROP_CLIP_COLUMNS]
     cdef double *sums = square if max_norm > 0 else NULL
-    cdef cdrop_ahead ahead
+    cdef cdrop_ahead weights, velocities
     cdef unsigned control = cdrop_flush_denormals()
     if task == 0:
         cdrop_note_team()
@@ -25,22 +25,27 @@ cdef void update_task(const real *a, const cdrop_factor *b, real *w, const Updat
         d += DEPTH_BLOCK
     while i < block.m:
         m_now = min(step, block.m - i)
-        ahead.data = <const char *> (w + i * n + j)
-        ahead.rows, ahead.bytes, ahead.stride = m_now, n_now * sizeof(real), n * sizeof(real)
-        ahead.index = NULL
+        # What the update reads comes into L2 while its gradient is multiplied.
+        weights.data = <const char *> (w + i * n + j)
+        weights.rows, weights.bytes, weights.stride = m_now, n_now * sizeof(real), n * sizeof(real)
+        weights.index, weights.also = NULL, NULL
+        if u.v != NULL:
+            velocities = weights
+            velocities.data = <const char *> (<real *> u.v + i * n + j)
+            weights.also = &velocities
         d = 0
         while d < block.depth:
             d_now = min(<int64_t> DEPTH_BLOCK, block.depth - d)
             if real is float:
                 cdrop_active.block_f32(m_now, n_now, d_now, a + high * d + i * d_now,
                                        b_packed + d * block.column_step, gradient,
-                                       block.column_step, d > 0, &ahead)
+                                       block.column_step, d > 0,
+                                       &weights if d == 0 else NULL)
             else:
                 cdrop_active.block_f64(m_now, n_now, d_now, a + high * d + i * d_now,
                                        b_packed + d * block.column_step, gradient,
-                                       block.column_step, d > 0, &ahead)
-            if u.v != NULL:  # the second block of depth brings the velocities
-                ahead.data = <const char *> (<real *> u.v + i * n + j)
+                                       block.column_step, d > 0,
+                                       &weights if d == 0 else NULL)
             d += DEPTH_BLOCK
         for r in range(m_now):
             apply_rule(w, u, (i + r) * n + j, n_now, gradient + r * block.column_step, sums)

@@ -174,7 +174,7 @@ void F(cdrop_attend)(const cdrop_attention *a, int64_t batch, int64_t head, int6
         const int64_t whole = rounded_up(rows, KERNEL(tile_rows));
         const int64_t end = keys_seen(a, batch, row + rows);
         cdrop_tile tile = {.rows = rows};
-        bits_of_rows(a, batch, head, row, row + rows, end, r->bits, &tile);
+        bits_of_rows(a, batch, head, row, rows, 0, end, r->bits, &tile);
         KERNEL(pack)(&q, row, rows, 0, a->size, KERNEL(tile_rows), r->q);
         memset(r->sums, 0, (size_t)(whole * value) * sizeof(T));
         for (int64_t i = 0; i < rows; ++i) {
@@ -267,8 +267,7 @@ void F(cdrop_attend_back)(const cdrop_attention *a, int64_t batch, int64_t key_h
             const int64_t end = smaller(end_of_part, keys_seen(a, batch, row + rows));
             cdrop_tile tile = {.rows = rows};
             if (first >= end) continue;
-            bits_of_rows(a, batch, head, row, row + rows, end, r->bits, &tile);
-            tile.bit += (uint64_t)first;
+            bits_of_rows(a, batch, head, row, rows, first, end, r->bits, &tile);
             F(pack_rows)(a, batch, head, row, rows, out, dout, logsumexp, r);
             for (int64_t key = first; key < end; key += CDROP_TILE_KEYS) {
                 const int64_t packed = smaller(CDROP_TILE_KEYS, end_of_part - key);

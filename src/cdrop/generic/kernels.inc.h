@@ -67,6 +67,7 @@
 const cdrop_kernels TABLE(ISA) = {
     .name = ISA_NAME,
     .decide = decide,
+    .decide_some = decide_some,
     .uniform = uniform,
     .words = words,
     .decide_each = decide_each,

@@ -14,9 +14,10 @@
  * Wanted from the instruction set:
  *   VQ_LANES                 64-bit lanes in a vq
  *   vq_set1(u32), vq_set64   the same number in all lanes
- *   vq_lanes(step), vq_store4(p, w), vq_any4(w)   step times the number of each lane's group; words
- *     0 ... 3 of VQ_LANES groups, written group by group; a bit for each group with a word other
- *     than 0. They may order the lanes as suits them, but all alike.
+ *   vq_lanes(step), vq_gather(p), vq_store4(p, w), vq_any4(w)   step times the number of each lane's
+ *     group; number i of p for group i; words 0 ... 3 of VQ_LANES groups, written group by group; a
+ *     bit for each group with a word other than 0. They may order the lanes as suits them, but all
+ *     alike.
  *   vq_add, vq_sub, vq_mul_low, vq_right(a, n), vq_xor, vq_xor3(late, a, b), vq_and, vq_or,
  *   vq_and_not(a, b) = ~a & b     (see scalar.c, which spells them out)
  */
@@ -138,9 +139,20 @@ SPECIALISED void compare_plane(const int has_ties, int one, const vq *x, vq *abo
     }
 }
 
+/* Where the groups of a chunk begin: the low counter words of their blocks. */
+typedef struct {
+    uint32_t low;         /* of group 0, the others follow it; */
+    const uint32_t *lows; /* or of each group, with room for two vectors behind the last; or NULL */
+} places;
+
+static inline uint32_t low_of(const places *p, size_t group) {
+    return p->lows ? p->lows[group] : p->low + (uint32_t)group * DROPCORE_PLANES;
+}
+
 /* M0 times the low counter words of VQ_LANES groups in that plane. */
-static inline vq products(uint32_t low, unsigned plane) {
-    const vq block = vq_add(vq_set1(low), vq_lanes(DROPCORE_PLANES));
+static inline vq products(const places *p, size_t group, unsigned plane) {
+    const vq block = p->lows ? vq_gather(p->lows + group)
+                             : vq_add(vq_set1(low_of(p, group)), vq_lanes(DROPCORE_PLANES));
     return vq_add(vq_mul_low(block, vq_set1(DROPCORE_PHILOX_M0)),
                   vq_set64((uint64_t)DROPCORE_PHILOX_M0 * plane));
 }
@@ -165,14 +177,14 @@ static inline void fetch(const fetching *f, unsigned step) {
             CDROP_PREFETCH(f->at + 64 * line);
 }
 
-/* Two vectors of groups from the block with that low word on: kept where u < T. */
-static inline void decide_exactly(const decider *d, uint32_t low, uint8_t *kept,
+/* Two vectors of groups: kept where u < T. */
+static inline void decide_exactly(const decider *d, const places *p, size_t group, uint8_t *kept,
                                   const fetching *ahead) {
     const vq ones = vq_set64(~(uint64_t)0), m0 = vq_set1(DROPCORE_PHILOX_M0);
     const uint32_t t = (uint32_t)d->threshold >> (DROPCORE_PLANES - d->planes);
     vq w[2][4], above[2][4];
-    vq product[2] = {products(low, d->planes - 1),
-                     products(low + VQ_LANES * DROPCORE_PLANES, d->planes - 1)};
+    vq product[2] = {products(p, group, d->planes - 1),
+                     products(p, group + VQ_LANES, d->planes - 1)};
     UNROLL
     for (int q = 0; q < 4; ++q) above[0][q] = above[1][q] = ones;
     for (unsigned j = 0; j < d->planes; ++j) { /* from the lowest plane to the top */
@@ -190,13 +202,13 @@ static inline void decide_exactly(const decider *d, uint32_t low, uint8_t *kept,
 
 /* A vector of groups by its first planes, two side by side: ties where they agree with T. Which of
  * the groups have ties is returned, a bit each. */
-static inline unsigned decide_first(const decider *d, uint32_t low, uint8_t *kept, uint32_t *ties,
-                                    const fetching *ahead) {
+static inline unsigned decide_first(const decider *d, const places *p, size_t group, uint8_t *kept,
+                                    uint32_t *ties, const fetching *ahead) {
     const vq ones = vq_set64(~(uint64_t)0), m0 = vq_set1(DROPCORE_PHILOX_M0);
     const vq two_m0 = vq_set64(2 * (uint64_t)DROPCORE_PHILOX_M0);
     const uint32_t t = (uint32_t)d->threshold >> (DROPCORE_PLANES - FIRST_PLANES);
     vq w[2][4], above[4], tied[4], product[2];
-    product[0] = products(low, FIRST_PLANES - 1);
+    product[0] = products(p, group, FIRST_PLANES - 1);
     product[1] = vq_sub(product[0], m0);
     UNROLL
     for (int q = 0; q < 4; ++q) above[q] = tied[q] = ones;
@@ -260,24 +272,25 @@ static inline void words_to_bytes(uint8_t *bits, size_t bytes) {
 }
 
 /* At most CHUNK_GROUPS groups that share a schedule. */
-SPECIALISED void decide_chunk(const decider *d, const int has_ties, uint32_t low, size_t n_groups,
-                              uint8_t *bits, const char *ahead, size_t bytes) {
+SPECIALISED void decide_chunk(const decider *d, const int has_ties, const uint32_t *lows,
+                              uint32_t low, size_t n_groups, uint8_t *bits, const char *ahead,
+                              size_t bytes) {
     enum { AT_ONCE = 2 * VQ_LANES };
     ALIGNED uint32_t ties[(CHUNK_GROUPS + AT_ONCE) * 4];
     uint64_t tied = 0; /* a bit for each group of the chunk */
     const size_t at_once = has_ties ? VQ_LANES : AT_ONCE;
     const size_t steps = has_ties ? FIRST_PLANES / 2 : d->planes;
+    const places at = {low, lows};
     fetching fetched = {ahead, at_once * bytes / 64 / steps + 1};
     for (size_t g = 0; g < n_groups; g += at_once) {
         const size_t now = n_groups - g < at_once ? n_groups - g : at_once;
         ALIGNED uint8_t room[AT_ONCE * DROPCORE_GROUP_BYTES];
         uint8_t *to = bits + g * DROPCORE_GROUP_BYTES;
-        const uint32_t from = low + (uint32_t)g * DROPCORE_PLANES;
         if (now < at_once) to = room;
         if (has_ties)
-            tied |= (uint64_t)decide_first(d, from, to, ties + g * 4, &fetched) << g;
+            tied |= (uint64_t)decide_first(d, &at, g, to, ties + g * 4, &fetched) << g;
         else
-            decide_exactly(d, from, to, &fetched);
+            decide_exactly(d, &at, g, to, &fetched);
         if (ahead) fetched.at += at_once * bytes;
         if (now < at_once) memcpy(bits + g * DROPCORE_GROUP_BYTES, room, now * DROPCORE_GROUP_BYTES);
     }
@@ -285,7 +298,7 @@ SPECIALISED void decide_chunk(const decider *d, const int has_ties, uint32_t low
     tied &= ((uint64_t)1 << n_groups) - 1; /* not those behind the last group */
     for (; tied; tied &= tied - 1) {
         const unsigned g = cdrop_lowest_bit(tied);
-        settle_group(d, low + g * DROPCORE_PLANES, ties + g * 4, bits + g * DROPCORE_GROUP_BYTES);
+        settle_group(d, low_of(&at, g), ties + g * 4, bits + g * DROPCORE_GROUP_BYTES);
     }
 }
 
@@ -307,9 +320,9 @@ static inline void decide_groups(decider *d, uint64_t group, size_t n_groups, ui
         if (now > same) now = (size_t)same;
         schedule_again(&d->s, high);
         if (d->has_ties)
-            decide_chunk(d, 1, low, now, bits, ahead, bytes);
+            decide_chunk(d, 1, NULL, low, now, bits, ahead, bytes);
         else
-            decide_chunk(d, 0, low, now, bits, ahead, bytes);
+            decide_chunk(d, 0, NULL, low, now, bits, ahead, bytes);
         group += now;
         bits += now * DROPCORE_GROUP_BYTES;
         n_groups -= now;
@@ -321,6 +334,34 @@ static void decide(const cdrop_draw *draw, uint64_t group, size_t n_groups, uint
     decider d;
     decider_for(&d, draw, group);
     decide_groups(&d, group, n_groups, bits, NULL, 0);
+}
+
+static void decide_some(const cdrop_draw *draw, const uint64_t *groups, size_t n_groups,
+                        uint8_t *bits) {
+    uint32_t lows[CHUNK_GROUPS + 2 * VQ_LANES] = {0};
+    decider d;
+    decider_for(&d, draw, n_groups ? groups[0] : 0);
+    if (d.planes == 0) {
+        memset(bits, d.threshold ? 0xFF : 0, n_groups * DROPCORE_GROUP_BYTES);
+        return;
+    }
+    while (n_groups) {
+        const uint32_t high = (uint32_t)(groups[0] * DROPCORE_PLANES >> 32);
+        size_t now = 0;
+        while (now < n_groups && now < CHUNK_GROUPS &&
+               (uint32_t)(groups[now] * DROPCORE_PLANES >> 32) == high) {
+            lows[now] = (uint32_t)(groups[now] * DROPCORE_PLANES);
+            ++now;
+        }
+        schedule_again(&d.s, high);
+        if (d.has_ties)
+            decide_chunk(&d, 1, lows, 0, now, bits, NULL, 0);
+        else
+            decide_chunk(&d, 0, lows, 0, now, bits, NULL, 0);
+        groups += now;
+        bits += now * DROPCORE_GROUP_BYTES;
+        n_groups -= now;
+    }
 }
 
 /* ---- words, uniforms, a threshold for each element ---- */

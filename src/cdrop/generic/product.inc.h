@@ -294,7 +294,8 @@ SPECIALISED void F(tiles)(const int form, int64_t m, int64_t n, int64_t depth, c
             const T *panel_a = form == F(PANEL) ? a + i * depth : NULL, *panel_b = b + j * depth;
             const T *const *from = form == F(ALONG) ? lines + i : lines;
             T *to = c + i * c_stride + j;
-            if (ahead) F(fetch)(ahead, tile, tiles_m * tiles_n);
+            for (const cdrop_ahead *next = ahead; next; next = next->also)
+                F(fetch)(next, tile, tiles_m * tiles_n);
             if (m_now == V(ROWS) && n_now == WIDTH) {
                 F(tile)(form, depth, panel_a, from, i, panel_b, to, c_stride, accumulate);
             } else { /* at the edge: a whole tile beside, then what belongs to c */

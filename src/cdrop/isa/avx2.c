@@ -25,6 +25,10 @@ static inline vq vq_set64(uint64_t a) {
 static inline vq vq_lanes(uint32_t step) { /* groups 0, 2, 1, 3: unpacking puts them in order */
     return _mm256_setr_epi64x(0, 2 * (long long)step, step, 3 * (long long)step);
 }
+static inline vq vq_gather(const uint32_t *a) {
+    return _mm256_cvtepu32_epi64(
+        _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)a), _MM_SHUFFLE(3, 1, 2, 0)));
+}
 static inline vq vq_add(vq a, vq b) {
     return _mm256_add_epi64(a, b);
 }

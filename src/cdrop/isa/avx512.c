@@ -35,6 +35,10 @@ static inline vq vq_set64(uint64_t a) {
 static inline vq vq_lanes(uint32_t step) { /* groups 0, 4, 1, 5, ...: unpacking puts them in order */
     return _mm512_mul_epu32(_mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), vq_set1(step));
 }
+static inline vq vq_gather(const uint32_t *a) {
+    return _mm512_cvtepu32_epi64(_mm256_permutevar8x32_epi32(
+        _mm256_loadu_si256((const __m256i *)a), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+}
 static inline vq vq_add(vq a, vq b) {
     return _mm512_add_epi64(a, b);
 }

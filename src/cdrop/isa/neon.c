@@ -23,6 +23,9 @@ static inline vq vq_set64(uint64_t a) {
 static inline vq vq_lanes(uint32_t step) {
     return vcombine_u64(vcreate_u64(0), vcreate_u64(step));
 }
+static inline vq vq_gather(const uint32_t *a) {
+    return vmovl_u32(vld1_u32(a));
+}
 static inline vq vq_add(vq a, vq b) {
     return vaddq_u64(a, b);
 }

@@ -27,6 +27,11 @@ static inline vq vq_lanes(uint32_t step) { /* 0, step, 2 step, ... */
     EACH(4) r.lane[l] = step * (uint64_t)l;
     return r;
 }
+static inline vq vq_gather(const uint32_t *a) {
+    vq r;
+    EACH(4) r.lane[l] = a[l];
+    return r;
+}
 static inline vq vq_add(vq a, vq b) {
     EACH(4) a.lane[l] += b.lane[l];
     return a;
