@@ -31,7 +31,7 @@ typedef struct {
 } cdrop_attention;
 
 /* The largest numbers of queries and of keys in a tile of scores. */
-#define CDROP_TILE_QUERIES 96
+#define CDROP_TILE_QUERIES 48
 #define CDROP_TILE_KEYS 384
 /* Keys that are processed before gradients of queries are added up. */
 int64_t cdrop_attention_part(const cdrop_attention *a);
