@@ -34,6 +34,7 @@ class _Attention(RatedLayer):
     own_streams = 1
     takes_lengths = True
     input_weights = ("weight",)
+    _weights: tuple[str, ...] = ("weight", "output_weight")
     _fixed = frozenset({"heads", "key_heads", "head_size", "use_bias", "initializer"})
 
     def __init__(
@@ -67,9 +68,8 @@ class _Attention(RatedLayer):
         self.initializer = initializer
         self.constraint = constraint
         self.regularizer = regularizer
-        for name in self._array_shapes()[0]:
-            if name.endswith("weight"):
-                self._register(name, constraint, regularizer)
+        for name in self._weights:
+            self._register(name, constraint, regularizer)
 
     @property
     def built(self) -> bool:
@@ -453,6 +453,7 @@ class CrossAttention(_Attention):
     Vaswani et al. 2017, "Attention is all you need".
     """
 
+    _weights = ("weight", "context_weight", "output_weight")
     _fixed = _Attention._fixed | {"context_features"}
 
     def __init__(

@@ -198,8 +198,9 @@ class Parallel(Stateful, Model):
             with error_context(name):
                 if branch.carries_state:
                     part, last[name], step = branch.forward_from(
-                        x, states.get(name), key=own, row_offset=row_offset, lengths=valid
-                    )
+                        x, states.get(name), key=own, row_offset=row_offset,
+                        **branch.lengths_kwargs(valid),
+                    )  # fmt: skip
                 else:
                     part, step = branch.forward(
                         x, key=own, row_offset=row_offset, **branch.lengths_kwargs(valid)

@@ -349,7 +349,8 @@ class _StatefulStage(_Stage):
     def _forward(
         self, x: Any, key: Key | None, row_offset: int, lengths: Any, state: Any
     ) -> tuple[Any, Any, Any]:
-        return self.layer.forward_from(x, state, key=key, row_offset=row_offset, lengths=lengths)
+        options = {} if lengths is None else self.layer.lengths_kwargs(lengths)
+        return self.layer.forward_from(x, state, key=key, row_offset=row_offset, **options)
 
 
 class _DropoutStage(_Stage):
