@@ -10,12 +10,20 @@ from dropcore.nn import (
     Conv2D,
     Dense,
     Dropout,
+    DropPath,
     Embedding,
     Flatten,
+    GlobalAveragePool1D,
+    LayerNorm,
+    LearnedPositions,
     MaxPool2D,
+    MultiHeadAttention,
     Reshape,
+    Residual,
     Sequential,
+    SinusoidalPositions,
 )
+from dropcore.nn.initializers import Normal
 
 RNG = np.random.default_rng(0)
 
@@ -135,6 +143,52 @@ def test_an_lstm_takes_words_and_predicts_every_step():
     assert nn.lstm(6, 2, vocabulary=9)[0].output_dim == 64
 
 
+def test_a_transformer_is_blocks_of_attention_and_dense_layers():
+    model = nn.transformer(
+        8, 3, depth=2, heads=2, hidden=12, vocabulary=20, max_length=7, rate=(0.2, 0.3),
+        attention_keep=0.75, path_rate=0.5, input_rate=0.1, activation="relu",
+    )  # fmt: skip
+    how = {"initializer": "glorot_uniform"}
+    expected = [Embedding(20, 8), LearnedPositions(7), Dropout(0.1)]
+    for rate, path in ((0.2, 0.25), (0.3, 0.5)):
+        attention, dense = MultiHeadAttention(2, keep=0.75), Dense(12, activation="relu", **how)
+        expected += [
+            Residual([LayerNorm(), attention, Dropout(rate), DropPath(path)]),
+            Residual([LayerNorm(), dense, Dense(8, **how), Dropout(rate), DropPath(path)]),
+        ]
+    expected += [LayerNorm(), GlobalAveragePool1D(), Dense(3, **how)]
+    assert model.to_config() == Sequential(expected).to_config()
+    words = RNG.integers(0, 20, (8, 7))
+    assert fitted(model, words, RNG.integers(0, 3, 8), "softmax_cross_entropy").shape == (8, 3)
+
+
+def test_a_causal_transformer_predicts_the_next_word():
+    model = nn.transformer(
+        16, 9, depth=1, vocabulary=9, max_length=8, causal=True, return_sequences=True, keep=0.9
+    )
+    words = (np.arange(9) + np.arange(90)[:, None]) % 9  # each word follows another
+    model.fit(words[:, :-1], words[:, 1:], epochs=30, loss="softmax_cross_entropy", key=1,
+              optimizer="adam", progress=False)  # fmt: skip
+    state, word, said = None, np.array([[4]]), []
+    for _ in range(6):
+        logits, state, _ = model.forward_from(word, state)
+        word = logits[:, -1:].argmax(axis=-1)
+        said.append(int(word[0, 0]))
+    assert said == [5, 6, 7, 8, 0, 1]
+    attention = model[2].layer[1]
+    assert (attention.keep, attention.causal, model[2].layer[2].keep) == (0.9, True, 0.9)
+
+
+def test_a_transformer_takes_vectors_of_sequences_of_any_length():
+    model = nn.transformer(8, 1, depth=1, heads=1)
+    assert isinstance(model[1], SinusoidalPositions)
+    assert repr(model[0]) == "Dense(8)"
+    x = RNG.normal(size=(8, 5, 3))
+    assert fitted(model, x, RNG.normal(size=(8, 1)), "mse").shape == (8, 1)
+    assert model.predict(RNG.normal(size=(2, 90, 3))).shape == (2, 1)
+    assert nn.transformer(8, 1, vocabulary=5)[0].initializer == Normal(1.0)
+
+
 def test_an_autoencoder_is_symmetric():
     model = nn.autoencoder((8, 3), 12, rate=(0.5, 0.0), input_rate=0.2, max_norm=2.0)
     units = [layer.units for layer in model if isinstance(layer, Dense)]
@@ -184,6 +238,18 @@ def test_an_autoencoder_is_symmetric():
         (lambda: nn.lstm(4, 2, padding_index=0), ValueError, "padding_index is for data of words"),
         (lambda: nn.lstm(4, 2, recurrent_rate=2.0), ValueError, "lstm: recurrent_rate: .*2.0"),
         (lambda: nn.lstm(4, 2, return_sequences=1), TypeError, "return_sequences must be True or"),
+        (lambda: nn.transformer(10, 2), ValueError, "heads must divide the 10 units, got 4"),
+        (lambda: nn.transformer(8, 2, depth=0), ValueError, "depth must be a positive integer"),
+        (lambda: nn.transformer(8, 2, heads=0), ValueError, "heads must be a positive integer"),
+        (lambda: nn.transformer(8, 2, hidden=0), ValueError, "hidden must be a positive integer"),
+        (lambda: nn.transformer(8, 2, causal=1), TypeError, "transformer: causal must be True or"),
+        (lambda: nn.transformer(8, 2, return_sequences=1), TypeError, "return_sequences must be"),
+        (lambda: nn.transformer(8, 2, rate=(0.1, 0.2)), ValueError, "for each block: 4, got 2"),
+        (lambda: nn.transformer(8, 2, attention_rate=0.1, attention_keep=0.9), ValueError,
+         "transformer: give attention_rate or attention_keep, not both"),
+        (lambda: nn.transformer(8, 2, path_rate=1.5), ValueError, "path_rate must be .*got 1.5"),
+        (lambda: nn.transformer(8, 2, max_length=0), ValueError, "max_length must be a positive"),
+        (lambda: nn.transformer(8, 2, activation=None), ValueError, "one linear map: name one"),
         (lambda: nn.autoencoder((), 2), ValueError, "autoencoder: units must have at"),
         (lambda: nn.autoencoder((8, 2), 9, rate=(0.5, 0, 0.5)), ValueError,
          "one for each layer of the encoder: 2, got 3"),

@@ -27,7 +27,7 @@ from dropcore.nn.activations import (
     Tanh,
 )
 from dropcore.nn.activity import ActivityRegularization
-from dropcore.nn.architectures import autoencoder, cnn, lstm, mlp
+from dropcore.nn.architectures import autoencoder, cnn, lstm, mlp, transformer
 from dropcore.nn.attention import CrossAttention, MultiHeadAttention
 from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.block_dropout import BlockDropout
@@ -138,6 +138,7 @@ __all__ = [
     "set_scaling_",
     "to_keras_weights",
     "to_state_dict",
+    "transformer",
     "width_for",
     "word_mask",
 ]

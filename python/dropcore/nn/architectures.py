@@ -4,6 +4,7 @@
 `mlp`              tables: dense hidden layers
 `cnn`              images: convolutions, pooling, dense layers
 `lstm`             sequences of feature vectors or of words
+`transformer`      the same by attention: classifiers of text, language models
 `autoencoder`      the reconstruction of its own input
 =================  ==============================================================
 
@@ -28,27 +29,33 @@ max-norm, which keeps the weights from growing.
 
 from __future__ import annotations
 
+import copy
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from dropcore._base.checks import check_bool, check_integer, shown
+from dropcore._base.checks import check_bool, check_integer, check_number, shown
 from dropcore.constraints import Constraint, MaxNorm
 from dropcore.nn.activations import activation_of
+from dropcore.nn.attention import MultiHeadAttention
+from dropcore.nn.branches import Residual
 from dropcore.nn.convolution import Conv2D
 from dropcore.nn.dense import Dense
-from dropcore.nn.dropout import Dropout
+from dropcore.nn.dropout import Dropout, DropPath
 from dropcore.nn.embedding import Embedding
+from dropcore.nn.initializers import Normal
 from dropcore.nn.layer import Layer
-from dropcore.nn.pooling import MaxPool2D
-from dropcore.nn.rates import Rate, Schedule
+from dropcore.nn.normalization import LayerNorm
+from dropcore.nn.pooling import GlobalAveragePool1D, MaxPool2D
+from dropcore.nn.positions import LearnedPositions, SinusoidalPositions
+from dropcore.nn.rates import Rate, Schedule, rates_over_depth
 from dropcore.nn.recurrent import LSTM
 from dropcore.nn.reshape import Flatten, Reshape
 from dropcore.nn.sequential import Sequential
 
-__all__ = ["autoencoder", "cnn", "lstm", "mlp"]
+__all__ = ["autoencoder", "cnn", "lstm", "mlp", "transformer"]
 
 Rates = float | Schedule | Sequence[float | Schedule]
 """One rate, or one for each layer; a rate is a number or a function of the step."""
@@ -324,6 +331,131 @@ def lstm(
         )
     shared = 1 if return_sequences else ()
     return Sequential([*layers, Dropout(**noise[-1], shared_axes=shared), Dense(outputs)])
+
+
+def transformer(
+    units: int,
+    n_outputs: int,
+    *,
+    depth: int = 4,
+    heads: int = 4,
+    hidden: int | None = None,
+    vocabulary: int | None = None,
+    max_length: int | None = None,
+    causal: bool = False,
+    return_sequences: bool = False,
+    rate: Rates | None = None,
+    keep: Rates | None = None,
+    attention_rate: Rates | None = None,
+    attention_keep: Rates | None = None,
+    path_rate: float | None = None,
+    input_rate: float | Schedule | None = None,
+    input_keep: float | Schedule | None = None,
+    activation: str = "gelu",
+) -> Sequential:
+    """A transformer: positions, blocks of attention and dense layers, and an output layer.
+
+    Each block is two `Residual`, ``[LayerNorm, MultiHeadAttention, Dropout]`` and ``[LayerNorm,
+    Dense, Dense, Dropout]``. The normalisation comes first in each, and once more after the last
+    block. A classifier takes the mean of the steps; a language model has ``causal=True,
+    return_sequences=True`` and as many outputs as words.
+
+    Parameters
+    ----------
+    units : int
+        Features of a step between the layers.
+    n_outputs : int
+        As for `mlp`; the size of the vocabulary to predict the next word.
+    depth : int, default 4
+        Number of blocks.
+    heads : int, default 4
+        Of each attention. They divide `units`.
+    hidden : int, optional
+        Width of the dense layer inside of a block. By default ``4 * units``.
+    vocabulary : int, optional
+        Number of words, for data of integers (batch, time). Without it the data is feature vectors
+        (batch, time, features), and a dense layer maps them to `units`.
+    max_length : int, optional
+        The longest sequence, for positions that are learned. By default they are sinusoidal, and
+        sequences may have any length.
+    causal : bool, default False
+        Whether a step sees earlier steps only.
+    return_sequences : bool, default False
+        Whether there is an output for every step, or one for the sequence.
+    rate, keep : float, callable, or a sequence of them, optional
+        Of what each block adds, twice: the outputs of its attention and of its dense layers. By
+        default ``rate=0.1``.
+    attention_rate, attention_keep : float, callable, or a sequence of them, optional
+        Of the attention weights of each block. By default as `rate` or `keep`.
+    path_rate : float, optional
+        Of the last block as a whole (stochastic depth); those before it are dropped less, linearly,
+        as `dropcore.nn.rates_over_depth` gives the rates. By default no block is dropped.
+    input_rate, input_keep : float or callable, optional
+        Of the vectors with their positions. By default none is dropped.
+    activation : str, default "gelu"
+        Between the dense layers of a block.
+
+    Returns
+    -------
+    Sequential
+        Give the `lengths` of padded sequences to `fit` and `predict`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `mlp`, or if `heads` does not divide `units`.
+
+    References
+    ----------
+    Vaswani et al. 2017, "Attention is all you need"; Xiong et al. 2020, "On layer normalization in
+    the transformer architecture" (normalisation first); Radford et al. 2018, "Improving language
+    understanding by generative pre-training".
+
+    Examples
+    --------
+    >>> classifier = transformer(64, 2, depth=2, vocabulary=10000, path_rate=0.1)
+    >>> gpt = transformer(64, 5000, vocabulary=5000, max_length=256, causal=True,
+    ...                   return_sequences=True)
+    """
+    what = "transformer"
+    units = check_integer(f"{what}: units", units, 1)
+    outputs = check_integer(f"{what}: n_outputs", n_outputs, 1)
+    depth = check_integer(f"{what}: depth", depth, 1)
+    heads = check_integer(f"{what}: heads", heads, 1)
+    if units % heads:
+        raise ValueError(f"{what}: heads must divide the {units} units, got {heads}")
+    hidden = 4 * units if hidden is None else check_integer(f"{what}: hidden", hidden, 1)
+    causal = check_bool(f"{what}: causal", causal)
+    return_sequences = check_bool(f"{what}: return_sequences", return_sequences)
+    noise = _rates(what, "block", rate, keep, depth, 0.1)
+    of_weights = noise
+    if attention_rate is not None or attention_keep is not None:
+        of_weights = _rates(
+            what, "block", attention_rate, attention_keep, depth, 0.1, prefix="attention_"
+        )
+    paths: list[list[Layer]] = [[] for _ in range(depth)]
+    if path_rate is not None:
+        last = check_number(f"{what}: path_rate", path_rate, "[0, 1]")
+        paths = [[DropPath(each)] for each in rates_over_depth(depth, last)]
+    inputs = _input_rate(what, input_rate, input_keep)
+    _check_activation(what, activation)
+    layers: list[Layer] = []
+    if vocabulary is None:
+        layers.append(Dense(units))
+    elif max_length is None:  # as large as the sinusoids
+        layers.append(Embedding(vocabulary, units, initializer=Normal(1.0)))
+    else:
+        layers.append(Embedding(vocabulary, units))
+    layers.append(SinusoidalPositions() if max_length is None else LearnedPositions(max_length))
+    layers += _dropped(inputs)
+    how: dict[str, Any] = {"initializer": "glorot_uniform"}
+    for given, weights, path in zip(noise, of_weights, paths, strict=True):
+        attention = MultiHeadAttention(heads, causal=causal, **weights)
+        inside = [Dense(hidden, activation=activation, **how), Dense(units, **how)]
+        layers.append(Residual([LayerNorm(), attention, Dropout(**given), *path]))
+        layers.append(Residual([LayerNorm(), *inside, Dropout(**given), *copy.deepcopy(path)]))
+    pooled = [] if return_sequences else [GlobalAveragePool1D()]
+    return Sequential([*layers, LayerNorm(), *pooled, Dense(outputs, **how)])
 
 
 def autoencoder(
