@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
+from dropcore._backends import backend_of
 from dropcore._backends.gradients import Gradient
 from dropcore._base.device import array_namespace
 from dropcore.key import Key
@@ -232,7 +235,7 @@ class Parallel(Stateful, Model):
                         own, inner = step(part, **how)
                 grads |= prefixed(name, inner)
                 if input_gradient and own is not None:
-                    dx = own if dx is None else dx + own
+                    dx = own if dx is None else _sum(dx, own)
             return dx, grads, first_dstate
 
         return y, last, backward
@@ -247,7 +250,7 @@ class Parallel(Stateful, Model):
                     f"{type(self).__name__}, merge={self.merge!r}: the branches' outputs must be "
                     f"equal in shape, got {total.shape} and {y.shape}"
                 )
-            total = total + y
+            total = _sum(total, y)
         return total * total.dtype.type(1 / len(outputs)) if self.merge == "mean" else total
 
     def _merged_samples(self, outputs: list[Array]) -> Array:
@@ -265,6 +268,13 @@ class Parallel(Stateful, Model):
         else:
             part = dy * dy.dtype.type(1 / len(widths)) if self.merge == "mean" else dy
             yield from [part] * len(widths)
+
+
+def _sum(a: Array, b: Array) -> Array:
+    """a + b in memory that earlier arrays have given back."""
+    out = backend_of("y", a).empty(a.shape, np.result_type(a, b))
+    total: Array = array_namespace(a).add(a, b, out=out)
+    return total
 
 
 class Residual(Parallel):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dropcore._backends import to_device
+from dropcore._backends import backend_of, to_device
 from dropcore._backends.gradients import BlockGradient, Gradient
 from dropcore._base.checks import check_integer, check_number
 from dropcore._base.device import array_namespace, on_device
@@ -31,6 +31,12 @@ class _Positions(Stateful):
     def _first(self, state: Any) -> int:
         """The position of the first step."""
         return 0 if state is None else check_integer(f"{self!r}: state", state, 0)
+
+    def _added(self, x: Array, positions: Array) -> Array:
+        """x + positions in memory that earlier arrays have given back."""
+        out = backend_of("x", x).empty(x.shape, x.dtype)
+        y: Array = array_namespace(x).add(x, positions, out=out)
+        return y
 
     def _check_sequences(self, x: Array) -> None:
         check_array(self, x)
@@ -162,7 +168,7 @@ class LearnedPositions(_Positions):
             whole[first:last] = values
             return dy if input_gradient else None, {"weight": whole}, None
 
-        return x + weight[first:last], last, backward
+        return self._added(x, weight[first:last]), last, backward
 
 
 class SinusoidalPositions(_Positions):
@@ -235,7 +241,7 @@ class SinusoidalPositions(_Positions):
             check_gradient(self, dy, x.shape, x.dtype)
             return dy if input_gradient else None, {}, None
 
-        return x + self._positions(last, x)[first:last], last, backward
+        return self._added(x, self._positions(last, x)[first:last]), last, backward
 
     def _positions(self, steps: int, x: Array) -> Array:
         """The vectors of at least so many positions, as they are added to x."""
