@@ -27,6 +27,8 @@ from dropcore.nn import (
     Residual,
     Sequential,
     SinusoidalPositions,
+    load_state_dict,
+    to_state_dict,
 )
 from dropcore.nn.initializers import Normal
 from dropcore.optim import SGD
@@ -499,6 +501,52 @@ def test_cross_attention_in_a_layer_of_ones_own_trains_and_comes_back(tmp_path):
     np.testing.assert_array_equal(again.predict(x), model.predict(x))
     layer = model[0].attention
     assert repr(Layer.from_config(json.loads(json.dumps(layer.to_config())))) == repr(layer)
+
+
+# --- weights of others ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [MultiHeadAttention(2), CrossAttention(2), LearnedPositions(5)])
+def test_weights_in_the_names_of_pytorch_come_back_by_path(layer):
+    model = Sequential([Residual([LayerNorm(), layer])])
+    model.build((5, 6), key=1)
+    given = {name: array + 1 for name, array in to_state_dict(model).items()}
+    if not isinstance(layer, LearnedPositions):
+        assert {name.partition("0.0.1.")[2] for name in given} >= {
+            "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",
+        }  # fmt: skip
+    before = {name: array.copy() for name, array in model.params.items()}
+    load_state_dict(model, given)
+    for name, array in model.params.items():
+        np.testing.assert_array_equal(array, before[name] + 1)
+
+
+@pytest.mark.parametrize(
+    "layer", [MultiHeadAttention(4, key_heads=2), MultiHeadAttention(2, head_size=4)]
+)
+def test_attention_that_pytorch_does_not_have(layer):
+    model = Sequential([layer])
+    model.build((5, 4), key=1)
+    with pytest.raises(ValueError, match=r"layer 0, MultiHead.* has no counterpart in PyTorch"):
+        to_state_dict(model)
+
+
+def test_projections_are_views_of_the_weights():
+    layer = built(MultiHeadAttention(4, key_heads=2, use_bias=False), 5, 8)
+    found = layer.projections()
+    assert list(found) == ["query", "key", "value", "output"]
+    assert [weight.shape for weight, _ in found.values()] == [
+        (8, 4, 2), (8, 2, 2), (8, 2, 2), (4, 2, 8),
+    ]  # fmt: skip
+    assert all(bias is None for _, bias in found.values())
+    found["value"][0][...] = 0
+    x = normal(2, 5, 8)
+    assert not layer(x).any()
+    other = built(MultiHeadAttention(4), 5, 8)
+    other.projections()["value"][0][...] = 0
+    other.projections()["value"][1][...] = 0
+    other.projections()["output"][1][...] = 7
+    assert (other(x) == 7).all()
 
 
 # --- positions -----------------------------------------------------------------------------------

@@ -13,15 +13,19 @@ from dropcore.nn import (
     Bidirectional,
     Conv1D,
     Conv2D,
+    CrossAttention,
     Dense,
     Dropout,
     Embedding,
     Flatten,
     GlobalAveragePool1D,
     LayerNorm,
+    LearnedPositions,
     MaxPool2D,
+    MultiHeadAttention,
     ReLU,
     Reshape,
+    Residual,
     Sequential,
     SimpleRNN,
     load_state_dict,
@@ -159,11 +163,34 @@ def both_directions(torch):
     return ours, Wrapped(), (7, 5), None
 
 
+def attention(torch):
+    nn = torch.nn
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.places = nn.Embedding(11, 6), nn.Embedding(9, 6)
+            self.first = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.second = nn.MultiheadAttention(6, 3, bias=False, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            y = self.words(x) + self.places(torch.arange(x.shape[1]))
+            later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+            y = y + self.first(y, y, y, attn_mask=later, need_weights=False)[0]
+            return self.head(self.second(y, y, y, need_weights=False)[0])
+
+    ours = Sequential([Embedding(11, 6), LearnedPositions(9),
+                       Residual(MultiHeadAttention(2, 0.3, causal=True)),
+                       MultiHeadAttention(3, use_bias=False), Dense(3)])  # fmt: skip
+    return ours, Wrapped(), (7,), None
+
+
 MODELS = [
     mlp, cnn, images_flattened, pixels_made_images, convolved_sequences, features_flattened, words,
     pooled_words, recurrent(SimpleRNN, "RNN"), recurrent(LSTM, "LSTM"), recurrent(GRU, "GRU"),
     recurrent(LSTM, "LSTM", bias=False), recurrent(GRU, "GRU", bias=False), stacked,
-    both_directions,
+    both_directions, attention,
 ]  # fmt: skip
 
 
@@ -210,6 +237,24 @@ def test_pytorch_with_our_weights_gives_our_outputs(torch, make):
     ours, theirs, compare = pair(torch, make, np.float32)
     theirs.load_state_dict(to_state_dict(ours, theirs.state_dict()))
     compare(equal=True)
+
+
+@pytest.mark.parametrize("features", [6, 5])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_attention_to_a_context(torch, features, use_bias):
+    options = {} if features == 6 else {"kdim": features, "vdim": features}
+    theirs = torch.nn.MultiheadAttention(6, 2, bias=use_bias, batch_first=True, **options)
+    ours = CrossAttention(2, context_features=features, use_bias=use_bias)
+    x, context = normal(4, 3, 6, dtype=np.float32), normal(4, 7, features, dtype=np.float32)
+    both = torch.from_numpy(context)
+    build(ours, 3, 6, dtype=np.float32)
+    load_state_dict(ours, theirs.state_dict())
+    wanted = theirs(torch.from_numpy(x), both, both)[0].detach().numpy()
+    np.testing.assert_allclose(ours(x, context=context), wanted, 1e-5, 1e-5)
+    for found in (to_state_dict(ours), to_state_dict(ours, theirs.state_dict())):
+        assert found.keys() == theirs.state_dict().keys()
+        for name, tensor in theirs.state_dict().items():
+            np.testing.assert_array_equal(found[name], tensor)
 
 
 def test_half_precision_is_converted(torch):

@@ -10,6 +10,10 @@ their names differ. It is, layer by layer:
 `Bidirectional`                those of the forward layer, then of the backward one
 `BatchNorm`                    gamma, beta, moving_mean, moving_variance
 `LayerNorm`                    gamma, beta
+`MultiHeadAttention`           kernel and bias of query, key, value and output, as in
+                               ``MultiHeadAttention``, and ``GroupQueryAttention``
+`CrossAttention`               the same
+`LearnedPositions`             embeddings
 =============================  =====================================================
 """
 
@@ -23,18 +27,22 @@ from numpy.typing import NDArray
 
 from dropcore._backends import to_device
 from dropcore._base.checks import shown
+from dropcore.nn.attention import CrossAttention, MultiHeadAttention
 from dropcore.nn.convolution import Conv1D, Conv2D
 from dropcore.nn.dense import Dense
 from dropcore.nn.embedding import Embedding
 from dropcore.nn.layer import Layer
 from dropcore.nn.normalization import BatchNorm, LayerNorm
+from dropcore.nn.positions import LearnedPositions
 from dropcore.nn.recurrent import GRU, Recurrent
 
 __all__ = ["load_keras_weights", "to_keras_weights"]
 
 _ORDER: Final = ("weight", "recurrent_weight", "bias", "gamma", "beta", "mean", "variance")
 
-_KNOWN: Final = (Dense, Conv1D, Conv2D, Embedding, Recurrent, BatchNorm, LayerNorm)
+_KNOWN: Final = (
+    Dense, Conv1D, Conv2D, Embedding, Recurrent, BatchNorm, LayerNorm, LearnedPositions
+)  # fmt: skip
 
 
 def to_keras_weights(model: Layer) -> list[NDArray[Any]]:
@@ -128,8 +136,14 @@ def _arrays_of(what: str, model: Layer) -> list[tuple[str, Layer, str, Any]]:
     """The path, layer, name and array of all weights, in the order of Keras."""
     if not model.built:
         raise ValueError(f"{what}: call build(input_shape, key=...) first")
-    found = []
+    found: list[tuple[str, Layer, str, Any]] = []
     for path, layer in model.tree():
+        if isinstance(layer, MultiHeadAttention | CrossAttention):
+            for name, (weight, bias) in layer.projections().items():
+                found.append((path, layer, f"{name} weight", weight))
+                if bias is not None:
+                    found.append((path, layer, f"{name} bias", bias))
+            continue
         arrays = dict(layer.params) | dict(layer.buffers)
         own = [name for name in arrays if name.split(".")[0] not in layer.children]
         if own and not (isinstance(layer, _KNOWN) and {*own} <= {*_ORDER}):

@@ -9,6 +9,9 @@
 `SimpleRNN`, `LSTM`       ``RNN``, ``LSTM``: two biases, of which only the sum matters
 `GRU`                     ``GRU``: gates r, z, n
 `Bidirectional` of these  the same with ``bidirectional=True``
+`MultiHeadAttention`      ``MultiheadAttention``; as many heads of keys as of queries
+`CrossAttention`          the same, with ``kdim`` and ``vdim`` for `context_features`
+`LearnedPositions`        ``Embedding`` of positions
 ========================  ============================================================
 
 In PyTorch the channels of images and of convolved sequences come before their positions, and they
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from dropcore._backends import to_device
 from dropcore._base.checks import shown
+from dropcore.nn.attention import CrossAttention, MultiHeadAttention
 from dropcore.nn.bidirectional import Bidirectional
 from dropcore.nn.branches import Parallel
 from dropcore.nn.convolution import Conv1D, Conv2D
@@ -36,6 +40,7 @@ from dropcore.nn.embedding import Embedding
 from dropcore.nn.layer import Layer, Shape
 from dropcore.nn.normalization import BatchNorm, LayerNorm
 from dropcore.nn.pooling import AveragePool1D, AveragePool2D, MaxPool1D, MaxPool2D
+from dropcore.nn.positions import LearnedPositions
 from dropcore.nn.recurrent import Recurrent
 from dropcore.nn.reshape import Reshape
 
@@ -50,6 +55,9 @@ _COUNT: Final = "num_batches_tracked"
 """What PyTorch's BatchNorm counts and uses for nothing by default."""
 
 _RECURRENT: Final = re.compile(r"(?:(.*)\.)?((?:weight|bias)_(?:ih|hh)_l)(\d+)((?:_reverse)?)")
+
+_IN_PROJ: Final = ("in_proj_weight", "q_proj_weight")
+_OUT_PROJ: Final = re.compile(r"((?:.*\.)?)(out_proj\.(?:weight|bias))")
 
 
 def to_state_dict(model: Layer, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -177,6 +185,8 @@ class _Module:
             return _exported_cell(layer, own, "", "")
         if isinstance(layer, BatchNorm | LayerNorm):
             return self._exported_norm(own)
+        if isinstance(layer, MultiHeadAttention | CrossAttention):
+            return _exported_attention(layer)
         weight = own["weight"]
         if isinstance(layer, Dense):
             found = {"weight": self._channels_first(weight).T}
@@ -198,6 +208,8 @@ class _Module:
             return _imported_cell(layer, given, "", "")
         if isinstance(layer, BatchNorm | LayerNorm):
             return self._imported_norm(what, given)
+        if isinstance(layer, MultiHeadAttention | CrossAttention):
+            return _imported_attention(layer, given)
         weight = given["weight"]
         if isinstance(layer, Dense):
             found = {"weight": self._channels_last(weight.T)}
@@ -281,6 +293,44 @@ def _imported_cell(layer: Layer, given: Arrays, path: str, suffix: str) -> Array
     return found
 
 
+def _exported_attention(layer: MultiHeadAttention | CrossAttention) -> Arrays:
+    own: dict[str, list[Any]] = {
+        name: [None if array is None else to_device(array, "cpu") for array in both]
+        for name, both in layer.projections().items()
+    }
+    out, out_bias = own.pop("output")
+    weights = {name: weight.reshape(len(weight), -1).T for name, (weight, _) in own.items()}
+    if len({weight.shape for weight in weights.values()}) == 1:
+        found = {"in_proj_weight": np.concatenate(list(weights.values()))}
+    else:
+        found = {f"{name[0]}_proj_weight": weight for name, weight in weights.items()}
+    found["out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
+    if out_bias is not None:
+        found["in_proj_bias"] = np.concatenate([bias.ravel() for _, bias in own.values()])
+        found["out_proj.bias"] = out_bias
+    return found
+
+
+def _imported_attention(layer: MultiHeadAttention | CrossAttention, given: Arrays) -> Arrays:
+    if "in_proj_weight" in given:
+        q, k, v = np.split(given["in_proj_weight"], 3)
+    else:
+        q, k, v = (given[f"{name}_proj_weight"] for name in "qkv")
+    parts: dict[str, tuple[Any, ...]] = {"weight": (q, k, v)}
+    if isinstance(layer, CrossAttention):
+        parts = {"weight": (q,), "context_weight": (k, v)}
+    found = {name: np.concatenate(part).T for name, part in parts.items()}
+    found["output_weight"] = given["out_proj.weight"].T
+    if "in_proj_bias" in given:
+        bias, width = given["in_proj_bias"], len(q)
+        if isinstance(layer, CrossAttention):
+            found |= {"bias": bias[:width], "context_bias": bias[width:]}
+        else:
+            found["bias"] = bias
+        found["output_bias"] = given["out_proj.bias"]
+    return found
+
+
 def _gates(layer: Layer, array: NDArray[Any]) -> NDArray[Any]:
     """The gates on the last axis in the order of the other side: r and z of GRU change places."""
     if not isinstance(layer, Recurrent) or layer.cell != "gru":
@@ -337,7 +387,7 @@ def _walk(
         return _reshaped(what, module, shape, layout)
     if isinstance(layer, _CHANNELS_FIRST):
         return _Layout(first=True)
-    if isinstance(layer, Dense | Embedding | Recurrent | Bidirectional):
+    if isinstance(layer, Dense | Embedding | Recurrent | Bidirectional | MultiHeadAttention):
         return _Layout(first=False)
     if leaf:
         return layout
@@ -364,7 +414,11 @@ def _is_known(layer: Layer, own: list[str]) -> bool:
         return last <= {"weight", "recurrent_weight", "bias"}
     if isinstance(layer, BatchNorm | LayerNorm):
         return {*own} <= {"gamma", "beta", "mean", "variance"}
-    return isinstance(layer, Dense | Conv1D | Conv2D | Embedding) and {*own} <= {"weight", "bias"}
+    if isinstance(layer, MultiHeadAttention | CrossAttention):
+        rows, features = layer.params["output_weight"].shape
+        return rows == features and layer.key_heads in (None, layer.heads)
+    known = Dense | Conv1D | Conv2D | Embedding | LearnedPositions
+    return isinstance(layer, known) and {*own} <= {"weight", "bias"}
 
 
 def _reshaped(what: str, module: _Module, shape: Shape, layout: _Layout) -> _Layout:
@@ -388,12 +442,14 @@ def _reshaped(what: str, module: _Module, shape: Shape, layout: _Layout) -> _Lay
 # --- names ---------------------------------------------------------------------------------------
 
 
-def _groups(names: Iterator[str]) -> dict[tuple[str, int], dict[str, str]]:
+def _groups(names: Collection[str]) -> dict[tuple[str, int], dict[str, str]]:
     """The names of each layer of a module, without its path, and as they are."""
     found: dict[tuple[str, int], dict[str, str]] = {}
     for key in names:
-        cell = _RECURRENT.fullmatch(key)
-        if cell:
+        cell, projection = _RECURRENT.fullmatch(key), _OUT_PROJ.fullmatch(key)
+        if projection and any(f"{projection[1]}{name}" in names for name in _IN_PROJ):
+            path, name = (projection[1].rstrip("."), 0), projection[2]
+        elif cell:
             path, name = (cell[1] or "", int(cell[3])), f"{cell[2]}0{cell[4]}"
         else:
             place, _, name = key.rpartition(".")
@@ -406,7 +462,7 @@ def _paired(
     what: str, modules: list[_Module], given: Mapping[str, Any]
 ) -> list[tuple[_Module, dict[str, str]]]:
     """Each layer with the names of its counterpart."""
-    groups = _groups(iter(given))
+    groups = _groups(given.keys())
     by_name = {(module.path, 0): module for module in modules}
     if by_name.keys() == groups.keys():
         return [(module, groups[path]) for path, module in by_name.items()]

@@ -169,6 +169,32 @@ class _Attention(RatedLayer):
             return None
         return Mask(own, keep=keep, key=address, offset=first_element(own, row_offset))
 
+    def projections(self) -> dict[str, tuple[Array, Array | None]]:
+        """The weight and the bias of each projection, as views that may be written to.
+
+        Returns
+        -------
+        dict of str to (ndarray, ndarray or None)
+            "query", "key" and "value": (features, heads, size) and (heads, size). "output": (heads,
+            size, features) and (features,). There is no bias with ``use_bias=False``.
+        """
+        check_built(self)
+        found: dict[str, tuple[Array, Array | None]] = {}
+        size = self._params["output_weight"].shape[0] // self.heads
+        names = iter(("query", "key", "value"))
+        for name, groups in self._groups.items():
+            weight, bias = self._params[name], self._params.get(name.replace("weight", "bias"))
+            first = 0
+            for heads in groups:
+                part = slice(first, first + heads)
+                apart = weight.reshape(len(weight), -1, size)
+                found[next(names)] = (
+                    apart[:, part], None if bias is None else bias.reshape(-1, size)[part]
+                )  # fmt: skip
+                first += heads
+        weight = self._params["output_weight"].reshape(self.heads, size, -1)
+        return found | {"output": (weight, self._params.get("output_bias"))}
+
     def _output(self, op: AttentionOp, behind: Array | None) -> DenseOp:
         """The output projection of what the heads have found, zero behind the sequences."""
         batch, steps, heads, size = op.y.shape
