@@ -88,11 +88,13 @@ def host_module(request, tmp_path_factory):
 
 @pytest.fixture
 def host(monkeypatch, host_module):
-    """The stand-in, in CuPy's place."""
-    from dropcore._backends.cuda import kernels
-    from support import host_cupy
+    """The stand-in, in CuPy's place, and one for cuBLAS."""
+    from dropcore._backends.cuda import blas, kernels
+    from support import cublas, host_cupy
 
+    own_blas = cublas.FakeBlas()
     monkeypatch.setitem(sys.modules, "cupy", host_module)
+    monkeypatch.setattr(blas, "loaded", lambda: own_blas)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", host_cupy.special())
     kernels.forget()
     yield host_module
@@ -107,6 +109,12 @@ def host_graphs(host, monkeypatch):
     class Handle:
         def multiply(self, a, b, out):
             host.matmul(a, b, out=out)
+
+        def multiply_stack(self, a, b, out, accumulate):
+            if accumulate:
+                out += host.matmul(a, b)
+            else:
+                host.matmul(a, b, out=out)
 
     monkeypatch.setattr(graphs, "Handle", Handle)
     return host

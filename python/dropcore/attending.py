@@ -415,7 +415,7 @@ class _Call:
         if allowed is not None:
             expect_unmasked("allowed", allowed)
             expect_no_tensor("allowed", allowed)
-            seen: Any = allowed if on_device(allowed) else np.asarray(allowed)
+            seen: Any = allowed if on_device(allowed) else xp.asarray(allowed)
             if seen.dtype != np.bool_:
                 raise TypeError(
                     f"{self.what}: allowed must be a boolean array (True: the query sees the "

@@ -365,6 +365,47 @@ def test_direct_products(host, monkeypatch, dtype):
     assert fake.destroyed == [1]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_direct_products_of_stacks(host, monkeypatch, dtype):
+    """By CuPy's own handle where no graph is recorded; factors may be transposed or parts."""
+    fake = FakeBlas()
+    monkeypatch.setattr(blas, "loaded", lambda: fake)
+    rng = np.random.default_rng(0)
+    for count, m, k, n in itertools.product((1, 3), (1, 4), (1, 5), (1, 6)):
+        a, b = (rng.normal(size=(count, *own)).astype(dtype) for own in ((m, k), (k, n)))
+        c = rng.normal(size=(count, m, n)).astype(dtype)
+        wide = host.asarray(np.concatenate([a, 9 * np.ones((count, 2, k), dtype)], axis=1))
+        many = host.asarray(np.concatenate([np.zeros_like(b), b]))
+        lefts = host.asarray(a), host.asarray(a.swapaxes(1, 2).copy()).swapaxes(1, 2), wide[:, :m]
+        rights = host.asarray(b.swapaxes(1, 2).copy()).swapaxes(1, 2), many[count:]
+        for left, right, more in itertools.product(lefts, rights, (False, True)):
+            out = host.asarray(c)
+            blas.multiply_stack(left, right, out, accumulate=more)
+            np.testing.assert_allclose(
+                host.asnumpy(out), a @ b + (c if more else 0), rtol=2e-5, atol=1e-6
+            )
+    assert {handle for handle, _ in fake.on} == {host_cupy._Device.cublas_handle}
+    assert set(fake.calls) == {70 if dtype == np.float64 else 68}
+    assert not fake.workspaces  # CuPy's handle keeps its own
+    calls = len(fake.calls)
+    blas.multiply_stack(left[..., :0], right[:, :0], out, accumulate=True)
+    np.testing.assert_allclose(host.asnumpy(out), a @ b + c, rtol=2e-5, atol=1e-6)
+    blas.multiply_stack(left[..., :0], right[:, :0], out)
+    assert not host.asnumpy(out).any()
+    blas.multiply_stack(left[:0], right[:0], out[:0])
+    assert len(fake.calls) == calls
+    handle = blas.Handle()
+    with host.cuda.Stream(non_blocking=True) as stream, blas.products_by(handle):
+        blas.multiply_stack(left, right, out)
+    assert fake.on[-1] == (1, stream.ptr)
+    assert fake.workspaces[1] == handle._workspace.data.ptr
+    np.testing.assert_allclose(host.asnumpy(out), a @ b, rtol=2e-5, atol=1e-6)
+    if dtype == np.float32:
+        monkeypatch.setenv("CUPY_TF32", "1")
+        blas.multiply_stack(left, right, out)
+        assert fake.calls[-1] == 77
+
+
 def test_two_threads_record_at_once(host, monkeypatch):
     """Each graph has a stream, a cuBLAS handle and a workspace of its own."""
     fake = FakeBlas()

@@ -142,6 +142,11 @@ def test_memory_of_a_graph_refuses_copies_from_the_host():
             copy(1 << 20, 1024)
 
 
+def test_the_handle_of_cublas_is_public():
+    assert isinstance(somewhere((2, 2)).device, cupy.cuda.Device)
+    assert hasattr(cupy.cuda.Device, "cublas_handle")
+
+
 # ---- kernels ----
 
 
@@ -150,6 +155,9 @@ def test_the_types_of_arguments_are_taken():
 
     for number in (*kernels.NO_DRAW, np.float32(2), np.float64(2), np.int32(2), np.int64(2)):
         assert CScalar(number).dtype == number.dtype
+
+
+OWN_CONTRACTIONS = ("attention", "recurrent", "softmax")  # in CUDA's exp, log and tanh
 
 
 @pytest.mark.parametrize("module", kernels.MODULES)
@@ -170,7 +178,7 @@ def test_kernels_compile_with_the_options_that_cupy_adds(module):
         more = {"ACTIVATION": 1} if module == "epilogue" else {}
         program = _NVRTCProgram(kernels.source(module, dtype, **more), f"{module}.cu")
         text = program.compile(options)[0].decode()
-        if module not in ("recurrent", "softmax"):  # CUDA's exp and tanh have some of their own
+        if module not in OWN_CONTRACTIONS:
             assert "fma.rn.f32" not in text
             assert "fma.rn.ftz.f32" not in text
         if module == "dropout":

@@ -36,7 +36,7 @@ FLAGS = ["-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-ali
          "-Wno-unknown-pragmas", "-w"]  # fmt: skip
 TOGETHER = ("update_rows", "update_columns", "square_sums", "sum_columns", "dropconnect_",
             "softmax", "moment", "batch_", "layer_", "normalize_rows", "dropout_drawn",
-            "apply_epilogue", "epilogue_backward", "uniforms")  # fmt: skip
+            "apply_epilogue", "epilogue_backward", "uniforms", "attention_")  # fmt: skip
 GUARD, RUBBISH = 64, 0xA5
 COMPILER = shutil.which("g++")
 
@@ -127,6 +127,8 @@ def _strict(*arguments):
 
 
 class _Device:
+    cublas_handle = 1 << 20  # of cuBLAS as CuPy calls it
+
     def __init__(self, number=0):
         self.id = number
         self.attributes = {"MultiProcessorCount": 1}

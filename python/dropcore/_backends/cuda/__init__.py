@@ -18,9 +18,17 @@ from dropcore._backends.cuda.arrays import (
     overlap,
     same_memory,
 )
+from dropcore._backends.cuda.attending import Attention as attention
 from dropcore._backends.cuda.embeddings import add_rows, take_rows
 from dropcore._backends.cuda.epilogue import activate, softmax
-from dropcore._backends.cuda.kernels import DTYPES, contiguous, empty, library, require_device
+from dropcore._backends.cuda.kernels import (
+    DTYPES,
+    REAL,
+    contiguous,
+    empty,
+    library,
+    require_device,
+)
 from dropcore._backends.cuda.masks import (
     decisions,
     drawn_bits,
@@ -67,6 +75,7 @@ from dropcore._backends.cuda.updates import (
 )
 
 __all__ = [
+    "ATTENTION",
     "DTYPES",
     "FUSES_ACTIVATIONS",
     "PRODUCTS",
@@ -80,6 +89,7 @@ __all__ = [
     "adam_",
     "add_rows",
     "as_array",
+    "attention",
     "batch_moments",
     "batch_normalize",
     "batch_normalize_back",
@@ -129,6 +139,8 @@ __all__ = [
 
 PRODUCTS = DTYPES
 """The dtypes of factors: cuBLAS takes all of them, and accumulates in float32 at least."""
+
+ATTENTION = REAL
 
 FUSES_ACTIVATIONS = True
 """Products apply any elementwise activation, not only relu."""

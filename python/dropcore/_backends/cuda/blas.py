@@ -1,7 +1,8 @@
-"""Products of matrices by cuBLAS: through CuPy, or directly while a stream is captured.
+"""Products of matrices by cuBLAS: through CuPy, or directly in the library that CuPy has loaded.
 
 CuPy refuses products while a stream is captured. cuBLAS itself can be captured if it has a
-workspace of its own, so it is called directly then, in the library that CuPy has loaded.
+workspace of its own, so it is called directly then. Products of stacks are always direct, because
+CuPy would copy factors that are transposed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32, DEFAULT_ALGORITHM = 68, 70, 77, -1
 PLAIN, TRANSPOSED = 0, 1
 
 _HANDLE, _ADDRESS, _INT, _SIZE = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+_STEP = ctypes.c_longlong
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cublasCreate_v2": (ctypes.POINTER(_HANDLE),),
     "cublasDestroy_v2": (_HANDLE,),
@@ -35,23 +37,25 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
         _HANDLE, _INT, _INT, _INT, _INT, _INT, _ADDRESS, _ADDRESS, _INT, _INT, _ADDRESS, _INT,
         _INT, _ADDRESS, _ADDRESS, _INT, _INT, _INT, _INT,
     ),
+    "cublasGemmStridedBatchedEx": (
+        _HANDLE, _INT, _INT, _INT, _INT, _INT, _ADDRESS, _ADDRESS, _INT, _INT, _STEP, _ADDRESS,
+        _INT, _INT, _STEP, _ADDRESS, _ADDRESS, _INT, _INT, _STEP, _INT, _INT, _INT,
+    ),
 }  # fmt: skip
 """The types of the arguments; every function returns an int, 0 for success."""
 
 
-class Handle:
-    """cuBLAS on the current device, with a workspace.
+class Products:
+    """Direct calls of cuBLAS with a handle.
 
-    Each recorded graph has its own: graphs that run at the same time must not share a workspace,
-    nor threads that record at the same time a handle, whose stream is set before every product.
+    Parameters
+    ----------
+    handle : int
+        The address of a handle that no other thread uses.
     """
 
-    def __init__(self) -> None:
-        self._functions = loaded()
-        self._handle = _HANDLE()
-        _check("cublasCreate_v2", self._functions.cublasCreate_v2(ctypes.byref(self._handle)))
-        finalize(self, self._functions.cublasDestroy_v2, self._handle)
-        self._workspace = library().empty(WORKSPACE, "uint8")
+    def __init__(self, handle: int) -> None:
+        self._functions, self._handle = loaded(), _HANDLE(handle)
 
     def multiply(self, a: Array, b: Array, out: Array) -> None:
         """out = a @ b on the current stream; as `multiply`, without its special cases.
@@ -59,33 +63,66 @@ class Handle:
         cuBLAS stores matrices by columns. In that order `out` is its transpose, b.T @ a.T.
         """
         (m, k), n = a.shape, b.shape[1]
-        a_operation, a_step = _layout(a)
-        b_operation, b_step = _layout(b)
-        kind, double = TYPES[out.dtype.name], out.dtype.name == "float64"
-        number = ctypes.c_double if double else ctypes.c_float
-        compute = COMPUTE_64F if double else COMPUTE_32F
-        if out.dtype.name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0"):
-            compute = COMPUTE_TF32  # as CuPy's own products
+        kind, number, compute = _kinds(out)
         one, zero = number(1.0), number(0.0)
+        (a_operation, a_step), (b_operation, b_step) = _layout(a), _layout(b)
         with out.device:
-            self._call("cublasSetStream_v2", int(library().cuda.get_current_stream().ptr))
-            self._call("cublasSetWorkspace_v2", self._workspace.data.ptr, WORKSPACE)
+            self._begin()
             self._call(
                 "cublasGemmEx", b_operation, a_operation, n, m, k, ctypes.addressof(one),
                 b.data.ptr, kind, b_step, a.data.ptr, kind, a_step, ctypes.addressof(zero),
                 out.data.ptr, kind, n, compute, DEFAULT_ALGORITHM,
             )  # fmt: skip
 
+    def multiply_stack(self, a: Array, b: Array, out: Array, accumulate: bool) -> None:
+        """As the function `multiply_stack`, without its special cases."""
+        (count, m, k), n = a.shape, b.shape[2]
+        kind, number, compute = _kinds(out)
+        one, before = number(1.0), number(1.0 if accumulate else 0.0)
+        (a_operation, a_step), (b_operation, b_step) = _layout(a), _layout(b)
+        with out.device:
+            self._begin()
+            self._call(
+                "cublasGemmStridedBatchedEx", b_operation, a_operation, n, m, k,
+                ctypes.addressof(one), b.data.ptr, kind, b_step, b.strides[0] // b.itemsize,
+                a.data.ptr, kind, a_step, a.strides[0] // a.itemsize, ctypes.addressof(before),
+                out.data.ptr, kind, n, out.strides[0] // out.itemsize, count, compute,
+                DEFAULT_ALGORITHM,
+            )  # fmt: skip
+
+    def _begin(self) -> None:
+        """What precedes a product, on its device."""
+        self._call("cublasSetStream_v2", int(library().cuda.get_current_stream().ptr))
+
     def _call(self, name: str, *arguments: int) -> None:
         _check(name, getattr(self._functions, name)(self._handle, *arguments))
 
 
-_direct: ContextVar[Handle | None] = ContextVar("direct", default=None)
+class Handle(Products):
+    """cuBLAS on the current device, with a workspace.
+
+    Each recorded graph has its own: graphs that run at the same time must not share a workspace,
+    nor threads that record at the same time a handle, whose stream is set before every product.
+    """
+
+    def __init__(self) -> None:
+        functions, handle = loaded(), _HANDLE()
+        _check("cublasCreate_v2", functions.cublasCreate_v2(ctypes.byref(handle)))
+        super().__init__(handle.value or 0)
+        finalize(self, functions.cublasDestroy_v2, handle)
+        self._workspace = library().empty(WORKSPACE, "uint8")
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._call("cublasSetWorkspace_v2", self._workspace.data.ptr, WORKSPACE)
+
+
+_direct: ContextVar[Products | None] = ContextVar("direct", default=None)
 
 
 @contextmanager
-def products_by(handle: Handle) -> Iterator[None]:
-    """Inside, `multiply` calls cuBLAS itself."""
+def products_by(handle: Products) -> Iterator[None]:
+    """Inside, all products are direct calls with that handle."""
     before = _direct.set(handle)
     try:
         yield
@@ -106,10 +143,37 @@ def multiply(a: Array, b: Array, out: Array) -> None:
         library().matmul(a, b, out=out)
 
 
+def multiply_stack(a: Array, b: Array, out: Array, *, accumulate: bool = False) -> None:
+    """out = a @ b, or out += a @ b, of stacks of matrices (S, M, K) and (S, K, N).
+
+    The matrices of `out` are contiguous, those of a and b may be transposed.
+    """
+    if out.size == 0:
+        return
+    if a.shape[2] == 0:
+        if not accumulate:
+            out.fill(0)
+        return
+    handle = _direct.get()
+    if handle is None:
+        handle = Products(out.device.cublas_handle)  # CuPy's own, of this thread
+    handle.multiply_stack(a, b, out, accumulate)
+
+
+def _kinds(out: Array) -> tuple[int, type[Any], int]:
+    """The numbers of the dtype and of the arithmetic, and the type of factors of a product."""
+    name = out.dtype.name
+    if name == "float64":
+        return TYPES[name], ctypes.c_double, COMPUTE_64F
+    if name == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+        return TYPES[name], ctypes.c_float, COMPUTE_TF32  # as CuPy's own products
+    return TYPES[name], ctypes.c_float, COMPUTE_32F
+
+
 def _layout(x: Array) -> tuple[int, int]:
-    """PLAIN or TRANSPOSED, and the distance between rows, or columns, in elements."""
-    rows, columns = x.shape
-    first, second = (stride // x.itemsize for stride in x.strides)
+    """Of matrices: PLAIN or TRANSPOSED, and the distance between rows, or columns, in elements."""
+    rows, columns = x.shape[-2:]
+    first, second = (stride // x.itemsize for stride in x.strides[-2:])
     if columns == 1 or second == 1:
         return PLAIN, max(first, columns) if rows > 1 else columns
     if rows == 1 or first == 1:

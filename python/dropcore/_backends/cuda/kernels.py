@@ -44,6 +44,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "embedding": REAL,
     "indices": (),
     "softmax": REAL,
+    "attention": REAL,
     "normalization": REAL,
 }
 """The modules of kernels and the dtypes that each is compiled for; none if it has no such type."""
