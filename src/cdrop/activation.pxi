@@ -4,14 +4,14 @@
 _ACTIVATIONS = {
     "relu": (CDROP_RELU, 0.2, 0.4),
     "leaky_relu": (CDROP_LEAKY_RELU, 0.2, 0.4),
-    "elu": (CDROP_ELU, 1.0, 10.0),
-    "selu": (CDROP_SELU, 1.0, 10.0),
-    "gelu": (CDROP_GELU, 2.0, 20.0),
-    "gelu_tanh": (CDROP_GELU_TANH, 1.5, 10.0),
-    "silu": (CDROP_SILU, 1.5, 8.0),
-    "tanh": (CDROP_TANH, 1.5, 15.0),
-    "sigmoid": (CDROP_SIGMOID, 1.5, 8.0),
-    "softplus": (CDROP_SOFTPLUS, 2.0, 20.0),
+    "elu": (CDROP_ELU, 1.0, 3.0),
+    "selu": (CDROP_SELU, 1.0, 3.0),
+    "gelu": (CDROP_GELU, 2.0, 7.0),
+    "gelu_tanh": (CDROP_GELU_TANH, 1.5, 5.0),
+    "silu": (CDROP_SILU, 1.5, 4.0),
+    "tanh": (CDROP_TANH, 1.5, 4.0),
+    "sigmoid": (CDROP_SIGMOID, 1.5, 4.0),
+    "softplus": (CDROP_SOFTPLUS, 2.0, 7.0),
 }
 
 

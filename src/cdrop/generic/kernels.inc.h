@@ -7,11 +7,12 @@
 #define V(name) CONCAT(CONCAT(v, S), name)
 
 #include "mask.inc.h"
-#include "elementary.inc.h"
+#include "polynomials.inc.h"
 
 #define S f32
 #define T float
 #define C float
+#include "elementary.inc.h"
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
@@ -31,6 +32,7 @@
 #define S f64
 #define T double
 #define C double
+#include "elementary.inc.h"
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
