@@ -117,6 +117,20 @@ static void check_decisions(const cdrop_kernels *k) {
             same = 1;
             for (size_t i = 0; i < n; ++i) same &= bit_of(bits, i) == (u[i] < thresholds[h]);
             CHECK(same, "%s decide, group %" PRIu64 ", T %" PRIx64, isa, groups[t], thresholds[h]);
+            /* Some of them, in any order. */
+            uint64_t *some = buffer(n_groups * sizeof *some);
+            const size_t n_some = 1 + (size_t)below((int64_t)n_groups);
+            uint8_t *some_bits = buffer(n_some * DROPCORE_GROUP_BYTES);
+            for (size_t g = 0; g < n_some; ++g)
+                some[g] = groups[t] + (uint64_t)below((int64_t)n_groups);
+            k->decide_some(&draw, some, n_some, some_bits);
+            same = 1;
+            for (size_t g = 0; g < n_some; ++g)
+                same &= !memcmp(some_bits + g * DROPCORE_GROUP_BYTES,
+                                bits + (some[g] - groups[t]) * DROPCORE_GROUP_BYTES,
+                                DROPCORE_GROUP_BYTES);
+            CHECK(same, "%s decide_some, group %" PRIu64 ", T %" PRIx64, isa, groups[t],
+                  thresholds[h]);
         }
         /* Thresholds of its own for each element: around its uniform, and anywhere. */
         const size_t each_groups = n_groups < CDROP_EACH_GROUPS ? n_groups : CDROP_EACH_GROUPS;
@@ -320,7 +334,7 @@ CHECK_EVERY_VALUE(bf16)
             /* Nobody looks at what is fetched on the way; it need not even be there. */         \
             const int64_t scattered[] = {7, 0, 3, 1, 4};                                         \
             const cdrop_ahead ahead = {(const char *)a.data, below(6), 1 + below(300), below(99), \
-                                       any64() % 2 ? scattered : NULL};                          \
+                                       any64() % 2 ? scattered : NULL, NULL};                    \
             int same = 1;                                                                        \
             for (size_t i = 0; i < size / sizeof(T); ++i)                                         \
                 c[i] = again[i] = along[i] = across[i] = (T)77;                                  \
