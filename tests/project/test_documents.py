@@ -64,7 +64,9 @@ def of_data(found):
 
 
 def of_networks(found):
-    assert found["dx"].shape == found["x"].shape
+    assert found["dx"].shape == found["x"].shape == (8, 10, 32)
+    assert found["dcontext"].shape == found["context"].shape
+    assert found["said"] == [8, 9, 0, 1, 2, 3, 4, 5]
     assert found["samples"].shape == (10, 32, 10)
     assert found["model"].training_state.step == 15
     assert found["language_model"].training_state.step == 3
