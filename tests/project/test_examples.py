@@ -142,17 +142,30 @@ def test_gpt_learns_what_a_bigram_cannot(gpt, text, capsys):
     assert np.mean([a == b for a, b in zip(sampled[2:], sampled, strict=False)]) > 0.7
 
 
-def test_gpt_of_words(gpt, tmp_path):
-    """In a folder, with all that the held-out part has and the training part has not."""
+def test_gpt_of_words(gpt, tmp_path, capsys):
+    """In a folder, where the held-out part has a word of its own."""
     rng = np.random.default_rng(0)
     for part, n in (("train", 600), ("valid", 60)):
         lines = [" a b\n" if u < 0.5 else " c d\n" for u in rng.random(n)]
-        (tmp_path / f"ptb.{part}.txt").write_text("".join(lines) + "e <unk>\n" * 3)
+        (tmp_path / f"ptb.{part}.txt").write_text("".join(lines) + f"{part} <unk>\n" * 3)
     options = [*TINY[:-4], "--prompt", "\n", "--length", "60"]
     bigram, perplexity, sampled = gpt.main([str(tmp_path), *options])
     assert 1.2 < bigram < 1.8  # one of three words is a choice between two: 2 ** (1 / 3) = 1.26
     assert 1.2 < perplexity < 1.8
-    assert {" a b", " c d"} <= set(sampled.splitlines()) <= {"", " a b", " c d", " e <unk>"}
+    assert {" a b", " c d"} <= set(sampled.splitlines()) <= {"", " a b", " c d", " train <unk>"}
+    assert ", 7 of them different;" in capsys.readouterr().out  # with <eos> and <unk>
+
+
+def test_gpt_takes_windows_by_the_seed(gpt, text, monkeypatch):
+    found = []
+    monkeypatch.setattr(gpt.training, "step", lambda *arguments, key: found.append(arguments[3:]))
+    for seed in (0, 0, 1):
+        gpt.main([str(text), *TINY, "--updates", "3", "--seed", str(seed)])
+    x, y = np.moveaxis(np.array(found).reshape(3, 3, 2, 16, 12), 2, 0)
+    assert (x[..., 1:] == y[..., :-1]).all()
+    assert (x[0] == x[1]).all()
+    updates = [x[0, 0], x[0, 1], x[0, 2], x[2, 0], x[2, 1], x[2, 2]]
+    assert len({update.tobytes() for update in updates}) == 6
 
 
 @pytest.fixture
@@ -273,8 +286,9 @@ def test_gpt_draws_from_the_softmax_of_the_top(gpt):
 
 def test_gpt_baselines(gpt):
     """Of probabilities that sum to 1, and of pairs that were counted by hand."""
-    train = np.array([0, 1, 0, 1, 0, 2, 0, 1, 1])  # 01 three times, 10 twice, 02, 20 and 11 once
-    size, d = 4, (3 + 1) / (3 + 2 * 1 + 2)
+    # 01 three times, 10 twice; 02, 20, 11 and 12 once.
+    train = np.array([0, 1, 0, 1, 0, 2, 0, 1, 1, 2])
+    size, d = 4, (4 + 1) / (4 + 2 * 1 + 2)
 
     def probability(before, after):
         unigram, bigram = gpt.baselines(train, np.array([before]), np.array([after]), size)
@@ -283,6 +297,6 @@ def test_gpt_baselines(gpt):
     for before in range(size):
         found = np.array([probability(before, after) for after in range(size)])
         assert found.sum(axis=0) == pytest.approx([1, 1])
-    assert probability(0, 1) == pytest.approx([5 / 13, (3 - d + 2 * d * 3 / 9) / 4])
-    assert probability(2, 3) == pytest.approx([1 / 13, d * 1 / 9])
-    assert probability(3, 1)[1] == pytest.approx(3 / 9)  # nothing was seen to follow 3
+    assert probability(0, 1) == pytest.approx([5 / 14, (3 - d + 2 * d * 3 / 10) / 4])
+    assert probability(2, 3) == pytest.approx([1 / 14, d * 1 / 10])
+    assert probability(3, 1)[1] == pytest.approx(3 / 10)  # nothing was seen to follow 3
