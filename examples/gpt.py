@@ -1,7 +1,7 @@
 """A small GPT, trained on a text of your own: it predicts the next character, or the next word.
 
-A transformer that normalises in front of its residual branches, as GPT-2 does (Radford et al. 2019,
-"Language models are unsupervised multitask learners"), with dropout on the embeddings, on the
+A causal transformer with the normalisation first in each branch, as in GPT-2 (Radford et al. 2019,
+"Language models are unsupervised multitask learners"), and with dropout on the embeddings, on the
 weights of attention and at the end of each branch.
 
     python examples/gpt.py book.txt                         # characters, for about two minutes
@@ -29,16 +29,7 @@ import numpy as np
 
 import dropcore
 from dropcore import Key, noise, training
-from dropcore.nn import (
-    Dense,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    LearnedPositions,
-    MultiHeadAttention,
-    Residual,
-    Sequential,
-)
+from dropcore.nn import transformer
 from dropcore.optim import AdamW
 from dropcore.schedules import Cosine, WarmUp
 
@@ -140,29 +131,16 @@ def baselines(train, before, after, size):
     return tuple(float(np.exp(-np.log(p).mean())) for p in (unigram[after], bigram))
 
 
-def gpt(vocabulary, options):
-    """A network from the numbers of tokens (batch, time) to logits (batch, time, vocabulary)."""
-    width, rate = options.width, options.rate
+def model_of(size, numbers, options):
+    """The network that a run with this text and these options has saved, or a new one.
 
-    def block():
-        attention = MultiHeadAttention(options.heads, rate, causal=True)
-        wide, narrow = Dense(4 * width, activation="gelu"), Dense(width)
-        return [
-            Residual([LayerNorm(), attention, Dropout(rate)]),
-            Residual([LayerNorm(), wide, narrow, Dropout(rate)]),
-        ]
-
-    embedding = [Embedding(vocabulary, width), LearnedPositions(options.context), Dropout(rate)]
-    blocks = [layer for _ in range(options.layers) for layer in block()]
-    return Sequential([*embedding, *blocks, LayerNorm(), Dense(vocabulary)])
-
-
-def model_of(vocabulary, numbers, options):
-    """A new model, or the one that a run with the same text and options has saved."""
+    From the numbers of tokens (batch, time) it computes logits (batch, time, size) of those that
+    follow.
+    """
     run = {name: vars(options)[name] for name in OF_THE_RUN} | {"text": zlib.crc32(numbers)}
     if options.save and options.save.exists():
         model = dropcore.load(options.save)
-        saved = model.training_state.notes
+        saved = getattr(model.training_state, "notes", {})
         for name, value in run.items():
             if saved.get(name) != value:
                 sys.exit(
@@ -171,7 +149,11 @@ def model_of(vocabulary, numbers, options):
                 )
         return model
     try:
-        model = gpt(len(vocabulary.tokens), options)
+        model = transformer(
+            options.width, size, depth=options.layers, heads=options.heads, vocabulary=size,
+            max_length=options.context, causal=True, return_sequences=True, rate=options.rate,
+            input_rate=options.rate,
+        )  # fmt: skip
         model.build((options.context,), key=options.seed)
     except ValueError as error:
         sys.exit(str(error))
@@ -267,7 +249,7 @@ def main(arguments=None):
         f"{len(after)} held out: unigram {unigram:.2f}, bigram {bigram:.2f}",
         flush=True,
     )
-    model = model_of(vocabulary, numbers, options)
+    model = model_of(size, numbers, options)
     perplexity = train(model, numbers, held_out, options)
     prompt = vocabulary.numbers(tokens_of(options.prompt, options.words))
     text = vocabulary.text(sample(model, prompt, options))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import dropcore
+from dropcore import nn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--units", "24", "--epochs", "3", "--samples", "300"]
@@ -222,6 +223,11 @@ def test_gpt_refuses_the_file_of_another_run(gpt, text, saved):
     ):
         with pytest.raises(SystemExit, match=message):
             gpt.main([*options, *changed])
+    other = nn.Sequential([nn.Dense(1)])
+    other.build((1,), key=0)
+    other.save(saved.with_name("other.dropcore"))
+    with pytest.raises(SystemExit, match="another words, None instead of False"):
+        gpt.main([*options, "--save", str(saved.with_name("other.dropcore"))])
     text.write_text(text.read_text()[::-1])
     with pytest.raises(SystemExit, match="run with another text, "):
         gpt.main([*options, "--updates", "1"])
@@ -257,8 +263,8 @@ def test_gpt_refuses_numbers(gpt, text, capsys):
             gpt.main([str(text), *TINY, name, value])
         assert message in capsys.readouterr().err
     for name, value, message in (
-        ("--heads", "3", "expects features that divide into 3 heads"),
-        ("--rate", "1.5", "Dropout: rate is the fraction dropped, in"),
+        ("--heads", "3", "heads must divide the 16 units, got 3"),
+        ("--rate", "1.5", "rate is the fraction dropped, in"),
     ):
         with pytest.raises(SystemExit, match=message):
             gpt.main([str(text), *TINY, name, value])
