@@ -25,6 +25,7 @@ The lines of the table of targets:
     a unit-masked layer               --kernels layer
     DropConnect                       --kernels dropconnect
     the training step                 --kernels training
+    attention, and a transformer      --kernels attention attention_backward gpt
     Monte Carlo prediction            --kernels monte_carlo --rounds 3 (100 samples: monte_carlo.py)
 """
 

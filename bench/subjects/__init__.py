@@ -18,6 +18,7 @@ import numpy as np
 import dropcore
 
 from . import (
+    attention,
     dropout,
     masks,
     networks,
@@ -50,6 +51,7 @@ KERNELS: dict[str, Kernel] = (
     | optimizers.KERNELS
     | training.KERNELS
     | networks.KERNELS
+    | attention.KERNELS
     | prediction.KERNELS
     | scaling.KERNELS
 )
