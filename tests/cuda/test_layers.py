@@ -14,6 +14,7 @@ from dropcore.nn import (
     ActivityRegularization,
     BatchNorm,
     ConcreteDropout,
+    CrossAttention,
     Dense,
     DropConnect,
     Dropout,
@@ -37,21 +38,6 @@ from support.arrays import CLOSE, on_host
 from support.layers import CARRYING, EXAMPLES, KEY, batches, built, names
 
 
-def on_gpu(examples):
-    """Those without attention, which runs on the CPU only."""
-    return [
-        (layer, sample)
-        for layer, sample in examples
-        if not any(isinstance(one, MultiHeadAttention) for _, one in layer.tree())
-    ]
-
-
-def test_attention_on_a_gpu_is_refused(host):
-    layer = built(MultiHeadAttention(2), 5, 6).to("cuda")
-    with pytest.raises(NotImplementedError, match=r"use model.to\('cpu'\)"):
-        layer(host.asarray(np.zeros((2, 5, 6))))
-
-
 def stepped(layer, x, dy, key, put, **options):
     """Output, input gradient and parameter gradients of a step, and the output without noise."""
     y, backward = layer.forward(put(x), key=key, row_offset=3)
@@ -60,7 +46,7 @@ def stepped(layer, x, dy, key, put, **options):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize(("layer", "sample"), on_gpu(EXAMPLES), ids=names)
+@pytest.mark.parametrize(("layer", "sample"), EXAMPLES, ids=names)
 def test_steps(gpu, layer, sample, dtype):
     layer = built(layer, *sample, dtype=dtype)
     x = batches(layer, sample, 6, dtype)
@@ -130,6 +116,52 @@ def test_pieces_of_sequences(gpu, layer, sample, dtype):
                 np.testing.assert_allclose(on_host(a), b, **CLOSE[dtype])
 
 
+def attended(layer, x, put, lengths):
+    """Two pieces of a causal sequence, the gradient of the state brought back."""
+    found, state, ways = [], None, []
+    for piece, own in ((x[:, :2], np.minimum(lengths, 2)), (x[:, 2:], np.maximum(lengths - 2, 0))):
+        y, state, backward = layer.forward_from(put(piece), state, key=KEY, lengths=own)
+        found += [y, *state[:2]]
+        ways.append((backward, y))
+    dstate = None
+    for backward, y in reversed(ways):
+        dx, grads, dstate = backward(y, dstate)
+        found += [dx, *(dstate or ()), *(dense(grads[name]) for name in sorted(grads))]
+    return found
+
+
+def crossed(layer, x, put, lengths):
+    """A step of attention to a context."""
+    context = put(x[:, 1:] + 1)
+    y, backward = layer.forward(
+        put(x), context=context, key=KEY, row_offset=3, lengths=lengths,
+        context_lengths=np.minimum(lengths, 4),
+    )  # fmt: skip
+    (dx, dcontext), grads = backward(y)
+    return [y, dx, dcontext, *(dense(grads[name]) for name in sorted(grads))]
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize(
+    ("layer", "call"),
+    [
+        (MultiHeadAttention(4, 0.4, causal=True, key_heads=2), attended),
+        (CrossAttention(4, 0.4, key_heads=2), crossed),
+    ],
+    ids=names,
+)
+def test_attention_of_padded_sequences(gpu, layer, call, dtype):
+    layer = built(layer, 5, 8, dtype=dtype)
+    other = copy.deepcopy(layer).to("cuda")
+    x, lengths = batches(layer, (5, 8), 4, dtype), np.array([5, 2, 0, 3])
+    wanted, found = call(layer, x, np.asarray, lengths), call(other, x, gpu.asarray, lengths)
+    assert len(found) == len(wanted)
+    close = CLOSE[dtype] | {"atol": 5 * CLOSE[dtype]["atol"]}  # sums that are zero but for rounding
+    for a, b in zip(found, wanted, strict=True):
+        assert isinstance(a, gpu.ndarray)
+        np.testing.assert_allclose(on_host(a), b, **close)
+
+
 SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNoise, LayerNorm,
          RatedLayer)  # fmt: skip
 
@@ -138,7 +170,7 @@ SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNois
     ("layer", "sample"),
     [
         (layer, sample)
-        for layer, sample in on_gpu(EXAMPLES)
+        for layer, sample in EXAMPLES
         if isinstance(layer, SHORT) and not isinstance(layer, EmbeddingDropout | Maxout)
     ],
     ids=names,

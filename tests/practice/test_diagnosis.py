@@ -24,11 +24,13 @@ from dropcore.nn import (
     Dropout,
     Embedding,
     Flatten,
+    GlobalAveragePool1D,
     GlobalMaxPool1D,
     LayerNorm,
     Maxout,
     MaxPool1D,
     MaxPool2D,
+    MultiHeadAttention,
     Parallel,
     ReLU,
     Residual,
@@ -726,6 +728,14 @@ def test_every_kind_of_weight_has_norms():
     }  # fmt: skip
     assert found.inputs is None
     assert found.features is None
+
+
+def test_both_weights_of_attention_have_norms():
+    x, y = np.random.default_rng(0).normal(size=(30, 5, 4)), np.arange(30) % 2
+    model = Sequential([MultiHeadAttention(2, 0.1), GlobalAveragePool1D(), Dense(2)])
+    found = diagnose(fitted(model, x, y, epochs=1), x, y)
+    sizes = {w.name: len(w.norms) for w in found.weights}
+    assert sizes == {"0.weight": 12, "0.output_weight": 4, "2.weight": 2}
 
 
 def test_features_of_images_have_their_shape():

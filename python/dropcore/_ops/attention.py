@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends import backend_of
-from dropcore._base.device import on_device
 from dropcore._base.strides import bit_strides
 from dropcore.mask import Mask
 
@@ -52,8 +51,6 @@ class AttentionOp:
         allowed: npt.NDArray[np.bool_] | None = None,
         mask: Mask | None = None,
     ) -> None:
-        if on_device(q):
-            raise NotImplementedError("attention of arrays on a GPU: use model.to('cpu')")
         self.backend = backend = backend_of("q", q)
         xp, dtype = backend.xp, q.dtype
         hidden = None

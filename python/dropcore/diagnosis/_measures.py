@@ -76,8 +76,8 @@ def weight_norms(model: Layer) -> list[WeightNorms]:
     found = []
     for path, layer in model.tree():
         names = [name for name in layer.input_weights if "." not in name]
-        if "recurrent_weight" in layer.params:
-            names.append("recurrent_weight")
+        own = ("recurrent_weight", "context_weight", "output_weight")
+        names += [name for name in own if name in layer.params]
         if layer.integer_input and not layer.children and "weight" in layer.params:
             names = ["weight"]
         for name in names:
