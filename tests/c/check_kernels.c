@@ -333,8 +333,10 @@ CHECK_EVERY_VALUE(bf16)
             T *across = buffer(size);                                                            \
             /* Nobody looks at what is fetched on the way; it need not even be there. */         \
             const int64_t scattered[] = {7, 0, 3, 1, 4};                                         \
+            const cdrop_ahead also = {(const char *)a.data, 2, 70, 64, NULL, NULL};              \
             const cdrop_ahead ahead = {(const char *)a.data, below(6), 1 + below(300), below(99), \
-                                       any64() % 2 ? scattered : NULL, NULL};                    \
+                                       any64() % 2 ? scattered : NULL,                           \
+                                       any64() % 2 ? &also : NULL};                              \
             int same = 1;                                                                        \
             for (size_t i = 0; i < size / sizeof(T); ++i)                                         \
                 c[i] = again[i] = along[i] = across[i] = (T)77;                                  \
@@ -861,6 +863,156 @@ static double plain_slope(int kind, double x, double a) {
     }
 CDROP_FOR_REAL_TYPES(CHECK_ACTIVATIONS)
 
+/* ---- attention -------------------------------------------------------------------------------- */
+
+/* Largest errors of 2^x in its last place, with a margin: with sums and products fused, and not. */
+#define EXP2_ULPS_f32 (strcmp(isa, "scalar") ? 1.85 : 2.05)
+#define EXP2_ULPS_f64 (strcmp(isa, "scalar") ? 0.95 : 1.25)
+#define EXP2_LEAST_f32 -126
+#define EXP2_LEAST_f64 -1022
+#define EPSILON2_f32 0x1p-24L /* half of the distance behind 1 */
+#define EPSILON2_f64 0x1p-53L
+
+/* A tile of up to 5 rows: where it begins, what is seen of it and which weights are kept. */
+#define CHECK_ATTENTION(T, C, S)                                                                 \
+    /* A row whose largest score is 0 has the weights 2^score. */                                \
+    static void check_exp2_##S(const cdrop_kernels *k) {                                         \
+        double worst = 0;                                                                        \
+        int ends = 1;                                                                            \
+        for (int round = 0; round < 400; ++round) {                                              \
+            T x[384], in[384], top = -(T)INFINITY, total = 0, shrink = 0;                        \
+            const cdrop_tile tile = {.rows = 1, .columns = 384, .stride = 384, .first_live = 384}; \
+            const double least[] = {-1, -60, EXP2_LEAST_##S}, small = ldexp(1, -round % 60);     \
+            for (int i = 5; i < 384; ++i)                                                        \
+                in[i] = (T)((unit() - 1) / 2 * (round % 2 ? small : least[round % 3]) *          \
+                            (round % 2 ? 1 : -1));                                               \
+            in[0] = 0;                                                                           \
+            in[1] = EXP2_LEAST_##S;                                                              \
+            in[2] = (T)(EXP2_LEAST_##S * 1.001);                                                 \
+            in[3] = -(T)INFINITY;                                                                \
+            in[4] = (T)-1e30;                                                                    \
+            memcpy(x, in, sizeof x);                                                             \
+            k->softmax_tile_##S(&tile, x, &top, &total, &shrink);                                \
+            ends &= x[0] == 1 && x[1] == (T)ldexp(1, EXP2_LEAST_##S) && x[2] == 0 && x[3] == 0 && \
+                    x[4] == 0 && top == 0;                                                       \
+            for (int i = 5; i < 384; ++i) {                                                      \
+                const long double want = exp2l((long double)in[i]);                              \
+                int exponent;                                                                    \
+                frexpl(want, &exponent);                                                         \
+                const double error =                                                             \
+                    (double)(fabsl((long double)x[i] - want) / ldexpl(EPSILON2_##S, exponent));  \
+                if (!(error <= worst)) worst = error;                                            \
+            }                                                                                    \
+        }                                                                                        \
+        CHECK(worst <= EXP2_ULPS_##S, "%s exp2 of " #S ": %g in the last place", isa, worst);    \
+        CHECK(ends, "%s exp2 of " #S " at its ends", isa);                                       \
+    }                                                                                            \
+    static void check_softmax_tile_##S(const cdrop_kernels *k) {                                 \
+        for (int round = 0; round < 400; ++round) {                                              \
+            const int64_t rows = 1 + below(5), columns = 1 + below(round % 4 ? 70 : 384);        \
+            const int64_t stride = CDROP_WHOLE_STEPS(columns) + 32 * below(2);                   \
+            const int64_t bit_stride = stride + below(50);                                       \
+            const size_t size = (size_t)(rows * stride);                                         \
+            const uint64_t bit = (uint64_t)below(300);                                           \
+            const size_t n_bits = (bit + (uint64_t)((rows - 1) * bit_stride + stride) + 7) / 8;  \
+            const int masked = (int)below(3), odd = (int)below(8);                               \
+            T *x = buffer(size * sizeof *x), *in = buffer(size * sizeof *in);                    \
+            T *dx = buffer(size * sizeof *dx), *din = buffer(size * sizeof *din);                \
+            uint8_t *bits = buffer(n_bits);                                                      \
+            T top[5], total[5], shrink[5], mean[5];                                              \
+            double old_top[5], old_total[5];                                                     \
+            cdrop_tile tile = {rows, columns, stride, columns + 3 - below(2 * columns), below(2), \
+                               masked ? bits : NULL, bit, bit_stride};                           \
+            int weights = 1, sums = 1, back = 1, rest = 1;                                       \
+            if (round % 2) tile.first_live = columns;                                            \
+            for (size_t i = 0; i < n_bits; ++i) bits[i] = (uint8_t)any64();                      \
+            for (size_t i = 0; i < size; ++i) {                                                  \
+                in[i] = x[i] = any64() % 9 ? (T)(10 * unit()) : -(T)INFINITY;                    \
+                din[i] = dx[i] = (T)unit();                                                      \
+            }                                                                                    \
+            for (int64_t r = 0; r < rows; ++r) {                                                 \
+                old_top[r] = top[r] = any64() % 3 ? (T)(10 * unit()) : -(T)INFINITY;             \
+                old_total[r] = total[r] = top[r] == -(T)INFINITY ? (T)0 : (T)(unit() + 2);       \
+                mean[r] = (T)unit();                                                             \
+                shrink[r] = 77;                                                                  \
+            }                                                                                    \
+            if (odd == 0) /* a row of which nothing is seen, and a NaN in the last one */        \
+                for (int64_t i = 0; i < columns; ++i) in[i] = x[i] = -(T)INFINITY;               \
+            if (odd == 1) in[(rows - 1) * stride] = x[(rows - 1) * stride] = (T)NAN;             \
+            k->softmax_tile_##S(&tile, x, top, total, shrink);                                   \
+            for (int64_t r = 0; r < rows; ++r) {                                                 \
+                int64_t n = tile.first_live + r * tile.live_step;                                \
+                double want_top = old_top[r], sum = 0;                                           \
+                n = n < 0 ? 0 : n < columns ? n : columns;                                       \
+                for (int64_t i = 0; i < n; ++i)                                                  \
+                    if ((double)in[r * stride + i] > want_top) want_top = (double)in[r * stride + i]; \
+                const double base = want_top == -INFINITY ? 0 : want_top;                        \
+                const double factor = old_top[r] < want_top ? exp2(old_top[r] - base) : 1;       \
+                for (int64_t i = 0; i < stride; ++i) {                                           \
+                    const T found = x[r * stride + i];                                           \
+                    if (i >= CDROP_WHOLE_STEPS(n) && i >= columns) {                             \
+                        rest &= equal_##S(found, in[r * stride + i]);                            \
+                        continue;                                                                \
+                    }                                                                            \
+                    const double w = i < n ? exp2((double)in[r * stride + i] - base) : 0;        \
+                    const int kept = !masked || bit_of(bits, bit + (uint64_t)(r * bit_stride + i)); \
+                    sum += w;                                                                    \
+                    if (isnan(w)) weights &= kept ? isnan(found) : found == 0;                   \
+                    else weights &= fabs((double)found - (kept ? w : 0)) <= 60 * EPSILON_##S * w; \
+                }                                                                                \
+                sums &= (double)top[r] == want_top;                                              \
+                sums &= fabs((double)shrink[r] - factor) <= 60 * EPSILON_##S * factor;           \
+                const double whole = old_total[r] * factor + sum;                                \
+                sums &= isnan(whole) ? isnan(total[r])                                           \
+                                     : fabs((double)total[r] - whole) <= 60 * EPSILON_##S * whole; \
+            }                                                                                    \
+            CHECK(weights, "%s softmax_tile_" #S ", %d x %d", isa, (int)rows, (int)columns);     \
+            CHECK(sums, "%s sums of softmax_tile_" #S ", %d x %d", isa, (int)rows, (int)columns); \
+            /* Backwards, levels are those of all keys of a row: about as large as its scores. A \
+             * gradient that is dropped may be anything. */                                      \
+            for (size_t i = 0; i < size; ++i) {                                                  \
+                x[i] = in[i];                                                                    \
+                const size_t r = i / (size_t)stride, c = i % (size_t)stride;                     \
+                if (masked && !bit_of(bits, bit + r * (size_t)bit_stride + c) && any64() % 4 == 0) \
+                    din[i] = dx[i] = (T)NAN;                                                     \
+            }                                                                                    \
+            for (int64_t r = 0; r < rows; ++r)                                                   \
+                old_top[r] = top[r] = any64() % 6 ? (T)(4 + 10 * unit()) : -(T)INFINITY;         \
+            k->softmax_tile_back_##S(&tile, top, mean, x, dx);                                   \
+            for (int64_t r = 0; r < rows; ++r) {                                                 \
+                int64_t n = tile.first_live + r * tile.live_step;                                \
+                const double base = old_top[r] == -INFINITY ? 0 : old_top[r];                    \
+                n = n < 0 ? 0 : n < columns ? n : columns;                                       \
+                for (int64_t i = 0; i < stride; ++i) {                                           \
+                    const int64_t at = r * stride + i;                                           \
+                    if (i >= CDROP_WHOLE_STEPS(n) && i >= columns) {                             \
+                        rest &= equal_##S(x[at], in[at]) && equal_##S(dx[at], din[at]);          \
+                        continue;                                                                \
+                    }                                                                            \
+                    const double over = i < n ? (double)in[at] - base : -INFINITY;               \
+                    const double p = over > 0 ? 1 : exp2(over);                                  \
+                    const int kept = !masked || bit_of(bits, bit + (uint64_t)(r * bit_stride + i)); \
+                    const double dp = kept && i < n ? (double)din[at] : 0;                       \
+                    if (isnan(p)) {                                                              \
+                        back &= isnan(dx[at]) && (kept ? isnan(x[at]) : x[at] == 0);             \
+                        continue;                                                                \
+                    }                                                                            \
+                    back &= fabs((double)x[at] - (kept ? p : 0)) <= 60 * EPSILON_##S * p;        \
+                    back &= fabs((double)dx[at] - p * (dp - (double)mean[r])) <=                 \
+                            120 * EPSILON_##S * p;                                               \
+                }                                                                                \
+            }                                                                                    \
+            CHECK(back, "%s softmax_tile_back_" #S ", %d x %d", isa, (int)rows, (int)columns);   \
+            CHECK(rest, "%s beside a tile of softmax_" #S ", %d x %d", isa, (int)rows, (int)columns); \
+            free(x);                                                                             \
+            free(in);                                                                            \
+            free(dx);                                                                            \
+            free(din);                                                                           \
+            free(bits);                                                                          \
+        }                                                                                        \
+    }
+CDROP_FOR_REAL_TYPES(CHECK_ATTENTION)
+
 #define CHECK_NORMALIZATION(T, C, S)                                                             \
     static void check_normalization_##S(const cdrop_kernels *k) {                                \
         for (int round = 0; round < 150; ++round) {                                              \
@@ -1275,6 +1427,8 @@ int main(void) {
     check_connect_##S(k);   \
     check_activations_##S(k); \
     check_softmax_##S(k);   \
+    check_exp2_##S(k);      \
+    check_softmax_tile_##S(k); \
     check_normalization_##S(k); \
     check_cells_##S(k);     \
     check_mix_##S(k);       \

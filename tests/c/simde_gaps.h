@@ -15,6 +15,13 @@ static inline simde__m512i gap_cvtepu16_epi32(simde__m256i a) {
     for (int l = 0; l < 16; ++l) out[l] = in[l];
     return simde_mm512_loadu_si512((const void *)out);
 }
+static inline simde__m512i gap_cvtepu32_epi64(simde__m256i a) {
+    uint32_t in[8];
+    uint64_t out[8];
+    simde_mm256_storeu_si256((void *)in, a);
+    for (int l = 0; l < 8; ++l) out[l] = in[l];
+    return simde_mm512_loadu_si512((const void *)out);
+}
 static inline simde__m256i gap_cvtepi32_epi16(simde__m512i a) {
     uint32_t in[16];
     uint16_t out[16];
@@ -38,12 +45,14 @@ static inline simde__m256i gap_cvtps_ph(simde__m512 a) {
 }
 
 #undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtepu32_epi64
 #undef _mm512_cvtepi32_epi16
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_stream_ps
 #undef _mm512_stream_pd
 #define _mm512_cvtepu16_epi32 gap_cvtepu16_epi32
+#define _mm512_cvtepu32_epi64 gap_cvtepu32_epi64
 #define _mm512_cvtepi32_epi16 gap_cvtepi32_epi16
 #define _mm512_cvtph_ps gap_cvtph_ps
 #define _mm512_cvtps_ph(a, rounding) gap_cvtps_ph(a)
