@@ -12,31 +12,17 @@ from dropcore._backends import cuda
 from dropcore._backends.cuda import attending, graphs, kernels
 from support import host_cupy
 from support.arrays import CLOSE, assert_same_bits, on_host
+from support.attention import arrays, both
 from support.layers import mapped
 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
 DTYPES = [np.float32, np.float64]
 
 
-def arrays(batch, heads, key_heads, queries, keys, size, values, dtype):
-    """q, k, v and the gradient of the result."""
-    rng = np.random.default_rng(3)
-    shapes = ((batch, heads, queries, size), (batch, key_heads, keys, size),
-              (batch, key_heads, keys, values), (batch, heads, queries, values))  # fmt: skip
-    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
-
-
-def both_ways(inputs, **how):
-    """The result, its sums, and all gradients."""
-    q, k, v, dy = inputs
-    y, sums = attention(q, k, v, return_logsumexp=True, **how)
-    return [y, sums, *attention_backward(dy, q, k, v, y, sums, **how)]
-
-
 def same_as_the_cpu(gpu, inputs, on=None, **how):
-    wanted = both_ways(inputs, **how)
+    wanted = both(*inputs, **how)
     put = mapped(how, lambda a: gpu.asarray(a) if isinstance(a, np.ndarray) else a)
-    found = both_ways([gpu.asarray(a) for a in inputs] if on is None else on, **put)
+    found = both(*([gpu.asarray(a) for a in inputs] if on is None else on), **put)
     for a, b in zip(found, wanted, strict=True):
         assert isinstance(a, gpu.ndarray)
         assert a.dtype == b.dtype
@@ -92,29 +78,30 @@ def options(shape, dtype):
 @pytest.mark.parametrize("name", options((3, 4, 7, 7), np.float32))
 def test_options(gpu, dtype, name):
     for heads, key_heads, queries in ((4, 2, 7), (3, 1, 21)):
-        inputs = arrays(3, heads, key_heads, queries, queries, 4, 3, dtype)
+        inputs = arrays(3, heads, queries, queries, 4, 3, key_heads=key_heads, dtype=dtype)
         same_as_the_cpu(gpu, inputs, **options((3, heads, queries, queries), dtype)[name])
 
 
-SHAPES = [(1, 1, 1, 1, 1, 1, 1), (2, 2, 2, 3, 130, 5, 2), (1, 4, 1, 33, 5, 1, 9),
-          (1, 1, 1, 9, 1100, 2, 2), (1, 2, 2, 2, 128, 3, 1030)]  # fmt: skip
-EMPTY = [(0, 2, 1, 3, 4, 2, 2), (2, 0, 0, 3, 4, 2, 2), (2, 2, 1, 0, 4, 2, 3), (2, 2, 1, 3, 0, 2, 2),
-         (2, 2, 1, 3, 4, 0, 2), (2, 2, 1, 3, 4, 2, 0)]  # fmt: skip
+# (batch, heads, queries, keys, size, value_size, key_heads)
+SHAPES = [(1, 1, 1, 1, 1, 1, 1), (2, 2, 3, 130, 5, 2, 2), (1, 4, 33, 5, 1, 9, 1),
+          (1, 1, 9, 1100, 2, 2, 1), (1, 2, 2, 128, 3, 1030, 2)]  # fmt: skip
+EMPTY = [(0, 2, 3, 4, 2, 2, 1), (2, 0, 3, 4, 2, 2, 0), (2, 2, 0, 4, 2, 3, 1), (2, 2, 3, 0, 2, 2, 1),
+         (2, 2, 3, 4, 0, 2, 1), (2, 2, 3, 4, 2, 0, 1)]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sizes(gpu, dtype, shape):
-    inputs = arrays(*shape, dtype)
+    inputs = arrays(*shape[:6], key_heads=shape[6], dtype=dtype)
     for how in ({}, {"rate": 0.3, "key": KEY, "offset": 5}, {"lengths": np.arange(shape[0]) % 2}):
         same_as_the_cpu(gpu, inputs, **how)
 
 
 @pytest.mark.parametrize("shape", EMPTY, ids=str)
 def test_nothing_to_attend_to(gpu, shape):
-    inputs = arrays(*shape, np.float32)
+    inputs = arrays(*shape[:6], key_heads=shape[6])
     found = same_as_the_cpu(gpu, inputs, rate=0.5, key=1)
-    if not shape[4]:  # without keys
+    if not shape[3]:  # without keys
         assert not on_host(found[0]).any()
         assert (on_host(found[1]) == -np.inf).all()
     for gradient, x in zip(found[2:], inputs, strict=False):
@@ -168,13 +155,13 @@ def test_the_backward_pass_draws_the_same_mask(gpu):
 
 @pytest.mark.parametrize("name", ["rate", "causal", "shared", "given", "everything"])
 def test_no_result_depends_on_the_launch_shape(gpu, monkeypatch, name):
-    inputs = [gpu.asarray(a) for a in arrays(2, 4, 2, 37, 37, 4, 3, np.float32)]
+    inputs = [gpu.asarray(a) for a in arrays(2, 4, 37, 37, 4, 3, key_heads=2, dtype=np.float32)]
     how = mapped(options((2, 4, 37, 37), np.float32)[name],
                  lambda a: gpu.asarray(a) if isinstance(a, np.ndarray) else a)  # fmt: skip
-    wanted = both_ways(inputs, **how)
+    wanted = both(*inputs, **how)
     for blocks in (1, 3):
         monkeypatch.setattr(kernels, "BLOCKS", blocks)
-        for a, b in zip(both_ways(inputs, **how), wanted, strict=True):
+        for a, b in zip(both(*inputs, **how), wanted, strict=True):
             assert_same_bits(a, b)
 
 
@@ -185,7 +172,7 @@ def test_no_result_depends_on_the_launch_shape(gpu, monkeypatch, name):
 @pytest.mark.parametrize("name", ["rate", "bias", "lengths", "everything"])
 def test_scores_of_some_heads_or_queries_at_a_time(host, monkeypatch, room, name):
     """No more memory than the room for scores and copies of the arguments."""
-    inputs, sizes = arrays(3, 4, 2, 24, 24, 3, 3, np.float32), []
+    inputs, sizes = arrays(3, 4, 24, 24, 3, 3, key_heads=2, dtype=np.float32), []
     own = attending.empty
 
     def empty(shape, dtype):
@@ -209,7 +196,7 @@ def swapped(a):
 
 
 def test_memory_orders(gpu):
-    inputs = arrays(2, 4, 2, 5, 6, 3, 4, np.float32)
+    inputs = arrays(2, 4, 5, 6, 3, 4, key_heads=2, dtype=np.float32)
     on = [swapped(gpu.asarray(a)) for a in inputs]
     found = same_as_the_cpu(gpu, inputs, on, rate=0.3, key=KEY)
     for a, like in zip((found[0], *found[2:]), (on[0], *on[:3]), strict=True):
@@ -227,12 +214,30 @@ def test_memory_orders(gpu):
     assert not on_host(room[..., 5:]).any()
 
 
+# ---- numbers ----
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_scores(gpu, dtype):
+    """The weights of a query have the sum 1 forward, and none is above 1 backward."""
+    q, k, v, dy = (gpu.asarray(a) for a in arrays(1, 2, 9, 70, 4, 1, dtype=dtype))
+    v[...], dy[...] = 1, 1
+    for size in (1e2, 1e4, 1e6):
+        y, sums = attention(q * dtype(size), k, v, return_logsumexp=True)
+        np.testing.assert_allclose(on_host(y), 1, rtol=10 * np.finfo(dtype).eps)
+        wrong = sums - dtype(20)
+        for given in (sums, wrong):
+            gradients = attention_backward(dy, q * dtype(size), k, v, y, given)
+            assert all(np.isfinite(on_host(a)).all() for a in gradients)
+            assert on_host(gradients[2]).max() <= 9
+
+
 # ---- lengths ----
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_behind_the_lengths_may_be_anything(gpu, dtype):
-    q, k, v, dy = arrays(3, 2, 2, 5, 8, 3, 3, dtype)
+    q, k, v, dy = arrays(3, 2, 5, 8, 3, 3, key_heads=2, dtype=dtype)
     lengths = np.array([5, 0, 8])
     for x in (k, v):
         x[0, :, 5:] = np.nan
@@ -245,12 +250,12 @@ def test_what_is_behind_the_lengths_may_be_anything(gpu, dtype):
 
 
 def test_lengths_may_be_anywhere(gpu):
-    inputs = arrays(2, 2, 1, 5, 8, 3, 3, np.float64)
+    inputs = arrays(2, 2, 5, 8, 3, 3, key_heads=1, dtype=np.float64)
     on = [gpu.asarray(a) for a in inputs]
-    wanted = both_ways(inputs, lengths=[3, 8])
+    wanted = both(*inputs, lengths=[3, 8])
     there = gpu.asarray(np.array([3, 1, 8, 1]))
     for lengths in ([3, 8], np.array([3, 8], np.uint8), there[::2], there.astype(np.int32)[::2]):
-        for a, b in zip(both_ways(on, lengths=lengths), wanted, strict=True):
+        for a, b in zip(both(*on, lengths=lengths), wanted, strict=True):
             np.testing.assert_allclose(on_host(a), b, **CLOSE[np.float64])
     with pytest.raises(ValueError, match=r"lengths must be in \[0, 8\].*got 3 \.\.\. 9"):
         attention(*on[:3], lengths=[3, 9])
@@ -258,10 +263,10 @@ def test_lengths_may_be_anywhere(gpu):
 
 def test_lengths_on_the_device_cannot_lead_out_of_the_arrays(gpu):
     """They are not checked, which would wait: what is more than all keys is all keys."""
-    inputs = arrays(2, 2, 1, 5, 8, 3, 3, np.float64)
+    inputs = arrays(2, 2, 5, 8, 3, 3, key_heads=1, dtype=np.float64)
     on = [gpu.asarray(a) for a in inputs]
-    wanted = both_ways(inputs, lengths=[0, 8])
-    found = both_ways(on, lengths=gpu.asarray(np.array([-3, 1 << 40])))
+    wanted = both(*inputs, lengths=[0, 8])
+    found = both(*on, lengths=gpu.asarray(np.array([-3, 1 << 40])))
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(on_host(a), b, **CLOSE[np.float64])
 
@@ -273,25 +278,25 @@ def test_lengths_on_the_device_cannot_lead_out_of_the_arrays(gpu):
     "name", ["rate", "lengths", "allowed", "given", "shared keys", "everything"]
 )
 def test_attention_waits_for_nothing_and_sends_nothing(host, name):
-    inputs = [host.asarray(a) for a in arrays(2, 4, 2, 6, 6, 3, 3, np.float32)]
+    inputs = [host.asarray(a) for a in arrays(2, 4, 6, 6, 3, 3, key_heads=2, dtype=np.float32)]
     how = mapped(options((2, 4, 6, 6), np.float32)[name],
                  lambda a: host.asarray(a) if isinstance(a, np.ndarray) else a)  # fmt: skip
-    both_ways(inputs, **how)  # copies what never changes
+    both(*inputs, **how)  # copies what never changes
     before = host_cupy.waits, host_cupy.sent
-    both_ways(inputs, **how)
+    both(*inputs, **how)
     assert (host_cupy.waits, host_cupy.sent) == before
 
 
 @pytest.mark.usefixtures("products_in_graphs")
 def test_a_graph_draws_the_masks_of_its_steps(gpu):
-    inputs = arrays(2, 4, 2, 40, 40, 3, 3, np.float32)
+    inputs = arrays(2, 4, 40, 40, 3, 3, key_heads=2, dtype=np.float32)
     on = [gpu.asarray(a) for a in inputs]
     lengths = np.array([40, 17])
     there = gpu.asarray(lengths)
     graph = graphs.Graph()
 
     def work():
-        return both_ways(on, rate=0.4, key=KEY, causal=True, lengths=there)
+        return both(*on, rate=0.4, key=KEY, causal=True, lengths=there)
 
     graph.set(0, {})
     first = graph.rehearse(work)
@@ -300,7 +305,7 @@ def test_a_graph_draws_the_masks_of_its_steps(gpu):
         graph.set(step, {})
         graph.launch()
         key = KEY.at(step=KEY.step + step)
-        wanted = both_ways(inputs, rate=0.4, key=key, causal=True, lengths=lengths)
+        wanted = both(*inputs, rate=0.4, key=key, causal=True, lengths=lengths)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(on_host(a), b, **CLOSE[np.float32])
     for a, b in zip(first, wanted, strict=True):
@@ -313,7 +318,7 @@ def test_a_graph_draws_the_masks_of_its_steps(gpu):
 
 
 def test_arrays_are_on_one_device_and_of_one_dtype(gpu):
-    q, k, v, dy = arrays(1, 2, 2, 3, 3, 2, 2, np.float32)
+    q, k, v, dy = arrays(1, 2, 3, 3, 2, 2, key_heads=2, dtype=np.float32)
     on = [gpu.asarray(a) for a in (q, k, v, dy)]
     with pytest.raises(TypeError, match=r"on one device, got k of type numpy\.ndarray and q"):
         attention(on[0], k, v)
@@ -331,7 +336,7 @@ def test_arrays_are_on_one_device_and_of_one_dtype(gpu):
 
 
 def test_what_is_allowed_may_be_on_the_host(gpu):
-    inputs = arrays(1, 2, 2, 3, 3, 2, 2, np.float32)
+    inputs = arrays(1, 2, 3, 3, 2, 2, key_heads=2, dtype=np.float32)
     on = [gpu.asarray(a) for a in inputs]
     wanted = attention(*inputs[:3], allowed=np.tri(3, dtype=bool))
     for allowed in (np.tri(3, dtype=bool), gpu.asarray(np.tri(3, dtype=bool))):

@@ -183,13 +183,15 @@ KERNEL attention_weights(SCORES_ARGUMENTS, WEIGHTS_ARGUMENTS, STORED *x, const S
 }
 
 /* x becomes the weights after dropout, and dx, their gradient, that of the products of q and k: with
- * p = exp(score - logsumexp), dx = scale p ((bit ? dx m.scale : 0) - mean). */
+ * p = exp(score - logsumexp), dx = scale p ((bit ? dx m.scale : 0) - mean). No weight is above 1,
+ * also where scores are so large that their rounding is. */
 KERNEL attention_weights_back(SCORES_ARGUMENTS, WEIGHTS_ARGUMENTS, STORED *x, STORED *dx,
                               const STORED *logsumexp, const STORED *mean) {
     const scores s = SCORES_OF;
     const dropped m = WEIGHTS_OF;
     each_weight(s, m, x, [&](i64 at, i64 row, bool seen, REAL score, u32 bit) {
-        const REAL p = seen ? exp_of(score - base_of(logsumexp[row])) : (REAL)0;
+        const REAL level = score - base_of(logsumexp[row]);
+        const REAL p = seen ? exp_of(level > (REAL)0 ? (REAL)0 : level) : (REAL)0;
         const REAL back = bit ? dx[at] * m.scale : (REAL)0;
         x[at] = bit ? p * m.scale : (REAL)0;
         dx[at] = seen ? s.scale * (p * (back - mean[row])) : (REAL)0;
