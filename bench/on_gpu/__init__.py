@@ -5,7 +5,7 @@ from .report import run, table
 from .setting import SECTIONS, SIZES, Absent, Clock, Setting, Sizes
 from .timing import fastest, interleaved, over, target
 
-from . import passes, training  # isort: skip  # which add their sections behind those of parity
+from . import passes, attending, training  # isort: skip  # which add their sections behind those of parity
 
 __all__ = [
     "SECTIONS",
@@ -15,6 +15,7 @@ __all__ = [
     "Clock",
     "Setting",
     "Sizes",
+    "attending",
     "fastest",
     "interleaved",
     "over",

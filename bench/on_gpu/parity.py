@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from dropcore import Key, Mask, dropout, dropout_backward, masked_matmul, masked_matmul_backward
+from dropcore import (
+    Key,
+    Mask,
+    attention,
+    attention_backward,
+    dropout,
+    dropout_backward,
+    masked_matmul,
+    masked_matmul_backward,
+)
 from dropcore import max_norm_ as project_
 from dropcore._backends.cuda import kernels
 from dropcore.noise import normal
@@ -186,6 +195,52 @@ def parity_products(s: Setting) -> dict[str, Any]:
                 found = masked_matmul_backward(on[3], *on[:2], active, activation="relu", **own)
                 for a, b, what in zip(found, wanted, ("dx", "dw", "dbias"), strict=True):
                     checks.close(f"{name}, {what}", a, b, most)
+    return checks.result()
+
+
+def attention_options(batch: int, heads: int, length: int) -> dict[str, dict[str, Any]]:
+    """Arguments of attention, each kind once."""
+    rng = np.random.default_rng(8)
+    bias = np.where(rng.uniform(size=(heads, length, length)) < 0.2, -np.inf, 0.5)
+    return {
+        "plain": {},
+        "dropout": {"rate": 0.1, "key": KEY, "offset": 77},
+        "causal": {"rate": 0.1, "key": KEY, "causal": True},
+        "lengths": {"rate": 0.1, "key": KEY, "lengths": np.arange(batch) * length // batch},
+        "bias": {"rate": 0.1, "key": KEY, "bias": bias},
+        "given": {"mask": Mask.given(rng.uniform(size=(heads, 1, length)) < 0.5, keep=0.5)},
+    }
+
+
+@section
+def parity_attention(s: Setting) -> dict[str, Any]:
+    """Forward and backward, with grouped heads, in float32 and float64; the masks bit for bit."""
+    checks, rng = Checks(s), np.random.default_rng(7)
+    batch, heads, length, size = s.sizes.scores
+    key_heads = heads // 2
+    shapes = (heads, size), (key_heads, size), (key_heads, size), (heads, size)
+    given = [rng.normal(size=(batch, rows, length, n)) for rows, n in shapes]
+    for dtype, (name, how) in itertools.product(
+        (np.float32, np.float64), attention_options(batch, heads, length).items()
+    ):
+        most = 1e-5 if dtype == np.float32 else 1e-13
+        label = f"{name}, {np.dtype(dtype).name}"
+        with checks.part(label):
+            ends = []
+            for put in (np.asarray, s.xp.asarray):
+                q, k, v, dy = (put(a.astype(dtype)) for a in given)
+                own = how | ({"bias": put(how["bias"].astype(dtype))} if "bias" in how else {})
+                y, sums = attention(q, k, v, return_logsumexp=True, **own)
+                ends.append((y, *attention_backward(dy, q, k, v, y, sums, **own)))
+            for what, wanted, found in zip(("y", "dq", "dk", "dv"), *ends, strict=True):
+                checks.close(f"{label}, {what}", found, wanted, most)
+    for offset, keys in itertools.product((0, 31, 1 << 36), (64, 200, 1025)):
+        with checks.part(f"mask of {keys} keys, offset {offset}"):
+            mask = Mask((2, 3, 5, keys), 0.1, key=KEY, offset=offset)
+            q, k = s.xp.zeros((2, 3, 5, 1), np.float32), s.xp.zeros((2, 3, keys, 1), np.float32)
+            one = np.broadcast_to(np.eye(keys, dtype=np.float32), (2, 3, keys, keys)).copy()
+            kept = s.back(attention(q, k, s.xp.asarray(one), mask=mask)) != 0
+            checks.bits(f"mask of {keys} keys, offset {offset}", kept, mask.to_bool())
     return checks.result()
 
 

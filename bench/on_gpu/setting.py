@@ -31,11 +31,13 @@ class Sizes:
     mask: int = 1024 * MI
     matrix: tuple[int, int] = (16384, 16384)
     epilogue: tuple[int, int] = (32768, 8192)
+    attention: tuple[int, int, int, int] = (8, 16, 1024, 64)  # batch, heads, length, numbers
     layers: tuple[int, ...] = (784, 8192, 8192, 10)
     batches: tuple[int, ...] = (128, 1024)
     units: tuple[tuple[int, int], ...] = ((128, 4096), (1024, 4096), (128, 8192), (1024, 8192))
     parity: int = 4 * MI + 77
     product: tuple[int, int, int] = (96, 256, 160)  # of parity: rows, inputs, units
+    scores: tuple[int, int, int, int] = (3, 4, 300, 32)  # of parity, as attention
     far: int = (1 << 32) + 1000  # an index beyond 32 bits
     rounds: int = 8
     turn: float = 4.0  # milliseconds that a turn lasts at least
@@ -45,12 +47,13 @@ SIZES = {
     "full": Sizes(),
     "quick": Sizes(
         flat=256 * MI, mask=256 * MI, matrix=(8192, 8192), epilogue=(16384, 8192), batches=(128,),
-        units=((128, 4096),), parity=MI + 77, rounds=3,
+        units=((128, 4096),), parity=MI + 77, rounds=3, attention=(2, 16, 1024, 64),
     ),
     "tiny": Sizes(
         flat=3000, mask=3000, matrix=(30, 40), epilogue=(20, 30), layers=(12, 16, 16, 4),
         batches=(8,), units=((8, 32),), parity=3000, far=5000, rounds=1, turn=0.0,
         product=(33, 260, 35),  # a bit more than warps and blocks
+        attention=(2, 2, 9, 4), scores=(3, 4, 35, 5),
     ),
 }  # fmt: skip
 

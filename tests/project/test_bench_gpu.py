@@ -15,7 +15,7 @@ from dropcore._backends.cuda import kernels
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.py"
 PARITY = ["parity_masks", "parity_dropout", "parity_noise", "parity_max_norm", "parity_products",
-          "parity_updates", "parity_training"]  # fmt: skip
+          "parity_attention", "parity_updates", "parity_training"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,7 @@ TIMES = {
     "packed_masks": ("bits", ["packed_0.5", "packed_0.9"]),
     "max_norm": ("rows", ["rows", "rows_shortened", "read"]),
     "fused_epilogue": ("bfloat16", ["forward", "backward"]),
+    "attention_passes": ("float32", ["plain", "dropout", "causal", "plain_both", "dropout_both"]),
     "training_step": ("batch 8", ["regularised", "regularised_graph", "plain", "units"]),
     "unit_masks": ("8 x 32 x 32", ["plain", "units", "lazy"]),
     "small_calls": ("128 x 128", ["dropout", "masked_matmul", "max_norm", "cupy_matmul"]),
