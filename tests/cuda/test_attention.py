@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -10,10 +11,23 @@ import pytest
 from dropcore import Key, Mask, attention, attention_backward
 from dropcore._backends import cuda
 from dropcore._backends.cuda import attending, graphs, kernels
+from dropcore.nn import (
+    CrossAttention,
+    Dense,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    LearnedPositions,
+    MultiHeadAttention,
+    Residual,
+    Sequential,
+)
+from dropcore.optim import SGD
+from dropcore.updates import dense
 from support import host_cupy
 from support.arrays import CLOSE, assert_same_bits, on_host
 from support.attention import arrays, both
-from support.layers import mapped
+from support.layers import built, mapped
 
 KEY = Key(0x0123456789ABCDEF, stream=5, step=77)
 DTYPES = [np.float32, np.float64]
@@ -343,3 +357,54 @@ def test_what_is_allowed_may_be_on_the_host(gpu):
         found = attention(*on[:3], allowed=allowed)
         np.testing.assert_allclose(on_host(found), wanted, rtol=1e-5, atol=1e-6)
     assert cuda.ATTENTION == ("float32", "float64")
+
+
+# ---- layers ----
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_to_a_context(gpu, dtype):
+    layer = built(CrossAttention(4, 0.4, key_heads=2), 6, 8, dtype=dtype)
+    there = copy.deepcopy(layer).to("cuda")
+    rng = np.random.default_rng(5)
+    x, context, dy = (rng.normal(size=(3, n, 8)).astype(dtype) for n in (6, 9, 6))
+    found = []
+    for own, put in ((layer, np.asarray), (there, gpu.asarray)):
+        y, backward = own.forward(
+            put(x), context=put(context), key=KEY, lengths=[6, 2, 0], context_lengths=[0, 9, 4]
+        )
+        gradients, grads = backward(put(dy), for_update=True)
+        found.append([y, *gradients, *(dense(grads[name]) for name in sorted(grads))])
+    for wanted, other in zip(*found, strict=True):
+        assert isinstance(other, gpu.ndarray)
+        np.testing.assert_allclose(on_host(other), wanted, **CLOSE[dtype])
+
+
+def transformer():
+    """Words to the next ones."""
+    attention = MultiHeadAttention(4, 0.2, causal=True, key_heads=2)
+    return Sequential(
+        [Embedding(11, 8), LearnedPositions(6), Residual([LayerNorm(), attention, Dropout(0.1)]),
+         Residual([LayerNorm(), Dense(16, activation="gelu"), Dropout(0.1), Dense(8)]),
+         LayerNorm(), Dense(11)]
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("products_in_graphs")
+def test_a_transformer_learns_the_same_as_on_the_cpu_also_in_a_graph(gpu):
+    rng = np.random.default_rng(2)
+    words = rng.integers(0, 11, (24, 7))
+    x, y = words[:, :-1], words[:, 1:]
+    how = {"epochs": 2, "batch_size": 8, "key": 3, "progress": False}
+    ends = []
+    for put, more in ((np.asarray, {}), (gpu.asarray, {}), (gpu.asarray, {"cuda_graph": True})):
+        model = built(transformer(), 6, dtype=np.float32)
+        if put is not np.asarray:
+            model.to("cuda")
+        history = model.fit(put(x), put(y), optimizer=SGD(0.1, momentum=0.9), **how, **more)
+        ends.append((history["loss"], {n: on_host(w) for n, w in model.params.items()}))
+    (losses, weights), *others = ends
+    for other_losses, other_weights in others:
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+        for name, weight in weights.items():
+            np.testing.assert_allclose(other_weights[name], weight, rtol=1e-3, atol=1e-5)

@@ -20,6 +20,7 @@ from dropcore.nn import (
     Dropout,
     EmbeddingDropout,
     LayerNorm,
+    LearnedPositions,
     Maxout,
     MultiHeadAttention,
     Sequential,
@@ -163,7 +164,7 @@ def test_attention_of_padded_sequences(gpu, layer, call, dtype):
 
 
 SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNoise, LayerNorm,
-         RatedLayer)  # fmt: skip
+         LearnedPositions, MultiHeadAttention, RatedLayer)  # fmt: skip
 
 
 @pytest.mark.parametrize(
