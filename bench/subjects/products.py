@@ -130,10 +130,16 @@ def product_backward_torch(shape: Shape) -> Call:
 # ---- a layer's share of a training step ----------------------------------------------------------
 
 
+def front(array: np.ndarray, columns: int) -> np.ndarray:
+    """A contiguous matrix with as many rows and fewer columns, in the same memory."""
+    return array.reshape(-1)[: len(array) * columns].reshape(len(array), columns)
+
+
 def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
     """Forward with bias and ReLU, both gradients, momentum SGD; new masks at every call.
 
-    As Sequential and fit go about it. The mask of x is drawn and applied by what comes before.
+    As Sequential and fit go about it. The mask of x is drawn and applied by what comes before, and
+    layers around one with unit masks hand over kept units only.
     """
     from dropcore._ops.dense import DenseOp
     from dropcore._ops.epilogue import CompactActivation
@@ -152,7 +158,8 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
         step = next(steps)
         masks = masks_of(kind, shape, step)
         if kind == "unit":
-            came = CompactActivation.of(x, masks["x_mask"])
+            units = masks["x_mask"].indices()
+            came = CompactActivation(front(x, len(units)), units, shape[1])
         elif kind == "element":
             came = dropcore.dropout(x, mask=masks["x_mask"])
         else:
@@ -160,7 +167,7 @@ def layer(shape: Shape, kind: str = "plain", **settings: Any) -> Call:
         dense = DenseOp(
             came, w, params["bias"], relu=True, mask=masks.get("y_mask"), compact=kind == "unit"
         )
-        back = dy if dense.y_units is None else dy[:, dense.y_units]
+        back = dy if dense.y_units is None else front(dy, len(dense.y_units))
         _, dw, dbias = dense.backward(back, for_update=True)
         optimizer.apply(params, {"weight": dw, "bias": dbias}, state, step, {})
 

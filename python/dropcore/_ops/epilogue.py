@@ -51,7 +51,7 @@ class CompactActivation:
     def of(cls, x: Array, mask: Mask) -> CompactActivation:
         """x under a mask that drops units."""
         units = mask.indices(like=x)
-        values = x[..., units]
+        values = x.take(units, axis=-1)  # indexing takes four times as long
         values *= x.dtype.type(mask.scale)
         return cls(values, units, x.shape[-1])
 
