@@ -217,6 +217,15 @@ def test_queries_that_see_no_key(isa, dtype):
     assert (sums[0, 0, 3], sums[0, 1, 0]) == (-np.inf, -np.inf)
 
 
+@each_dtype
+def test_the_lowest_number_hides_a_key_too(isa, dtype):
+    """Libraries add it in place of -inf; what it is added to makes no difference."""
+    values = arrays(1, 2, 50, 70, 6, dtype=dtype)
+    allowed = np.random.default_rng(6).random((50, 70)) < 0.5
+    bias = np.where(allowed, 0, np.finfo(dtype).min).astype(dtype)
+    same(both(*values, 0.2, key=1, bias=bias), both(*values, 0.2, key=1, allowed=allowed))
+
+
 def test_scale(isa):
     values = arrays(1, 2, 20, 30, 16)
     same(both(*values), both(*values, scale=0.25))
@@ -397,6 +406,18 @@ def test_shards_of_the_heads(isa, dtype):
         )  # fmt: skip
         cuts = (mine, mine, mine, shared, shared)
         same(found, [a[rows, cut] for a, cut in zip(wanted, cuts, strict=True)])
+
+
+def test_the_mask_of_some_heads_ends_with_the_last_of_them():
+    """There are indices up to 2^63: heads that are elsewhere need none here."""
+    values = arrays(2, 4, 5, 5, 3)
+    both(*values, 0.5, key=1, mask_heads=8, offset=2**63 - (8 + 4) * 25)
+    whole = arrays(2, 8, 5, 5, 3)
+    wanted = attention(*whole[:3], 0.5, key=1, offset=2**63 - 16 * 25)
+    found = attention(
+        *(a[:, 4:] for a in whole[:3]), 0.5, key=1, mask_heads=8, offset=2**63 - 12 * 25
+    )
+    same([found], [np.ascontiguousarray(wanted[:, 4:])])
 
 
 def test_all_heads_are_the_default():

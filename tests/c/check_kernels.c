@@ -969,11 +969,13 @@ CDROP_FOR_REAL_TYPES(CHECK_ACTIVATIONS)
             CHECK(weights, "%s softmax_tile_" #S ", %d x %d", isa, (int)rows, (int)columns);     \
             CHECK(sums, "%s sums of softmax_tile_" #S ", %d x %d", isa, (int)rows, (int)columns); \
             /* Backwards, levels are those of all keys of a row: about as large as its scores. A \
-             * gradient that is dropped may be anything. */                                      \
+             * gradient that is dropped or not seen may be anything. */                          \
             for (size_t i = 0; i < size; ++i) {                                                  \
                 x[i] = in[i];                                                                    \
                 const size_t r = i / (size_t)stride, c = i % (size_t)stride;                     \
-                if (masked && !bit_of(bits, bit + r * (size_t)bit_stride + c) && any64() % 4 == 0) \
+                const int64_t n = tile.first_live + (int64_t)r * tile.live_step;                 \
+                if (((masked && !bit_of(bits, bit + r * (size_t)bit_stride + c)) ||              \
+                     (int64_t)c >= n || (int64_t)c >= columns) && any64() % 4 == 0)              \
                     din[i] = dx[i] = (T)NAN;                                                     \
             }                                                                                    \
             for (int64_t r = 0; r < rows; ++r)                                                   \
