@@ -163,6 +163,13 @@ def test_attention_of_padded_sequences(gpu, layer, call, dtype):
         np.testing.assert_allclose(on_host(a), b, **close)
 
 
+def test_a_state_on_another_device_is_refused(host):
+    layer = built(MultiHeadAttention(2, causal=True), 5, 4).to("cuda")
+    _, (k, v, _), _ = layer.forward_from(host.asarray(np.zeros((2, 3, 4))))
+    with pytest.raises(ValueError, match="expects the state that forward_from returned"):
+        layer.forward_from(host.asarray(np.zeros((2, 1, 4))), (on_host(k), on_host(v), None))
+
+
 SHORT = (ActivationLayer, ActivityRegularization, BatchNorm, Dense, GaussianNoise, LayerNorm,
          LearnedPositions, MultiHeadAttention, RatedLayer)  # fmt: skip
 

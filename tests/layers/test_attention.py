@@ -521,6 +521,14 @@ def test_weights_in_the_names_of_pytorch_come_back_by_path(layer):
         np.testing.assert_array_equal(array, before[name] + 1)
 
 
+def test_other_layers_may_have_the_name_of_a_projection():
+    model = Sequential([Dense(3)])
+    model.build((4,), key=1)
+    weight, bias = normal(3, 4), normal(3)
+    load_state_dict(model, {"head.out_proj.weight": weight, "head.out_proj.bias": bias})
+    np.testing.assert_allclose(model.params["0.weight"], weight.T, 1e-6)
+
+
 @pytest.mark.parametrize(
     "layer", [MultiHeadAttention(4, key_heads=2), MultiHeadAttention(2, head_size=4)]
 )
@@ -568,6 +576,18 @@ def test_learned_positions_add_a_row_for_each_step():
     np.testing.assert_allclose(np.asarray(grads["weight"])[5:], y.sum(axis=0))
     assert not np.asarray(grads["weight"])[:5].any()
     assert dx is y
+    _, whole, _ = backward(y)
+    np.testing.assert_array_equal(whole["weight"], np.asarray(grads["weight"]))
+
+
+def test_the_vectors_of_positions_are_rows():
+    layer = LearnedPositions(50, initializer="glorot_uniform", constraint=MaxNorm(0.5))
+    layer.build((50, 8), key=1)
+    weight = layer.params["weight"]
+    bound = np.sqrt(6 / (1 + 8))  # a step has one position
+    assert 0.97 * bound < abs(weight).max() <= bound
+    layer.constraints["weight"](weight)
+    np.testing.assert_allclose(np.linalg.norm(weight, axis=1).max(), 0.5, 1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", SGD(0.1, momentum=0.9, lazy=True)])
@@ -586,6 +606,7 @@ def test_learned_positions_train_beyond_those_that_are_seen_or_not(optimizer):
 @pytest.mark.parametrize("features", [1, 4, 7])
 def test_sinusoids_are_those_of_the_paper(features):
     layer = SinusoidalPositions()
+    layer(np.zeros((1, 1, features)))
     found = layer(np.zeros((1, 100, features)))[0]
     for t in (0, 1, 63, 64, 99):
         for i in range(features):

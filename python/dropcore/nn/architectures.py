@@ -29,7 +29,6 @@ max-norm, which keeps the weights from growing.
 
 from __future__ import annotations
 
-import copy
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -433,10 +432,10 @@ def transformer(
         of_weights = _rates(
             what, "block", attention_rate, attention_keep, depth, 0.1, prefix="attention_"
         )
-    paths: list[list[Layer]] = [[] for _ in range(depth)]
+    paths: list[float | None] = [None] * depth
     if path_rate is not None:
         last = check_number(f"{what}: path_rate", path_rate, "[0, 1]")
-        paths = [[DropPath(each)] for each in rates_over_depth(depth, last)]
+        paths = [*rates_over_depth(depth, last)]
     inputs = _input_rate(what, input_rate, input_keep)
     _check_activation(what, activation)
     layers: list[Layer] = []
@@ -452,8 +451,9 @@ def transformer(
     for given, weights, path in zip(noise, of_weights, paths, strict=True):
         attention = MultiHeadAttention(heads, causal=causal, **weights)
         inside = [Dense(hidden, activation=activation, **how), Dense(units, **how)]
-        layers.append(Residual([LayerNorm(), attention, Dropout(**given), *path]))
-        layers.append(Residual([LayerNorm(), *inside, Dropout(**given), *copy.deepcopy(path)]))
+        for part in ([attention], inside):
+            dropped = [Dropout(**given)] if path is None else [Dropout(**given), DropPath(path)]
+            layers.append(Residual([LayerNorm(), *part, *dropped]))
     pooled = [] if return_sequences else [GlobalAveragePool1D()]
     return Sequential([*layers, LayerNorm(), *pooled, Dense(outputs, **how)])
 

@@ -19,7 +19,7 @@ from dropcore.mask import Mask
 from dropcore.nn._checks import check_array, check_built, check_dtype, check_gradient
 from dropcore.nn.dropout import RatedLayer, check_row_offset, first_element
 from dropcore.nn.initializers import Initializer, drawn, initializer_of
-from dropcore.nn.layer import Array, ArrayShape, Backward, BackwardFrom, Shape, Stateful, writeable
+from dropcore.nn.layer import Array, ArrayShape, Backward, BackwardFrom, Shape, Stateful
 from dropcore.nn.rates import Rate, Schedule
 from dropcore.regularizers import Regularizer
 
@@ -423,7 +423,7 @@ class MultiHeadAttention(Stateful, _Attention):
                 f"({batch}, steps, {expected[1]}, {size}) and {weight.dtype}, and which are valid, "
                 f"got {', '.join(map(_kind_of, parts))}"
             )
-        return parts if parts[0].shape[1] else None
+        return parts
 
     def _dstate(self, dstate: Any, k: Array) -> tuple[Any, Any]:
         """The gradients of the returned keys and values, checked."""
@@ -535,7 +535,7 @@ class CrossAttention(_Attention):
             x, context=context, key=key, row_offset=row_offset, lengths=lengths,
             context_lengths=context_lengths,
         )  # fmt: skip
-        return writeable(y, x)
+        return y
 
     def forward(
         self,

@@ -248,7 +248,8 @@ class SinusoidalPositions(_Positions):
         kind = (x.shape[2], x.dtype, on_device(x), self.max_wavelength)
         known = self._table
         if known is None or known[0] != kind or len(known[1]) < steps:
-            table = sinusoids(max(steps, 64), x.shape[2], self.max_wavelength)
+            length = max(64, 1 << (steps - 1).bit_length())  # not anew for each step of a text
+            table = sinusoids(length, x.shape[2], self.max_wavelength)
             there = to_device(table.astype(x.dtype), "cuda" if on_device(x) else "cpu")
             known = self._table = kind, there
         return known[1]
