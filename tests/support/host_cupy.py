@@ -210,7 +210,7 @@ class ndarray:
         return method
 
     for _name in ("astype", "reshape", "copy", "sum", "max", "swapaxes", "ravel", "view", "min",
-                  "mean", "argmax", "clip", "all", "any", "transpose"):  # fmt: skip
+                  "mean", "argmax", "clip", "all", "any", "transpose", "take"):  # fmt: skip
         locals()[_name] = _method(_name)
 
     def _operator(function):
