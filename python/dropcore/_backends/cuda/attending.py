@@ -179,7 +179,7 @@ class Attention:
         """Pairs and rows that are computed at a time, and so many arrays for their scores."""
         row = max(self._keys * self._q.itemsize, 1)
         rows = max(min(SCORES // row, self._rows), 1)
-        pairs = max(min(SCORES // (row * rows), self._pairs), 1) if rows >= self._rows else 1
+        pairs = max(min(SCORES // (row * rows), self._pairs), 1)  # one if not all rows fit
         rooms = [empty((pairs * rows * self._keys,), self._q.dtype) for _ in range(arrays)]
         for pair in range(0, self._pairs, pairs):
             for first in range(0, max(self._rows, 1), rows):
