@@ -671,6 +671,19 @@ def test_nan_and_infinity_stay_in_their_rows(isa, bad):
         same([found[0, 0], found[1]], [wanted[0, 0], wanted[1]])
 
 
+def test_nan_of_a_gradient_stays_in_its_row(isa):
+    q, k, v, dout = arrays(1, 2, 100, 50, 8)
+    _, _, clean, _, other = both(q, k, v, dout)
+    dout[0, 1, 7, 3] = np.nan
+    _, _, dq, dk, dv = both(q, k, v, dout)
+    others = np.arange(100) != 7
+    assert np.isnan(dq[0, 1, 7]).all()
+    assert np.isnan(dk[0, 1]).all()
+    assert np.isnan(dv[0, 1, :, 3]).all()
+    same([dq[0, 1][others], dq[0, 0], dv[0, 0]], [clean[0, 1][others], clean[0, 0], other[0, 0]])
+    same([np.delete(dv, 3, 3)], [np.delete(other, 3, 3)])
+
+
 def test_nan_of_a_key_reaches_every_query_that_sees_it(isa):
     q, k, v, _ = arrays(1, 1, 200, 200, 8)
     k[0, 0, 150, 2] = np.nan
