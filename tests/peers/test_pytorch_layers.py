@@ -27,9 +27,12 @@ from dropcore.nn import (
     LayerNorm,
     MaxPool1D,
     MaxPool2D,
+    Sequential,
     SpatialDropout1D,
     SpatialDropout2D,
     SpatialDropout3D,
+    load_state_dict,
+    transformer,
 )
 from dropcore.nn.activations import ACTIVATIONS
 from support.arrays import close, normal, normal32
@@ -410,6 +413,43 @@ def test_both_directions_equal_pytorch_without_lengths(torch):
     last.load_params(layer.params)
     want = other(torch.from_numpy(x))[1][0].detach().numpy().sum(0)
     np.testing.assert_allclose(last(x), want, atol=1e-5)
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_transformer_block_is_that_of_pytorch(torch, causal):
+    module = torch.nn.TransformerEncoderLayer(
+        8, 2, 12, 0.0, activation="gelu", batch_first=True, norm_first=True, dtype=torch.float64
+    )
+    block = Sequential(transformer(8, 1, depth=1, heads=2, hidden=12, causal=causal).layers[2:4])
+    block.build((6, 8), key=1, dtype=np.float64)
+    own = {name: value.detach() for name, value in module.state_dict().items()}
+    load_state_dict(
+        block,
+        {
+            f"{ours}.{name.removeprefix(theirs)}": value
+            for theirs, ours in (("norm1.", "0.0.0"), ("self_attn.", "0.0.1"), ("norm2.", "1.0.0"),
+                                 ("linear1.", "1.0.1"), ("linear2.", "1.0.2"))
+            for name, value in own.items()
+            if name.startswith(theirs)
+        },
+    )  # fmt: skip
+    x, dy, lengths = normal(3, 6, 8), normal(3, 6, 8, seed=1), np.array([6, 2, 4])
+    padded = np.arange(6) >= lengths[:, None]
+    dy[padded] = 0
+    given = torch.from_numpy(x).requires_grad_()
+    later = torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None
+    wanted = module(given, src_mask=later, src_key_padding_mask=torch.from_numpy(padded))
+    wanted.backward(torch.from_numpy(dy))
+    y, backward = block.forward(x, lengths=lengths)
+    dx, grads = backward(dy)
+    close(y[~padded], wanted.detach().numpy()[~padded], "y")
+    close(dx, given.grad.numpy(), "dx")
+    close(grads["0.0.1.weight"], module.self_attn.in_proj_weight.grad.numpy().T, "in_proj")
+    close(grads["0.0.1.bias"], module.self_attn.in_proj_bias.grad.numpy(), "in_proj bias")
+    close(grads["0.0.1.output_weight"], module.self_attn.out_proj.weight.grad.numpy().T, "out_proj")
 
 
 # --- dropout -------------------------------------------------------------------------------------
