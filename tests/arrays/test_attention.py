@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dropcore
-from dropcore import Key, Mask, _core, attention, attention_backward, reference
+from dropcore import Key, Mask, _core, attention, attention_backward, masked_matmul, reference
 from support.arrays import LAYOUTS, assert_same_bits, close
 from support.attention import arrays, both, same
 from support.differences import differences
@@ -706,6 +706,17 @@ def test_nan_of_a_value_has_no_weight_that_removes_it(isa):
         assert np.isnan(out[..., 3]).all()
         assert np.isfinite(np.delete(out, 3, -1)).all()
     assert np.isfinite(attention(q, k, v, lengths=[20])).all()
+
+
+@each_dtype
+def test_denormal_numbers(isa, dtype):
+    """They count as in other products, and NumPy computes with them afterwards as before."""
+    tiny = np.full((1, 1, 50, 8), np.finfo(dtype).smallest_normal / 4, dtype)
+    q, k, _, dout = arrays(1, 1, 100, 50, 8, dtype=dtype)
+    vanish = not masked_matmul(np.ones((1, 50), dtype), tiny[0, 0]).any()
+    out, _, _, _, dv = both(q, k, tiny, dout * tiny[0, 0, 0])
+    assert (not out.any()) == (not dv.any()) == vanish
+    assert (tiny * dtype(0.5)).all()
 
 
 def test_infinite_scores(isa):
