@@ -7,7 +7,7 @@
 # on the team.
 
 cdef enum:
-    PANEL_COLUMNS = 1024     # of a block at a time: their sums stay in L1
+    PANEL_COLUMNS = 8192     # of a block at a time: their sums stay in L2
     FLAT_UNIT = 4096
     SQUARES_A_BLOCK = 65536  # of a sum over everything
     NO_UPDATE = -1
