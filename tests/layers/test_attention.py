@@ -613,8 +613,8 @@ def test_sinusoids_are_those_of_the_paper(features):
             angle = t / 10000 ** ((i - i % 2) / features)
             assert found[t, i] == pytest.approx(np.cos(angle) if i % 2 else np.sin(angle), abs=1e-9)
     np.testing.assert_array_equal(layer(np.zeros((1, 3, features))), found[None, :3])
-    single = layer(np.zeros((1, 100, features), np.float32))[0]
-    np.testing.assert_array_equal(single, found.astype(np.float32))
+    x = normal(1, 100, features, dtype=np.float32)
+    np.testing.assert_array_equal(layer(x), x + found.astype(np.float32))
     y, last, _ = layer.forward_from(np.zeros((1, 20, features)), 80)
     np.testing.assert_array_equal(y[0], found[80:])
     assert last == 100
@@ -776,3 +776,22 @@ def test_arguments_that_decide_shapes_stay():
     for name in ("heads", "key_heads", "head_size", "context_features", "use_bias"):
         with pytest.raises(AttributeError, match=f"{name} cannot be assigned once"):
             setattr(layer, name, 1)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_short_sequences(steps):
+    x = normal(3, steps, 4)
+    for layer in (
+        MultiHeadAttention(2, 0.3),
+        MultiHeadAttention(2, 0.3, causal=True),
+        LearnedPositions(5),
+        SinusoidalPositions(),
+    ):
+        layer = built(layer, 5, 4)
+        y, backward = layer.forward(x, key=KEY)
+        dx, grads = backward(np.ones_like(y))
+        assert y.shape == dx.shape == x.shape
+        assert all(np.shape(grads[name]) == w.shape for name, w in layer.params.items())
+        if isinstance(layer, MultiHeadAttention):
+            valid = np.full(3, steps)
+            np.testing.assert_array_equal(layer(x, KEY, lengths=valid), y)

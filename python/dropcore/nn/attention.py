@@ -134,15 +134,17 @@ class _Attention(RatedLayer):
             ]
             self._params[name] = np.concatenate(parts, axis=1)
 
-    def _check(self, name: str, x: Array, features: int) -> None:
-        """TypeError or ValueError unless x is (batch, time, features)."""
+    def _check(self, name: str, x: Array, weight: str) -> Array:
+        """The weight that multiplies x, if x is (batch, time, features)."""
         check_array(self, x)
         check_built(self)
-        if x.ndim != 3 or x.shape[-1] != features:
+        found = self._params[weight]
+        if x.ndim != 3 or x.shape[-1] != len(found):
             raise ValueError(
-                f"{self!r} expects {name} of shape (batch, time, {features}), got {x.shape}"
+                f"{self!r} expects {name} of shape (batch, time, {len(found)}), got {x.shape}"
             )
-        check_dtype(self, x, self._params["weight"].dtype)
+        check_dtype(self, x, found.dtype)
+        return found
 
     def mask(self, shape: tuple[int, int, int], key: Key | int, row_offset: int = 0) -> Mask | None:
         """The mask of the attention weights.
@@ -355,9 +357,7 @@ class MultiHeadAttention(Stateful, _Attention):
         ValueError
             If a state does not fit, or the layer carries none.
         """
-        weight = self._params.get("weight")
-        self._check("x", x, 0 if weight is None else len(weight))
-        assert weight is not None  # checked
+        weight = self._check("x", x, "weight")
         valid = self.checked_lengths(x, lengths)
         batch, steps, _ = x.shape
         past = self._past(state, batch)
@@ -570,15 +570,14 @@ class CrossAttention(_Attention):
         TypeError, ValueError
             If there is no context, or one of them does not fit.
         """
-        weights = [self._params.get(name) for name in ("weight", "context_weight")]
-        features, of_context = (0 if weight is None else len(weight) for weight in weights)
-        self._check("x", x, features)
+        weight = self._check("x", x, "weight")
         if context is None:
+            features = len(self._params["context_weight"])
             raise TypeError(
-                f"{self!r} needs context=, the sequences (batch, time, {of_context}) that x "
-                "attends to; attention within x is MultiHeadAttention"
+                f"{self!r} needs context=, the sequences (batch, time, {features}) that x attends "
+                "to; attention within x is MultiHeadAttention"
             )
-        self._check("context", context, of_context)
+        context_weight = self._check("context", context, "context_weight")
         if len(context) != len(x):
             raise ValueError(
                 f"{self!r} expects a context for each sequence, got {len(context)} for {len(x)}"
@@ -587,8 +586,8 @@ class CrossAttention(_Attention):
         seen = self.checked_lengths(context, context_lengths)
         params, shared = self._params, self._shared_heads
         size = params["output_weight"].shape[0] // self.heads
-        queries = DenseOp(x, params["weight"], params.get("bias"))
-        both = DenseOp(context, params["context_weight"], params.get("context_bias"))
+        queries = DenseOp(x, weight, params.get("bias"))
+        both = DenseOp(context, context_weight, params.get("context_bias"))
         split = (*context.shape[:2], 2 * shared, size)
         q, kv = queries.values.reshape(*x.shape[:2], self.heads, size), both.values.reshape(split)
         mask = None
