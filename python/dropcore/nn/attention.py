@@ -392,8 +392,9 @@ class MultiHeadAttention(Stateful, _Attention):
             if before:
                 dkeys, dvalues = (op.backend.empty(k.shape, x.dtype) for _ in range(2))
             op.backward(dfound.reshape(q.shape), dq, dkeys, dvalues)
-            for total, more in zip((dkeys, dvalues), self._dstate(dstate, k), strict=True):
-                total += more
+            if dstate is not None:
+                for total, more in zip((dkeys, dvalues), self._dstate(dstate, k), strict=True):
+                    total += more
             dfirst = None
             if before:
                 dk[...], dv[...] = dkeys[:, before:], dvalues[:, before:]
@@ -425,10 +426,8 @@ class MultiHeadAttention(Stateful, _Attention):
             )
         return parts
 
-    def _dstate(self, dstate: Any, k: Array) -> tuple[Any, Any]:
+    def _dstate(self, dstate: Any, k: Array) -> tuple[Array, Array]:
         """The gradients of the returned keys and values, checked."""
-        if dstate is None:
-            return 0, 0
         parts = tuple(dstate) if isinstance(dstate, tuple | list) else (dstate,)
         if len(parts) != 2 or any(
             getattr(part, "shape", None) != k.shape or part.dtype != k.dtype for part in parts
