@@ -188,7 +188,7 @@ def train(model, numbers, held_out, options):
 
 
 def sample(model, numbers, options):
-    """The tokens that follow, drawn from softmax(logits / temperature) of the top k.
+    """The known tokens that follow, drawn from softmax(logits / temperature) of the top k.
 
     Such a draw is the largest of the logits after Gumbel noise is added, which is a function of the
     seed and the position.
@@ -196,6 +196,7 @@ def sample(model, numbers, options):
     found = list(numbers)
     for position in range(options.length):
         logits = model(np.array([found[-options.context :]]))[0, -1] / options.temperature
+        logits[0] = -np.inf  # the unknown token
         top = min(options.top_k, len(logits))
         logits[logits < np.partition(logits, -top)[-top]] = -np.inf
         u = noise.uniform(len(logits), key=Key(options.seed, SAMPLE, position), dtype="float64")
