@@ -33,7 +33,9 @@ import dropcore
 FAMILIES = {
     "Models": ("model", "sequential", "branches", "bidirectional", "layer"),
     "Usual networks": ("architectures",),
-    "Layers with weights": ("dense", "maxout", "convolution", "recurrent", "embedding"),
+    "Layers with weights": (
+        "dense", "maxout", "convolution", "recurrent", "attention", "positions", "embedding",
+    ),
     "Dropout and noise": (
         "dropout", "block_dropout", "embedding_dropout", "dropconnect", "noise", "learned_dropout",
         "rates", "scaling", "ridge",
