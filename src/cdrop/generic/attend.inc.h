@@ -217,6 +217,16 @@ static void F(pack_backward)(const cdrop_attention *a, int64_t batch, int64_t ke
                      r->k_back + (key - first) * size);
 }
 
+/* The sum of x__n y__n in float64, in parts that do not wait for each other. */
+static double F(inner)(int64_t n, const T *x, const T *y) {
+    double part[8] = {0.0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; ++j) part[j] += (double)x[i + j] * (double)y[i + j];
+    for (; i < n; ++i) part[0] += (double)x[i] * (double)y[i];
+    return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+}
+
 /* Some rows of q and dout as left and right factors, and what the softmax has left of them. */
 static void F(pack_rows)(const cdrop_attention *a, int64_t batch, int64_t head, int64_t row,
                          int64_t rows, const cdrop_heads *out, const cdrop_heads *dout,
@@ -235,9 +245,7 @@ static void F(pack_rows)(const cdrop_attention *a, int64_t batch, int64_t head, 
     KERNEL(pack)(&q_right, 0, a->size, row, rows, width, r->q_right);
     KERNEL(pack)(&d_right, 0, a->value_size, row, rows, width, r->dout_right);
     for (int64_t i = 0; i < rows; ++i, y += out->row, dy += dout->row) {
-        double mean = 0.0;
-        for (int64_t n = 0; n < a->value_size; ++n) mean += (double)y[n] * (double)dy[n];
-        r->mean[i] = (T)mean;
+        r->mean[i] = (T)F(inner)(a->value_size, y, dy);
         r->top[i] = (T)((double)logsumexp[i] * LOG2_E);
     }
 }
