@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from dropcore import functional
 from dropcore._backends import memory
@@ -341,13 +342,14 @@ def _dropped(
     function: str = "dropout",
 ) -> Tensor:
     """A function of dropcore, with decisions shared along some dimensions."""
-    _expect_probability(p)
+    expect_probability(p)
     if not training or p == 0 or x.numel() == 0:
         return x
     return _masked(x, key, Rule(float(p), shared, function), inplace)
 
 
-def _expect_probability(p: float) -> None:
+def expect_probability(p: float) -> None:
+    """ValueError unless p is in [0, 1]."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
@@ -384,7 +386,7 @@ def _masked(x: Tensor, key: Key | int | None, rule: Rule, inplace: bool) -> Tens
             raise ValueError(f"dropout of tensors takes keys of domain 0 (training), got {key!r}")
     if _is_plain(x):
         if peek_interpreter_stack() is None:
-            address = torch.randint(SEEDS, (), device="cpu").item() if key is None else key
+            address = drawn_address() if key is None else key
             eager: Tensor = _EAGER(x, address, rule, inplace)
             return eager
         y = _UNDER_TRANSFORMS(x, _drawn_seed() if key is None else key, rule)
@@ -395,6 +397,24 @@ def _masked(x: Tensor, key: Key | int | None, rule: Rule, inplace: bool) -> Tens
         seed = torch.full((), signed, dtype=torch.int64, device="cpu")
         y = _operator(x, seed, rule.p, key.stream, key.step, rule.shared, rule.function)
     return x.copy_(y) if inplace else y
+
+
+def drawn_address() -> int:
+    """A seed of PyTorch's generator, known at once."""
+    return int(torch.randint(SEEDS, (), device="cpu").item())
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether nothing but autograd looks at the call: no compiler, transform or tangent."""
+    return _is_plain(x) and peek_interpreter_stack() is None and not is_dual(x)
+
+
+def is_dual(x: Tensor) -> bool:
+    """Whether x carries a tangent of forward-mode differentiation."""
+    if forward_ad._current_level < 0:
+        return False
+    unpack: Callable[[Tensor], Any] = forward_ad.unpack_dual
+    return unpack(x).tangent is not None
 
 
 def _drawn_seed() -> Tensor:
