@@ -34,6 +34,7 @@ from dropcore.optim import AdamW
 from dropcore.schedules import Cosine, WarmUp
 
 HELD_OUT, MOST_COMMON = 100_000, 10_000
+UPDATES, PASSES = 2000, 40
 LOSS = "softmax_cross_entropy"
 WINDOWS, SAMPLE = 0, 1  # the streams of noise
 OF_THE_RUN = ("words", "layers", "width", "heads", "context", "rate", "updates", "batch",
@@ -230,7 +231,7 @@ def main(arguments=None):
     parser.add_argument("--heads", type=whole, default=4)
     parser.add_argument("--context", type=whole, default=64, help="tokens that the model sees")
     parser.add_argument("--rate", type=float, default=0.1, help="of dropout")
-    parser.add_argument("--updates", type=whole, default=2000)
+    parser.add_argument("--updates", type=whole, help=f"{UPDATES}, or {PASSES} times a short text")
     parser.add_argument("--every", type=whole, default=200, help="updates from print to print")
     parser.add_argument("--batch", type=whole, default=32, help="windows in an update")
     parser.add_argument("--learning-rate", type=real, default=3e-3, help="at its highest")
@@ -242,6 +243,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     numbers, valid, vocabulary = load(options)
+    passes = PASSES * len(numbers) // (options.batch * options.context)
+    options.updates = options.updates or max(min(passes, UPDATES), 1)
     held_out = [part[:: options.context] for part in windows(valid, options.context)]
     size, (before, after) = len(vocabulary.tokens), (part.ravel() for part in held_out)
     unigram, bigram = baselines(numbers, before, after, size)

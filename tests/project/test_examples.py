@@ -170,6 +170,16 @@ def test_gpt_takes_windows_by_the_seed(gpt, text, monkeypatch):
     assert len({update.tobytes() for update in updates}) == 6
 
 
+def test_gpt_takes_a_short_text_forty_times(gpt, text, monkeypatch):
+    found = []
+    monkeypatch.setattr(gpt, "train", lambda *arguments: found.append(arguments[3].updates))
+    for length, batch in ((20_000, "16"), (2000, "16"), (2000, "100000")):
+        text.write_text(text.read_text()[-length:])
+        options = [*TINY[:8], "--length", "5", "--batch", batch]
+        gpt.main([str(text), *options])
+    assert found == [2000, 40 * 1800 // (16 * 12), 1]
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A file for a run to save to."""
