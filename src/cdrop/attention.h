@@ -33,6 +33,9 @@ typedef struct {
 /* The largest numbers of queries and of keys in a tile of scores. */
 #define CDROP_TILE_QUERIES 48
 #define CDROP_TILE_KEYS 384
+#if CDROP_TILE_KEYS % CDROP_TILE_QUERIES
+#error "causal attention begins with the tile of queries in which a part of the keys begins"
+#endif
 /* Keys that are processed before gradients of queries are added up. */
 int64_t cdrop_attention_part(const cdrop_attention *a);
 

@@ -269,12 +269,11 @@ void F(cdrop_attend_back)(const cdrop_attention *a, int64_t batch, int64_t key_h
     if (first >= end_of_part) return;
     F(pack_backward)(a, batch, key_head, first, end_of_part, r);
     for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head, dq += dq_head)
-        for (int64_t row = a->causal ? first / step * step : 0; row < a->queries; row += step) {
+        for (int64_t row = a->causal ? first : 0; row < a->queries; row += step) {
             const int64_t rows = smaller(step, a->queries - row);
             const int64_t whole = rounded_up(rows, KERNEL(tile_rows));
             const int64_t end = smaller(end_of_part, keys_seen(a, batch, row + rows));
             cdrop_tile tile = {.rows = rows};
-            if (first >= end) continue;
             bits_of_rows(a, batch, head, row, rows, first, end, r->bits, &tile);
             F(pack_rows)(a, batch, head, row, rows, out, dout, logsumexp, r);
             for (int64_t key = first; key < end; key += CDROP_TILE_KEYS) {
