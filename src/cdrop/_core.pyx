@@ -48,6 +48,7 @@ include "activation.pxi"
 include "attention.pxi"
 include "normalization.pxi"
 include "recurrent.pxi"
+include "planes.pxi"
 include "convolution.pxi"
 include "pooling.pxi"
 

@@ -56,6 +56,19 @@ cdef extern from "kernels.h" nogil:
         int64_t pad_before_height
         int64_t pad_before_width
 
+    ctypedef struct cdrop_plane:
+        cdrop_patches patches
+        int64_t maps
+        int64_t columns
+        int64_t slots
+        int64_t width
+        int64_t image
+        int64_t row
+        int64_t rows
+        int64_t left
+        int64_t wide
+        int64_t column
+
     ctypedef struct cdrop_pool:
         int64_t height
         int64_t width
@@ -162,6 +175,11 @@ cdef extern from "kernels.h" nogil:
                                  float *, int64_t, int) noexcept nogil
         void (*lines_f32)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           float *, const float **) noexcept nogil
+        int lanes_f32
+        void (*plane_product_f32)(const cdrop_plane *, const float *, float *, int64_t *,
+                                  float *) noexcept nogil
+        void (*plane_gradient_f32)(const cdrop_plane *, const float *, float *, int64_t *,
+                                   float *) noexcept nogil
         void (*pool_f32)(const cdrop_pool *, int64_t, int64_t, const float *, float *,
                          int32_t *) noexcept nogil
         void (*pool_back_f32)(const cdrop_pool *, int64_t, const float *, const int32_t *,
@@ -174,6 +192,11 @@ cdef extern from "kernels.h" nogil:
                                  double *, int64_t, int) noexcept nogil
         void (*lines_f64)(const cdrop_patches *, int64_t, int64_t, int64_t, int64_t, int64_t,
                           double *, const double **) noexcept nogil
+        int lanes_f64
+        void (*plane_product_f64)(const cdrop_plane *, const double *, double *, int64_t *,
+                                  double *) noexcept nogil
+        void (*plane_gradient_f64)(const cdrop_plane *, const double *, double *, int64_t *,
+                                   double *) noexcept nogil
         void (*pool_f64)(const cdrop_pool *, int64_t, int64_t, const double *, double *,
                          int32_t *) noexcept nogil
         void (*pool_back_f64)(const cdrop_pool *, int64_t, const double *, const int32_t *,

@@ -4,12 +4,11 @@
 # thread takes rows of the result and reads their patches where they lie in the image, or puts them
 # together right before the tiles that read them (generic/patches.inc.h). The gradient of the kernel
 # is short and deep: the positions are cut into parts that depend on the shape alone, and the sums
-# of the parts are added in order. So no result depends on the team.
+# of the parts are added in order. So no result depends on the team. Where groups are small,
+# planes.pxi takes the place of both.
 
 cdef enum:
     POSITION_BLOCK = 256        # positions that the gradient of a kernel sums at a time
-    TASKS = 16                  # of a gradient, at least where it is large
-    PART_BYTES = 16 << 20       # of their sums, at most
 
 
 cdef class Patches:
@@ -65,13 +64,23 @@ def convolution(c, Patches a, w, bias=None, bint relu=False, bits=None, double s
     cdef Buffer packed = optional("bits", bits, U8, (a.positions * columns + 7) // 8)
     cdef Epilogue epilogue = epilogue_of(bias_buffer, relu, packed, columns, scale)
     cdef cdrop_factor f
+    cdef double work = 2.0 * a.positions * a.depth * columns
     cdef Tall tall
+    cdef Planes planes
     if kernel.size() != a.depth * columns or columns % a.groups:
         raise ValueError(f"{kernel.size()} weights are no kernel for patches of {a.depth} numbers "
                          f"in {a.groups} groups")
     if a.positions == 0 or columns == 0:
         return
     f = plain_factor(kernel.view.buf, columns)
+    if cut_planes(&a.p, a.images.view.shape[0], a.groups, n, a.itemsize, &planes):
+        if a.dtype == F32:
+            with nogil:
+                multiply_planes[float](&planes, work, &f, <float *> target.view.buf, &epilogue)
+        else:
+            with nogil:
+                multiply_planes[double](&planes, work, &f, <double *> target.view.buf, &epilogue)
+        return
     tall.patches, tall.rows, tall.groups, tall.n = a.p, a.positions, a.groups, n
     cut_chunks(&a.p, &tall.chunks)
     if a.dtype == F32:
@@ -179,11 +188,23 @@ def kernel_gradient(dw, Patches a, dz):
     cdef Buffer target = array_of("dw", dw, a.dtype, -1, True)
     cdef int64_t columns = target.size() // max(a.depth, <int64_t> 1), n = columns // a.groups
     cdef Buffer back = array_of("dz", dz, a.dtype, a.positions * columns)
+    cdef double work = 2.0 * a.positions * a.depth * columns
     cdef cdrop_factor f
+    cdef Planes planes
     if target.size() != a.depth * columns or columns % a.groups:
         raise ValueError(f"{target.size()} weights are no kernel for patches of {a.depth} numbers "
                          f"in {a.groups} groups")
     if target.size() == 0:
+        return
+    if cut_planes(&a.p, a.images.view.shape[0], a.groups, n, a.itemsize, &planes):
+        if a.dtype == F32:
+            with nogil:
+                correlate_planes[float](&planes, work, <const float *> back.view.buf,
+                                        <float *> target.view.buf)
+        else:
+            with nogil:
+                correlate_planes[double](&planes, work, <const double *> back.view.buf,
+                                         <double *> target.view.buf)
         return
     f = plain_factor(back.view.buf, columns)
     if a.dtype == F32:

@@ -5,6 +5,8 @@ cdef enum:
     DEPTH_BLOCK = 256           # of the sum, between two visits to c
     PACKED_BYTES = 8 << 20      # of a packed factor, about
     BARRIER_COST = 5            # a thread of a product has to be worth that many of other jobs
+    TASKS = 16                  # of the gradient of a kernel, at least where it is large
+    PART_BYTES = 16 << 20       # of their sums, at most
 
 
 cdef class Factor:

@@ -50,6 +50,15 @@ typedef struct {
     int64_t pad_before_height, pad_before_width; /* padding above and to the left; may be negative */
 } cdrop_patches;
 
+/* A block of a convolution whose groups are small: some rows, or a part of a row, of the positions of
+ * an image, and a vector of the columns, which are the maps of all groups. planes.inc.h. */
+typedef struct {
+    cdrop_patches patches;
+    int64_t maps, columns;          /* of a group, and all */
+    int64_t slots, width;           /* rows and pixels under the kernel of a row of the block */
+    int64_t image, row, rows, left, wide, column;
+} cdrop_plane;
+
 /* Windows over images (batch, height, width, channels): one for each (batch, out_height, out_width).
  * lengths__batch, if it is not NULL, says how much of the width of each image there is. */
 typedef struct {
@@ -188,6 +197,13 @@ typedef struct {
     /* lines__i = the numbers [depth0, depth0 + depth) of patch position0 + i: patches.inc.h. */  \
     void (*lines_##S)(const cdrop_patches *p, int64_t position0, int64_t n, int64_t depth0,       \
                       int64_t depth, int64_t room, T *staged, const T **lines);                  \
+    int lanes_##S; /* of a vector */                                                             \
+    /* A block of a convolution from its packed weights, and the gradient of these, added to dw.  \
+     * `plane` has room for slots rows of (width * taken + 1) vectors, and of dz for `wide` more;  \
+     * `offset` for the numbers of a patch. */                                                    \
+    void (*plane_product_##S)(const cdrop_plane *b, const T *w, T *plane, int64_t *offset, T *c); \
+    void (*plane_gradient_##S)(const cdrop_plane *b, const T *dz, T *plane, int64_t *offset,      \
+                               T *dw);                                                            \
     /* Rows of the output of pooling: maxima with their argmax in the windows, or averages, where \
      * argmax is NULL; and back, an image at a time: pool.inc.h. */                               \
     void (*pool_##S)(const cdrop_pool *p, int64_t row0, int64_t rows, const T *x, T *y,           \

@@ -1285,6 +1285,98 @@ CDROP_FOR_REAL_TYPES(CHECK_CELLS)
             free(lines);                                                                         \
         }                                                                                        \
     }                                                                                            \
+    /* Blocks of a convolution with small groups, in images of exactly that size, against loops. */  \
+    static T seen_##S(const cdrop_plane *b, int64_t row, int64_t x, int64_t d, int64_t column) {  \
+        const cdrop_patches *p = &b->patches;                                                     \
+        const int64_t tap = d / p->taken, channel = column / b->maps * p->taken + d % p->taken;   \
+        const int64_t i = (b->row + row) * p->stride_height - p->pad_before_height +              \
+                          tap / p->kernel_width * p->dilation_height;                             \
+        const int64_t j = (b->left + x) * p->stride_width - p->pad_before_width +                 \
+                          tap % p->kernel_width * p->dilation_width;                              \
+        if (i < 0 || i >= p->height || j < 0 || j >= p->width) return 0;                          \
+        return ((const T *)p->data)[((b->image * p->height + i) * p->width + j) * p->channels +   \
+                                    channel];                                                     \
+    }                                                                                             \
+    static void check_planes_##S(const cdrop_kernels *k) {                                        \
+        const int64_t lanes = k->lanes_##S;                                                       \
+        for (int round = 0; round < 400; ++round) {                                               \
+            const int64_t groups = 1 + below(round % 3 ? 40 : 4);                                 \
+            const int64_t taken = 1 + (round % 2 ? below(8) : 0), batch = 1 + below(2);           \
+            cdrop_plane b = {.maps = 1 + (round % 4 > 1 ? below(3) : 0)};                         \
+            cdrop_patches p = {.height = 1 + below(9), .width = 1 + below(20),                    \
+                               .channels = groups * taken, .taken = taken,                        \
+                               .kernel_height = 1 + below(4), .kernel_width = 1 + below(4),       \
+                               .stride_height = 1 + below(3), .stride_width = 1 + below(3),       \
+                               .dilation_height = 1 + below(3), .dilation_width = 1 + below(3),   \
+                               .pad_before_height = below(9) - 3, .pad_before_width = below(9) - 3, \
+                               .out_height = 1 + below(6), .out_width = 1 + below(20)};           \
+            const int64_t patch = p.kernel_height * p.kernel_width * taken;                       \
+            const int64_t positions = batch * p.out_height * p.out_width;                         \
+            b.columns = groups * b.maps;                                                          \
+            b.column = below((b.columns + lanes - 1) / lanes) * lanes;                            \
+            b.image = below(batch);                                                               \
+            b.row = below(p.out_height);                                                          \
+            b.rows = 1 + below(p.out_height - b.row);                                             \
+            b.left = below(p.out_width);                                                          \
+            b.wide = 1 + below(p.out_width - b.left);                                             \
+            b.slots = (p.kernel_height - 1) * p.dilation_height + 1;                              \
+            b.width = (b.wide - 1) * p.stride_width + (p.kernel_width - 1) * p.dilation_width + 1; \
+            T *x = numbers_##S((size_t)(batch * p.height * p.width * p.channels), 1);             \
+            T *w = numbers_##S((size_t)(patch * lanes), 1);                                       \
+            T *c = buffer((size_t)(positions * b.columns) * sizeof *c);                           \
+            T *dz = numbers_##S((size_t)(positions * b.columns), 1);                              \
+            T *dw = buffer((size_t)(patch * lanes) * sizeof *dw);                                 \
+            T *plane = buffer((size_t)((b.slots * (b.width * taken + 1) + b.wide) * lanes) *      \
+                              sizeof *plane);                                                     \
+            int64_t *offset = buffer((size_t)patch * sizeof *offset);                             \
+            int product = 1, gradient = 1;                                                        \
+            p.data = x;                                                                           \
+            b.patches = p;                                                                        \
+            for (int64_t i = 0; i < positions * b.columns; ++i) c[i] = (T)77;                     \
+            for (int64_t i = 0; i < patch * lanes; ++i) dw[i] = (T)1; /* which is added to */     \
+            k->plane_product_##S(&b, w, plane, offset, c);                                        \
+            k->plane_gradient_##S(&b, dz, plane, offset, dw);                                     \
+            for (int64_t i = 0; i < positions * b.columns; ++i) {                                 \
+                const int64_t at = i / b.columns, column = i % b.columns, l = column - b.column;  \
+                const int64_t row = at / p.out_width % p.out_height - b.row;                      \
+                const int64_t j = at % p.out_width - b.left;                                      \
+                const int inside = at / p.out_width / p.out_height == b.image && row >= 0 &&      \
+                                   row < b.rows && j >= 0 && j < b.wide && l >= 0 && l < lanes;   \
+                double want = inside ? 0 : 77, size = 0;                                          \
+                for (int64_t d = 0; inside && d < patch; ++d) {                                   \
+                    const double term = (double)seen_##S(&b, row, j, d, column) *                 \
+                                        (double)w[d * lanes + l];                                 \
+                    want += term;                                                                 \
+                    size += fabs(term);                                                           \
+                }                                                                                 \
+                product &= fabs((double)c[i] - want) <= (double)(patch + 4) * EPSILON_##S * size; \
+            }                                                                                     \
+            for (int64_t i = 0; i < patch * lanes; ++i) {                                         \
+                const int64_t column = b.column + i % lanes;                                      \
+                double want = 1, size = 1;                                                        \
+                for (int64_t at = 0; column < b.columns && at < b.rows * b.wide; ++at) {          \
+                    const int64_t row = at / b.wide, j = at % b.wide;                             \
+                    const int64_t place = (b.image * p.out_height + b.row + row) * p.out_width +  \
+                                          b.left + j;                                             \
+                    const double term = (double)seen_##S(&b, row, j, i / lanes, column) *         \
+                                        (double)dz[place * b.columns + column];                   \
+                    want += term;                                                                 \
+                    size += fabs(term);                                                           \
+                }                                                                                 \
+                gradient &= column >= b.columns ||                                                \
+                            fabs((double)dw[i] - want) <= 200 * EPSILON_##S * size;               \
+            }                                                                                     \
+            CHECK(product, "%s plane_product_" #S ", round %d", isa, round);                      \
+            CHECK(gradient, "%s plane_gradient_" #S ", round %d", isa, round);                    \
+            free(x);                                                                              \
+            free(w);                                                                              \
+            free(c);                                                                              \
+            free(dz);                                                                             \
+            free(dw);                                                                             \
+            free(plane);                                                                          \
+            free(offset);                                                                         \
+        }                                                                                         \
+    }                                                                                             \
     static void check_pool_##S(const cdrop_kernels *k) {                                         \
         for (int round = 0; round < 300; ++round) {                                              \
             const int64_t batch = 1 + below(3), channels = 1 + below(round % 4 ? 6 : 80);        \
@@ -1435,6 +1527,7 @@ int main(void) {
     check_cells_##S(k);     \
     check_mix_##S(k);       \
     check_lines_##S(k);     \
+    check_planes_##S(k);    \
     check_pool_##S(k);      \
     check_normal_##S(k);
         CDROP_FOR_REAL_TYPES(RUN)

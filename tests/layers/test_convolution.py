@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,87 @@ def test_masks_and_activations_that_the_product_does_not_know(activation, shared
     found = step.backward(dy)
     close(found[0], dx)
     close(found[1], dw)
+
+
+# --- small groups ----------------------------------------------------------------------------
+
+# channels and maps of a group, with which each ISA has groups of one vector, and those of several
+GROUPS = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 3), (4, 5), (5, 1), (6, 6), (7, 2), (8, 8),
+          (3, 12), (12, 3), (3, 13)]  # fmt: skip
+
+
+def check_small_groups(x, w, options, dtype):
+    bias = normal(w.shape[-1], dtype=dtype, seed=2)
+    step = ConvolutionOp(x, w, bias, **options)
+    z = by_loops(x, w, bias, options)
+    close(step.y, z)
+    dy = normal(*z.shape, dtype=dtype, seed=3)
+    dx, dw, _ = step.backward(dy)
+    wanted_dx, wanted_dw = by_loops(x, w, bias, options, dy.astype(np.float64))
+    close(dx, wanted_dx, "dx")
+    close(dw, wanted_dw, "dw")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33])
+def test_depthwise_convolutions_of_every_width(isa, groups, dtype):
+    x, w = normal(2, 4, 9, groups, dtype=dtype), normal(3, 3, 1, groups, dtype=dtype, seed=1)
+    check_small_groups(x, w, {"groups": groups, "padding": 1}, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [2, 5, 12])
+@pytest.mark.parametrize(("channels", "maps"), GROUPS)
+def test_groups_of_every_size(isa, channels, maps, groups, dtype):
+    x = normal(2, 3, 4, groups * channels, dtype=dtype)
+    w = normal(2, 3, channels, groups * maps, dtype=dtype, seed=1)
+    check_small_groups(x, w, {"groups": groups, "padding": (0, 1)}, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("image", "kernel", "dilation"),
+    [((1, 1100), (1, 3), 1), ((2, 600), (2, 2), (1, 90)), ((70, 23), (3, 3), 1)],
+)
+def test_small_groups_in_blocks(isa, image, kernel, dilation, dtype):
+    """Rows that are cut into pieces, and images that are cut into blocks of rows."""
+    x, w = normal(1, *image, 4, dtype=dtype), normal(*kernel, 2, 6, dtype=dtype, seed=1)
+    check_small_groups(x, w, {"groups": 2, "padding": "same", "dilation": dilation}, dtype)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_group(isa, bad):
+    x, w = normal32(2, 5, 6, 20), normal32(3, 3, 2, 10, seed=1)
+    x[..., 7] = bad
+    step = ConvolutionOp(x, w, padding=1, groups=10)
+    finite = np.isfinite(step.y).all(axis=(0, 1, 2))
+    assert finite.tolist() == [group != 3 for group in range(10)]
+    _, dw, _ = step.backward(normal32(*step.y.shape, seed=3))
+    finite = np.isfinite(dw).all(axis=(0, 1))
+    assert finite[0].all()
+    assert finite[1].tolist() == [group != 3 for group in range(10)]
+
+
+def test_a_depthwise_convolution_takes_less_time_than_one_of_all_channels(isa):
+    """As products it would take several times as long: a tile holds the maps of one group."""
+    x = normal32(2, 32, 32, 64)
+
+    def cost(groups):
+        w = normal32(3, 3, 64 // groups, 64, seed=1)
+        times = []
+        for _ in range(5):
+            start = time.thread_time()
+            step = ConvolutionOp(x, w, padding=1, groups=groups)
+            step.backward(step.y)
+            times.append(time.thread_time() - start)
+        return min(times)
+
+    before = dropcore.get_num_threads()
+    dropcore.set_num_threads(1)
+    try:
+        assert cost(64) < cost(1)
+    finally:
+        dropcore.set_num_threads(before)
 
 
 # --- layers ----------------------------------------------------------------------------------
@@ -177,6 +260,9 @@ LARGE = {
     "tall": ((40, 40, 40, 3), (5, 5, 3, 32), {"padding": "same"}),
     "deep": ((40, 24, 24, 16), (3, 3, 16, 40), {"stride": 2}),
     "groups": ((30, 30, 24, 24), (3, 3, 8, 33), {"groups": 3, "padding": 1}),
+    "depthwise": ((30, 30, 24, 80), (3, 3, 1, 160), {"groups": 80, "padding": 1}),
+    "small groups": ((20, 40, 40, 36), (3, 3, 3, 36), {"groups": 12, "padding": 1}),
+    "depthwise sequences": ((16, 1, 5000, 48), (1, 9, 1, 48), {"groups": 48, "padding": (0, 4)}),
     "few positions, many weights": ((2, 9, 9, 200), (3, 3, 200, 150), {"padding": 1}),
 }
 

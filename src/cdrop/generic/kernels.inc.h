@@ -16,6 +16,7 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
+#include "planes.inc.h"
 #include "pool.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
@@ -36,6 +37,7 @@
 #include "dropout.inc.h"
 #include "product.inc.h"
 #include "patches.inc.h"
+#include "planes.inc.h"
 #include "pool.inc.h"
 #include "dropconnect.inc.h"
 #include "norm.inc.h"
@@ -81,6 +83,8 @@ const cdrop_kernels TABLE(ISA) = {
     .pack_##S = pack_##S, .block_##S = block_##S, .epilogue_##S = epilogue_##S,                   \
     .block_along_##S = block_along_##S, .block_across_##S = block_across_##S,                    \
     .lines_##S = lines_##S, .pool_##S = pool_##S, .pool_back_##S = pool_back_##S,                \
+    .lanes_##S = v_##S##_LANES, .plane_product_##S = plane_product_##S,                          \
+    .plane_gradient_##S = plane_gradient_##S,                                                     \
     .epilogue_backward_##S = epilogue_backward_##S,                                               \
     .axpy_##S = axpy_##S, .dropconnect_##S = dropconnect_##S,
     CDROP_FOR_REAL_TYPES(ENTRIES)

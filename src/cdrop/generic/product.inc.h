@@ -25,7 +25,7 @@ typedef struct {
     int64_t from[TOGETHER]; /* where the vector of a step starts */
     int to[TOGETHER];       /* where its live lanes go, now in front */
 #if PICKS
-    int32_t order[TOGETHER][V(LANES) * (int)(sizeof(T) / 4)];
+    ALIGNED int32_t order[TOGETHER][V(LANES) * (int)(sizeof(T) / 4)];
 #endif
 } F(picks);
 
@@ -37,7 +37,7 @@ static inline int F(plan)(const int64_t *index, int count, F(picks) * picks) {
     for (int i = 0; i < count;) {
         int32_t *order = picks->order[picks->steps];
         int n = 1;
-        while (i + n < count && index[i + n] < index[i] + V(LANES)) ++n;
+        while (n < V(LANES) && i + n < count && index[i + n] < index[i] + V(LANES)) ++n;
         const int64_t from = index[i + n - 1] - (V(LANES) - 1);
         const int64_t start = from < index[i] ? from : index[i];
         if (start < 0) return 0;
@@ -64,6 +64,15 @@ static inline void F(pick)(const F(picks) * picks, const T *row, T scale, T *out
                  V(mul)(V(pick)(V(load)(row + picks->from[i]), picks->order[i]), s));
 #else
     (void)picks, (void)row, (void)scale, (void)out;
+#endif
+}
+
+/* The first step of these alone. */
+static inline void F(pick_first)(const F(picks) * picks, const T *row, T *out) {
+#if PICKS
+    V(store)(out, V(pick)(V(load)(row + picks->from[0]), picks->order[0]));
+#else
+    (void)picks, (void)row, (void)out;
 #endif
 }
 
