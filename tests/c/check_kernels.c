@@ -131,6 +131,8 @@ static void check_decisions(const cdrop_kernels *k) {
                                 DROPCORE_GROUP_BYTES);
             CHECK(same, "%s decide_some, group %" PRIu64 ", T %" PRIx64, isa, groups[t],
                   thresholds[h]);
+            free(some);
+            free(some_bits);
         }
         /* Thresholds of its own for each element: around its uniform, and anywhere. */
         const size_t each_groups = n_groups < CDROP_EACH_GROUPS ? n_groups : CDROP_EACH_GROUPS;
