@@ -411,8 +411,6 @@ def is_eager(x: Tensor) -> bool:
 
 def is_dual(x: Tensor) -> bool:
     """Whether x carries a tangent of forward-mode differentiation."""
-    if forward_ad._current_level < 0:
-        return False
     unpack: Callable[[Tensor], Any] = forward_ad.unpack_dual
     return unpack(x).tangent is not None
 
