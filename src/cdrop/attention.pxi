@@ -243,7 +243,8 @@ ctypedef struct Backward:
     int64_t slab            # numbers of one sum for dq
 
 
-cdef void add_slab(const Backward *b, int64_t pair, const real *slab, bint accumulate) noexcept nogil:
+cdef void add_slab(const Backward *b, int64_t pair, const real *slab,
+                   bint accumulate) noexcept nogil:
     """To the dq of the heads that share a head of keys."""
     cdef const cdrop_attention *a = b.a
     cdef int64_t h, i, d
