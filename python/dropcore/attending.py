@@ -188,8 +188,12 @@ def attention_backward(
 
     Returns
     -------
-    dq, dk, dv : ndarray
-        Of the shapes of q, k and v, and in their memory order.
+    dq : ndarray, (batch, heads, queries, size)
+        In the memory order of q.
+    dk : ndarray, (batch, key_heads, keys, size)
+        In the memory order of k.
+    dv : ndarray, (batch, key_heads, keys, value_size)
+        In the memory order of v.
 
     Raises
     ------

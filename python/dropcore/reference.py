@@ -646,8 +646,9 @@ def attention_backward(
 
     Returns
     -------
-    dq, dk, dv : ndarray of float64
-        Of the shapes of q, k and v. Keys behind the length of their sample have gradient 0.
+    dq : ndarray of float64, of the shape of q
+    dk, dv : ndarray of float64, of the shapes of k and v
+        Zero for keys behind the length of their sample.
     """
     whole = _Heads(q, k, v, mask, causal, bias, lengths, scale)
     dout = np.asarray(dout, dtype=np.float64)

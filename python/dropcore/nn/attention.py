@@ -454,10 +454,12 @@ class CrossAttention(_Attention):
 
     Parameters
     ----------
-    heads, rate, keep, key_heads, head_size, use_bias, initializer, constraint, regularizer
+    heads, rate, keep
         As for `MultiHeadAttention`. The mask is (batch, heads, time, time of the context).
     context_features : int, optional
         Features of the context. By default as many as those of x.
+    key_heads, head_size, use_bias, initializer, constraint, regularizer
+        As for `MultiHeadAttention`.
 
     Raises
     ------
