@@ -49,14 +49,13 @@ static size_t bytes_of_bits(const cdrop_attention *a) {
                     3 * DROPCORE_GROUP_BYTES + BITS_BEHIND);
 }
 
-/* Groups of a list, drawn, to their places in bits that begin with group `origin`. Returns 0. */
-static size_t put_groups(const cdrop_attention *a, const uint64_t *groups, size_t count,
+/* Groups of a list, drawn, to their places in bits that begin with group `origin`. */
+static void put_groups(const cdrop_attention *a, const uint64_t *groups, size_t count,
                          uint64_t origin, uint8_t *drawn, uint8_t *bits) {
     cdrop_active->decide_some(&a->draw, groups, count, drawn);
     for (size_t i = 0; i < count; ++i)
         memcpy(bits + (groups[i] - origin) * DROPCORE_GROUP_BYTES, drawn + i * DROPCORE_GROUP_BYTES,
                DROPCORE_GROUP_BYTES);
-    return 0;
 }
 
 /* Groups that are drawn and then put where they belong. */
@@ -74,12 +73,14 @@ static void draw_rows(const cdrop_attention *a, uint64_t start, int64_t rows, in
         const int64_t live = a->causal ? smaller(n, first_live + i) : n;
         if (live <= 0) continue;
         const uint64_t end = (start + (uint64_t)live - 1) / DROPCORE_GROUP;
-        uint64_t group = start / DROPCORE_GROUP;
-        for (group = group < next ? next : group; group <= end; ++group) {
-            if (count == SOME_GROUPS) count = put_groups(a, groups, count, origin, drawn, bits);
-            groups[count++] = group;
+        if (next < start / DROPCORE_GROUP) next = start / DROPCORE_GROUP;
+        for (; next <= end; ++next) {
+            if (count == SOME_GROUPS) {
+                put_groups(a, groups, count, origin, drawn, bits);
+                count = 0;
+            }
+            groups[count++] = next;
         }
-        next = group;
     }
     if (count) put_groups(a, groups, count, origin, drawn, bits);
 }

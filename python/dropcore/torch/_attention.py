@@ -172,7 +172,7 @@ def _options(query: Tensor, call: _Call, address: int) -> dict[str, Any]:
     }  # fmt: skip
     if call.mask is not None:
         mask = call.mask.unsqueeze(-3) if query.dim() == call.mask.dim() == 3 else call.mask
-        options["allowed" if mask.dtype is torch.bool else "bias"] = mask.numpy()
+        options["allowed" if mask.dtype is torch.bool else "bias"] = mask.resolve_neg().numpy()
     return options
 
 

@@ -2,7 +2,7 @@
 
 /* What a thread works in. Panels are as wide as the register tile, zeros behind their end. */
 typedef struct {
-    int64_t batch, key_head, first, last; /* of what is packed; batch < 0: nothing */
+    int64_t batch, key_head;              /* of k and v, forward; batch < 0: nothing is packed */
     T *k, *v;                             /* packed for the whole call or the part of it */
     T *k_back;                            /* k as the right factor of dq */
     T *q, *dout;                          /* rows of a tile, as left factors */
@@ -85,10 +85,6 @@ static F(room) *F(enter)(const cdrop_attention *a, int backward, void *room) {
     return r;
 }
 
-static int F(has)(const F(room) *r, int64_t batch, int64_t key_head, int64_t first, int64_t last) {
-    return r->batch == batch && r->key_head == key_head && r->first == first && r->last == last;
-}
-
 static T *F(head_of)(const cdrop_heads *x, int64_t batch, int64_t head) {
     return (T *)x->data + batch * x->batch + head * x->head;
 }
@@ -156,8 +152,6 @@ static void F(pack_forward)(const cdrop_attention *a, int64_t batch, int64_t key
                      r->v + key * value);
     r->batch = batch;
     r->key_head = key_head;
-    r->first = 0;
-    r->last = keys;
 }
 
 void F(cdrop_attend)(const cdrop_attention *a, int64_t batch, int64_t head, int64_t first,
@@ -168,7 +162,7 @@ void F(cdrop_attend)(const cdrop_attention *a, int64_t batch, int64_t head, int6
     const int64_t value = rounded_up(a->value_size, KERNEL(tile_columns));
     const cdrop_factor q = F(factor)(&a->q, batch, head, 1, a->scale * LOG2_E);
     const double keep_scale = a->dropped ? a->keep_scale : 1.0;
-    if (!F(has)(r, batch, key_head, 0, all)) F(pack_forward)(a, batch, key_head, all, r);
+    if (r->batch != batch || r->key_head != key_head) F(pack_forward)(a, batch, key_head, all, r);
     for (int64_t row = first; row < last; row += F(tile_queries)()) {
         const int64_t rows = smaller(F(tile_queries)(), last - row);
         const int64_t whole = rounded_up(rows, KERNEL(tile_rows));
