@@ -272,9 +272,10 @@ def batch_normalize_back(
     variance: Any,
     epsilon: float,
     gamma: Any,
-    dgamma: Any,
-    dbeta: Any,
+    sums: Any,
+    count: float,
 ) -> None: ...
+def batch_sums(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, sums: Any) -> None: ...
 def layer_normalize(
     x: Any, y: Any, mean: Any, scale: Any, epsilon: float, gamma: Any, beta: Any
 ) -> None: ...

@@ -146,24 +146,32 @@ cdef void normalize_wide(const float *x, float *y, int64_t rows, int64_t n, cons
                                     * gamma[c] + beta[c])
 
 
-cdef void normalize_wide_back(const float *x, const float *dy, float *dx, int64_t rows, int64_t n,
-                              const double *mean, const double *variance, double epsilon,
-                              const float *gamma, float *dgamma, float *dbeta) noexcept nogil:
-    """normalize_all_back in float64, for columns whose differences may overflow."""
+cdef void sums_wide(const float *x, const float *dy, int64_t rows, int64_t n, const double *mean,
+                    const double *variance, double epsilon, double *sums) noexcept nogil:
+    """sums_all in float64, for columns whose differences may overflow."""
     cdef int64_t r, c
-    cdef double scale, total, product, h
+    cdef double scale, total, product
     for c in range(n):
         scale, total, product = 1.0 / sqrt(variance[c] + epsilon), 0.0, 0.0
         for r in range(rows):
             total += dy[r * n + c]
             product += dy[r * n + c] * ((x[r * n + c] - mean[c]) * scale)
-        dbeta[c], dgamma[c] = <float> total, <float> product
-        if dx == NULL:
-            continue
+        sums[c], sums[n + c] = total, product
+
+
+cdef void normalize_wide_back(const float *x, const float *dy, float *dx, int64_t rows, int64_t n,
+                              const double *mean, const double *variance, double epsilon,
+                              const float *gamma, const double *sums,
+                              double count) noexcept nogil:
+    """normalize_all_back in float64, for columns whose differences may overflow."""
+    cdef int64_t r, c
+    cdef double scale, h
+    for c in range(n):
+        scale = 1.0 / sqrt(variance[c] + epsilon)
         for r in range(rows):
             h = (x[r * n + c] - mean[c]) * scale
-            dx[r * n + c] = <float> (gamma[c] * scale
-                                     * (dy[r * n + c] - total / rows - h * product / rows))
+            dx[r * n + c] = <float> (gamma[c] * scale * (dy[r * n + c] - sums[c] / count
+                                                         - h * sums[n + c] / count))
 
 
 def batch_normalize(x, y, mean, variance, double epsilon, gamma, beta):
@@ -222,74 +230,115 @@ cdef void add_blocks(int64_t blocks, int64_t n, double *sums) noexcept nogil:
             sums[c] += sums[b * n + c]
 
 
-cdef void normalize_all_back(const real *x, const real *dy, real *dx, int64_t rows, int64_t n,
-                             const double *mean, const double *variance, double epsilon,
-                             const real *gamma, real *dgamma, real *dbeta, double *sums,
-                             real *maps) noexcept nogil:
-    """With h = (x - mean) scale: dx = gamma scale (dy - mean(dy) - h mean(dy h))."""
+cdef void sums_all(const real *x, const real *dy, int64_t rows, int64_t n, const double *mean,
+                   const double *variance, double epsilon, double *sums, double *parts,
+                   real *centre) noexcept nogil:
     cdef int64_t blocks = (rows + block_rows(rows) - 1) // block_rows(rows), b, c
     cdef int team = cdrop_team_for(MOMENTS_NS * rows * n)
-    cdef double scale, rest, product, factor, slope
+    cdef double rest
     for c in range(n):
-        maps[c] = <real> mean[c]
+        centre[c] = <real> mean[c]
     for b in prange(blocks, num_threads=team, schedule="static", use_threads_if=team > 1):
-        products_block(x, dy, rows, n, <const real *> maps, b, sums + 2 * b * n,
-                       sums + (2 * b + 1) * n)
-    add_blocks(blocks, 2 * n, sums)
+        products_block(x, dy, rows, n, <const real *> centre, b, parts + 2 * b * n,
+                       parts + (2 * b + 1) * n)
+    add_blocks(blocks, 2 * n, parts)
     for c in range(n):
-        scale = 1.0 / sqrt(variance[c] + epsilon)
-        rest = maps[c] - mean[c]  # what is lacking in x - centre
-        product = (sums[n + c] + rest * sums[c]) * scale
-        dbeta[c] = <real> sums[c]
-        dgamma[c] = <real> product
-        factor = gamma[c] * scale
-        slope = -scale * product / rows
-        maps[n + c] = <real> factor
-        maps[2 * n + c] = <real> (rest * slope - sums[c] / rows)
-        maps[3 * n + c] = <real> slope
-    if dx != NULL:
-        map_all(x, dy, dx, rows, n, <const real *> maps)
+        rest = centre[c] - mean[c]  # what is lacking in x - centre
+        sums[c] = parts[c]
+        sums[n + c] = (parts[n + c] + rest * parts[c]) * (1.0 / sqrt(variance[c] + epsilon))
 
 
-def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, dgamma, dbeta):
-    """The gradients, where mean and variance are those of x itself. dx may be None."""
+def batch_sums(x, dy, mean, variance, double epsilon, sums):
+    """Sums over the rows, (2 n,) in float64: of dy, then of dy h, h = (x - mean) / deviation."""
     cdef Buffer source = matrix("x", x), back = matrix("dy", dy, source)
-    cdef Buffer target = None if dx is None else matrix("dx", dx, source, True)
     cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
-    cdef Py_ssize_t itemsize = source.view.itemsize
     cdef Buffer means = array_of("mean", mean, F64, n)
     cdef Buffer variances = array_of("variance", variance, F64, n)
-    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
-    cdef Buffer factor_sums = array_of("dgamma", dgamma, source.dtype, n, True)
-    cdef Buffer sums = array_of("dbeta", dbeta, source.dtype, n, True)
-    cdef void *out = NULL if target is None else target.view.buf
-    cdef size_t all_sums = (BLOCKS + 1) * 2 * n * sizeof(double)
+    cdef Buffer target = array_of("sums", sums, F64, 2 * n, True)
+    cdef size_t all_parts = (BLOCKS + 1) * 2 * n * sizeof(double)
     cdef char *room
     if rows == 0:
         raise ValueError("there is no gradient of a batch of no rows")
     if source.dtype == F32 and any_is_wide(n, <const double *> variances.view.buf, epsilon):
         with nogil:
-            normalize_wide_back(<const float *> source.view.buf, <const float *> back.view.buf,
-                                <float *> out, rows, n, <const double *> means.view.buf,
-                                <const double *> variances.view.buf, epsilon,
-                                <const float *> factors.view.buf, <float *> factor_sums.view.buf,
-                                <float *> sums.view.buf)
+            sums_wide(<const float *> source.view.buf, <const float *> back.view.buf, rows, n,
+                      <const double *> means.view.buf, <const double *> variances.view.buf,
+                      epsilon, <double *> target.view.buf)
         return
-    room = <char *> room_for(all_sums + (4 * n + 1) * itemsize)
+    room = <char *> room_for(all_parts + (n + 1) * source.view.itemsize)
+    if source.dtype == F32:
+        with nogil:
+            sums_all[float](<const float *> source.view.buf, <const float *> back.view.buf, rows,
+                            n, <const double *> means.view.buf,
+                            <const double *> variances.view.buf, epsilon,
+                            <double *> target.view.buf, <double *> room,
+                            <float *> (room + all_parts))
+    else:
+        with nogil:
+            sums_all[double](<const double *> source.view.buf, <const double *> back.view.buf,
+                             rows, n, <const double *> means.view.buf,
+                             <const double *> variances.view.buf, epsilon,
+                             <double *> target.view.buf, <double *> room,
+                             <double *> (room + all_parts))
+    cdrop_scratch_give(room)
+
+
+cdef void normalize_all_back(const real *x, const real *dy, real *dx, int64_t rows, int64_t n,
+                             const double *mean, const double *variance, double epsilon,
+                             const real *gamma, const double *sums, double count,
+                             real *maps) noexcept nogil:
+    cdef int64_t c
+    cdef double scale, rest, slope
+    for c in range(n):
+        maps[c] = <real> mean[c]
+        scale = 1.0 / sqrt(variance[c] + epsilon)
+        rest = maps[c] - mean[c]
+        slope = -scale * sums[n + c] / count
+        maps[n + c] = <real> (gamma[c] * scale)
+        maps[2 * n + c] = <real> (rest * slope - sums[c] / count)
+        maps[3 * n + c] = <real> slope
+    map_all(x, dy, dx, rows, n, <const real *> maps)
+
+
+def batch_normalize_back(x, dy, dx, mean, variance, double epsilon, gamma, sums, double count):
+    """dx = gamma scale (dy - sums[0] / count - h sums[1] / count), with h = (x - mean) scale.
+
+    The moments and the sums are those of the whole batch, of `count` rows, of which x holds some.
+    """
+    cdef Buffer source = matrix("x", x), back = matrix("dy", dy, source)
+    cdef Buffer target = matrix("dx", dx, source, True)
+    cdef int64_t rows = source.view.shape[0], n = source.view.shape[1]
+    cdef Buffer means = array_of("mean", mean, F64, n)
+    cdef Buffer variances = array_of("variance", variance, F64, n)
+    cdef Buffer factors = array_of("gamma", gamma, source.dtype, n)
+    cdef Buffer both = array_of("sums", sums, F64, 2 * n)
+    cdef void *room
+    if not count >= rows:
+        raise ValueError(f"count must be at least the {rows} rows of x, got {count}")
+    if source.dtype == F32 and any_is_wide(n, <const double *> variances.view.buf, epsilon):
+        with nogil:
+            normalize_wide_back(<const float *> source.view.buf, <const float *> back.view.buf,
+                                <float *> target.view.buf, rows, n,
+                                <const double *> means.view.buf,
+                                <const double *> variances.view.buf, epsilon,
+                                <const float *> factors.view.buf,
+                                <const double *> both.view.buf, count)
+        return
+    room = room_for((4 * n + 1) * source.view.itemsize)
     if source.dtype == F32:
         with nogil:
             normalize_all_back[float](
-                <const float *> source.view.buf, <const float *> back.view.buf, <float *> out,
-                rows, n, <const double *> means.view.buf, <const double *> variances.view.buf,
-                epsilon, <const float *> factors.view.buf, <float *> factor_sums.view.buf,
-                <float *> sums.view.buf, <double *> room, <float *> (room + all_sums))
+                <const float *> source.view.buf, <const float *> back.view.buf,
+                <float *> target.view.buf, rows, n, <const double *> means.view.buf,
+                <const double *> variances.view.buf, epsilon, <const float *> factors.view.buf,
+                <const double *> both.view.buf, count, <float *> room)
     else:
         with nogil:
             normalize_all_back[double](
-                <const double *> source.view.buf, <const double *> back.view.buf, <double *> out,
-                rows, n, <const double *> means.view.buf, <const double *> variances.view.buf,
-                epsilon, <const double *> factors.view.buf, <double *> factor_sums.view.buf,
-                <double *> sums.view.buf, <double *> room, <double *> (room + all_sums))
+                <const double *> source.view.buf, <const double *> back.view.buf,
+                <double *> target.view.buf, rows, n, <const double *> means.view.buf,
+                <const double *> variances.view.buf, epsilon, <const double *> factors.view.buf,
+                <const double *> both.view.buf, count, <double *> room)
     cdrop_scratch_give(room)
 
 

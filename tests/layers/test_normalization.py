@@ -47,9 +47,9 @@ def reference(x, dy, gamma, beta, axes, epsilon):
 
 
 def batch(x, dy, gamma, beta, epsilon=1e-5):
-    mean, variance = batch_moments(x)
-    y = batch_normalize(x, mean, variance, gamma, beta, epsilon=epsilon)
-    return [y, *batch_normalize_backward(dy, x, mean, variance, gamma, epsilon=epsilon)]
+    found = batch_moments(x)
+    y = batch_normalize(x, found.mean, found.variance, gamma, beta, epsilon=epsilon)
+    return [y, *batch_normalize_backward(dy, x, found, gamma, epsilon=epsilon)]
 
 
 def layer(x, dy, gamma, beta, epsilon=1e-5):
@@ -104,15 +104,16 @@ def test_a_large_mean_costs_no_digits(xp, kind, dtype, mean):
 def test_moments_of_blocks_that_differ(xp):
     """Each block of rows far from the others: their means count in the variance."""
     x = np.repeat(np.arange(40.0), 50)[:, None] * [1.0, -1e3] + arrays(2000, 2)[0]
-    mean, variance = map(on_host, batch_moments(xp.asarray(x)))
+    found = batch_moments(xp.asarray(x))
+    mean, variance = on_host(found.mean), on_host(found.variance)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
     np.testing.assert_allclose(variance, x.var(0), rtol=1e-13)
     odd = np.full((100, 1), 7.0, np.float32)
     odd[0] = -1e6  # the number that differences are taken from is the outlier
-    variance = on_host(batch_moments(xp.asarray(odd))[1])
+    variance = on_host(batch_moments(xp.asarray(odd)).variance)
     np.testing.assert_allclose(variance, odd.astype(np.float64).var(0), rtol=1e-12)
     same = xp.asarray(np.full((77, 3), 0.1, np.float32))
-    assert on_host(batch_moments(same)[1]).tolist() == [0, 0, 0]
+    assert on_host(batch_moments(same).variance).tolist() == [0, 0, 0]
 
 
 @kinds
@@ -183,21 +184,18 @@ def test_nothing_waits_and_nothing_comes_of_an_empty_batch(host, kind):
     if kind == "layer":
         found = function(x[:0], dy[:0], gamma, beta)
     else:
-        found = batch_normalize_backward(dy[:0], x[:0], beta, gamma, gamma, epsilon=1e-5)
+        found = batch_normalize_backward(dy[:0], x[:0], batch_moments(x[:0]), gamma, epsilon=1e-5)
         found = [batch_normalize(x[:0], beta, gamma, gamma, beta, epsilon=1e-5), *found]
     assert [a.shape for a in found] == [(0, 9), (0, 9), (9,), (9,)]
     assert not any(on_host(a).any() for a in found)
-    with pytest.raises(ValueError, match="no moments of 0 rows of 9 columns"):
-        batch_moments(x[:0])
+    assert batch_moments(x[:0]).rows == 0
 
 
 def test_arguments():
     x, dy, gamma, _ = arrays(4, 3)
-    with pytest.raises(ValueError, match="no moments of 0 rows of 3 columns"):
-        batch_moments(x[:0])
     for bad in (dy[:2], dy.astype(np.float32)):
         with pytest.raises(ValueError, match=r"must have the shape of the output, \(4, 3\)"):
-            batch_normalize_backward(bad, x, *batch_moments(x), gamma, epsilon=1e-5)
+            batch_normalize_backward(bad, x, batch_moments(x), gamma, epsilon=1e-5)
         with pytest.raises(ValueError, match=r"must have the shape of the output, \(4, 3\)"):
             layer_normalize_backward(bad, x, np.zeros(4), np.ones(4), gamma)
     with pytest.raises(ValueError, match="mean must have at least 3 elements, got 2"):

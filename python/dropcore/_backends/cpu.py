@@ -25,6 +25,7 @@ from dropcore._core import activate as activate
 from dropcore._core import batch_moments as batch_moments
 from dropcore._core import batch_normalize as batch_normalize
 from dropcore._core import batch_normalize_back as batch_normalize_back
+from dropcore._core import batch_sums as batch_sums
 from dropcore._core import convolution as convolution
 from dropcore._core import dropout_fast as dropout_fast
 from dropcore._core import epilogue_backward as epilogue_backward

@@ -35,6 +35,7 @@ __all__ = [
     "BackwardFrom",
     "Layer",
     "Shape",
+    "StagedBackward",
     "Stateful",
     "add_context",
     "calls_are_of",
@@ -98,6 +99,24 @@ class BackwardFrom(Protocol):
         input_gradient: bool = True,
         for_update: bool = False,
     ) -> tuple[Any, dict[str, Gradient], Any]: ...
+
+
+class StagedBackward(Protocol):
+    """A backward pass that can also be made stage by stage, as that of a Sequential."""
+
+    def by_stage(self, dy: Array) -> Iterator[dict[str, Gradient]]:
+        """The gradients for an update, of one stage after the other, the last stage first.
+
+        Parameters
+        ----------
+        dy : ndarray
+            Gradient of the output.
+
+        Yields
+        ------
+        dict
+            Gradients by path; each parameter is in one of the dicts.
+        """
 
 
 class LayerType(type):

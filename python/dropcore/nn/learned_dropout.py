@@ -14,6 +14,7 @@ from dropcore._backends import backend_of, dense, to_device
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace, special_of
+from dropcore._base.sharing import penalties_added
 from dropcore.key import Key
 from dropcore.nn._checks import check_array, check_built, check_gradient
 from dropcore.nn.dropout import (
@@ -202,7 +203,8 @@ class ConcreteDropout(RatedLayer, Stateful):
                 dlogit[...] = xp.sum(dx * x * slope, dtype=np.float64)
                 dx = dx * factor if input_gradient else None
             found = prefixed("layer", grads) | {"logit": dlogit}
-            self._add_penalty(found)
+            if penalties_added():
+                self._add_penalty(found)
             return dx, found, {} if dfirst is None else {name: dfirst}
 
         return y, {} if last is None else {name: last}, backward
@@ -371,6 +373,8 @@ class VariationalDropout(RatedLayer):
             check_gradient(self, dy, x.shape, x.dtype)
             log_alpha = self._params["log_alpha"]
             gradient = self._penalty_gradient()
+            if not penalties_added():
+                gradient[...] = 0
             if noise is not None:
                 products = (dy * x * noise).reshape(-1, self._units)
                 each = products.sum(axis=0, dtype=np.float64) / 2

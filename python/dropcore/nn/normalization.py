@@ -9,7 +9,9 @@ import numpy as np
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_bool, check_number
 from dropcore._base.device import array_namespace
+from dropcore._base.sharing import current_share
 from dropcore._ops.normalization import (
+    Moments,
     batch_moments,
     batch_normalize,
     batch_normalize_backward,
@@ -117,8 +119,8 @@ class BatchNorm(_Normalization):
 
     So the running variance estimates that of the data, as in the paper and in PyTorch (Keras
     leaves out the factor). A batch of one row has no variance and does not move it. Rows are
-    positions too: batch times height times width for images. A batch that is cut into pieces has
-    the moments of its pieces.
+    positions too: batch times height times width for images. Where `fit` cuts a batch into blocks,
+    the moments are those of the whole batch.
 
     Ioffe and Szegedy 2015, "Batch normalization: accelerating deep network training by reducing
     internal covariate shift". Dropout before it shifts the variance between training and
@@ -169,29 +171,37 @@ class BatchNorm(_Normalization):
         self, x: Array, *, key: Key | int | None = None, row_offset: int = 0
     ) -> tuple[Array, Backward]:
         gamma, beta = self._check(x)
-        if x.size:
-            mean, variance = batch_moments(x)
-        else:
-            mean, variance = self._buffers["mean"], self._buffers["variance"]
+        share = current_share()
+        moments = batch_moments(x, share)
+        if not moments.rows:
+            moments = Moments(self._buffers["mean"], self._buffers["variance"], 0)
+        mean, variance = moments.mean, moments.variance
         y = batch_normalize(x, mean, variance, gamma, beta, epsilon=self.epsilon)
 
         def backward(
             dy: Array, *, input_gradient: bool = True, for_update: bool = False
         ) -> tuple[Any, dict[str, Gradient]]:
             dx, dgamma, dbeta = batch_normalize_backward(
-                dy, x, mean, variance, gamma, epsilon=self.epsilon, input_gradient=input_gradient
+                dy,
+                x,
+                moments,
+                gamma,
+                epsilon=self.epsilon,
+                input_gradient=input_gradient,
+                share=share,
             )
-            if for_update and x.size and self._trainable:
-                self._move(mean, variance, x.size // x.shape[-1])
+            moves = share is None or share.moves_buffers
+            if for_update and moves and moments.rows and self._trainable:
+                self._move(moments)
             return dx, self._gradients(dgamma, dbeta)
 
         return y, backward
 
-    def _move(self, mean: Array, variance: Array, rows: int) -> None:
-        rest = 1 - self.momentum
-        self._buffers["mean"] += rest * (mean - self._buffers["mean"])
+    def _move(self, moments: Moments) -> None:
+        rest, rows = 1 - self.momentum, moments.rows
+        self._buffers["mean"] += rest * (moments.mean - self._buffers["mean"])
         if rows > 1:
-            unbiased = variance * (rows / (rows - 1))
+            unbiased = moments.variance * (rows / (rows - 1))
             self._buffers["variance"] += rest * (unbiased - self._buffers["variance"])
 
 

@@ -244,43 +244,7 @@ class Sequential(Stateful, Model):
                 valid = stage.layer.output_lengths(valid)
             backwards.append((stage, inner))
 
-        def backward(
-            dy: Any,
-            dstate: Mapping[str, Any] | None = None,
-            *,
-            input_gradient: bool = True,
-            for_update: bool = False,
-        ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
-            if not backwards:
-                check_gradient(self, dy, y.shape, y.dtype)
-            dstates = self.states_by_name("dstate", dstate)
-            grads: dict[str, Gradient] = {}
-            first_dstate: dict[str, Any] = {}
-            first = 0  # the first stage with anything to learn: nothing before it has to be done
-            if not input_gradient:
-                learning = (i for i, (stage, _) in enumerate(backwards) if stage.layer.learns)
-                first = next(learning, 0)
-            for i in range(len(backwards) - 1, first - 1, -1):
-                stage, inner = backwards[i]
-                wanted = input_gradient or i > first
-                try:
-                    if stage.carries_state:
-                        dy, found, first_dstate[stage.name] = inner(
-                            dy,
-                            dstates.get(stage.name),
-                            input_gradient=wanted,
-                            for_update=for_update,
-                        )
-                    else:
-                        dy, found = inner(dy, input_gradient=wanted, for_update=for_update)
-                except (TypeError, ValueError) as error:
-                    add_context(error, stage.name)
-                    raise
-                if found:
-                    grads |= prefixed(stage.name, found)
-            return dy if input_gradient else None, grads, first_dstate
-
-        return y, last, backward
+        return y, last, _BackwardPass(self, backwards, y)
 
     def _stages(self) -> list[_Stage]:
         """The steps of a forward pass, planned once: a layer, or two in one product."""
@@ -304,6 +268,71 @@ def _through(
             x = layer.on_samples(x, child_keys(keys, stream), **own)
         lengths = None if lengths is None else layer.output_lengths(lengths)
     return x
+
+
+class _BackwardPass:
+    """The backward pass of a Sequential, as a whole or stage by stage.
+
+    Parameters
+    ----------
+    model : Sequential
+    passes : list of (_Stage, callable)
+        The stages in their order, with their own backward passes.
+    y : ndarray
+        The output.
+    """
+
+    def __init__(self, model: Sequential, passes: list[tuple[_Stage, Any]], y: Any) -> None:
+        self._model, self._passes, self._y = model, passes, y
+
+    def __call__(
+        self,
+        dy: Any,
+        dstate: Mapping[str, Any] | None = None,
+        *,
+        input_gradient: bool = True,
+        for_update: bool = False,
+    ) -> tuple[Any, dict[str, Gradient], dict[str, Any]]:
+        """As `BackwardFrom`."""
+        if not self._passes:
+            check_gradient(self._model, dy, self._y.shape, self._y.dtype)
+        grads: dict[str, Gradient] = {}
+        first_dstate: dict[str, Any] = {}
+        for dx, found, own_dstate in self._run(dy, dstate, input_gradient, for_update):
+            dy = dx
+            grads |= found
+            first_dstate |= own_dstate
+        return dy if input_gradient else None, grads, first_dstate
+
+    def by_stage(self, dy: Any) -> Iterator[dict[str, Gradient]]:
+        """As `StagedBackward`."""
+        for _, found, _ in self._run(dy, None, False, True):
+            yield found
+
+    def _run(
+        self, dy: Any, dstate: Mapping[str, Any] | None, input_gradient: bool, for_update: bool
+    ) -> Iterator[tuple[Any, dict[str, Gradient], dict[str, Any]]]:
+        """Gradients of the input, the parameters and the state of each stage, the last first."""
+        passes = self._passes
+        dstates = self._model.states_by_name("dstate", dstate)
+        first = 0  # the first stage with anything to learn: nothing before it has to be done
+        if not input_gradient:
+            learning = (i for i, (stage, _) in enumerate(passes) if stage.layer.learns)
+            first = next(learning, 0)
+        for i in range(len(passes) - 1, first - 1, -1):
+            stage, inner = passes[i]
+            how = {"input_gradient": input_gradient or i > first, "for_update": for_update}
+            own_dstate: dict[str, Any] = {}
+            try:
+                if stage.carries_state:
+                    dy, found, own = inner(dy, dstates.get(stage.name), **how)
+                    own_dstate[stage.name] = own
+                else:
+                    dy, found = inner(dy, **how)
+            except (TypeError, ValueError) as error:
+                add_context(error, stage.name)
+                raise
+            yield dy, prefixed(stage.name, found), own_dstate
 
 
 @dataclass(eq=False)

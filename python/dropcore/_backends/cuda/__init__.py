@@ -47,6 +47,7 @@ from dropcore._backends.cuda.normalization import (
     batch_moments,
     batch_normalize,
     batch_normalize_back,
+    batch_sums,
     layer_normalize,
     layer_normalize_back,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "batch_moments",
     "batch_normalize",
     "batch_normalize_back",
+    "batch_sums",
     "cached_on",
     "compact",
     "contiguous",

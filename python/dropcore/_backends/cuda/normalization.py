@@ -56,26 +56,33 @@ def batch_normalize(
                ptr(gamma), ptr(beta))  # fmt: skip
 
 
-def batch_normalize_back(
-    x: Array, dy: Array, dx: Array | None, mean: Array, variance: Array, epsilon: float,
-    gamma: Array, dgamma: Array, dbeta: Array,
-) -> None:  # fmt: skip
-    """The gradients if mean and variance are those of x itself. dx may be None."""
+def batch_sums(
+    x: Array, dy: Array, mean: Array, variance: Array, epsilon: float, sums: Array
+) -> None:
+    """Sums over the rows, (2, columns) in float64: of dy, and of dy (x - mean) / deviation."""
     rows, columns = x.shape
-    if x.size == 0:
-        raise ValueError("there is no gradient of a batch of nothing")
+    if rows == 0:
+        raise ValueError("there is no gradient of a batch of no rows")
     chunk, chunks, tiles = _cut(rows, columns)
-    sums = empty((chunks, columns, 2), np.float64)
-    maps = empty((3, columns), x.dtype)
-    shape = int64s((rows, columns, chunk))
-    launch(x, MODULE, "batch_sums", tiles * chunks, ptr(x), ptr(dy), *shape, ptr(mean), ptr(sums))
-    launch(
-        x, MODULE, "batch_gradients", tiles, ptr(sums), *int64s((chunks, rows, columns)), ptr(mean),
-        ptr(variance), np.float64(epsilon), ptr(gamma), ptr(dgamma), ptr(dbeta), ptr(maps),
-    )  # fmt: skip
-    if dx is not None:
-        launch(x, MODULE, "map_columns_back", tiles * chunks, ptr(x), ptr(dy), ptr(dx), *shape,
-               ptr(mean), ptr(maps))  # fmt: skip
+    parts = empty((chunks, columns, 2), np.float64)
+    launch(x, MODULE, "batch_sums", tiles * chunks, ptr(x), ptr(dy),
+           *int64s((rows, columns, chunk)), ptr(mean), ptr(parts))  # fmt: skip
+    launch(x, MODULE, "batch_sums_added", tiles, ptr(parts), *int64s((chunks, columns)), ptr(mean),
+           ptr(variance), np.float64(epsilon), ptr(sums))  # fmt: skip
+
+
+def batch_normalize_back(
+    x: Array, dy: Array, dx: Array, mean: Array, variance: Array, epsilon: float, gamma: Array,
+    sums: Array, count: float,
+) -> None:  # fmt: skip
+    """dx = gamma scale (dy - sums[0] / count - h sums[1] / count), with h = (x - mean) scale.
+
+    The moments and the sums are those of the whole batch, of `count` rows, of which x holds some.
+    """
+    chunk, chunks, tiles = _cut(*x.shape)
+    launch(x, MODULE, "map_columns_back", tiles * chunks, ptr(x), ptr(dy), ptr(dx),
+           *int64s(x.shape, (chunk,)), ptr(mean), ptr(variance), np.float64(epsilon), ptr(gamma),
+           ptr(sums), np.float64(count))  # fmt: skip
 
 
 def layer_normalize(

@@ -106,23 +106,16 @@ template <typename T> struct batch_products {
     }
 };
 
-/* The gradients, and the maps of `map_columns_back`: (factor, offset, slope; column). */
-template <typename T> struct to_batch_gradients {
+/* The sums of dy, and of dy h, with h = (x - mean) / deviation: (2, columns). */
+template <typename T> struct to_batch_sums {
     const double *mean, *variance;
-    double rows, epsilon;
-    const T *gamma;
-    T *dgamma, *dbeta, *maps;
+    double epsilon, *sums;
     i64 columns;
-    __device__ __forceinline__ void operator()(i64 c, const pair &sums) const {
-        const double scale = 1.0 / sqrt(variance[c] + epsilon);
+    __device__ __forceinline__ void operator()(i64 c, const pair &found) const {
         const double rest = (double)(T)mean[c] - mean[c]; /* the rounding error of centre */
-        const double product = (sums.second + rest * sums.first) * scale;
-        const double factor = (double)gamma[c] * scale, slope = -factor * scale * product / rows;
-        dbeta[c] = (T)sums.first;
-        dgamma[c] = (T)product;
-        maps[c] = (T)factor;
-        maps[columns + c] = (T)(rest * slope - factor * sums.first / rows);
-        maps[2 * columns + c] = (T)slope;
+        sums[c] = found.first;
+        sums[columns + c] =
+            (found.second + rest * found.first) * (1.0 / sqrt(variance[c] + epsilon));
     }
 };
 
@@ -159,24 +152,26 @@ KERNEL batch_sums(const STORED *x, const STORED *dy, i64 rows, i64 columns, i64 
     pairs_summed(rows, columns, chunk_rows, sums, batch_products<STORED>{x, dy, mean});
 }
 
-KERNEL batch_gradients(const pair *sums, i64 chunks, i64 rows, i64 columns, const double *mean,
-                       const double *variance, double epsilon, const STORED *gamma,
-                       STORED *dgamma, STORED *dbeta, STORED *maps) {
-    chunks_added(sums, chunks, columns,
-                 to_batch_gradients<STORED>{mean, variance, (double)rows, epsilon, gamma, dgamma,
-                                            dbeta, maps, columns});
+KERNEL batch_sums_added(const pair *parts, i64 chunks, i64 columns, const double *mean,
+                        const double *variance, double epsilon, double *sums) {
+    chunks_added(parts, chunks, columns,
+                 to_batch_sums<STORED>{mean, variance, epsilon, sums, columns});
 }
 
-/* dx = dy factor + offset + (x - centre) slope */
+/* dx = gamma scale (dy - sums[0] / count - h sums[1] / count), with h = (x - mean) scale */
 KERNEL map_columns_back(const STORED *x, const STORED *dy, STORED *dx, i64 rows, i64 columns,
-                        i64 chunk_rows, const double *mean, const STORED *maps) {
+                        i64 chunk_rows, const double *mean, const double *variance,
+                        double epsilon, const STORED *gamma, const double *sums, double count) {
     const i64 chunks = (rows + chunk_rows - 1) / chunk_rows;
     for (i64 task = blockIdx.x; task < tiles_of(columns) * chunks; task += gridDim.x) {
         const place p = place_of(task, rows, columns, chunk_rows);
         const i64 c = p.column;
         if (c >= columns) continue;
-        const STORED centre = (STORED)mean[c], factor = maps[c];
-        const STORED offset = maps[columns + c], slope = maps[2 * columns + c];
+        const double scale = 1.0 / sqrt(variance[c] + epsilon), full = (double)gamma[c] * scale;
+        const double down = -full * scale * sums[columns + c] / count;
+        const STORED centre = (STORED)mean[c], factor = (STORED)full, slope = (STORED)down;
+        const STORED offset =
+            (STORED)(((double)centre - mean[c]) * down - full * sums[c] / count);
 #pragma unroll 4
         for (i64 r = p.row; r < p.end; r += LINES) {
             const i64 i = r * columns + c;
