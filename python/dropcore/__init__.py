@@ -25,6 +25,7 @@ from dropcore.functional import (  # noqa: E402
 )
 from dropcore.key import Key  # noqa: E402
 from dropcore.mask import Mask  # noqa: E402
+from dropcore.permutation import Permutation  # noqa: E402
 from dropcore.products import masked_matmul, masked_matmul_backward  # noqa: E402
 from dropcore.runtime import (  # noqa: E402
     build_info,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # imported on first use, with the layers
 __all__ = [
     "Key",
     "Mask",
+    "Permutation",
     "__version__",
     "alpha_dropout",
     "alpha_dropout_backward",

@@ -39,6 +39,7 @@ __all__ = [
     "noise_words",
     "normal",
     "pack",
+    "permutation",
     "philox",
     "pooling",
     "pooling_backward",
@@ -108,7 +109,8 @@ def words(
     first_block, count : int
         Blocks ``first_block ... first_block + count - 1``, below 2**64.
     domain : int, default 0
-        In [0, 16). 0: decisions while training, 1: noise, 2: decisions of Monte Carlo prediction.
+        In [0, 16). 0: decisions while training, 1: noise, 2: decisions of Monte Carlo prediction,
+        3: the order of an epoch.
 
     Returns
     -------
@@ -385,6 +387,49 @@ def normal(seed: int, stream: int, step: int, index: ArrayLike) -> Floats:
     ndarray of float64, shape of ``index``
     """
     return np.asarray(ndtri(noise_uniform(seed, stream, step, index)))
+
+
+# The order of an epoch ----------------------------------------------------------------------------
+
+
+def permutation(
+    n: int, index: ArrayLike, *, seed: int, stream: int = 0, step: int = 0
+) -> NDArray[np.int64]:
+    """What a permutation of 0 ... n - 1 has at each index, by swap-or-not.
+
+    Round r pairs x with ``(K - x) % n``, where ``K = W * n >> 128`` and W are the 128 bits of block
+    2**63. The two swap if bit 0 of the block whose number is the larger of them is 1. There are
+    ``32 + ceil(log2(n))`` rounds.
+
+    Parameters
+    ----------
+    n : int
+        In [1, 2**63).
+    index : array_like of int
+        In [0, n).
+    seed, stream, step : int
+        In [0, 2**64), [0, 2**21) and [0, 2**32).
+
+    Returns
+    -------
+    ndarray of int64, shape of ``index``
+
+    References
+    ----------
+    Hoang, Morris and Rogaway 2012, "An enciphering scheme based on a card shuffle".
+    """
+    _check("n", n - 1, 2**63 - 1)
+    _check("stream", stream, 2**21)
+    x = np.array(index, dtype=np.int64)
+    for r in range(32 + (n - 1).bit_length()):
+        address = (seed, stream << 7 | r, step)
+        four = words(*address, 2**63, 1, domain=3)[0]
+        total = sum(int(word) << 32 * q for q, word in enumerate(four)) * n >> 128
+        partner = (total - x) % n
+        blocks = np.maximum(x, partner).astype(np.uint64)
+        swap = _block_words(*address, 3, blocks)[..., 0] & np.uint32(1)
+        x = np.where(swap == 1, partner, x)
+    return x
 
 
 # Dropout ------------------------------------------------------------------------------------------

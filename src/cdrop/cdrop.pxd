@@ -26,6 +26,11 @@ cdef extern from "kernels.h" nogil:
         dropcore_address address
         uint64_t threshold
 
+    uint32_t CDROP_PERMUTATION_STREAMS
+
+    ctypedef struct cdrop_permutation:
+        unsigned rounds
+
     ctypedef struct cdrop_factor:
         const void *data
         int64_t panel_stride
@@ -141,6 +146,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct cdrop_kernels:
         const char *name
+        void (*permute)(const cdrop_permutation *, int, size_t, uint64_t *) noexcept nogil
         void (*dropout_f32)(const cdrop_draw *, uint64_t, size_t, float, const float *, float *,
                             int) noexcept nogil
         void (*dropout_f64)(const cdrop_draw *, uint64_t, size_t, double, const double *, double *,
@@ -337,6 +343,8 @@ cdef extern from "serial.h" nogil:
     int CDROP_NORMAL_F32
     int CDROP_NORMAL_F64
     int CDROP_UNIFORM
+    void cdrop_permutation_for(cdrop_permutation *p, uint64_t n, uint64_t seed, uint32_t stream,
+                               uint32_t step)
     void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out)
     int64_t cdrop_segments(const cdrop_layout *layout)
     void cdrop_apply_segments(int dtype, const cdrop_layout *layout, const char *x, char *out,

@@ -26,6 +26,17 @@ CDROP_INLINE unsigned cdrop_planes(uint64_t threshold) {
     return some ? DROPCORE_PLANES - cdrop_lowest_bit(threshold) : 0;
 }
 
+/* The permutation of [0, n) at an address: round r pairs the numbers whose sum is sum[r] modulo n. A
+ * round is the low end of the address' last word. */
+#define CDROP_PERMUTATION_STREAMS (1u << 21)
+#define CDROP_PERMUTATION_ROUNDS 95 /* at most */
+typedef struct {
+    dropcore_address address;
+    uint64_t n; /* in [1, 2^63) */
+    unsigned rounds;
+    uint64_t sum[CDROP_PERMUTATION_ROUNDS];
+} cdrop_permutation;
+
 /* One factor of a product, seen as panel axis x depth axis (the depth is summed over).
  * Element (p, d) is data[P(p) * panel_stride + D(d) * depth_stride], P and D through the lists
  * of kept indices where they are given, and is dropped where its bit is 0. */
@@ -169,6 +180,9 @@ typedef struct {
     void (*uniform)(const dropcore_address *address, uint64_t group, size_t n_groups, uint32_t *u);
     /* The words of the blocks [block, block + n_blocks): four a block. */
     void (*words)(const dropcore_address *address, uint64_t block, size_t n_blocks, uint32_t *w);
+    /* Replace each number by what the permutation has at this index; backwards, by the index where
+     * the permutation has it. */
+    void (*permute)(const cdrop_permutation *p, int backwards, size_t count, uint64_t *numbers);
 
 #define CDROP_ELEMENTWISE(T, C, S)                                                              \
     /* out__n = bit ? x__n * scale : +0.0; out may be x; stream: stores pass by the cache. */    \

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "check.h"
+#include "serial.h"
 
 static const char *isa; /* whose kernels are being checked, for the messages */
 
@@ -1465,6 +1466,59 @@ CDROP_FOR_REAL_TYPES(CHECK_CELLS)
         }                                                                                        \
     }
 CDROP_FOR_REAL_TYPES(CHECK_IMAGES)
+/* ---- permutations ----------------------------------------------------------------------------- */
+
+/* floor(words * n / 2^128), a bit of n at a time. */
+static uint64_t share(const dropcore_block *words, uint64_t n) {
+    uint32_t sum[6] = {0}; /* words * n from the top bit of n on */
+    for (int bit = 62; bit >= 0; --bit) {
+        uint64_t carried = 0;
+        for (int q = 0; q < 6; ++q) {
+            const uint64_t limb = 2 * (uint64_t)sum[q] + (n >> bit & 1 && q < 4 ? words->word[q] : 0);
+            carried += limb;
+            sum[q] = (uint32_t)carried;
+            carried >>= 32;
+        }
+    }
+    return (uint64_t)sum[5] << 32 | sum[4];
+}
+
+static void check_permutations(const cdrop_kernels *k) {
+    const char *isa = k->name;
+    const uint64_t top = (uint64_t)1 << 63;
+    const uint64_t sizes[] = {1, 2, 3, 100, 65537, 0xFFFFFFFFu, 0x100000001u, 10000000000u, top - 1};
+    for (size_t t = 0; t < sizeof sizes / sizeof *sizes; ++t) {
+        const uint64_t n = sizes[t], seed = any64();
+        const uint32_t stream = (uint32_t)below(CDROP_PERMUTATION_STREAMS), step = (uint32_t)any64();
+        const size_t count = 1 + (size_t)below(40);
+        uint64_t *x = buffer(count * sizeof *x), *found = buffer(count * sizeof *found);
+        unsigned rounds = 32;
+        cdrop_permutation p;
+        int same = 1;
+        cdrop_permutation_for(&p, n, seed, stream, step);
+        while ((uint64_t)1 << (rounds - 32) < n) ++rounds;
+        CHECK(p.rounds == rounds && p.rounds <= CDROP_PERMUTATION_ROUNDS, "rounds of %" PRIu64, n);
+        for (size_t i = 0; i < count; ++i) found[i] = x[i] = any64() % n;
+        k->permute(&p, 0, count, found);
+        for (size_t i = 0; i < count; ++i) {
+            uint64_t at = x[i];
+            for (unsigned r = 0; r < rounds; ++r) {
+                const dropcore_address a =
+                    dropcore_address_of(seed, stream << 7 | r, step, DROPCORE_DOMAIN_ORDER);
+                const dropcore_block words = dropcore_block_at(&a, top);
+                const uint64_t sum = share(&words, n), other = (sum + n - at) % n;
+                if (dropcore_block_at(&a, at < other ? other : at).word[0] & 1) at = other;
+            }
+            same &= found[i] == at;
+        }
+        CHECK(same, "%s permute, n %" PRIu64, isa, n);
+        k->permute(&p, 1, count, found);
+        CHECK(!memcmp(found, x, count * sizeof *x), "%s permute backwards, n %" PRIu64, isa, n);
+        free(x);
+        free(found);
+    }
+}
+
 /* ---- noise ------------------------------------------------------------------------------------ */
 
 /* How far z is from the normal of word w: the error of its distribution function, over the density.
@@ -1510,6 +1564,7 @@ int main(void) {
         const long before = passed;
         isa = k->name;
         check_decisions(k);
+        check_permutations(k);
 #define RUN(T, C, S) check_elementwise_##S(k);
         CDROP_FOR_TYPES(RUN)
 #undef RUN

@@ -21,7 +21,7 @@ LEVELS = (
     ("_backends/cpu", "_backends/cuda/*"),
     ("_backends/__init__",),
     ("mask", "runtime", "reference"),
-    ("attending", "functional", "noise", "products", "_ops/*"),
+    ("attending", "functional", "noise", "permutation", "products", "_ops/*"),
     ("updates", "constraints", "schedules"),
     ("losses", "regularizers", "optim"),
     ("data/*",),

@@ -11,9 +11,10 @@ import pytest
 import dropcore
 
 NOUNS = [
-    "Key", "Mask", "alpha_dropout", "alpha_dropout_backward", "attention", "attention_backward",
-    "build_info", "dropout", "dropout_backward", "get_include", "get_num_threads", "load",
-    "masked_matmul", "masked_matmul_backward", "max_norm_", "release_memory", "set_num_threads",
+    "Key", "Mask", "Permutation", "alpha_dropout", "alpha_dropout_backward", "attention",
+    "attention_backward", "build_info", "dropout", "dropout_backward", "get_include",
+    "get_num_threads", "load", "masked_matmul", "masked_matmul_backward", "max_norm_",
+    "release_memory", "set_num_threads",
 ]  # fmt: skip
 
 MODULES = [

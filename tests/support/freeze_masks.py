@@ -1,4 +1,4 @@
-"""Write the frozen masks, words and normals under tests/data from the slow reference.
+"""Write the frozen masks, words, normals and permutations under tests/data from the slow reference.
 
 The files are the mask contract in numbers: any implementation, in any language, reproduces them.
 They were written once and are checked in; running this again gives the same bytes, which a test
@@ -62,6 +62,12 @@ TIES_OFFSET = 2**34 - 5000
 EXACT_SIZE = 200
 EXACT_OFFSET = 2**34 - 77
 
+# Rows of permutations: few, powers of two and their neighbours, and numbers of 32 bits and more.
+ROWS = (
+    *(1, 2, 3, 4, 5, 10, 127, 128, 129, 1000, 60000, 2**16 - 1, 2**16 + 1),
+    *(2**32 - 1, 2**32, 2**32 + 1, 10**10, 2**40 + 15, 2**62, 2**63 - 1),
+)
+
 MASKS_HEADER = """\
 # Frozen masks of the dropcore mask contract, version 2.
 #
@@ -110,6 +116,21 @@ NORMALS_HEADER = """\
 #   normal             the inverse normal CDF of (word + 0.5) / 2^32, rounded to float32, as a C99
 #                      hexadecimal floating-point number; an implementation has the word exactly and
 #                      the normal within 4 units in the last place of a float32
+#
+"""
+
+
+PERMUTATIONS_HEADER = """\
+# Frozen permutations of the dropcore mask contract, version 2.
+#
+# One record a line, fields separated by single spaces. Lines that start with # are comments.
+#
+#   seed    64 bits, hexadecimal with 0x
+#   stream  21 bits, decimal
+#   step    32 bits, decimal: the epoch
+#   n       decimal, below 2^63: how many rows the permutation has
+#   place   decimal, below n: the place of the first row
+#   rows    decimal: the rows at this place and those that follow it, at most eight
 #
 """
 
@@ -172,12 +193,24 @@ def normals() -> Iterator[str]:
             yield f"{seed:#018x} {stream} {step} {index} {word:08x} {value.hex()}\n"
 
 
+def permutations() -> Iterator[str]:
+    """The records of ``frozen_permutations.txt``."""
+    keys = ((0, 0, 0), (1, 0, 0), (0, 0, 1), (0xFEDCBA9876543210, 2**21 - 1, 2**32 - 1))
+    for (seed, stream, step), n in product(keys, ROWS):
+        for place in sorted({0, n // 3, max(0, n - 8)}):
+            index = np.arange(place, min(place + 8, n), dtype=np.int64)
+            found = reference.permutation(n, index, seed=seed, stream=stream, step=step)
+            rows = " ".join(map(str, found.tolist()))
+            yield f"{seed:#018x} {stream} {step} {n} {place} {rows}\n"
+
+
 def frozen() -> dict[str, str]:
     """What each file of tests/data holds, by name."""
     return {
         "frozen_masks.txt": MASKS_HEADER + "".join(masks()),
         "frozen_words.txt": WORDS_HEADER + "".join(words()),
         "frozen_normals.txt": NORMALS_HEADER + "".join(normals()),
+        "frozen_permutations.txt": PERMUTATIONS_HEADER + "".join(permutations()),
     }
 
 

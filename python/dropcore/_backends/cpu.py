@@ -329,6 +329,11 @@ def uniforms(words: Array, key: Key, domain: int, offset: int) -> None:
     _core.uniforms(words, key.seed, key.stream, key.step, domain, offset)
 
 
+def permute(numbers: Array, n: int, key: Key, *, backwards: bool = False) -> None:
+    """Replace indices (int64) by what a permutation of [0, n) has there, or the reverse."""
+    _core.permute(numbers, n, key.seed, key.stream, key.step, backwards)
+
+
 def max_norm_(w: Array, max_norm: float, axes: tuple[int, ...]) -> None:
     """Project in place the vectors that run over `axes`."""
     vectors = _vectors(w, axes)

@@ -1,22 +1,20 @@
-"""Random numbers that are not masks: initial weights and shuffles.
+"""Random numbers that are not masks: initial weights and splits.
 
-Masks follow the mask contract and are drawn by :class:`dropcore.Mask`. Everything else comes from
-NumPy's Philox, seeded from the same seed, so that one number repeats a whole run.
+Masks and the order of an epoch follow the mask contract. Everything else comes from NumPy's Philox,
+seeded from the same seed, so that one number repeats a whole run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from dropcore.key import Key, as_key
 
-__all__ = ["DATA", "SHUFFLE", "WEIGHTS", "generator", "generators"]
+__all__ = ["DATA", "WEIGHTS", "generator"]
 
 WEIGHTS: Final = 1
-SHUFFLE: Final = 2
 DATA: Final = 3
 
 
@@ -28,9 +26,9 @@ def generator(key: Key | int, purpose: int, number: int = 0) -> np.random.Genera
     key : Key or int
         Only its seed counts.
     purpose : int
-        `WEIGHTS`, `SHUFFLE` or `DATA` (splits and noise of data sets), below 2**32.
+        `WEIGHTS` or `DATA` (splits and noise of data sets), below 2**32.
     number : int, default 0
-        Tells generators of one purpose apart, such as the epoch of a shuffle. Below 2**32.
+        Tells generators of one purpose apart, such as that of a split. Below 2**32.
 
     Returns
     -------
@@ -40,19 +38,3 @@ def generator(key: Key | int, purpose: int, number: int = 0) -> np.random.Genera
     # A list with integers beyond 2**63 would pass through float64 and lose its low bits.
     words = np.array([as_key(key).seed, purpose << 32 | number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words))
-
-
-def generators(key: Key | int, purpose: int) -> Callable[[int], np.random.Generator]:
-    """`generator` as a function of the number, without the cost of new objects.
-
-    It returns one object, which each call puts to the beginning of that number.
-    """
-    found = generator(key, purpose)
-    begin = found.bit_generator.state
-
-    def at(number: int) -> np.random.Generator:
-        begin["state"]["key"][1] = purpose << 32 | number
-        found.bit_generator.state = begin
-        return found
-
-    return at

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from dropcore._base.checks import shown
 from dropcore._base.device import on_device
-from dropcore._base.generators import SHUFFLE, generators
 from dropcore.key import Key
 from dropcore.losses import Loss
+from dropcore.permutation import Permutation
 from dropcore.training._data import Batch, Data, checked_data
 
 if TYPE_CHECKING:
@@ -57,22 +57,19 @@ class Arrays(Source):
 
     def __init__(self, data: Data, batch_size: int, key: Key | None = None) -> None:
         self.data, self.size = data, batch_size
-        self._shuffles = None if key is None else generators(key, SHUFFLE)
+        self._key = key
         self.count = math.ceil(len(data) / batch_size)
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         samples, size = len(self.data), self.size
-        starts = range(skip * size, samples, size)
-        if self._shuffles is None:
-            for start in starts:
-                yield self.data.take(slice(start, start + size))
-            return
-        order = self._shuffles(epoch).permutation(samples)
-        for start in starts:
-            yield self.data.take(order[start : start + size])
+        order = None if self._key is None else Permutation(samples, Key(self._key.seed, step=epoch))
+        for start in range(skip * size, samples, size):
+            stop = min(start + size, samples)
+            rows = slice(start, stop) if order is None else order.rows(start, stop - start)
+            yield self.data.take(rows)
 
     def arguments(self) -> dict[str, Any]:
-        shuffled = self._shuffles is not None
+        shuffled = self._key is not None
         return {"batch_size": self.size, "shuffle": shuffled, "samples": len(self.data)}
 
 

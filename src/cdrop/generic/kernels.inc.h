@@ -7,6 +7,7 @@
 #define V(name) CONCAT(CONCAT(v, S), name)
 
 #include "mask.inc.h"
+#include "permutation.inc.h"
 #include "polynomials.inc.h"
 
 #define S f32
@@ -74,6 +75,7 @@ const cdrop_kernels TABLE(ISA) = {
     .decide_some = decide_some,
     .uniform = uniform,
     .words = words,
+    .permute = permute,
     .decide_each = decide_each,
 #define ENTRIES(T, C, S) .apply_##S = apply_##S, .dropout_##S = dropout_##S,
     CDROP_FOR_TYPES(ENTRIES)

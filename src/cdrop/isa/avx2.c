@@ -29,6 +29,12 @@ static inline vq vq_gather(const uint32_t *a) {
     return _mm256_cvtepu32_epi64(
         _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)a), _MM_SHUFFLE(3, 1, 2, 0)));
 }
+static inline vq vq_load(const uint64_t *a) {
+    return _mm256_loadu_si256((const __m256i *)a);
+}
+static inline void vq_store(uint64_t *to, vq a) {
+    _mm256_storeu_si256((__m256i *)to, a);
+}
 static inline vq vq_add(vq a, vq b) {
     return _mm256_add_epi64(a, b);
 }

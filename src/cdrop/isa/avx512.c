@@ -39,6 +39,12 @@ static inline vq vq_gather(const uint32_t *a) {
     return _mm512_cvtepu32_epi64(_mm256_permutevar8x32_epi32(
         _mm256_loadu_si256((const __m256i *)a), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
+static inline vq vq_load(const uint64_t *a) {
+    return _mm512_loadu_si512(a);
+}
+static inline void vq_store(uint64_t *to, vq a) {
+    _mm512_storeu_si512(to, a);
+}
 static inline vq vq_add(vq a, vq b) {
     return _mm512_add_epi64(a, b);
 }

@@ -26,6 +26,12 @@ static inline vq vq_lanes(uint32_t step) {
 static inline vq vq_gather(const uint32_t *a) {
     return vmovl_u32(vld1_u32(a));
 }
+static inline vq vq_load(const uint64_t *a) {
+    return vld1q_u64(a);
+}
+static inline void vq_store(uint64_t *to, vq a) {
+    vst1q_u64(to, a);
+}
 static inline vq vq_add(vq a, vq b) {
     return vaddq_u64(a, b);
 }

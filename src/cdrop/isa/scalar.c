@@ -32,6 +32,14 @@ static inline vq vq_gather(const uint32_t *a) {
     EACH(4) r.lane[l] = a[l];
     return r;
 }
+static inline vq vq_load(const uint64_t *a) {
+    vq r;
+    EACH(4) r.lane[l] = a[l];
+    return r;
+}
+static inline void vq_store(uint64_t *to, vq a) {
+    EACH(4) to[l] = a.lane[l];
+}
 static inline vq vq_add(vq a, vq b) {
     EACH(4) a.lane[l] += b.lane[l];
     return a;

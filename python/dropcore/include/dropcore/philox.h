@@ -34,7 +34,7 @@ typedef unsigned int dropcore_u32;
 typedef unsigned long long dropcore_u64;
 
 #define DROPCORE_CONTRACT_VERSION 2 /* of the masks: another one would draw others */
-#define DROPCORE_PHILOX_REVISION 1  /* of this file: counts what has been added to it */
+#define DROPCORE_PHILOX_REVISION 2  /* of this file: counts what has been added to it */
 
 #define DROPCORE_GROUP 128      /* elements in a group, bits in a block */
 #define DROPCORE_GROUP_BYTES 16 /* packed bytes in a group */
@@ -43,6 +43,7 @@ typedef unsigned long long dropcore_u64;
 #define DROPCORE_DOMAIN_TRAINING 0u
 #define DROPCORE_DOMAIN_NOISE 1u
 #define DROPCORE_DOMAIN_MONTE_CARLO 2u
+#define DROPCORE_DOMAIN_ORDER 3u
 
 #define DROPCORE_PHILOX_M0 0xD2511F53u
 #define DROPCORE_PHILOX_M1 0xCD9E8D57u
