@@ -65,6 +65,7 @@ _MODULES = (
     "data",
     "datasets",
     "diagnosis",
+    "distributed",
     "jax",
     "keras",
     "losses",

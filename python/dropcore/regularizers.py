@@ -18,6 +18,7 @@ from dropcore._backends import backend_of, dense, to_device
 from dropcore._backends.gradients import Gradient
 from dropcore._base.checks import check_number
 from dropcore._base.device import array_namespace, on_device
+from dropcore._base.sharing import Share, added, current_share
 
 __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]
 
@@ -332,9 +333,13 @@ class KLSparsity:
 
     def _means(self, y: Array) -> NDArray[np.float64]:
         xp = array_namespace(y)
-        if not y.size:  # an empty batch has no divergence
+        share = current_share()
+        if share is not None:
+            means = _means_of_batch(y, share)
+        elif y.size:
+            means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
+        else:  # an empty batch has no divergence
             return xp.full(y.shape[-1:], self.target)
-        means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
         if on_device(y):
             inside = (means >= 0) & (means <= 1)
             return xp.where(inside, xp.clip(means, self.margin, 1 - self.margin), np.nan)
@@ -345,6 +350,15 @@ class KLSparsity:
                 f"whose mean is {bad:.4g}"
             )
         return np.clip(means, self.margin, 1 - self.margin)
+
+
+def _means_of_batch(y: Array, share: Share) -> NDArray[np.float64]:
+    """The mean of each unit over a batch of which y is a block."""
+    sums = to_device(y.sum(axis=tuple(range(y.ndim - 1)), dtype=np.float64), "cpu")
+    numbers = np.concatenate([[y.size // max(y.shape[-1], 1)], sums])
+    count, *found = share.combined(numbers, added)
+    means = np.array(found) / max(count, 1.0)
+    return to_device(means, "cuda" if on_device(y) else "cpu")
 
 
 def _checked(x: Array) -> Array:

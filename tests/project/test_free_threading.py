@@ -83,8 +83,8 @@ def in_new_process(code):
 # ---- imports -------------------------------------------------------------------------------------
 
 MODULES = [
-    "constraints", "data", "datasets", "diagnosis", "losses", "nn", "noise", "optim", "reference",
-    "regularizers", "schedules", "training", "tuning", "uncertainty", "updates",
+    "constraints", "data", "datasets", "diagnosis", "distributed", "losses", "nn", "noise", "optim",
+    "reference", "regularizers", "schedules", "training", "tuning", "uncertainty", "updates",
 ]  # fmt: skip
 
 

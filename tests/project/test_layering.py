@@ -24,6 +24,7 @@ LEVELS = (
     ("attending", "functional", "noise", "permutation", "products", "_ops/*"),
     ("updates", "constraints", "schedules"),
     ("losses", "regularizers", "optim"),
+    ("distributed/*",),
     ("data/*",),
     ("training/*",),
     ("nn/*",),
@@ -39,6 +40,7 @@ LEVELS = (
 FACADES = (
     "__init__",
     "data/__init__",
+    "distributed/__init__",
     "nn/__init__",
     "training/__init__",
     "training/callbacks/__init__",

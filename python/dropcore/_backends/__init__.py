@@ -26,6 +26,7 @@ __all__ = [
     "kept_units",
     "real_array",
     "to_device",
+    "write_gradient",
 ]
 
 REAL = ("float32", "float64")
@@ -133,3 +134,11 @@ def dense(gradient: Gradient) -> npt.NDArray[Any]:
         cuda_backend().dense(gradient) if on_device(place) else gradient.dense()
     )
     return whole
+
+
+def write_gradient(gradient: Gradient, out: npt.NDArray[Any]) -> None:
+    """Write a gradient into a contiguous array of the shape of its weight, on the same device."""
+    if isinstance(gradient, BlockGradient | ProductGradient) and not on_device(out):
+        gradient.write(out)
+    else:
+        out[...] = dense(gradient)

@@ -50,10 +50,15 @@ class BlockGradient:
 
     def dense(self) -> Array:
         """The whole gradient as a NumPy array."""
-        whole = np.zeros(self.shape, self.dtype)
-        rows = whole.reshape(-1, self.shape[-1])
-        rows[np.ix_(self.rows, self.columns)] = self.values
+        whole = np.empty(self.shape, self.dtype)
+        self.write(whole)
         return whole
+
+    def write(self, out: Array) -> None:
+        """Write the whole gradient into a contiguous array of its shape."""
+        out[...] = 0
+        rows = out.reshape(-1, self.shape[-1])
+        rows[np.ix_(self.rows, self.columns)] = self.values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -89,8 +94,12 @@ class ProductGradient:
     def dense(self) -> Array:
         """The whole gradient as a NumPy array."""
         whole = empty(self.shape, self.dtype)
-        _core.product(whole, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
+        self.write(whole)
         return whole
+
+    def write(self, out: Array) -> None:
+        """Write the whole gradient into a contiguous array of its shape."""
+        _core.product(out, _core.Factor(self.x), _core.Factor(self.dz), transpose_a=True)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:

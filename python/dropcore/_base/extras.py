@@ -27,6 +27,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "plot": ("matplotlib",),
     "metrics": ("sklearn",),
     "tensorboard": ("tensorboardX",),
+    "mpi": ("mpi4py", "greenlet"),
     "demo": ("sklearn", "matplotlib"),
     "jax": ("jax",),
     "keras": ("keras",),

@@ -30,6 +30,8 @@ class Share(Protocol):
 
     Attributes
     ----------
+    rows : int
+        Of the whole batch.
     adds_penalties : bool
         Whether the gradient of this block has the terms that do not depend on rows, such as the
         penalty of a learned rate: one block of the batch adds them.
@@ -38,6 +40,7 @@ class Share(Protocol):
         means: one block of each process moves them.
     """
 
+    rows: int
     adds_penalties: bool
     moves_buffers: bool
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dropcore._backends.gradients import Gradient
+from dropcore._base.sharing import current_share
 from dropcore.key import Key
 from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn.layer import Array, Backward, Layer, Shape, read_only
@@ -78,6 +79,9 @@ class ActivityRegularization(Layer):
             if not input_gradient:
                 return None, {}
             dx = self.regularizer.activity_gradient(x)
+            share = current_share()
+            if share is not None:  # P is a mean over the samples of the whole batch
+                dx *= dx.dtype.type(len(x) / max(share.rows, 1))
             dx += dy
             return dx, {}
 

@@ -1,13 +1,18 @@
 """Training: fit a model to arrays or batches, evaluate it, and predict.
 
 ================  ======================================================
-`_fit`            the loop over epochs and batches: fit
+`_fit`            checks of what fit is given, and the loop over epochs
+`_epochs`         the updates of an epoch
 `_update`         one update: step
+`_shared_update`  an update by several blocks of a batch, or several processes
+`_means`          the loss of a batch, and the means of an epoch
 `_inference`      predict, predict_proba, predict_labels, evaluate
 `_data`           checks of data, and batches in the dtype of the model
 `_sources`        batches of arrays, or from an iterable of batches
 `_sets`           the training and the validation set, and weights of classes
 `_labels`         labels in the user's words, and as numbers of outputs
+`_resume`         whether a resumed run continues as it began
+`_in_words`       a run in words, which tell two runs apart
 `_choices`        optimisers by name, the loss where none is named
 `_warnings`       models and data that are probably not meant
 `_interrupts`     Ctrl-C waits for the end of an update
@@ -25,6 +30,7 @@ Nothing here imports `dropcore.nn` at run time: models take `fit`, `predict` and
 here.
 """
 
+import dropcore.distributed  # noqa: F401
 from dropcore.training._fit import fit
 from dropcore.training._inference import evaluate, predict, predict_labels, predict_proba
 from dropcore.training._update import StepResult, step

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dropcore._base.checks import check_bool, users_level
-from dropcore._base.device import on_device
+from dropcore.distributed._blocks import checked_blocks
+from dropcore.distributed._group import Alone, joined
 from dropcore.key import Key
-from dropcore.losses import Loss, Number
-from dropcore.optim import Optimizer, kind_of
+from dropcore.losses import Loss
+from dropcore.optim import Optimizer
 from dropcore.training._choices import (
     address_of,
     check_address,
@@ -25,17 +24,18 @@ from dropcore.training._choices import (
     named_loss,
     optimizer_of,
 )
-from dropcore.training._data import Batch
-from dropcore.training._inference import Means, mean_metrics, measures_of
+from dropcore.training._epochs import Training
+from dropcore.training._in_words import in_words, run_in_words, state_in_words
+from dropcore.training._inference import mean_metrics, measures_of
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._measures import Measures
-from dropcore.training._nonfinite import first_nonfinite, nonfinite_weights
+from dropcore.training._nonfinite import first_nonfinite
 from dropcore.training._progress import progress_of
+from dropcore.training._resume import check_call, check_history, check_key
 from dropcore.training._sets import sets_of
 from dropcore.training._sources import Arrays, Batches, Source
-from dropcore.training._update import Scored, Update, prepare, put_back
+from dropcore.training._update import prepare, put_back
 from dropcore.training._warnings import (
-    divergence_hints,
     warn_of_constant_columns,
     warn_of_one_class,
     warn_of_unlikely_input,
@@ -52,16 +52,12 @@ from dropcore.training.callbacks._base import (
 )
 from dropcore.training.history import History
 from dropcore.training.metrics import Metric
-from dropcore.training.state import Snapshot, TrainingState, UnfinishedEpoch
 
 if TYPE_CHECKING:
     from dropcore.data import Preprocessing
     from dropcore.nn.layer import Layer
-    from dropcore.training._graphed_step import GraphedStep
 
 __all__ = ["fit"]
-
-_PLAIN: Final = frozenset({bool, int, float, str, type(None)})
 
 Validation = (
     tuple[ArrayLike, ArrayLike]
@@ -95,6 +91,8 @@ def fit(
     callbacks: Sequence[Callback | EpochEnd] = (),
     resume: bool = False,
     cuda_graph: bool = False,
+    comm: Any = None,
+    blocks: int | None = None,
 ) -> History:
     """Train a model on arrays, or on an iterable of batches.
 
@@ -201,6 +199,19 @@ def fit(
         step may come from the host: no lengths, no weights of samples, no rates that change with
         the step or are arrays, no clipping by norm. Layers that are frozen at the first update
         stay so until `fit` returns.
+    comm : mpi4py communicator or Ranks, optional
+        Train on all processes of a communicator, such as ``MPI.COMM_WORLD`` under ``mpirun -n 4``.
+        All of them must make the same call, with the same data; of a memory map each reads its own
+        rows only. Each process computes some rows of every batch, under the masks that these rows
+        have in any case, and the gradients are added up. So `batch_size` is that of all processes
+        together, and the result is that of one process, within rounding. All processes end with
+        the same model and the same history. Rank 0 alone calls the callbacks that write files, and
+        shows the progress. An error of one rank ends all of them; see
+        `dropcore.distributed.Ranks`.
+    blocks : int, optional
+        Cut each batch into so many blocks of rows, a power of two, and add their gradients in one
+        fixed order. Then 1, 2, 4, ... `blocks` processes end with the same bits, and a run that was
+        stopped may be resumed on another number of them. It may also be used without `comm`.
 
     Returns
     -------
@@ -231,146 +242,175 @@ def fit(
     RuntimeWarning
         If the validation loss is not finite, or a metric is not defined on the data.
     """
-    check_model(model)
-    epochs = checked_count("epochs", epochs, 0)
-    if batch_size is not None:
-        batch_size = checked_count("batch_size", batch_size, 1)
-    if shuffle is not None:
-        shuffle = check_bool("shuffle", shuffle)
-    cuda_graph = check_bool("cuda_graph", cuda_graph)
-    if progress is not None:
-        progress = check_bool("progress", progress)
-    resume = check_bool("resume", resume)
-    rule = optimizer_of(optimizer)
-    criterion = named_loss(loss, model)
-    address = address_of(model, key)
-    hooks = callbacks_of(callbacks)
-    if cuda_graph:
-        _check_graph(model, lengths, sample_weight)
-    before = model.training_state
-    kept = {} if before is None else dict(vars(before))
-    if resume and before is not None and before.step and criterion is None:
-        raise ValueError(
-            "resume=True continues with the loss of the run, a function of your own, which files "
-            "and copies of a model do not hold: give it as loss="
-        )
-    done = 0 if before is None else before.epoch
-    last = epochs if resume else done + epochs
-    to_train = max(last - done, 0)
-    sets = sets_of(
-        model,
-        x,
-        y,
-        loss=criterion,
-        key=address,
-        epochs=to_train,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        validation_data=validation_data,
-        class_weight=class_weight,
-        lengths=lengths,
-        sample_weight=sample_weight,
-        validation_split=validation_split,
-        preprocessing=preprocessing,
-        scale_targets=scale_targets,
-    )
-    source, data, held_out = sets.training, sets.training.data, sets.validation
-    if cuda_graph and isinstance(source, Batches):
-        raise ValueError("cuda_graph is for arrays, and x without y is an iterable of batches")
-    measures = measures_of(model, metrics, data, "the data of an epoch")
-    held_out_measures = None
-    if held_out is not None:
-        held_out_measures = measures_of(model, metrics, held_out.data, "the validation data")
-    measured = _measured(measures, held_out_measures)
-    call = _in_words(
-        optimizer=rule,
-        loss=data.loss,
-        validation_split=validation_split,
-        class_weight=None if class_weight is None else getattr(sets.loss, "class_weights", None),
-        sample_weight="given" if data.sample_weight is not None else None,
-        lengths="given" if data.lengths is not None else None,
-        metrics=measures.asked,
-        **source.arguments(),
-    )
-    updates = to_train * (source.count or 1)
-    if resume and before is not None:
-        _check_key(before, address)
-        check_kept(before.callbacks, hooks)
-        _check_history(before, measured)
-        _check_call(before, call, rule)
-        if before.unfinished is not None and to_train:
-            updates -= before.unfinished.batches
-    for hook in hooks:
-        hook.check(measured)
-    check_files(hooks)
-    check_address(model, address, 0 if before is None else before.step, max(updates, 0))
-    warn_of_unlikely_input(model, data)
-    if isinstance(source, Arrays):
-        warn_of_one_class(model, data)
-        warn_of_constant_columns(data)
-
-    with Interrupts() as interrupts:
-        with interrupts.deferred:
-            state = prepare(model, rule, address, data, announce=loss is None)
-            state.feature_names, state.call = data.names or state.feature_names, call
-            if not resume:
-                state.history, state.unfinished, state.callbacks = History(), None, {}
-                state.learning_rate_factor = 1.0
-                state.stopped = False
-            history = state.history
-            # Within, as it imports tqdm: Python does not recover from an import cut short.
-            display = progress_of(state.epoch, to_train, source.count, progress)
-        warn_of_unlikely_output(model, data)
-        training = _Training(
-            model,
-            rule,
-            sets.loss,
-            source,
-            state,
-            address,
-            interrupts,
-            cuda_graph,
-            measures,
-        )
-        first = state.step
-        run = Run(model, rule, state, history, hooks, training.use)
-        run.learning_rate_factor = state.learning_rate_factor
-        try:
+    with joined(comm) as group:
+        with group.agreed():
+            check_model(model)
+            epochs = checked_count("epochs", epochs, 0)
+            if batch_size is not None:
+                batch_size = checked_count("batch_size", batch_size, 1)
+            if shuffle is not None:
+                shuffle = check_bool("shuffle", shuffle)
+            cuda_graph = check_bool("cuda_graph", cuda_graph)
+            if progress is not None:
+                progress = check_bool("progress", progress)
+            resume = check_bool("resume", resume)
+            rule = optimizer_of(optimizer)
+            criterion = named_loss(loss, model)
+            address = address_of(model, key)
+            all_hooks = callbacks_of(callbacks)
+            hooks = [hook for hook in all_hooks if group.leads or not hook.writes_files]
+            if cuda_graph:
+                _check_graph(model, lengths, sample_weight, shared=bool(comm or blocks))
+            before = model.training_state
+            kept = {} if before is None else dict(vars(before))
+            if resume and before is not None and before.step and criterion is None:
+                raise ValueError(
+                    "resume=True continues with the loss of the run, a function of your own, which "
+                    "files and copies of a model do not hold: give it as loss="
+                )
+            done = 0 if before is None else before.epoch
+            last = epochs if resume else done + epochs
+            to_train = max(last - done, 0)
+            sets = sets_of(
+                model,
+                x,
+                y,
+                loss=criterion,
+                key=address,
+                epochs=to_train,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                validation_data=validation_data,
+                class_weight=class_weight,
+                lengths=lengths,
+                sample_weight=sample_weight,
+                validation_split=validation_split,
+                preprocessing=preprocessing,
+                scale_targets=scale_targets,
+            )
+            source, data, held_out = sets.training, sets.training.data, sets.validation
+            shares = checked_blocks(blocks, group, source.size)
+            if cuda_graph and isinstance(source, Batches):
+                raise ValueError(
+                    "cuda_graph is for arrays, and x without y is an iterable of batches"
+                )
+            measures = measures_of(model, metrics, data, "the data of an epoch")
+            held_out_measures = None
+            if held_out is not None:
+                held_out_measures = measures_of(
+                    model, metrics, held_out.data, "the validation data"
+                )
+            measured = _measured(measures, held_out_measures)
+            weights = getattr(sets.loss, "class_weights", None)
+            call = in_words(
+                optimizer=rule,
+                loss=data.loss,
+                validation_split=validation_split,
+                class_weight=None if class_weight is None else weights,
+                sample_weight="given" if data.sample_weight is not None else None,
+                lengths="given" if data.lengths is not None else None,
+                metrics=measures.asked,
+                blocks=blocks,
+                **source.arguments(),
+            )
+            updates = to_train * (source.count or 1)
+            if resume and before is not None:
+                check_key(before, address)
+                check_kept(before.callbacks, all_hooks)
+                check_history(before, measured)
+                check_call(before, call, rule)
+                if before.unfinished is not None and to_train:
+                    updates -= before.unfinished.batches
             for hook in hooks:
-                hook.on_fit_begin(run)
-            if resume:
-                run.restore_callbacks()
-            run.keep_callbacks()
-        except BaseException:
-            put_back(model, before, kept)
-            raise
-        after_update = [hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")]
-        try:
-            with display:
-                while state.epoch < last and not state.stopped:
-                    started = perf_counter()
-                    display.begin_epoch(state.epoch + 1)
-                    found = training.epoch(run, display.update, after_update)
-                    if held_out is not None and held_out_measures is not None:
-                        found |= _validated(model, held_out, held_out_measures, state.epoch + 1)
-                    found["seconds"] = perf_counter() - started
-                    # The callbacks see each epoch that counts.
-                    with interrupts.deferred:
-                        state.epoch += 1
-                        state.unfinished = None
-                        history.append(state.epoch, found)
-                        _epoch_ended(run, hooks, found)
-                    display.end_epoch(state.epoch, found)
-        except KeyboardInterrupt:
-            _ended(run, hooks, interrupts)
-            raise
-        except Exception as error:
-            # Without an update there is nothing to remember, such as a loss that does not work.
-            if state.step == first and not isinstance(error, FloatingPointError):
+                hook.check(measured)
+            check_files(hooks)
+            check_address(model, address, 0 if before is None else before.step, max(updates, 0))
+            if group.leads:
+                warn_of_unlikely_input(model, data)
+                if isinstance(source, Arrays):
+                    warn_of_one_class(model, data)
+                    warn_of_constant_columns(data)
+        if group.size > 1:
+            group.check_same(run_in_words(model, address, data, call, last))
+        with Interrupts() as interrupts:
+            with interrupts.deferred:
+                state = prepare(
+                    model, rule, address, data, announce=loss is None, quiet=not group.leads
+                )
+                state.feature_names, state.call = data.names or state.feature_names, call
+                if not resume:
+                    state.history, state.unfinished, state.callbacks = History(), None, {}
+                    state.learning_rate_factor = 1.0
+                    state.stopped = False
+                history = state.history
+                # Within, as it imports tqdm: Python does not recover from an import cut short.
+                shown = progress if group.leads else False
+                display = progress_of(state.epoch, to_train, source.count, shown)
+            if group.leads:
+                warn_of_unlikely_output(model, data)
+            if group.size > 1:
+                group.check_same(state_in_words(model, state))
+            training = Training(
+                model,
+                rule,
+                sets.loss,
+                source,
+                state,
+                address,
+                interrupts,
+                cuda_graph,
+                measures,
+                group,
+                shares,
+                fixed=blocks is not None,
+            )
+            first = state.step
+            run = Run(model, rule, state, history, hooks, training.use, group)
+            run.learning_rate_factor = state.learning_rate_factor
+            try:
+                for hook in hooks:
+                    hook.on_fit_begin(run)
+                if resume:
+                    run.restore_callbacks()
+                run.keep_callbacks()
+            except BaseException:
                 put_back(model, before, kept)
-            raise
-        _ended(run, hooks, interrupts)
-    return history
+                raise
+            after_update = [
+                hook.on_update_end for hook in hooks if overrides(hook, "on_update_end")
+            ]
+            try:
+                with display:
+                    while state.epoch < last and not state.stopped:
+                        started = perf_counter()
+                        display.begin_epoch(state.epoch + 1)
+                        found = training.epoch(run, display.update, after_update)
+                        if held_out is not None and held_out_measures is not None:
+                            group.doing(f"the validation of epoch {state.epoch + 1}")
+                            found |= _validated(
+                                model, held_out, held_out_measures, state.epoch + 1, group
+                            )
+                        found["seconds"] = group.gathered(perf_counter() - started)[0]
+                        group.doing(f"the callbacks of epoch {state.epoch + 1}")
+                        # The callbacks see each epoch that counts.
+                        with interrupts.deferred:
+                            state.epoch += 1
+                            state.unfinished = None
+                            history.append(state.epoch, found)
+                            _epoch_ended(run, hooks, found, group)
+                        if group.size > 1:
+                            group.check_same(state_in_words(model, state))
+                        display.end_epoch(state.epoch, found)
+            except KeyboardInterrupt:
+                _ended(run, hooks, interrupts)
+                raise
+            except Exception as error:
+                # Without an update there is nothing to remember, such as a loss that does not work.
+                if state.step == first and not isinstance(error, FloatingPointError):
+                    put_back(model, before, kept)
+                raise
+            _ended(run, hooks, interrupts)
+        return history
 
 
 def _measured(training: Measures, validation: Measures | None) -> dict[str, bool]:
@@ -388,181 +428,26 @@ def _ended(run: Run, hooks: list[Callback], interrupts: Interrupts) -> None:
             hook.on_fit_end(run)
 
 
-def _epoch_ended(run: Run, hooks: list[Callback], metrics: dict[str, float]) -> None:
+def _epoch_ended(run: Run, hooks: list[Callback], metrics: dict[str, float], group: Alone) -> None:
     """Call the callbacks. What they know is kept before any that saves the model."""
-    kept = False
-    for hook in hooks:
-        if hook.last and not kept:
+    state = run.state
+    for last in (False, True):
+        for hook in hooks:
+            if hook.last == last and hook.on_epoch_end(run, state.epoch, dict(metrics)):
+                state.stopped = True
+        # A callback that ends the training of one rank, such as by the time, ends that of all.
+        state.stopped = any(group.gathered(state.stopped))
+        if not last:
             run.keep_callbacks()
-            kept = True
-        if hook.on_epoch_end(run, run.state.epoch, dict(metrics)):
-            run.state.stopped = True
-    if not kept:
-        run.keep_callbacks()
 
 
-@dataclass
-class _Training:
-    """What stays the same during a call of `fit`."""
-
-    model: Layer
-    optimizer: Optimizer
-    loss: Loss
-    source: Source
-    state: TrainingState
-    address: Key
-    interrupts: Interrupts
-    cuda_graph: bool
-    measures: Measures
-    update: Update | None = None
-    good: Snapshot | None = None
-    graphed: GraphedStep[tuple[Number, Scored]] | None = None
-
-    def use(self, optimizer: Optimizer) -> None:
-        """Go on with an optimiser that differs in its learning rate only."""
-        self.optimizer = optimizer
-        if self.update is not None:
-            self.update.optimizer = optimizer
-        if self.graphed is not None:
-            self.graphed.use(optimizer)
-
-    def epoch(
-        self,
-        run: Run,
-        advance: Callable[[Number | None], object],
-        after_update: Sequence[Callable[[Run], object]],
-    ) -> dict[str, float]:
-        """Go through the data once, or through what is left of it, and return the metrics.
-
-        `advance(loss)` and the functions `after_update` are called after each update.
-        """
-        model, state, address = self.model, self.state, self.address
-        loss = self.loss
-        if self.good is None:
-            self.good = Snapshot(model, state)
-        else:
-            self.good.renew()
-        if self.update is None or not self.update.is_current():
-            self.update = Update(model, self.optimizer, loss, state)
-        update = self.update
-        progress = state.unfinished
-        if progress is None:
-            progress = state.unfinished = UnfinishedEpoch()
-        for _ in range(progress.batches):
-            advance(None)
-        means = Means(loss, self.measures, progress.sums, progress.scored)
-        for batch in self.source.batches(state.epoch, progress.batches):
-            here = address.at(step=address.step + state.step)
-            with self.interrupts.deferred:
-                value, scored = self._update(update, batch, here)
-                fine = on_device(value) or math.isfinite(value)
-                if fine:
-                    means.add(value, scored)
-                    progress.batches += 1
-            if not fine:
-                culprit = first_nonfinite(model, batch.x, here, batch.lengths)
-                raise self._diverged(f"the loss is {value}", culprit, self.good)
-            advance(value)
-            for function in after_update:
-                function(run)
-        bad = nonfinite_weights(model)
-        if bad:
-            raise self._diverged("the weights are not finite", bad, self.good)
-        metrics = means.result()
-        if not math.isfinite(metrics["loss"]):  # a device is not asked after every update
-            raise self._diverged(
-                f"the loss is {metrics['loss']}", "the weights are finite", self.good
-            )
-        return metrics
-
-    def _update(self, update: Update, batch: Batch, here: Key) -> tuple[Number, Scored]:
-        if self.cuda_graph and self.graphed is None and len(batch.x) == self.source.size:
-            self.graphed = _graphed(update, self.optimizer, self.state, batch)
-        if self.graphed is not None and self.graphed.fits(batch.x, batch.y):
-            return self.graphed(batch.x, batch.y, here)
-        return update(batch, here)[:2]
-
-    def _diverged(self, what: str, culprit: str, good: Snapshot) -> FloatingPointError:
-        """The error to raise, when model and state are back at the start of the epoch."""
-        step, epoch = self.state.step, self.state.epoch + 1
-        with self.interrupts.deferred:
-            good.restore()
-        begun = self.state.unfinished is None
-        place = f"the start of epoch {epoch}" if begun else "where training was resumed"
-        return FloatingPointError(
-            f"{what} at step {step}, in epoch {epoch}: {culprit}. Weights and optimiser state are "
-            f"back to {place}; {divergence_hints(self.model, self.source.data)}"
-        )
-
-
-def _check_key(state: TrainingState, address: Key) -> None:
-    """ValueError unless the epochs to come have the key of those before."""
-    if state.step and state.key is not None and state.key != address:
-        raise ValueError(
-            "resume=True continues with the masks, the order of samples and the validation_split "
-            f"of key={state.key}, got {address}: leave key out, or begin another run with "
-            "resume=False"
-        )
-
-
-def _check_history(state: TrainingState, measured: Mapping[str, bool]) -> None:
-    """ValueError unless the epochs to come have the metrics of those before."""
-    before = list(state.history)
-    if before and before != list(measured):
-        raise ValueError(
-            "resume=True continues with the history, so metrics and validation data must be as "
-            f"before: it has {', '.join(before)}, and the epochs to come have "
-            f"{', '.join(measured)}; resume=False begins another history"
-        )
-
-
-def _in_words(**arguments: Any) -> dict[str, str]:
-    """Arguments of `fit` in words that are the same for equal ones, also in another process."""
-    return {name: _described(value) for name, value in arguments.items()}
-
-
-def _described(value: Any) -> str:
-    """A number, an optimiser or a loss in words; other objects by their name or class."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return repr(value)
-    if kind in (list, tuple):
-        return f"[{', '.join(map(_described, value))}]"
-    if isinstance(value, np.generic):
-        return _described(value.item())
-    if is_dataclass(kind):
-        options = [
-            f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value) if f.init
-        ]
-        return f"{kind.__name__}({', '.join(options)})"
-    return str(getattr(value, "__name__", kind.__name__))
-
-
-def _check_call(state: TrainingState, call: Mapping[str, str], optimizer: Optimizer) -> None:
-    """ValueError unless the updates to come are made as those before."""
-    if not state.step:
-        return
-    for name, now in call.items():
-        then = state.call.get(name, now)
-        if then != now:
-            raise ValueError(
-                f"resume=True continues the run, which ends with the same bits only with the "
-                f"same {name} as before, {then}, got {now}; resume=False begins another run"
-            )
-    if not state.optimizer:
-        raise ValueError(
-            "resume=True continues with the state of the optimiser, and the model was saved "
-            "without it, by save(optimizer=False): resume=False begins with a new optimiser"
-        )
-    if state.optimizer != kind_of(optimizer):
-        raise ValueError(
-            f"resume=True continues with the state of the optimiser {state.optimizer}, which made "
-            f"the last update, got {kind_of(optimizer)}; resume=False begins with a new optimiser"
-        )
-
-
-def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:
+def _check_graph(model: Layer, lengths: object, sample_weight: object, *, shared: bool) -> None:
     """ValueError if updates cannot be recorded as a CUDA graph."""
+    if shared:
+        raise ValueError(
+            "cuda_graph is for updates that one process makes in one piece: leave out comm and "
+            "blocks"
+        )
     if model.device != "cuda":
         raise ValueError("cuda_graph is for models on a GPU: use model.to('cuda') first")
     for name, given in (("lengths", lengths), ("sample_weight", sample_weight)):
@@ -570,26 +455,18 @@ def _check_graph(model: Layer, lengths: object, sample_weight: object) -> None:
             raise ValueError(f"cuda_graph takes no {name}, which change with the batch")
 
 
-def _graphed(
-    update: Update, optimizer: Optimizer, state: TrainingState, batch: Batch
-) -> GraphedStep[tuple[Number, Scored]]:
-    from dropcore.training._graphed_step import GraphedStep
-
-    def of_arrays(x: Any, y: Any, key: Key) -> tuple[Number, Scored]:
-        value, scored, *_ = update(Batch(x, y), key)
-        return value, scored
-
-    return GraphedStep(of_arrays, optimizer, state, batch.x, batch.y)
-
-
-def _validated(model: Layer, source: Source, measures: Measures, epoch: int) -> dict[str, float]:
+def _validated(
+    model: Layer, source: Source, measures: Measures, epoch: int, group: Alone
+) -> dict[str, float]:
     """Metrics of validation data; a warning if the loss is not finite."""
-    found, bad = mean_metrics(model, source, measures)
+    found, bad = mean_metrics(model, source, measures, group)
     if not math.isfinite(found["loss"]):
-        culprit = "" if bad is None else f": {first_nonfinite(model, bad.x, None, bad.lengths)}"
-        warnings.warn(
-            f"fit: the validation loss is {found['loss']} in epoch {epoch}{culprit}",
-            RuntimeWarning,
-            stacklevel=users_level(),
-        )
+        own = None if bad is None else first_nonfinite(model, bad.x, None, bad.lengths)
+        culprit = next((f": {text}" for text in group.gathered(own) if text is not None), "")
+        if group.leads:
+            warnings.warn(
+                f"fit: the validation loss is {found['loss']} in epoch {epoch}{culprit}",
+                RuntimeWarning,
+                stacklevel=users_level(),
+            )
     return {f"val_{name}": number for name, number in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -11,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from dropcore._backends import to_device
 from dropcore._base.device import array_namespace, on_device
+from dropcore.distributed._group import ALONE, Alone
 from dropcore.key import Key, as_key
-from dropcore.losses import Array, BinaryCrossEntropy, CheckedLoss, GaussianNLL, Loss, Number
+from dropcore.losses import Array, BinaryCrossEntropy, CheckedLoss, GaussianNLL, Loss
 from dropcore.training._choices import check_model, checked_count, named_loss
 from dropcore.training._data import (
     Batch,
@@ -22,17 +24,17 @@ from dropcore.training._data import (
     known_of,
 )
 from dropcore.training._labels import in_words
+from dropcore.training._means import Found, Means, loss_of
 from dropcore.training._measures import Measures
 from dropcore.training._monte_carlo import check_sampling, sampled
 from dropcore.training._sources import Arrays, Batches, Source, is_array
-from dropcore.training._update import Scored, loss_of
 from dropcore.training.metrics import Metric
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
 __all__ = [
-    "Means", "evaluate", "inputs_of", "mean_metrics", "measures_of", "outputs_of", "predict",
+    "evaluate", "inputs_of", "mean_metrics", "measures_of", "outputs_of", "predict",
 ]  # fmt: skip
 
 
@@ -307,69 +309,31 @@ def measures_of(model: Layer, metrics: Sequence[str | Metric], data: Data, words
 
 
 def mean_metrics(
-    model: Layer, source: Source, measures: Measures
+    model: Layer, source: Source, measures: Measures, group: Alone = ALONE
 ) -> tuple[dict[str, float], Batch | None]:
-    """Metrics over all samples, and the first batch whose loss is not finite."""
+    """Metrics over all samples, and the first batch whose loss is not finite.
+
+    The ranks of a group share the batches out, and add what they found in the order of the batches,
+    which makes the result independent of their number.
+    """
     loss = source.data.loss
     assert loss is not None
     means, bad = Means(loss, measures, {}, []), None
+    own: list[Found] = []
     with np.errstate(all="ignore"):
-        for batch in source.batches():
+        for batch in source.batches(turn=group.rank, turns=group.size):
             out = model(batch.x, **batch.lengths_kwargs)
             value, _, scored = loss_of(loss, out, batch)
             if bad is None and not on_device(value) and not math.isfinite(value):
                 bad = batch
-            means.add(value, scored)
+            own.append(means.of_batch(value, scored))
+    if group.size > 1:
+        own = [each.on_host() for each in own]
+    for turn in itertools.zip_longest(*group.gathered(own)):
+        for found in turn:
+            if found is not None:
+                means.add(found)
     return means.result(), bad
-
-
-class Means:
-    """Loss and metrics over several batches, which need not have one size.
-
-    Parameters
-    ----------
-    loss : Loss
-    measures : Measures
-    sums : dict
-        Where sum and weight of each mean are kept.
-    scored : list
-        Where the other metrics keep what they need of each batch.
-    """
-
-    def __init__(
-        self,
-        loss: Loss,
-        measures: Measures,
-        sums: dict[str, list[Number]],
-        scored: list[tuple[Any, Any, Any]],
-    ) -> None:
-        self._loss, self._measures = loss, measures
-        self._sums, self._scored = sums, scored
-
-    def add(self, value: Number, scored: Scored) -> None:
-        """Add the loss of a batch, its outputs and targets."""
-        loss, (out, y, sample_weight) = self._loss, scored
-        if not len(y):
-            return
-        checked = loss if isinstance(loss, CheckedLoss) else None
-        weight = float(len(y)) if checked is None else checked.weight(y, sample_weight)
-        self._add("loss", value * weight, weight)
-        if checked is not None and checked.classifies:
-            self._add("accuracy", *checked.n_correct(out, y, sample_weight))
-        for name, found in self._measures.totals(*scored).items():
-            self._add(name, *found)
-        if self._measures.keeps_batches:
-            self._scored.append(self._measures.kept(*scored))
-
-    def result(self) -> dict[str, float]:
-        """Loss and metrics; means are 0 where nothing counts."""
-        sums = {name: (float(total), float(n)) for name, (total, n) in self._sums.items()}
-        means = {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
-        return self._measures.result(means, self._scored)
-
-    def _add(self, name: str, total: Number, weight: Number) -> None:
-        before = self._sums.get(name, [0.0, 0.0])
-        self._sums[name] = [before[0] + total, before[1] + weight]
 
 
 def _batches(data: Data, batch_size: int) -> Iterator[tuple[int, Batch]]:

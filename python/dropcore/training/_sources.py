@@ -6,13 +6,14 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dropcore._base.checks import shown
 from dropcore._base.device import on_device
+from dropcore.distributed._blocks import WHOLE, Blocks
 from dropcore.key import Key
 from dropcore.losses import Loss
 from dropcore.permutation import Permutation
@@ -21,7 +22,25 @@ from dropcore.training._data import Batch, Data, checked_data
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Arrays", "Batches", "Source", "is_array", "refuse_iterator"]
+__all__ = ["Arrays", "Batches", "Piece", "Source", "is_array", "refuse_iterator"]
+
+
+class Piece(NamedTuple):
+    """A block of rows of a batch.
+
+    Attributes
+    ----------
+    batch : Batch
+        The rows, of which there may be none.
+    row_offset : int
+        The position of the first one in the whole batch.
+    rows : int
+        Of the whole batch.
+    """
+
+    batch: Batch
+    row_offset: int
+    rows: int
 
 
 class Source:
@@ -41,9 +60,26 @@ class Source:
     count: int | None
     size: int | None = None
 
-    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, without the first `skip`."""
+    def pieces(
+        self, blocks: Blocks, epoch: int = 0, skip: int = 0, *, turn: int = 0, turns: int = 1
+    ) -> Iterator[list[Piece]]:
+        """Of the batches of an epoch the blocks of this process.
+
+        Parameters
+        ----------
+        blocks : Blocks
+        epoch : int
+        skip : int
+            How many batches at the beginning to leave out.
+        turn, turns : int
+            Of every `turns` batches only the one at position `turn` is taken.
+        """
         raise NotImplementedError
+
+    def batches(self, *, turn: int = 0, turns: int = 1) -> Iterator[Batch]:
+        """The whole batches, as those of `pieces`."""
+        for (piece,) in self.pieces(WHOLE, turn=turn, turns=turns):
+            yield piece.batch
 
     def arguments(self) -> dict[str, Any]:
         """What decides which samples are in which batch, by the arguments of `fit`."""
@@ -60,13 +96,21 @@ class Arrays(Source):
         self._key = key
         self.count = math.ceil(len(data) / batch_size)
 
-    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+    def pieces(
+        self, blocks: Blocks, epoch: int = 0, skip: int = 0, *, turn: int = 0, turns: int = 1
+    ) -> Iterator[list[Piece]]:
         samples, size = len(self.data), self.size
         order = None if self._key is None else Permutation(samples, Key(self._key.seed, step=epoch))
-        for start in range(skip * size, samples, size):
-            stop = min(start + size, samples)
-            rows = slice(start, stop) if order is None else order.rows(start, stop - start)
-            yield self.data.take(rows)
+        for start in range((skip + turn) * size, samples, size * turns):
+            rows = min(size, samples - start)
+            found = []
+            for block in blocks.rows(rows):
+                first = start + block.start
+                here: Any = slice(first, first + len(block))
+                if order is not None:
+                    here = order.rows(first, len(block))
+                found.append(Piece(self.data.take(here), block.start, rows))
+            yield found
 
     def arguments(self) -> dict[str, Any]:
         shuffled = self._key is not None
@@ -118,11 +162,18 @@ class Batches(Source):
         self.data = self._checked(1, self._first)
         self._loss, self._like = self.data.loss, self.data
 
-    def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
+    def pieces(
+        self, blocks: Blocks, epoch: int = 0, skip: int = 0, *, turn: int = 0, turns: int = 1
+    ) -> Iterator[list[Piece]]:
         number = 0
         for number, item in enumerate(self._items(), 1):
-            if number > skip:
-                yield self._checked(number, item).take(slice(None))
+            if number <= skip or (number - 1 - skip) % turns != turn:
+                continue
+            data = self._checked(number, item)
+            yield [
+                Piece(data.take(slice(block.start, block.stop)), block.start, len(data))
+                for block in blocks.rows(len(data))
+            ]
         if number < max(skip, 1):
             done = f", of which {skip} are done" if skip else ""
             raise ValueError(

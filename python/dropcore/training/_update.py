@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dropcore._base.device import array_namespace, on_device
+from dropcore._backends.gradients import Gradient
+from dropcore._base.device import on_device
 from dropcore.key import Key
-from dropcore.losses import Array, CheckedLoss, Loss, Number
+from dropcore.losses import Array, Loss, Number
 from dropcore.optim import Optimizer
 from dropcore.training._choices import (
     address_of,
@@ -31,13 +32,15 @@ from dropcore.training._data import (
 )
 from dropcore.training._interrupts import Interrupts
 from dropcore.training._labels import announce_classes
+from dropcore.training._means import Found, Means, Scored, loss_of
 from dropcore.training._nonfinite import first_nonfinite
+from dropcore.training._sources import Piece
 from dropcore.training.state import TrainingState, training_state_of
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
 
-__all__ = ["Scored", "StepResult", "Update", "loss_of", "prepare", "put_back", "step"]
+__all__ = ["StepResult", "Update", "prepare", "put_back", "step"]
 
 
 class StepResult(NamedTuple):
@@ -145,14 +148,6 @@ def step(
     return StepResult(value, outputs, left)
 
 
-class Scored(NamedTuple):
-    """Outputs and targets that count in the loss: padded steps are left out."""
-
-    outputs: Array
-    targets: Any
-    sample_weight: Array | None
-
-
 class Update:
     """An update of the weights by a batch.
 
@@ -210,11 +205,37 @@ class Update:
             )
             value, dout, scored = loss_of(self._loss, out, batch)
             if on_device(value) or math.isfinite(value):
-                self._apply(backward, dout)
+                self._apply(backward(dout, input_gradient=False, for_update=True)[1])
         return value, scored, out, left
 
-    def _apply(self, backward: Any, dout: Array) -> None:
-        grads = backward(dout, input_gradient=False, for_update=True)[1]
+    def make(self, pieces: Sequence[Piece], key: Key, means: Means) -> tuple[Number, Found]:
+        """Make an update by the blocks of a batch, unless the loss is not finite.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            Those of this process: here the whole batch.
+        key : Key
+        means : Means
+            Of the epoch.
+
+        Returns
+        -------
+        value : float
+            The loss of the batch.
+        found : Found
+            What the batch adds to the means.
+        """
+        value, scored, *_ = self(pieces[0].batch, key)
+        fine = on_device(value) or math.isfinite(value)
+        return value, means.of_batch(value, scored) if fine else Found({}, [])
+
+    def culprit(self, pieces: Sequence[Piece], key: Key) -> str:
+        """What is not finite, after an update that was not made."""
+        batch = pieces[0].batch
+        return first_nonfinite(self._model, batch.x, key, batch.lengths)
+
+    def _apply(self, grads: dict[str, Gradient]) -> None:
         params, state = self._params, self._state
         if len(grads) != len(params):  # some are frozen
             grads = {path: grads[path] for path in params}
@@ -233,9 +254,18 @@ class Update:
 
 
 def prepare(
-    model: Layer, optimizer: Optimizer, address: Key, data: Data, *, announce: bool
+    model: Layer,
+    optimizer: Optimizer,
+    address: Key,
+    data: Data,
+    *,
+    announce: bool,
+    quiet: bool = False,
 ) -> TrainingState:
-    """Build the model for checked data and return its training state, ready for an update."""
+    """Build the model for checked data and return its training state, ready for an update.
+
+    With `announce` a loss that was chosen is printed, unless `quiet`; so are labels' names.
+    """
     shape = data.x.shape[1:]
     if not model.built or model.input_shape != shape:
         model.build(shape, key=address, dtype=model_dtype(model))
@@ -249,9 +279,9 @@ def prepare(
     classes = data.known.classes
     # False and True are 0 and 1 to anybody.
     encoded = classes is not None and classes.dtype != bool
-    if announce and state.loss is None:
+    if announce and state.loss is None and not quiet:
         announce_loss(data.loss, model.output_shape(shape), encoded=encoded)
-    if classes is not None and encoded and state.classes is None:
+    if classes is not None and encoded and state.classes is None and not quiet:
         announce_classes(classes)
     state.loss, state.key, state.classes = data.loss, address, classes
     state.preprocessing, state.target_scaling = data.known.preprocessing, data.known.scaling
@@ -264,59 +294,3 @@ def put_back(model: Layer, state: TrainingState | None, kept: Mapping[str, Any])
     if state is not None:
         vars(state).update(kept)
     model.training_state = state
-
-
-def loss_of(loss: Loss, out: Array, batch: Batch) -> tuple[Number, Array, Scored]:
-    """The loss of outputs, its gradient, and what counted.
-
-    Of padded sequences only the valid steps reach the loss, as rows (steps, ...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a function of one's own returns something else.
-    """
-    y, weight, valid = batch.y, batch.sample_weight, batch.valid
-    if valid is None:
-        value, gradient = _called(loss, out, y, weight)
-        return value, gradient, Scored(out, y, weight)
-    xp, steps = array_namespace(out), out.shape[1]
-    scored = Scored(
-        out.reshape(-1, *out.shape[2:])[valid],
-        y.reshape(-1, *y.shape[2:])[valid],
-        None if weight is None else weight[valid // steps],
-    )
-    whole = xp.zeros((out.shape[0] * steps, *out.shape[2:]), out.dtype)
-    value = 0.0
-    if len(valid):
-        value, whole[valid] = _called(loss, *scored)
-    return value, whole.reshape(out.shape), scored
-
-
-def _called(loss: Loss, out: Array, y: Any, weight: Array | None) -> tuple[Number, Array]:
-    if isinstance(loss, CheckedLoss):
-        return loss.compute(out, y, weight)
-    found = loss(out, y)
-    if not isinstance(found, tuple | list) or len(found) != 2 or np.ndim(found[0]):
-        raise TypeError(
-            "loss(outputs, targets) must return (value, doutputs), a number and an array like "
-            f"outputs, got {_described(found)}"
-        )
-    value = found[0] if on_device(found[0]) else float(found[0])
-    gradient = array_namespace(out).asarray(found[1], out.dtype)
-    if gradient.shape != out.shape:
-        raise ValueError(
-            "loss(outputs, targets) must return the gradient of outputs in their shape, "
-            f"{out.shape}, got {gradient.shape}"
-        )
-    return value, gradient
-
-
-def _described(found: Any) -> str:
-    """What a loss returned, without the numbers of arrays."""
-    if isinstance(found, tuple | list):
-        parts = ", ".join(map(_described, found))
-        order = "; is the order (gradient, value)?" if len(found) == 2 and np.ndim(found[0]) else ""
-        return f"({parts}){order}"
-    shape = getattr(found, "shape", ())
-    return f"an array of shape {shape}" if shape else repr(found)

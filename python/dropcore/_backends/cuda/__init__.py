@@ -17,6 +17,7 @@ from dropcore._backends.cuda.arrays import (
     may_overlap,
     overlap,
     same_memory,
+    synchronize,
 )
 from dropcore._backends.cuda.attending import Attention as attention
 from dropcore._backends.cuda.embeddings import add_rows, take_rows
@@ -133,6 +134,7 @@ __all__ = [
     "square_sum",
     "sum_columns",
     "sum_squares",
+    "synchronize",
     "take_rows",
     "thresholds",
     "to_bool",

@@ -63,6 +63,11 @@ def cached_on(owner: Any, name: str) -> Array:
     return copy
 
 
+def synchronize() -> None:
+    """Wait until the work of the current stream is done."""
+    library().cuda.get_current_stream().synchronize()
+
+
 def expect_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Array:
     """`out` if it can take a result of that shape and dtype, those of the array called name."""
     if not is_array(out):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dropcore._base.checks import check_number, shown
+from dropcore.distributed._group import Alone
 from dropcore.optim import Optimizer, scaled
 from dropcore.training.history import History
 from dropcore.training.state import TrainingState
@@ -33,6 +34,8 @@ class Run:
         That of the model.
     history : History
         All epochs so far.
+    rank, ranks : int
+        The number of this process, from 0, and how many train together: 0 and 1 without ``comm``.
     learning_rate_factor : float
         Factor of the learning rate from the next update on, also of that of a schedule and of an
         optimiser inside `Clip`. It is kept in ``state.learning_rate_factor``.
@@ -46,7 +49,9 @@ class Run:
         history: History,
         callbacks: list[Callback],
         use: Callable[[Optimizer], None],
+        group: Alone,
     ) -> None:
+        self.rank, self.ranks = group.rank, group.size
         self.model, self.optimizer, self.state, self.history = model, optimizer, state, history
         self._callbacks, self._use = _named(callbacks), use
 
@@ -90,6 +95,13 @@ class Callback:
 
     last: ClassVar[bool] = False
     """Whether it is called after all others: for callbacks that save the model."""
+
+    writes_files: ClassVar[bool] = False
+    """Whether all it does is to write files: where several processes train, only rank 0 calls it.
+
+    Other callbacks are called on every rank, with the same metrics, and must change the model in
+    the same way there.
+    """
 
     def check(self, metrics: Mapping[str, bool]) -> None:
         """Called before anything is changed; raises an error if the callback cannot work.

@@ -54,6 +54,7 @@ class Checkpoint(Callback):
     """
 
     last: ClassVar[bool] = True
+    writes_files: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dropcore._base.checks import check_bool
 from dropcore._base.files import check_replaceable, checked_path, replacing
@@ -39,6 +39,8 @@ class CSVLog(Callback):
     FileNotFoundError
         From `fit`, before training: if the folder does not exist.
     """
+
+    writes_files: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self._path = checked_path("CSVLog", path).absolute()

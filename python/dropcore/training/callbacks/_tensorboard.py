@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from dropcore._base.extras import require
 from dropcore._base.files import checked_path
@@ -36,6 +36,8 @@ class TensorBoard(Callback):
     OSError
         From `fit`, before training: if the folder cannot be created or written to.
     """
+
+    writes_files: ClassVar[bool] = True
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = checked_path("TensorBoard", folder).absolute()
