@@ -89,7 +89,6 @@ class Group(Alone):
         self._mpi: Any = sys.modules["mpi4py.MPI"]
         self.rank, self.size = ranks.comm.rank, ranks.comm.size
         self._doing = "the start of fit"
-        self._closed = False
         self._control: Any = None
         # Failures are told over a communicator of their own: on the other one, messages of
         # whatever was going on may be waiting.
@@ -109,11 +108,9 @@ class Group(Alone):
         return self._mpi.IN_PLACE
 
     def close(self) -> None:
-        """Free the communicators; all ranks must have received everything."""
-        if not self._closed:
-            self._closed = True
-            self.comm.Free()
-            self._control.Free()
+        """Free the communicators, on all ranks."""
+        self.comm.Free()
+        self._control.Free()
 
     def doing(self, what: str) -> None:
         self._doing = what
@@ -275,6 +272,8 @@ def joined(comm: Any) -> Iterator[Alone]:
         yield ALONE
         return
     group = Group(ranks)
-    with group.guarded():
-        yield group
-    group.close()
+    try:
+        with group.guarded():
+            yield group
+    finally:  # all ranks are here, or the job has ended
+        group.close()
