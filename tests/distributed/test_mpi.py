@@ -2,10 +2,12 @@
 
 import functools
 import re
+import sys
 
 import numpy as np
 import pytest
 
+import dropcore
 from support.mpi import launch, results
 
 # Each launch takes seconds: what several tests need is launched once.
@@ -117,3 +119,44 @@ def test_a_rank_that_hangs_or_fails_ends_the_job_in_time(how, message):
     done = launch(3, "hanging", how, timeout=60)
     assert done.returncode != 0
     assert re.search(message, done.stderr), done.stderr
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((80, 3))
+    lines = [f"{a:.4f},{b:.4f},{c:.4f},{'yes' if a + b > 0 else 'no'}" for a, b, c in x]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["a,b,c,label", *lines]) + "\n")
+    return path
+
+
+def command(ranks, *words):
+    return launch(ranks, "", command=[sys.executable, "-m", "dropcore", *map(str, words)])
+
+
+def test_the_command_trains_on_all_ranks(table, tmp_path):
+    models = []
+    for ranks in (1, 2):
+        path = tmp_path / f"{ranks}.dropcore"
+        done = command(ranks, "train", table, "--target", "label", "--epochs", 3, "--units", "16",
+                       "--blocks", 2, "-o", path)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("saved to") == 1
+        models.append(dropcore.load(path))
+    for name, array in models[0].params.items():
+        assert np.array_equal(models[1].params[name], array), name
+    assert models[1].training_state.call["blocks"] == "2"
+
+
+def test_the_command_reports_an_error_once(table, tmp_path):
+    done = command(2, "train", table, "--target", "nothing", "-o", tmp_path / "m.dropcore")
+    assert done.returncode != 0
+    assert done.stderr.count("dropcore train: ") == 1
+    assert "nothing" in done.stderr
+    done = command(2, "predict", table, table)
+    assert done.returncode != 0
+    assert "started this command 2 times, and only `dropcore train` shares its" in done.stderr

@@ -13,6 +13,7 @@ from dropcore._base.checks import rounded
 from dropcore.cli._command import Option, Result
 from dropcore.cli._examples import CLASSIFICATION, REGRESSION, Examples, fingerprint
 from dropcore.cli._output import note
+from dropcore.cli._ranks import communicator, leads
 from dropcore.cli._scores import estimated_noise, scores, table_of
 from dropcore.cli._values import at_least_zero, fraction, positive, words
 
@@ -233,6 +234,8 @@ def learn(
         more["validation_data"] = (held_out.x, held_out.y)
     if options.balanced:
         more["class_weight"] = "balanced"
+    if "blocks" in options:
+        more["blocks"] = options.blocks
     training_state_of(model).notes.update(job.notes(options, network))
     model.to(options.device)
     try:
@@ -249,6 +252,7 @@ def learn(
             callbacks=callbacks,
             progress=not options.quiet,
             resume=resume,
+            comm=communicator(),
             **more,
         )
     except KeyboardInterrupt:
@@ -259,7 +263,8 @@ def learn(
     state = training_state_of(model)
     if job.kind == REGRESSION and held_out is not None:
         state.notes["noise"] = estimated_noise(model, held_out, options.seed)
-    model.save(job.path)
+    if leads():
+        model.save(job.path)
 
 
 def check_same(model: Sequential, loaded: Any, job: Job, options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ import dropcore
 from dropcore.cli._command import Command
 from dropcore.cli._defaults import with_defaults
 from dropcore.cli._output import as_options, check_files, note, print_result
+from dropcore.cli._ranks import communicator, leads, ranks
 from dropcore.cli._shared import DeviceError, apply
 from dropcore.cli.bench import COMMAND as BENCH
 from dropcore.cli.demo import COMMAND as DEMO
@@ -24,6 +25,7 @@ from dropcore.cli.predict import COMMAND as PREDICT
 from dropcore.cli.report import COMMAND as REPORT
 from dropcore.cli.train import COMMAND as TRAIN
 from dropcore.cli.tune import COMMAND as TUNE
+from dropcore.distributed._group import joined
 
 __all__ = ["COMMANDS", "main", "parser"]
 
@@ -82,12 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{name}: warning: {as_options(str(message))}"
     )
     try:
-        options = parser().parse_args(with_defaults(words, COMMANDS))
-        check_files(options)
-        apply(options)
-        result = options.run(options)
-        print_result(result, as_json=getattr(options, "json", False))
-        sys.stdout.flush()
+        # An error of one process alone ends all of them. One that all have is reported once.
+        with joined(communicator()):
+            options = parser().parse_args(with_defaults(words, COMMANDS))
+            _check_ranks(words)
+            check_files(options)
+            apply(options)
+            result = options.run(options)
+        if leads():
+            print_result(result, as_json=getattr(options, "json", False))
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -102,6 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         warnings.showwarning = shown
     return 0
+
+
+def _check_ranks(words: Sequence[str]) -> None:
+    if ranks() > 1 and words[0] != TRAIN.name:
+        raise ValueError(
+            f"a launcher of MPI has started this command {ranks()} times, and only `dropcore "
+            f"{TRAIN.name}` shares its work out: start it once"
+        )
 
 
 def _status(error: Exception) -> int:

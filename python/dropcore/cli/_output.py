@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from dropcore.cli._command import Result
+from dropcore.cli._ranks import leads
 
 __all__ = ["as_options", "check_files", "check_output", "note", "print_result"]
 
@@ -40,8 +41,9 @@ def print_result(result: Result, *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to stderr; of several processes one prints it."""
+    if leads():
+        print(text, file=sys.stderr, flush=True)
 
 
 def as_options(message: str) -> str:

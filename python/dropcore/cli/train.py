@@ -33,6 +33,7 @@ from dropcore.cli._fitting import (
 from dropcore.cli._network import NETWORK, OPTIMIZER, SAMPLES, network, optimizer_of
 from dropcore.cli._output import check_output, note
 from dropcore.cli._shared import CONFIG, DEVICE, FORCE, JSON, QUIET, RUN, SEED, THREADS
+from dropcore.cli._values import positive
 
 __all__ = ["COMMAND"]
 
@@ -143,12 +144,14 @@ COMMAND = Command(
     saved with the model. A part of the rows is held out, for early stopping and scores. The model
     is saved after each epoch, or more often by --save-every, so that neither Ctrl-C nor a crash
     loses more than that: the same command with --resume continues as if nothing had happened.
+    Under mpirun all processes train one model together, on one machine or on several.
     """,
     examples=(
         "dropcore train cancer.csv --target diagnosis -o cancer.dropcore",
         "dropcore train prices.csv --target price --units 256,256 --rate 0.2 -o p.dropcore",
         "dropcore train digits.npz --target y --model cnn --input-shape 8,8,1 -o digits.dropcore",
         "dropcore train cancer.csv --target diagnosis -o cancer.dropcore --resume",
+        "mpirun -n 4 dropcore train big.csv --target y --blocks 4 -o big.dropcore",
     ),
     options=(
         DATA,
@@ -160,6 +163,14 @@ COMMAND = Command(
         *NETWORK,
         *SETTINGS,
         *OPTIMIZER,
+        Option(
+            "--blocks",
+            "cut each batch into so many blocks, a power of two, and add their gradients in one "
+            "order: then mpirun -n 1, 2, 4 ... BLOCKS ends with the same bits",
+            kind=positive,
+            metavar="N",
+            group=RUN,
+        ),
         Option(
             "--resume",
             "continue the training that the output holds, or begin if there is none",
