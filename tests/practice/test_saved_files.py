@@ -567,7 +567,7 @@ del model
 limit(size // 4)
 try:
     dropcore.load(path)
-except ValueError as error:
+except MemoryError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

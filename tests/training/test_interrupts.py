@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import _thread
 import copy
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dropcore
 from dropcore import training
 from dropcore.constraints import MaxNorm
 from dropcore.nn import BatchNorm, Dense, Dropout, Sequential
@@ -217,6 +222,83 @@ def test_interrupts_at_any_time():
         assert all(len(values) == state.epoch for values in state.history.values())
         assert 0 <= state.step - 4 * state.epoch <= 4
     assert len(wanted) > 3
+
+
+class Recorder(training.Callback):
+    """Notes what each update leaves."""
+
+    def __init__(self):
+        self.found = {}
+
+    def on_update_end(self, run):
+        self.found[run.state.step] = numbers(run.model)
+
+
+def fit_with_signals(n):
+    """Fits in this process, of which SIGINT from another one ends each at a random moment.
+
+    Prints the updates that were made before, when all was as it should be.
+    """
+    fit = {"epochs": 4, "optimizer": "adam", "resume": True, **OPTIONS}
+    recorder, model = Recorder(), network()
+    model.build(X.shape[1:], key=1)
+    allowed = {0: b"".join(a.tobytes() for a in (*model.params.values(), *model.buffers.values()))}
+    model.fit(X, Y, callbacks=[recorder], **fit)
+    allowed |= recorder.found
+    started = time.perf_counter()
+    network().fit(X, Y, **fit)
+    longest = time.perf_counter() - started
+    parent, steps = os.getppid(), []
+    delays = np.random.default_rng(7)
+    while len(steps) < n:
+        model = network()
+        model.build(X.shape[1:], key=1)
+        try:
+            print(delays.uniform(0, longest), flush=True)  # the parent sends SIGINT so much later
+            model.fit(X, Y, **fit)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+        assert os.getppid() == parent
+        state = model.training_state
+        step = 0 if state is None else state.step
+        if step == 16:  # it was late
+            continue
+        found = allowed[0] if state is None else numbers(model)
+        if step:
+            assert found == allowed[step], f"{step} updates do not leave this"
+        model.fit(X, Y, **fit)
+        assert numbers(model) == allowed[16], f"resumed after {step} updates"
+        steps.append(step)
+    print("done", *steps, flush=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX does")
+@pytest.mark.parametrize("n", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_signals_at_random_moments_of_a_fit(n):
+    code = f"import runpy; runpy.run_path({__file__!r})['fit_with_signals']({n})"
+    folders = [str(Path(dropcore.__file__).parents[1]), str(Path(__file__).parents[1])]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+    )  # fmt: skip
+    guard = threading.Timer(600, child.kill)
+    guard.start()
+    try:
+        for line in child.stdout:
+            if line.startswith("done"):
+                break
+            time.sleep(float(line))
+            child.send_signal(signal.SIGINT)
+        errors = child.communicate()[1]
+    finally:
+        guard.cancel()
+        child.kill()
+        child.wait()
+    assert child.returncode == 0, errors
+    steps = list(map(int, line.split()[1:]))
+    assert len(steps) == n
+    assert len(set(steps)) > 5, steps
 
 
 def test_training_goes_on_after_an_interrupt():

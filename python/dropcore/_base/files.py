@@ -74,14 +74,17 @@ def replacing(what: str, path: Path) -> Iterator[Path]:
     ------
     OSError
         If `path` is a folder or no regular file, its folder does not exist, or writing fails.
+    MemoryError
+        If the system has no memory for it.
     """
     target, mode = _checked_target(what, path)
     stem = f".{target.name[:40]}."
-    _remove_abandoned(target.parent, stem)
-    try:
-        folder, lock = _own_folder(target.parent, stem)
-    except PermissionError:
-        raise _no_permission(what, target.parent, path) from None
+    with _unchanged(what, path):
+        _remove_abandoned(target.parent, stem)
+        try:
+            folder, lock = _own_folder(target.parent, stem)
+        except PermissionError:
+            raise _no_permission(what, target.parent, path) from None
     try:
         temporary = folder / target.name
         with _unchanged(what, path):
@@ -118,16 +121,16 @@ def _checked_target(what: str, path: Path) -> tuple[Path, int | None]:
 
 @contextmanager
 def _unchanged(what: str, path: Path) -> Iterator[None]:
-    """Say what a full disk has done to the file."""
+    """Say what a full disk, or the system's lack of memory, has done to the file."""
     try:
         yield
     except OSError as error:
+        reason = f"{what}: {path} was not written, and what was there is unchanged: "
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(reason + os.strerror(error.errno)) from None
         if error.errno not in _FULL:
             raise
-        raise OSError(
-            error.errno,
-            f"{what}: {path} was not written, and what was there is unchanged: {error.strerror}",
-        ) from None
+        raise OSError(error.errno, reason + os.strerror(error.errno)) from None
 
 
 def _no_permission(what: str, folder: Path, path: Path) -> PermissionError:

@@ -46,6 +46,9 @@ times as much to read it."""
 MAX_DEPTH: Final = 256
 """Brackets that may be open in JSON, far from where reading it fails."""
 
+_BUFFER: Final = 1 << 21
+"""Bytes: safetensors takes half of it to write a file."""
+
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[][{}]', re.DOTALL)
 
 _SIGNATURES: Final = {
@@ -90,6 +93,7 @@ def write_file(
     # Of C-contiguous arrays: safetensors writes memory as it is. Others are copied.
     flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with replacing(what, path) as temporary:
+        _check_memory(what, path)
         try:
             numpy_io.save_file(flat, os.fspath(temporary), metadata={ENTRY: text})
         except safetensors.SafetensorError as error:
@@ -104,6 +108,17 @@ def write_file(
                 f"{MAX_HEADER}: has it an array of rates, or very many names of features, classes "
                 "or categories?"
             )
+
+
+def _check_memory(what: str, path: Path) -> None:
+    """MemoryError where there is no memory for the buffer of safetensors, which ends the process."""
+    try:
+        bytearray(_BUFFER)  # pages that are not written, and given back at once
+    except MemoryError:
+        raise MemoryError(
+            f"{what}: {path} was not written, and what was there is unchanged: there is no memory "
+            f"for a buffer of {_BUFFER} bytes"
+        ) from None
 
 
 class Arrays:

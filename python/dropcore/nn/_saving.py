@@ -106,6 +106,8 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
         version, or uses a class that is not in `custom`. The message says what is wrong.
     FileNotFoundError, OSError
         If it cannot be read.
+    MemoryError
+        If its arrays do not fit into memory.
 
     Examples
     --------
@@ -126,7 +128,7 @@ def load(path: str | PathLike[str], *, custom: Mapping[str, type] | None = None)
         try:
             return _loaded(*read_file(file), custom or {})
         except MemoryError:
-            raise ValueError(f"load: {source}: its arrays do not fit into memory") from None
+            raise MemoryError(f"load: {source}: its arrays do not fit into memory") from None
         # What is in a file decides what constructors get, so that any error may come from them.
         except Exception as error:
             if isinstance(error, OSError | ImportError):

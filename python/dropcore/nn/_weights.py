@@ -68,6 +68,8 @@ def load_weights(self: Layer, path: str | PathLike[str]) -> None:
         differ from those of the model.
     FileNotFoundError, OSError
         If it cannot be read.
+    MemoryError
+        If its arrays do not fit into memory.
     """
     source = checked_path("load_weights", path)
     own = _own("load_weights", self)
@@ -78,7 +80,8 @@ def load_weights(self: Layer, path: str | PathLike[str]) -> None:
         # Damaged archives make zipfile, zlib and Python's parser raise errors of many kinds, and
         # files be read at negative positions.
         except Exception as error:
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            full = isinstance(error, MemoryError)
+            if full or (isinstance(error, OSError) and error.errno != errno.EINVAL):
                 raise
             message = str(error) or type(error).__name__
             raise ValueError(f"load_weights: {source}: {message:.1000}") from error
@@ -134,4 +137,7 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name!r} is in version {version} of the .npy format, which is not read")
-    return _HEADERS[version](file)
+    try:
+        return _HEADERS[version](file)
+    except MemoryError:  # of Python's parser, where brackets are nested deeply
+        raise ValueError(f"the header of {name!r} cannot be read") from None

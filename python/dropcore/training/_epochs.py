@@ -89,11 +89,18 @@ class Training:
             here = address.at(step=address.step + state.step)
             with self.interrupts.deferred:
                 self.group.doing(f"update {state.step + 1}")
-                value, found = self._update(update, pieces, here, means)
-                fine = on_device(value) or math.isfinite(value)
-                if fine:
-                    means.add(found)
-                    progress.batches += 1
+                made = state.step
+                try:
+                    value, found = self._update(update, pieces, here, means)
+                    fine = on_device(value) or math.isfinite(value)
+                    if fine:
+                        means.add(found)
+                        progress.batches += 1
+                except Exception:
+                    # Part of an update, or one without its metrics, which cannot be taken back.
+                    if update.partial or state.step != made:
+                        self.good.restore()
+                    raise
             if not fine:
                 culprit = update.culprit(pieces, here)
                 raise self._diverged(f"the loss is {value}", culprit, self.good)

@@ -226,6 +226,11 @@ def fit(
         If the loss or the weights are not finite. It names the step and the first layer that is
         not finite; weights, optimiser state and counts are those of the start of the epoch. On a
         GPU this is noticed at the end of the epoch, not at the step.
+    MemoryError
+        If there is not enough memory. The model is then as the last complete update left it, or,
+        where memory ran out in the middle of an update, as it was at the start of the epoch. So it
+        is after any other error in an update, such as one of a loss of your own. ``resume=True``
+        continues, for instance when other programs have ended, with the same bits.
     KeyboardInterrupt
         If the user interrupts. The model is then as the last complete update left it (weights,
         optimiser state, moments and count), so that it can be used and trained on; `EarlyStopping`

@@ -111,6 +111,7 @@ class SharedUpdate(Update):
             share = own[1, 1] / (whole[1, 1] or 1.0)
             if share != 1:
                 dout = dout * dout.dtype.type(share)
+            self.partial = bool(self._model.buffers)  # which the backward pass moves
             for grads in _by_stage(backward, dout):
                 self._reduction.add(block.place, grads)
         return whole, found

@@ -117,6 +117,9 @@ def step(
         If the loss is not finite. It names the first layer whose output is not, and no update is
         made. On a GPU the loss is not checked, since that would wait for the device: check
         ``result.loss`` from time to time.
+    MemoryError
+        If there is not enough memory. If some of the weights or moments had changed already, a note
+        of the error says so; else the model is as it was.
     """
     check_model(model)
     rule, address = optimizer_of(optimizer), address_of(model, key)
@@ -136,8 +139,13 @@ def step(
         with interrupts.deferred:
             try:
                 value, _, outputs, left = update(batch, here, state)
-            except Exception:
-                if training.step == first:
+            except Exception as error:
+                if update.partial:
+                    error.add_note(
+                        f"Part of update {first} was made: go on from a model that was saved or "
+                        "copied before, or use fit, which goes back to the start of the epoch."
+                    )
+                elif training.step == first:
                     put_back(model, before, kept)
                 raise
     if not on_device(value) and not math.isfinite(value):
@@ -166,12 +174,15 @@ class Update:
     ----------
     optimizer : Optimizer
         May be replaced by one that differs in its learning rate only.
+    partial : bool
+        Whether the last update failed when some of the arrays had changed, as where memory runs out
+        between two layers.
     """
 
     def __init__(
         self, model: Layer, optimizer: Optimizer, loss: Loss, state: TrainingState
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self.partial = optimizer, False
         self._model, self._loss, self._state = model, loss, state
         self._frozen = frozen = model.frozen()
         self._params = {p: array for p, array in model.params.items() if p not in frozen}
@@ -205,6 +216,7 @@ class Update:
             )
             value, dout, scored = loss_of(self._loss, out, batch)
             if on_device(value) or math.isfinite(value):
+                self.partial = bool(self._model.buffers)  # which the backward pass moves
                 self._apply(backward(dout, input_gradient=False, for_update=True)[1])
         return value, scored, out, left
 
@@ -241,6 +253,7 @@ class Update:
             grads = {path: grads[path] for path in params}
         for path, regularizer in self._regularizers.items():
             grads[path] = regularizer.add_gradient(params[path], grads[path])
+        self.partial = True
         try:
             self.optimizer.apply(
                 params, grads, state.slots, state.step - state.begun, self._constraints
@@ -251,6 +264,7 @@ class Update:
                 constraint(params[path])
             raise
         state.step += 1
+        self.partial = False
 
 
 def prepare(
