@@ -111,7 +111,7 @@ def write_file(
 
 
 def _check_memory(what: str, path: Path) -> None:
-    """MemoryError where there is no memory for the buffer of safetensors, which ends the process."""
+    """MemoryError where safetensors has no memory for its buffer, which would end the process."""
     try:
         bytearray(_BUFFER)  # pages that are not written, and given back at once
     except MemoryError:
