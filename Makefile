@@ -13,6 +13,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# With DROPCORE_LOCKED=1 pip installs what requirements/ pins, see .ci/requirements.
+SET := $(VENV)/.$(if $(filter-out 0,$(DROPCORE_LOCKED)),locked,extra)
+# What a build and the package need.
+BUILD_SET := editable
+
 # What a build depends on besides its sources: another value builds again from the start.
 BUILD_VARIABLES := CC CFLAGS LDFLAGS $(addprefix DROPCORE_,DEBUG SYMBOLS SANITIZE COVERAGE WERROR \
 	NO_OPENMP)
@@ -42,40 +47,42 @@ if [ -z "$$found" ]; then \
 fi
 endef
 
-.PHONY: help build demo test peers kernels check lint docs bench clean
+.PHONY: help build installed demo test peers kernels check lint docs bench locks clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 build: $(VENV)/.built ## environment and editable install
 
-demo: $(VENV)/.built $(VENV)/.extra-demo ## train a network on digits with and without dropout
+installed: $(VENV)/.built $(SET)-test $(SET)-lint $(SET)-docs $(SET)-bench ## all that test, lint, docs and bench need
+
+demo: $(VENV)/.built $(SET)-demo ## train a network on digits with and without dropout
 	$(BIN)/dropcore demo
 
-test: $(VENV)/.built $(VENV)/.extra-test ## the tests, in minutes
+test: $(VENV)/.built $(SET)-test ## the tests, in minutes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The peers bring their own versions of common packages, so they get an environment of their own.
 peers: ## the tests beside other libraries and of the adapters to them; no skip is allowed
-	$(MAKE) VENV=.venv-peers .venv-peers/.built .venv-peers/.extra-test .venv-peers/.extra-peers
+	$(MAKE) VENV=.venv-peers BUILD_SET=peers build
 	DROPCORE_NO_SKIPS=1 .venv-peers/bin/python -m pytest tests/peers tests/adapters $(PYTEST_ARGS)
 
-kernels: $(VENV)/.built $(VENV)/.extra-test ## every CUDA kernel, compiled for every processor
+kernels: $(VENV)/.built $(SET)-test ## every CUDA kernel, compiled for every processor
 	$(BIN)/python -m pytest -m kernels $(PYTEST_ARGS)
 
-check: $(VENV)/.built $(VENV)/.extra-test ## the long rest: slow tests, every Python, compiler and ISA
+check: $(VENV)/.built $(SET)-test ## the long rest: slow tests, every Python, compiler and ISA
 	.ci/check
 
-lint: $(VENV)/.built $(VENV)/.extra-lint ## ruff, cython-lint, mypy, stubtest
+lint: $(VENV)/.built $(SET)-lint ## ruff, cython-lint, mypy, stubtest
 	.ci/lint
 
 # Built afresh, so that no page stays that has no source.
-docs: $(VENV)/.built $(VENV)/.extra-docs ## the documentation site, in build/docs
+docs: $(VENV)/.built $(SET)-docs ## the documentation site, in build/docs
 	rm -rf build/docs build/doctrees docs/api docs/auto_gallery
 	$(BIN)/python -m sphinx -W --keep-going --doctree-dir build/doctrees docs build/docs
 	$(BIN)/python -m pytest -m site tests/project/test_site.py tests/project/test_docstrings.py
 
-bench: $(VENV)/.built $(VENV)/.extra-bench ## every kernel beside a copy and its peers
+bench: $(VENV)/.built $(SET)-bench ## every kernel beside a copy and its peers
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
 clean: ## remove what was built, and the environment
@@ -93,11 +100,6 @@ $(VENV)/.made:
 	"$$found" -m venv --clear $(VENV) && touch $@
 endif
 
-$(VENV)/.extra-build: $(VENV)/.made pyproject.toml
-	@PYTHON=$(BIN)/python .ci/requirements build > $@.txt
-	$(PIP) install -r $@.txt
-	@touch $@
-
 .PHONY: always
 $(VENV)/.built-with: $(VENV)/.made always
 	@printf '%s\n' '$(BUILT_WITH)' | cmp -s - $@ || { rm -rf build/temp.* build/lib.* \
@@ -107,12 +109,15 @@ SHOW = import dropcore as d; i = d.build_info(); \
 	print('dropcore', d.__version__, 'built:', i['isa'] + ',', \
 	'OpenMP' if i['openmp'] else 'single-threaded, for OpenMP is not available here')
 
-$(VENV)/.built: $(VENV)/.extra-build $(VENV)/.built-with $(SOURCES)
-	$(PIP) install --no-build-isolation --editable .
+$(VENV)/.built: $(SET)-$(BUILD_SET) $(VENV)/.built-with $(SOURCES)
+	$(PIP) install --no-build-isolation --no-deps --editable .
 	@$(if $(filter-out 0,$(DROPCORE_SANITIZE)),echo "built with sanitizers",$(BIN)/python -c "$(SHOW)")
 	@touch $@
 
-$(VENV)/.extra-%: $(VENV)/.made pyproject.toml
+$(SET)-%: $(VENV)/.made pyproject.toml $(wildcard requirements/*.txt)
 	@PYTHON=$(BIN)/python .ci/requirements $* > $@.txt
 	$(PIP) install -r $@.txt
 	@touch $@
+
+locks: $(SET)-lock ## requirements/: versions and hashes of today for .ci/run
+	$(BIN)/python .ci/locks.py make

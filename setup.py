@@ -7,12 +7,17 @@ DROPCORE_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
 DROPCORE_COVERAGE=1   gcov counters
 DROPCORE_WERROR=1     warnings are errors
 DROPCORE_NO_OPENMP=1  single-threaded even where OpenMP is there
+
+SOURCE_DATE_EPOCH, in seconds since 1970, gives equal sources an equal source distribution, byte by
+byte, as it does for wheels.
 """
 
+import gzip
 import os
 import shutil
 import sys
 import sysconfig
+import tarfile
 from glob import glob
 
 from Cython.Build import cythonize
@@ -20,6 +25,7 @@ from extension_helpers import add_openmp_flags_if_available
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 
 def chosen(name):
@@ -95,6 +101,32 @@ class BdistWheel(bdist_wheel):
         super().finalize_options()
 
 
+class Sdist(sdist):
+    """Writes an archive of equal bytes where SOURCE_DATE_EPOCH is set."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        if epoch is None or format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+
+        def plain(entry):
+            executable = entry.isdir() or entry.mode & 0o100
+            entry.mtime, entry.mode = int(epoch), 0o755 if executable else 0o644
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            return entry
+
+        path = f"{base_name}.tar.gz"
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", 9, file, mtime=int(epoch)) as compressed,
+            tarfile.open(mode="w", fileobj=compressed, format=tarfile.PAX_FORMAT) as archive,
+        ):
+            # Folders are added in the order of their names.
+            archive.add(os.path.join(root_dir or "", base_dir), base_dir, filter=plain)
+        return path
+
+
 core = Extension(
     "dropcore._core",
     sources=[
@@ -122,5 +154,5 @@ setup(
         include_path=["src/cdrop"],
         compiler_directives={"language_level": 3},
     ),
-    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
+    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel, "sdist": Sdist},
 )
