@@ -357,10 +357,11 @@ class _Call:
         if mask_heads is not None:
             drawn = check_integer(f"{what}: mask_heads", mask_heads, heads)
         # Of a batch of which only some heads are here, the mask reaches to the last of these.
-        size = (max(batch - 1, 0) * drawn + heads) * queries * keys
+        size = ((batch - 1) * drawn + heads) * queries * keys if batch else 0
         own = (batch, heads, queries, keys) if drawn == heads else (size,)
         strides = (drawn * queries * keys, queries * keys, keys, 1)
-        return _Dropped(Mask(own, keep=kept, key=key, offset=offset), strides)
+        drawn_mask = Mask(own, keep=kept, key=key, offset=offset)
+        return _Dropped(drawn_mask, strides) if size else None  # no weights, nothing to drop
 
     def _given(
         self,

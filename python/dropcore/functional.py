@@ -197,12 +197,12 @@ def alpha_dropout(
     chosen = _mask("alpha_dropout", array.shape, rate, keep, key, mask, shared_axes, offset)
     wide = np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
     short = wide != array.dtype
-    if short and out is not None:
-        backend.expect_out(out, array.shape, array.dtype, "x")
-    # a * (x or c) + b = a * (x - c or 0) + a * keep * c, whose first term is a dropout. Where all
-    # is kept, c does not matter, and with 0 for it x stays as it is.
+    if out is not None:
+        backend.expect_out_like(out, array, "x")
+    # a * (x or c) + b = a * (x - c or 0) + a * keep * c, whose first term is a dropout. Where a
+    # drawn mask keeps all, c does not matter, and with 0 for it x stays as it is.
     kept = _keep_of(chosen.element_scale())
-    c = SELU_SATURATION * (kept < 1.0)
+    c = SELU_SATURATION * ((kept < 1.0) | (chosen.bits is not None))
     shift = alpha_scale(kept) * kept * c
     with np.errstate(all="ignore"):
         centred = backend.empty(array.shape, wide)

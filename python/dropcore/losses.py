@@ -660,7 +660,8 @@ class Huber(_OfDifferences):
         return slope * (d - slope / 2)
 
     def slope(self, d: Array) -> Array:
-        return d.clip(-self.delta, self.delta)
+        delta = float(self.delta)  # a float64 of NumPy would change the dtype
+        return d.clip(-delta, delta)
 
 
 @dataclass(frozen=True)

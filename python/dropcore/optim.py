@@ -177,12 +177,15 @@ class _ParameterwiseOptimizer:
         numbers = self._numbers(step)
         slots = [None if kind is None else state[kind] for kind in self._kinds()]
         expect_parameters(self, params, grads)
+        for path, gradient in grads.items():  # all of them, before anything changes
+            weight = params[path]
+            shape, dtype = getattr(gradient, "shape", None), getattr(gradient, "dtype", None)
+            if shape != weight.shape or dtype != weight.dtype:
+                self._refuse(path, weight, gradient)
         for path, weight in params.items():
             if path not in grads:
                 continue
             gradient = grads[path]
-            if gradient.shape != weight.shape or gradient.dtype != weight.dtype:
-                self._refuse(path, weight, gradient)
             own = tuple([None if slot is None else slot[path] for slot in slots])
             constraint = constraints.get(path)
             if type(constraint) is MaxNorm:  # a subclass may do something else
@@ -253,6 +256,8 @@ class _ParameterwiseOptimizer:
 
     def _refuse(self, path: str, weight: NDArray[Any], gradient: Gradient) -> NoReturn:
         what = f"{type(self).__name__}: the gradient of parameter {path!r}"
+        if not hasattr(gradient, "shape") or not hasattr(gradient, "dtype"):
+            raise TypeError(f"{what} must be an array, got {type(gradient).__name__}")
         if gradient.shape != weight.shape:
             raise ValueError(f"{what} must have its shape, {weight.shape}, got {gradient.shape}")
         raise TypeError(f"{what} must be {weight.dtype}, as it is, got {gradient.dtype}")
@@ -658,7 +663,8 @@ class Clip:
             path: g if isinstance(g, BlockGradient) else dense(g) for path, g in grads.items()
         }
         if self.value is not None:
-            low, high = -self.value, self.value
+            high = float(self.value)  # a float64 of NumPy would change the dtype
+            low = -high
             found = {
                 path: _each(g, lambda a: array_namespace(a).clip(a, low, high))
                 for path, g in found.items()

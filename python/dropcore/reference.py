@@ -314,7 +314,7 @@ def decisions(
     u32 = uniforms(seed, stream, step, offset, math.prod(drawn), domain=domain).reshape(drawn)
     kept = u32 < np.broadcast_to(np.asarray(threshold(keep), dtype=np.uint64), drawn)
     if run > 1:
-        kept = np.repeat(kept, run, axis=-1)[..., : shape[-1]]
+        kept = np.repeat(kept, min(run, shape[-1]), axis=-1)[..., : shape[-1]]
     return kept
 
 
@@ -603,7 +603,10 @@ def _product(x: Floats, w: Floats) -> Floats:
         return x @ w
     if len(x) != len(w):
         raise ValueError(f"{len(w)} masks of the weights for {len(x)} samples")
-    return np.stack([row @ own for row, own in zip(x, w, strict=True)])
+    y = np.zeros((*x.shape[:-1], w.shape[-1]))
+    for b in range(len(w)):
+        y[b] = x[b] @ w[b]
+    return y
 
 
 def _sample(mask: Pair | None, b: int) -> Pair | None:

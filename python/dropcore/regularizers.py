@@ -190,7 +190,7 @@ class L1(_SumOverElements):
         check_number("L1: strength", self.strength, "[0, inf)")
 
     def penalty(self, weight: Array) -> float:
-        return self.strength * float(abs(_checked(weight)).sum(dtype=np.float64))
+        return float(self.strength) * float(abs(_checked(weight)).sum(dtype=np.float64))
 
     @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
@@ -231,7 +231,7 @@ class L2(_SumOverElements):
         weight = _checked(weight)
         if weight.dtype.itemsize == 2:
             weight = weight.astype(np.float32)
-        return self.strength * backend_of("weight", weight).sum_squares(weight)
+        return float(self.strength) * backend_of("weight", weight).sum_squares(weight)
 
     @np.errstate(under="ignore")
     def gradient(self, weight: Array) -> Array:
@@ -318,15 +318,15 @@ class KLSparsity:
         check_number("KLSparsity: target", self.target, "(0, 1)")
 
     def activity_penalty(self, y: Array) -> float:
-        t, m = self.target, to_device(self._means(_checked(y)), "cpu")
+        t, m = float(self.target), to_device(self._means(_checked(y)), "cpu")
         divergence = t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))
-        return self.strength * float(divergence.sum())
+        return float(self.strength) * float(divergence.sum())
 
     @np.errstate(under="ignore")
     def activity_gradient(self, y: Array) -> Array:
         y = _checked(y)
-        t, m = self.target, self._means(y)
-        each = self.strength * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
+        t, m = float(self.target), self._means(y)
+        each = float(self.strength) * y.shape[-1] / max(y.size, 1) * ((1 - t) / (1 - m) - t / m)
         gradient = _empty_like(y)
         gradient[...] = each
         return gradient
@@ -339,7 +339,7 @@ class KLSparsity:
         elif y.size:
             means = y.mean(axis=tuple(range(y.ndim - 1)), dtype=np.float64)
         else:  # an empty batch has no divergence
-            return xp.full(y.shape[-1:], self.target)
+            return xp.full(y.shape[-1:], float(self.target))
         if on_device(y):
             inside = (means >= 0) & (means <= 1)
             return xp.where(inside, xp.clip(means, self.margin, 1 - self.margin), np.nan)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import bisect
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Final
 
 from dropcore._base.checks import check_bool, check_integer, check_number
 
@@ -29,6 +30,10 @@ __all__ = [
 
 Schedule = Callable[[int], float]
 """Takes the number of the update, from 0, and returns the value of a setting there."""
+
+
+MAX_STEP: Final = 1 << 62
+"""The last step of a schedule, as of `dropcore.updates.adam_`."""
 
 
 def value_at(value: float | Schedule, step: int) -> float:
@@ -50,14 +55,17 @@ def value_at(value: float | Schedule, step: int) -> float:
     ------
     TypeError
         If it is not a number.
+    ValueError
+        If it is an integer that is too large for a float.
     """
-    found = value(step) if callable(value) else value
+    found: Any = value(step) if callable(value) else value
+    number = found.item() if getattr(found, "ndim", None) == 0 else found
+    if not isinstance(number, numbers.Real):
+        raise TypeError(f"{value!r} must return a number, got {found!r} at step {step}")
     try:
-        if isinstance(found, str):
-            raise TypeError
-        return float(found)
-    except (TypeError, ValueError):
-        raise TypeError(f"{value!r} must return a number, got {found!r} at step {step}") from None
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{value!r} is an integer that no float holds, at step {step}") from None
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,11 @@ class Exponential:
     def __call__(self, step: int) -> float:
         step = _checked(self, step)
         passed = step // self.steps if self.staircase else step / self.steps
-        return float(self.start * self.factor**passed)
+        try:
+            power = float(self.factor) ** passed
+        except OverflowError:
+            power = math.inf
+        return float(self.start) * power if self.start else 0.0
 
 
 @dataclass(frozen=True)
@@ -242,12 +254,14 @@ class Cosine:
         check_integer("Cosine: cycle_factor", self.cycle_factor, 1)
 
     def __call__(self, step: int) -> float:
-        step, length = _checked(self, step), self.steps
-        for _ in range(self.restarts):
-            if step < length:
-                break
+        step, length, restarts = _checked(self, step), self.steps, self.restarts
+        if self.cycle_factor == 1:  # all at once: there may be very many cycles
+            step -= length * min(step // length, restarts)
+            restarts = 0
+        while restarts and step >= length:
             step -= length
             length *= self.cycle_factor
+            restarts -= 1
         if step >= length:
             return float(self.end)
         return _between(self.end, self.start, (1 + math.cos(math.pi * step / length)) / 2)
@@ -323,9 +337,9 @@ class Scaled:
 
 
 def _checked(schedule: Any, step: int) -> int:
-    return check_integer(f"{type(schedule).__name__}: step", step, 0)
+    return check_integer(f"{type(schedule).__name__}: step", step, 0, MAX_STEP)
 
 
 def _between(start: float, end: float, part: float) -> float:
     """Interpolate from `start` (part = 0) to `end` (part = 1), exact at both."""
-    return float(start * (1 - part) + end * part)
+    return float(start) * (1 - part) + float(end) * part

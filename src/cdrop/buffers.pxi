@@ -129,7 +129,7 @@ cdef Buffer buffer_of(str name, array, int allowed, bint writable=False, bint an
                              "size in memory, as in np.empty(shape, dtype)")
         import numpy as np
 
-        b = acquire(np.array(array), False)
+        b = acquire(np.array(array, order="C"), False)
     b.name = name
     return b
 

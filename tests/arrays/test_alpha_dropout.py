@@ -168,3 +168,17 @@ def test_bad_input_says_what_is_allowed(error, text, call):
     with pytest.raises(error, match=text):
         call(x)
     assert (x == 1).all()
+
+
+def test_out_may_be_x_and_may_not_overlap_it_in_another_way():
+    memory = np.ones(20, np.float32)
+    for function in (alpha_dropout, alpha_dropout_backward):
+        with pytest.raises(ValueError, match="without being the same array"):
+            function(memory[:10], 0.5, key=7, out=memory[3:13])
+    assert (memory == 1).all()
+
+
+def test_what_a_given_mask_drops_saturates_also_at_keep_1():
+    kept = np.array([True, False, True])
+    found = alpha_dropout(np.array([0.5, 3.0, -2.0]), mask=Mask.given(kept))
+    np.testing.assert_allclose(found, [0.5, C, -2.0], rtol=1e-15)

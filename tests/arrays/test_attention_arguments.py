@@ -239,3 +239,17 @@ def test_tensors_are_refused(name):
         arguments, call = given | more, attention
     with pytest.raises(TypeError, match=rf"{name} is a torch.Tensor: .*detach\(\).numpy\(\)"):
         call(**arguments | {name: torch.tensor(arguments[name])})
+
+
+def test_a_mask_without_weights_may_lie_at_the_end_of_the_contract():
+    q = np.ones((0, 2, 3, 4), np.float32)
+    for heads in ({}, {"mask_heads": 5}):
+        assert attention(q, q, q, 0.5, key=7, offset=2**63, **heads).shape == q.shape
+
+
+def test_misaligned_heads_that_share_memory():
+    memory = np.zeros(2 * 5 * 4 * 8 + 1, np.uint8)[1:].view(np.float64).reshape(2, 1, 5, 4)
+    memory[...] = np.random.default_rng(0).normal(size=memory.shape)
+    shared = np.broadcast_to(memory, (2, 3, 5, 4))
+    wanted = attention(*[np.ascontiguousarray(shared)] * 3)
+    np.testing.assert_array_equal(attention(shared, shared, shared), wanted)

@@ -612,3 +612,11 @@ def test_a_larger_keep_keeps_a_superset(isa):
 
 
 # C. Chance ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [2**40, 10**30])
+def test_a_run_that_is_longer_than_the_axis_takes_no_memory(run):
+    mask = Mask((2, 5), [[0.0], [1.0]], key=KEY, run=run)
+    assert mask.to_bool().tolist() == [[True] * 5, [False] * 5]
+    assert mask.element_scale().shape == (2, 5)
+    assert not reference.decisions((2, 5), 0.0, seed=1, run=run).any()

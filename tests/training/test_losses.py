@@ -325,3 +325,8 @@ def test_training_refuses_targets_before_anything_changes():
         with pytest.raises(ValueError, match=text):
             model.fit(normal(9, 4), y, epochs=1, optimizer=SGD(0.1), loss=loss)
         assert not model.built
+
+
+def test_a_delta_that_is_a_number_of_numpy_leaves_the_dtype():
+    y = np.array([0.0, 5.0], np.float32)
+    assert Huber(np.float64(0.3))(y, np.zeros(2))[1].dtype == np.float32

@@ -384,3 +384,20 @@ def test_repr_rebuilds(optimizer):
 def test_wrong_arguments(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_a_gradient_that_is_refused_changes_nothing():
+    params = {"a": np.ones((2, 3)), "b": np.ones(4)}
+    optimizer = Adam(0.1)
+    state = optimizer.init(params)
+    for wrong in (np.ones(5), np.ones(4, np.float32), [1.0] * 4):
+        with pytest.raises((TypeError, ValueError), match="gradient of parameter 'b' must"):
+            optimizer.apply(params, {"a": np.ones((2, 3)), "b": wrong}, state, 0)
+        assert all((w == 1).all() for w in params.values())
+        assert not any(s.any() for slot in state.values() for s in slot.values())
+
+
+def test_bounds_that_are_numbers_of_numpy_leave_the_dtype():
+    grads = {"a": np.full(3, 2, np.float32)}
+    for clip in (Clip(SGD(0.1), value=np.float64(0.5)), Clip(SGD(0.1), norm=np.float64(0.5))):
+        assert clip.clipped(grads)["a"].dtype == np.float32

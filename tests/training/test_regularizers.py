@@ -256,3 +256,14 @@ def test_repr_rebuilds(regularizer):
 def test_wrong_arguments(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_strengths_that_are_numbers_of_numpy_change_no_dtype(number):
+    w, y = normal(4, 3, dtype=np.float32), np.full((4, 3), 0.25, np.float32)
+    for regularizer in (L1(number(0.5)), L2(number(0.5)), L1L2(number(0.5), number(0.25))):
+        assert type(regularizer.penalty(w)) is float
+        assert regularizer.gradient(w).dtype == np.float32
+    sparsity = KLSparsity(number(0.5), number(0.25))
+    assert type(sparsity.activity_penalty(y)) is float
+    assert sparsity.activity_gradient(y).dtype == np.float32

@@ -134,17 +134,20 @@ def same_memory(a: Array, b: Array) -> bool:
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
+def expect_out_like(out: object, x: Array, name: str) -> Array:
+    """`out` if it can take a result like x, which it may be but not overlap in another way."""
+    target = expect_out(out, x.shape, x.dtype, name)
+    if target is not x and overlap(target, x) and not same_memory(target, x):
+        raise ValueError(
+            f"out overlaps {name} without being the same array: give {name} itself or "
+            "a separate array"
+        )
+    return target
+
+
 def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Array:
     """``where(mask, x * scale, 0)``, into out or a new array."""
-    if out is None:
-        out = np.empty(x.shape, x.dtype)
-    else:
-        out = expect_out(out, x.shape, x.dtype, name)
-        if out is not x and overlap(out, x) and not same_memory(out, x):
-            raise ValueError(
-                f"out overlaps {name} without being the same array: give {name} itself or "
-                "a separate array"
-            )
+    out = np.empty(x.shape, x.dtype) if out is None else expect_out_like(out, x, name)
     code = CODES[x.dtype]
     source, target = x, out
     if code == BFLOAT16:  # which exports no buffer
@@ -218,7 +221,7 @@ def to_bool(mask: Decisions) -> npt.NDArray[np.bool_]:
     bits = np.unpackbits(drawn_bits(mask), count=size, bitorder="little")
     kept = bits.view(np.bool_).reshape(mask.drawn_shape)
     if mask.run > 1:
-        kept = np.repeat(kept, mask.run, axis=-1)[..., : mask.shape[-1]]
+        kept = np.repeat(kept, min(mask.run, mask.shape[-1]), axis=-1)[..., : mask.shape[-1]]
     return np.ascontiguousarray(kept).reshape(mask.shape)
 
 

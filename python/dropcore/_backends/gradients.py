@@ -57,7 +57,7 @@ class BlockGradient:
     def write(self, out: Array) -> None:
         """Write the whole gradient into a contiguous array of its shape."""
         out[...] = 0
-        rows = out.reshape(-1, self.shape[-1])
+        rows = out.reshape(math.prod(self.shape[:-1]), self.shape[-1])
         rows[np.ix_(self.rows, self.columns)] = self.values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:

@@ -101,7 +101,9 @@ class Decisions:
             return self.scale
         xp = array_namespace(self.scale)
         over_runs = xp.broadcast_to(self.scale, self.drawn_shape)
-        scale: npt.NDArray[np.float64] = xp.repeat(over_runs, self.run, axis=-1)
+        scale: npt.NDArray[np.float64] = xp.repeat(
+            over_runs, min(self.run, self.shape[-1]), axis=-1
+        )
         return scale[..., : self.shape[-1]]
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

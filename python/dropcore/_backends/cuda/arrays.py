@@ -103,3 +103,14 @@ def may_overlap(a: Array, b: Array) -> bool:
 def same_memory(a: Array, b: Array) -> bool:
     """Whether two arrays of one shape and dtype are the same elements in the same order."""
     return a.data.ptr == b.data.ptr and a.strides == b.strides
+
+
+def expect_out_like(out: Array, x: Array, name: str) -> Array:
+    """`out` if it can take a result like x, which it may be but not overlap in another way."""
+    target = expect_out(out, x.shape, x.dtype, name)
+    if target is not x and overlap(target, x) and not same_memory(target, x):
+        raise ValueError(
+            f"out overlaps {name} without being the same array: give {name} itself or "
+            "a separate array"
+        )
+    return target

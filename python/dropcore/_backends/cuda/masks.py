@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dropcore._backends.cuda.arrays import cached_on, expect_out, overlap, same_memory
+from dropcore._backends.cuda.arrays import cached_on, expect_out_like
 from dropcore._backends.cuda.kernels import (
     AXES,
     Array,
@@ -124,7 +124,7 @@ def to_bool(mask: Decisions) -> Array:
         launch(bits, "mask", "unpack_bits", blocks_for(kept.size), ptr(bits), ptr(kept),
                 np.int64(kept.size))  # fmt: skip
     if mask.run > 1:
-        kept = xp.repeat(kept, mask.run, axis=-1)[..., : mask.shape[-1]]
+        kept = xp.repeat(kept, min(mask.run, mask.shape[-1]), axis=-1)[..., : mask.shape[-1]]
     return contiguous(kept).reshape(mask.shape)
 
 
@@ -168,15 +168,7 @@ def decisions(mask: Decisions) -> Array | Decisions:
 def dropout(x: Array, mask: Decisions, out: Array | None, name: str = "x") -> Array:
     """``where(mask, x * scale, 0)``, into out or a new array."""
     xp = library()
-    if out is None:
-        out = empty(x.shape, x.dtype)
-    else:
-        out = expect_out(out, x.shape, x.dtype, name)
-        if out is not x and overlap(out, x) and not same_memory(out, x):
-            raise ValueError(
-                f"out overlaps {name} without being the same array: give {name} itself or "
-                "a separate array"
-            )
+    out = empty(x.shape, x.dtype) if out is None else expect_out_like(out, x, name)
     expect_broadcast(mask.shape, x.shape, name)
     if x.size == 0:
         return out
