@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore._backends import cpu
-from dropcore._base.checks import check_integer, shown
+from dropcore._base.checks import check_integer, expect_unmasked, shown
 from dropcore._base.device import on_device
 from dropcore.key import TRAINING, Key, as_key
 
@@ -139,6 +139,7 @@ def _integers(rows: Any) -> NDArray[Any]:
     """Rows as an array of integers in host memory; TypeError if they are none."""
     if on_device(rows):
         raise TypeError("Permutation.places: rows are on a GPU: give cupy.asnumpy(rows)")
+    expect_unmasked("Permutation.places: rows", rows)
     found = np.asarray(rows)
     if found.dtype.kind not in "iu" and found.size:
         raise TypeError(

@@ -19,6 +19,7 @@ MODULES = ("dropcore", *(f"dropcore.{name}" for name in dropcore._MODULES))
 ELSEWHERE = {
     "dropcore.nn": "test_layers",
     "dropcore.data": "test_files",
+    "dropcore.distributed": "several processes: tests/distributed",
     "dropcore.reference": "the oracle itself: tests/contract and tests/arrays",
     "dropcore.jax": "tests/adapters", "dropcore.keras": "tests/adapters",
     "dropcore.numba": "tests/adapters", "dropcore.onnx": "tests/adapters",

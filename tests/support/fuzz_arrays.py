@@ -843,6 +843,39 @@ def noise(draw, target):
         within(found.astype(np.float64), exact, np.abs(exact) * (8 * 2.0**-24 + rounding) + 1e-7)
 
 
+@case("dropcore.Permutation", share=20)
+def permutation(draw, target):
+    n = draw.choose((1, 2, 3, 127, 128, 129, 1000, 2**31, 2**32 + 1, 2**62, 2**63 - 1))
+    seed, step = draw.integer(0, 2**64 - 1), draw.integer(0, 2**32 - 1)
+    key = draw.choose((seed, Key(seed, 2**21 - 1, step)))
+    wrong = {
+        "n": (*fuzz.NO_INTEGERS, 0, -1, 2**63, 10**30),
+        "key": (*fuzz.NO_KEYS, None, Key(1, 2**21), Key(1, domain=2)),
+    }
+    made = draw.call(target, {"n": n, "key": key}, wrong)
+    if made is None:
+        return
+    assert len(made) == n
+    start = draw.choose((0, n // 2, n - 1, n))
+    count = min(n - start, draw.choose((0, 1, 5, 200)))
+    no_place = (*fuzz.NO_INTEGERS, -1, n + 1, 2**64)
+    wrong = {"start": no_place, "count": (*no_place[1:], n - start + 1)}
+    rows = draw.call(made.rows, {"start": start, "count": count}, wrong)
+    if rows is None:
+        return
+    assert rows.dtype == np.int64
+    assert len(set(rows.tolist())) == count
+    assert all(0 <= row < n for row in rows.tolist())
+    given = draw.watch(rows.astype(draw.choose((np.int64, np.uint64, ">i8"))))
+    bad = ([n], [-1], [0.5], "a", [None], 1j, [2**64], np.ma.array([0], mask=True), [True])
+    found = draw.call(made.places, {"rows": given}, {"rows": bad})
+    if found is not None:
+        assert_same_bits(found, np.arange(start, start + count))
+    if n <= 1000:
+        assert sorted(made.rows().tolist()) == list(range(n))
+    draw.expect_unchanged()
+
+
 # --- runtime -------------------------------------------------------------------------------------
 
 
