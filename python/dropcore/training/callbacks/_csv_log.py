@@ -71,8 +71,13 @@ class CSVLog(Callback):
         line = memoryview(_encoded([row]))
         try:
             with open(self._path, "ab", buffering=0) as file:
-                while line:  # a disk that is almost full takes a part
-                    line = line[file.write(line) :]
+                size = file.seek(0, os.SEEK_END)
+                try:
+                    while line:  # a disk that is almost full takes a part
+                        line = line[file.write(line) :]
+                except OSError:
+                    file.truncate(size)
+                    raise
         except OSError as error:
             raise OSError(
                 error.errno,
