@@ -143,6 +143,17 @@ def refusals():
             found[name] = "no error"
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
+    batches = [(x[:30], y[:30]), (x[30 : 57 if last else 60], y[30 : 57 if last else 60])]
+    more = {
+        "batches": {"x": batches, "y": None, "batch_size": None},
+        "weights": {"callbacks": [At(4, 1, lambda run: run.model.params["0.bias"].fill(9.0))]},
+    }
+    for name, options in more.items():
+        try:
+            fitted(**options)
+            found[name] = "no error"
+        except ValueError as error:
+            found[name] = str(error)
     version, dropcore.training._in_words.__version__ = (
         dropcore.training._in_words.__version__, "9.9" if last else "1.0",
     )  # fmt: skip

@@ -63,10 +63,15 @@ def test_rank_0_writes_and_one_rank_may_stop_all(tmp_path):
         ("batch_size", "the argument batch_size must be the same on all ranks, got 32 on rank 0"),
         ("values", "the values of y must be the same on all ranks, got those with checksum"),
         ("epochs", "the number of epochs to train to must be the same on all ranks, got 3"),
+        (
+            "batches",
+            "the ranks have different batches: this one has (30|27) rows, and the parts of",
+        ),
+        ("weights", "the state of the model must be the same on all ranks, got that of checksum"),
         ("version", "the version of dropcore must be the same on all ranks, got 1.0 on rank 0 and"),
     ],
 )
-def test_ranks_that_differ_are_refused_at_the_start(what, message):
+def test_ranks_that_differ_are_refused(what, message):
     for found in refusals():
         assert re.search(message, found[what]), found[what]
 
