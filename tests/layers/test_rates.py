@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from dropcore.nn import (
+    GRU,
     Dense,
+    Dropout,
     DropPath,
     Residual,
     rates_over_depth,
@@ -65,3 +67,15 @@ def test_rates_over_depth_rise_to_the_last():
             rates_over_depth(n, last)
     blocks = [Residual([Dense(4), DropPath(rate)]) for rate in rates_over_depth(3, 0.6)]
     assert [block.layer[1].rate for block in blocks] == [0.6 / 3, 0.6 * 2 / 3, 0.6]
+
+
+def test_a_rate_that_no_float_holds_is_refused():
+    for build in (Dropout, lambda rate: GRU(3, zoneout=rate)):
+        with pytest.raises(ValueError, match=r"rate is the fraction dropped|zoneout"):
+            build(10**400)
+
+
+def test_a_given_mask_needs_a_right_key_too():
+    layer = Dropout(mask=[True, False])
+    with pytest.raises(ValueError, match="key must be in"):
+        layer.forward(np.ones((2, 2)), key=-1)

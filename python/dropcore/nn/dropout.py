@@ -322,6 +322,7 @@ class Dropout(MaskLayer):
         if self._given is None:
             mask = self._drawn(shape, key, row_offset, like)
         else:
+            as_key(key)  # which must be one, though nothing is drawn
             mask = self._rows(shape, row_offset, like)
         return mask if self.scaling == "inverted" else mask.rescaled(1.0)
 

@@ -55,7 +55,7 @@ class Rate:
         arrays: bool = True,
         schedules: bool = True,
     ) -> None:
-        if isinstance(rate, numbers.Real) and rate > 1 and float(rate).is_integer():
+        if isinstance(rate, numbers.Real) and rate > 1 and cast(Any, rate) % 1 == 0:
             hint = "" if ":" in what else f"; did you mean Dense({rate})?"
             raise ValueError(f"{what}: rate is the fraction dropped, in [0, 1], got {rate}{hint}")
         if isinstance(rate, numbers.Integral) and not isinstance(rate, bool) and rate == 1:
