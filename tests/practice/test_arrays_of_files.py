@@ -295,3 +295,42 @@ def test_data_larger_than_memory_trains_from_a_map(tmp_path, size):
     )
     assert done.returncode == 0, done.stderr
     assert 1 << 18 < int(done.stdout) < size / 10
+
+
+LIMITED = """
+import re, resource, sys, warnings
+import numpy as np
+from dropcore import nn
+from dropcore.data import read_arrays
+
+x, y = (read_arrays(path) for path in sys.argv[1:3])
+options = {"labels": {}, "numbers": {"loss": "mse", "scale_targets": True}}[sys.argv[3]]
+units = 3 if sys.argv[3] == "labels" else 1
+warnings.simplefilter("ignore")
+nn.Sequential([nn.Dense(units)]).fit(x[:64], y[:64], epochs=1, key=0, progress=False, **options)
+with open("/proc/self/status") as status:
+    used = int(re.search(r"VmData:\\s+(\\d+) kB", status.read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[4]), resource.RLIM_INFINITY))
+model = nn.Sequential([nn.Dropout(0.2), nn.Dense(units)])
+history = model.fit(x, y, epochs=1, batch_size=1 << 13, key=0, progress=False, **options)
+print(history["loss"][0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts memory maps on Linux")
+@pytest.mark.parametrize("what", ["labels", "numbers"])
+def test_fit_needs_little_memory_for_each_sample(tmp_path, what):
+    """A map of 128 MiB, whose every row has a target, with 24 MiB."""
+    rows = 1 << 21
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (rows, 16))
+    x[::1000, 3] = 1
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(1, 4, rows).astype(np.uint8)  # labels that are no indices of outputs
+    np.save(tmp_path / "y.npy", numbers if what == "labels" else numbers.astype(np.float32))
+    files = [str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *files, what, str(24 << 20)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 0.5 < float(done.stdout) < 2

@@ -475,3 +475,87 @@ def test_padded_steps_and_held_out_rows_have_no_share_in_the_scale():
         found = sets_of(model, x, targets, **DEFAULTS | own).training.data
         part = y[found.rows][~padded[found.rows]]
         assert found.known.scaling == TargetScaling.fit(part)
+
+
+# --- a block of rows at a time -------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of seven elements, so that few samples are several of them."""
+    from dropcore._base import blocks
+
+    monkeypatch.setattr(blocks, "_BLOCK", 7)
+
+
+def targets_of_a_fit(y, units, **options):
+    """The targets that the loss got, in the order of the samples."""
+    x = np.arange(len(y), dtype=np.float32)[:, None]
+    given = {"epochs": 1, "key": 0, "progress": False, "shuffle": False, "batch_size": len(y)}
+    model = Sequential([Dense(units)])
+    model.fit(x, y, **given | options)
+    return model.training_state
+
+
+@pytest.mark.parametrize("kind", ["text", "numbers", "columns", "bool"])
+def test_labels_are_found_in_all_blocks(small_blocks, kind):
+    y = np.array(["a", "b"] * 20 + ["c"] * 3)
+    if kind == "numbers":
+        y = np.array([5, 7] * 20 + [9] * 3)
+    elif kind == "bool":
+        y = np.array([False] * 20 + [True])
+    elif kind == "columns":
+        y = y[:, None]
+    state = targets_of_a_fit(y, 1 if kind == "bool" else 3)
+    assert state.classes.tolist() == np.unique(y).tolist()
+    if kind == "bool":
+        return
+    x = np.arange(len(y), dtype=np.float32)[:, None]
+    model = Sequential([Dense(3)])
+    model.fit(x, y, epochs=1, key=0, loss="softmax_cross_entropy", progress=False)
+    wrong = y.copy()
+    wrong[29] = 6 if kind == "numbers" else "z"
+    at = r"\(29, 0\)" if kind == "columns" else "29"
+    with pytest.raises(ValueError, match=rf"y has the label '?[6z]'? at {at}, which is none of"):
+        model.evaluate(x, wrong)
+
+
+def test_targets_are_checked_in_all_blocks(small_blocks):
+    x = np.zeros((30, 1))
+    shares = np.full((30, 2), 0.5)
+    cases = [
+        (np.where(np.arange(30) == 29, np.nan, 1.0), 1, "mse", "finite"),
+        (np.arange(30) // 29 * 4, 3, "softmax_cross_entropy", None),
+        (np.where(np.arange(30)[:, None] == 29, 0.6, shares), 2, "softmax_cross_entropy", "sum to"),
+        (np.where(np.arange(30) == 29, 1.5, 0.0), 1, "binary_cross_entropy", r"\[0, 1\], got 1.5"),
+        (np.where(np.arange(30) == 29, 1.5, 1.0), 3, None, "one number, such as"),
+    ]  # fmt: skip
+    for y, units, loss, message in cases:
+        with pytest.raises(ValueError, match=message):
+            Sequential([Dense(units)]).fit(x, y, epochs=1, key=0, loss=loss)
+    bad = x.copy()
+    bad[29] = np.inf
+    with pytest.raises(ValueError, match=r"x must be finite in float32, got inf at \(29, 0\)"):
+        Sequential([Dense(1)]).fit(bad, x, epochs=1, key=0)
+
+
+def test_what_blocks_say_together(small_blocks, capsys):
+    from dropcore.data import TargetScaling
+
+    targets_of_a_fit(np.arange(40) // 39, 1)
+    assert "binary_cross_entropy" in capsys.readouterr().err
+    targets_of_a_fit(np.arange(40) // 39 * 2, 1)
+    assert "'mse'" in capsys.readouterr().err
+    labels = np.array([0] * 10 + [1] * 30)
+    model = Sequential([Dense(2)])
+    x = np.random.default_rng(0).normal(size=(40, 1))
+    model.fit(x, labels, epochs=1, key=0, class_weight="balanced", loss="softmax_cross_entropy")
+    assert "class_weight" in model.training_state.call
+    assert "2.0" in model.training_state.call["class_weight"]
+    with pytest.warns(UserWarning, match="all labels in y are 1"):
+        targets_of_a_fit(np.ones(40, int), 1, loss="binary_cross_entropy")
+    y = np.random.default_rng(1).normal(3, 2, (40, 2))
+    scaling = TargetScaling.fit(y)
+    np.testing.assert_allclose(scaling.mean, y.mean(0), 1e-14)
+    np.testing.assert_allclose(scaling.scale, y.std(0), 1e-14)
+    np.testing.assert_array_equal(scaling.transform(y), (y - scaling.mean) / scaling.scale)

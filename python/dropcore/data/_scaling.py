@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dropcore._base.blocks import row_blocks
 from dropcore._base.checks import check_number, expect_unmasked, shown, users_level
 from dropcore._base.device import on_device
 
@@ -85,28 +86,31 @@ class TargetScaling:
         found = _targets("TargetScaling.fit: y", y)
         if not found.size:
             raise ValueError(f"TargetScaling.fit: y must not be empty, got shape {found.shape}")
-        values = found.astype(np.float64)
-        if not np.isfinite(values).all():
-            bad = values[~np.isfinite(values)][0]
-            raise ValueError(
-                f"TargetScaling.fit: y must be finite, got {bad}: leave out rows without a target"
-            )
-        if values.ndim > 1:
-            values = values.reshape(-1, values.shape[-1])
+        if found.ndim > 1:
+            found = found.reshape(-1, found.shape[-1])
+        for values in _in_float64(found):
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)][0]
+                raise ValueError(
+                    f"TargetScaling.fit: y must be finite, got {bad}: leave out rows without a "
+                    "target"
+                )
         with np.errstate(over="ignore", invalid="ignore"):
-            mean, scale = values.mean(0), values.std(0)
+            mean = sum(values.sum(0) for values in _in_float64(found)) / len(found)
+            square = sum(((values - mean) ** 2).sum(0) for values in _in_float64(found))
+            scale = np.sqrt(square / len(found))
         if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
             raise ValueError(
                 "TargetScaling.fit: y holds numbers too large for float64 arithmetic; divide them "
                 "by a constant"
             )
-        constant = values.min(0) == values.max(0)
+        constant = found.min(0) == found.max(0)
         if constant.any():
-            which = "" if values.ndim == 1 else f" of output {int(np.argmax(constant))}"
+            output = int(np.argmax(constant))
+            which = "" if found.ndim == 1 else f" of output {output}"
+            value = float(found[0] if found.ndim == 1 else found[0, output])
             warnings.warn(
-                f"TargetScaling.fit: all targets{which} are "
-                f"{values[0] if values.ndim == 1 else values[0, np.argmax(constant)]}: there is "
-                "nothing to learn",
+                f"TargetScaling.fit: all targets{which} are {value}: there is nothing to learn",
                 UserWarning,
                 stacklevel=users_level(),
             )
@@ -128,8 +132,10 @@ class TargetScaling:
             float32 if y is float32, else float64. It is computed in float64.
         """
         found = self._fitting("TargetScaling.transform: y", y)
-        values = (found.astype(np.float64) - self.mean) / self.scale
-        return values.astype(_result_dtype(found), copy=False)
+        scaled = np.empty(found.shape, _result_dtype(found))
+        for rows in row_blocks(found) if found.ndim else [...]:
+            scaled[rows] = (found[rows].astype(np.float64) - self.mean) / self.scale
+        return scaled
 
     def inverse(self, y: ArrayLike) -> NDArray[np.floating]:
         """y * scale + mean, in the units of the targets.
@@ -230,6 +236,12 @@ def _targets(what: str, y: ArrayLike) -> NDArray[Any]:
             "scaled"
         )
     return found
+
+
+def _in_float64(y: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    """Blocks of rows, so that large targets are not copied as a whole."""
+    for rows in row_blocks(y):
+        yield y[rows].astype(np.float64)
 
 
 def _result_dtype(found: NDArray[Any]) -> type[np.floating]:

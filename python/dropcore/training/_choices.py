@@ -6,6 +6,7 @@ import operator
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from dropcore._base.blocks import holds_for_all
 from dropcore._base.checks import shown
 from dropcore.key import Key, as_key
 from dropcore.losses import LOSSES, Array, Loss, Shape
@@ -90,12 +91,18 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
     several = bool(outputs) and outputs[-1] != 1
     numeric = values.dtype.kind in "fiub"
     text = values.dtype.kind in "US"
-    zeros_and_ones = numeric and values.size > 0 and bool(((values == 0) | (values == 1)).all())
+    zeros_and_ones = (
+        numeric and values.size > 0 and holds_for_all(values, lambda v: (v == 0) | (v == 1))
+    )
     if not several:
         return LOSSES["binary_cross_entropy" if zeros_and_ones or text else "mse"]
     single = ndim <= len(outputs) or values.shape[-1] == 1
     # Labels that are whole numbers as floats are named by the check of the loss.
-    if single and values.dtype.kind == "f" and bool((abs(values - values.round()) > 0).any()):
+    if (
+        single
+        and values.dtype.kind == "f"
+        and not holds_for_all(values, lambda v: ~(abs(v - v.round()) > 0))
+    ):
         raise ValueError(
             f"there is one number, such as {float(values.reshape(-1)[0]):.4g}, for each row of "
             f"{outputs[-1]} outputs: to predict a number the last layer must have one unit, as "
@@ -103,7 +110,7 @@ def chosen_loss(values: Array, ndim: int, outputs: Shape) -> Loss:
         )
     if ndim <= len(outputs) or not numeric or values.shape[-1] != outputs[-1]:
         return LOSSES["softmax_cross_entropy"]  # whose check names what is wrong
-    shares = numeric and bool((values >= 0).all()) and bool((abs(values.sum(-1) - 1) < 1e-3).all())
+    shares = holds_for_all(values, lambda v: (v >= 0).all(-1) & (abs(v.sum(-1) - 1) < 1e-3))
     if zeros_and_ones or shares:
         raise ValueError(
             f"there is a number in [0, 1] for each of the {outputs[-1]} outputs, so the loss must "

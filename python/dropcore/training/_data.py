@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dropcore._backends import to_device
+from dropcore._base.blocks import holds_for_all, row_blocks
 from dropcore._base.checks import listed, users_level
 from dropcore._base.device import array_namespace, on_device
 from dropcore.losses import (
@@ -48,8 +49,6 @@ __all__ = [
     "known_of",
     "model_dtype",
 ]
-
-_BLOCK = 1 << 20
 
 Rows = slice | NDArray[np.integer]
 
@@ -344,13 +343,12 @@ def _checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[An
     if data.ndim == 0 or data.size == 0:
         raise ValueError(f"{name} must be of shape (samples, ...) and not empty, got {data.shape}")
     if data.dtype.kind == "f":
-        rows = max(1, _BLOCK * len(data) // data.size)
-        for start in range(0, len(data), rows):
-            xp = array_namespace(data)
-            finite = xp.isfinite(_converted(data, slice(start, start + rows), dtype))
+        xp = array_namespace(data)
+        for rows in row_blocks(data):
+            finite = xp.isfinite(_converted(data, rows, dtype))
             if not finite.all():
                 first, *rest = map(int, xp.argwhere(~finite)[0])
-                at = (start + first, *rest)
+                at = (rows.start + first, *rest)
                 raise ValueError(f"{name} must be finite in {dtype}, got {data[at]} at {at}")
     return data
 
@@ -498,7 +496,9 @@ def _checked_targets(
     if isinstance(loss, CheckedLoss):
         with _named(name):
             targets = loss.fitted(targets, (samples, *outputs))
-            loss.check_values(valid_of(targets), (samples, *outputs))
+            counting = valid_of(targets)
+            for rows in row_blocks(counting):
+                loss.check_values(counting[rows], (samples, *outputs))
     if valid is not None and targets.shape[:2] != valid.shape:
         raise ValueError(
             f"{name} must be of shape {valid.shape} or {(*valid.shape, '...')}, a target for each "
@@ -517,7 +517,7 @@ def check_not_ignored(
     if ignored is None or on_device(targets) or targets.dtype.kind not in "iu":
         return
     labels = targets if valid is None else targets[valid]
-    if (labels == ignored).all():
+    if holds_for_all(labels, lambda block: block == ignored):
         raise ValueError(
             f"{name}: all labels are {ignored}, the ignore_label of the loss: none would count"
         )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropcore._backends import to_device
+from dropcore._base.blocks import row_blocks
 from dropcore._base.checks import listed
 from dropcore._base.device import on_device
 from dropcore.losses import (
@@ -100,9 +101,9 @@ def classes_of(
             return None
         if 0 <= valid.min() <= valid.max() < count:
             return None
-        found = np.unique(valid)
+        found = _unique(valid)
     else:
-        found = np.unique(valid)
+        found = _unique(valid)
     if len(found) != count:
         classes = "1 class" if len(found) == 1 else f"{len(found)} classes"
         units = "1 output" if outputs[-1:] in ((), (1,)) else f"{outputs[-1]} outputs"
@@ -142,19 +143,22 @@ def encoded(name: str, labels: Array, valid: Array | None, classes: NDArray[Any]
     if on_device(labels):
         return to_device(encoded(name, to_device(labels, "cpu"), valid, classes), "cuda")
     comparable = _kind(labels) == _kind(classes)
-    positions = np.zeros(labels.shape, np.int64)
-    known = np.zeros(labels.shape, bool)
-    if comparable:
-        positions = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-        known = classes[positions] == labels
-    unknown = ~known if valid is None else ~known & valid
-    if unknown.any():
-        at = tuple(map(int, np.argwhere(unknown)[0]))
-        raise ValueError(
-            f"{name} has the label {_shown(labels[at])} at {at[0] if len(at) == 1 else at}, which "
-            "is none of the classes that the model was fitted to, "
-            f"{listed(classes.tolist(), _SHOWN)}"
-        )
+    positions = np.zeros(labels.shape, np.min_scalar_type(len(classes) - 1))
+    for rows in row_blocks(labels):
+        known = np.zeros(labels[rows].shape, bool)
+        if comparable:
+            found = np.searchsorted(classes, labels[rows]).clip(max=len(classes) - 1)
+            known = classes[found] == labels[rows]
+            positions[rows] = found
+        unknown = ~known if valid is None else ~known & valid[rows]
+        if unknown.any():
+            first, *rest = map(int, np.argwhere(unknown)[0])
+            at = (rows.start + first, *rest)
+            raise ValueError(
+                f"{name} has the label {_shown(labels[at])} at {at if rest else at[0]}, which is "
+                "none of the classes that the model was fitted to, "
+                f"{listed(classes.tolist(), _SHOWN)}"
+            )
     return positions
 
 
@@ -195,6 +199,14 @@ def _are_labels(targets: Array, loss: Loss | None, outputs: Shape) -> bool:
     if isinstance(loss, BinaryCrossEntropy):
         return True
     return targets.ndim <= len(outputs) or targets.shape[-1] == 1
+
+
+def _unique(labels: Array) -> NDArray[Any]:
+    """The sorted labels, each once."""
+    found = labels[:0].ravel()
+    for rows in row_blocks(labels):
+        found = np.unique(np.concatenate([found, np.unique(labels[rows])]))
+    return found
 
 
 def _is_missing(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.blocks import row_blocks
 from dropcore._base.checks import check_bool, check_number, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import DATA, generator
@@ -370,13 +371,16 @@ def _balanced(data: Data, count: int) -> tuple[float, ...]:
     y, valid = data.y, data.valid
     if data.rows is not None:
         y, valid = y[data.rows], None if valid is None else valid[data.rows]
-    labels = (y if valid is None else y[valid]).reshape(-1).astype(np.int64)
+    labels = y if valid is None else y[valid]
     ignored = getattr(data.loss, "ignore_label", None)
-    if ignored is not None:
-        labels = labels[labels != ignored]
-    found = np.bincount(labels, minlength=count)
+    found = np.zeros(count, np.int64)
+    for rows in row_blocks(labels):
+        block = labels[rows].reshape(-1).astype(np.int64)
+        if ignored is not None:
+            block = block[block != ignored]
+        found += np.bincount(block, minlength=count)
     present = max(1, int((found > 0).sum()))
-    return tuple((labels.size / (present * np.maximum(found, 1))).tolist())
+    return tuple((found.sum() / (present * np.maximum(found, 1))).tolist())
 
 
 def _given(class_weight: Mapping[Any, Any], names: list[Any]) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dropcore._base.blocks import holds_for_all, row_blocks
 from dropcore._base.checks import users_level
 from dropcore._base.device import on_device
 from dropcore.losses import BinaryCrossEntropy, CheckedLoss, SoftmaxCrossEntropy
@@ -92,7 +93,7 @@ def warn_of_one_class(model: Layer, data: Data) -> None:
         return
     rows = slice(None) if data.rows is None else data.rows
     y = y[rows] if data.valid is None else y[rows][data.valid[rows]]
-    if y.size and (y == y.flat[0]).all():
+    if y.size and holds_for_all(y, lambda block: block == y.flat[0]):
         classes = data.known.classes
         label = y.flat[0] if classes is None else classes[y.flat[0]]
         warnings.warn(
@@ -168,7 +169,7 @@ def divergence_hints(model: Layer, data: Data) -> str:
         )
     for name, array in (("x", data.x), ("y", data.y)):
         if array.dtype.kind == "f" and not on_device(array):
-            peak = float(np.abs(array).max())
+            peak = max(float(np.abs(array[rows]).max()) for rows in row_blocks(array))
             if peak > _LARGE:
                 hints.append(
                     f"{name} reaches {peak:.2g}: standardise it (subtract its mean, divide by its "
