@@ -398,9 +398,9 @@ def test_the_key_of_the_last_fit_is_used_again():
 
 
 def test_the_place_of_a_bad_number_is_right_in_any_block(monkeypatch):
-    from dropcore.training import _data as data
+    from dropcore._base import blocks
 
-    monkeypatch.setattr(data, "_BLOCK", 60)
+    monkeypatch.setattr(blocks, "_BLOCK", 60)
     with pytest.raises(ValueError, match=r"got nan at \(149, 4\)"):
         fit(x=spoiled(np.nan))
 
