@@ -250,6 +250,6 @@ def test_evaluate_refuses_arrays_beside_batches():
 
 def test_batches_are_not_recorded(monkeypatch):
     model = network()
-    monkeypatch.setattr("dropcore.training._fit._check_graph", lambda *args: None)
+    monkeypatch.setattr("dropcore.training._fit._check_graph", lambda *args, **options: None)
     with pytest.raises(ValueError, match="cuda_graph is for arrays"):
         model.fit(GOOD, epochs=1, cuda_graph=True, **OPTIONS)
