@@ -61,6 +61,7 @@ def test_rank_0_writes_and_one_rank_may_stop_all(tmp_path):
         ("samples", "the number of samples must be the same on all ranks, got 90 on rank 0 and 80"),
         ("key", r"the key must be the same on all ranks, got Key\(seed=5.* on rank 2"),
         ("batch_size", "the argument batch_size must be the same on all ranks, got 32 on rank 0"),
+        ("nan on one rank", "the values of x must be the same on all ranks, got those with"),
         ("values", "the values of y must be the same on all ranks, got those with checksum"),
         ("epochs", "the number of epochs to train to must be the same on all ranks, got 3"),
         (
@@ -78,9 +79,9 @@ def test_ranks_that_differ_are_refused(what, message):
 
 def test_an_error_of_one_rank_is_raised_on_all_with_its_number():
     first, second, third = (found["nan"] for found in refusals())
-    assert first == second
-    assert first.startswith("RankError: rank 2 cannot train, so none does: ValueError: x must be")
-    assert third.startswith("ValueError: x must be finite in float32, got nan at (0, 0)")
+    assert second == third
+    assert second.startswith("RankError: rank 0 cannot train, so none does: ValueError: x must be")
+    assert first.startswith("ValueError: x must be finite in float32, got nan at (7, 0)")
     for found in refusals():
         assert found["argument"].startswith("ValueError: batch_size must be at least 1, got 0")
         assert found["blocks"] == "ValueError: blocks=2 is for 1, 2 ranks, got 3"

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from dropcore._backends import to_device
 from dropcore._base.blocks import holds_for_all, row_blocks
 from dropcore._base.checks import listed, users_level
 from dropcore._base.device import array_namespace, on_device
+from dropcore.distributed._group import ALONE, Alone
 from dropcore.losses import (
     Array,
     CheckedLoss,
@@ -185,6 +187,7 @@ def checked_data(
     like: Data | None = None,
     targets: bool = True,
     learn: Learning | None = None,
+    group: Alone = ALONE,
 ) -> Data:
     """Check what a user gave against the model.
 
@@ -204,6 +207,8 @@ def checked_data(
     learn : Learning, optional
         What is learned from these samples. Otherwise they go through what is known of `like`, or
         to the model.
+    group : Alone or Group
+        The processes that share the values of x out, each of which is read by one of them.
 
     Raises
     ------
@@ -216,7 +221,7 @@ def checked_data(
     if known.preprocessing is not None:
         x = _preprocessed(f"{name}x", known.preprocessing, x)
     dtype = np.dtype(np.int64) if model.integer_input else model_dtype(model)
-    inputs = _checked_inputs(f"{name}x", x, dtype)
+    inputs = _checked_inputs(f"{name}x", x, dtype, group)
     given = plain(f"{name}y", _as_data(f"{name}y", y)) if targets else None
     outputs = _output_shape(model, f"{name}x", inputs, given, like)
     steps = valid = None
@@ -319,8 +324,10 @@ def check_feature_names(name: str, x: Any, known: list[str] | None) -> None:
 # --- inputs --------------------------------------------------------------------------------------
 
 
-def _checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any], group: Alone) -> NDArray[Any]:
     """Return `x` as an array of its own dtype whose values are finite in `dtype`.
+
+    Of several processes each looks at some blocks of rows.
 
     Raises
     ------
@@ -344,7 +351,7 @@ def _checked_inputs(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> NDArray[An
         raise ValueError(f"{name} must be of shape (samples, ...) and not empty, got {data.shape}")
     if data.dtype.kind == "f":
         xp = array_namespace(data)
-        for rows in row_blocks(data):
+        for rows in islice(row_blocks(data), group.rank, None, group.size):
             finite = xp.isfinite(_converted(data, rows, dtype))
             if not finite.all():
                 first, *rest = map(int, xp.argwhere(~finite)[0])

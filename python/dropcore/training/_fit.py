@@ -287,6 +287,7 @@ def fit(
                 shuffle=shuffle,
                 validation_data=validation_data,
                 class_weight=class_weight,
+                group=group,
                 lengths=lengths,
                 sample_weight=sample_weight,
                 validation_split=validation_split,

@@ -13,6 +13,7 @@ from dropcore._base.blocks import row_blocks
 from dropcore._base.checks import check_bool, check_number, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.generators import DATA, generator
+from dropcore.distributed._group import ALONE, Alone
 from dropcore.key import Key
 from dropcore.losses import BinaryCrossEntropy, CheckedLoss, Loss, SoftmaxCrossEntropy
 from dropcore.training._data import (
@@ -70,6 +71,7 @@ def sets_of(
     shuffle: bool | None,
     validation_data: Any,
     class_weight: Any,
+    group: Alone = ALONE,
     **options: Any,
 ) -> Sets:
     """Check the data given to `fit`; `epochs` is the number of epochs to train.
@@ -85,7 +87,7 @@ def sets_of(
         training = _batches(model, x, loss, epochs, batch_size, shuffle, class_weight, options)
         validation: Data | Batches | Arrays | None = None
     else:
-        data, validation = _arrays(model, x, y, loss, key, validation_data, **options)
+        data, validation = _arrays(model, x, y, loss, key, validation_data, group, **options)
         shuffled = shuffle is None or shuffle
         training = Arrays(data, batch_size or DEFAULT_SIZE, key if shuffled else None)
     if validation_data is not None:
@@ -106,6 +108,7 @@ def _arrays(
     loss: Loss | None,
     key: Key,
     validation_data: Any,
+    group: Alone,
     *,
     lengths: Any,
     sample_weight: Any,
@@ -126,7 +129,7 @@ def _arrays(
         names = feature_names(x)
         if model.training_state is not None:
             check_feature_names("x", x, model.training_state.feature_names)
-    data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning)
+    data = checked_data(model, x, y, lengths, sample_weight, loss=loss, learn=learning, group=group)
     data = replace(data, names=names)
     if rows is None or held_out is None:
         return data, None
