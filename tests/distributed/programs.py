@@ -131,6 +131,7 @@ def refusals():
         "key": {"key": 6 if last else 5},
         "batch_size": {"batch_size": 16 if last else 32},
         "values": {"y": wrong if last else y, "x": x},
+        "model": {"model": "units" if last else "dropout"},
         "epochs": {"epochs": 2 if last else 3},
         "nan": {"x": np.where(np.arange(90)[:, None] == 7, np.nan, x), "y": y},
         "nan on one rank": {"x": np.where(last, np.nan, x), "y": y},

@@ -63,6 +63,7 @@ def test_rank_0_writes_and_one_rank_may_stop_all(tmp_path):
         ("batch_size", "the argument batch_size must be the same on all ranks, got 32 on rank 0"),
         ("nan on one rank", "the values of x must be the same on all ranks, got those with"),
         ("values", "the values of y must be the same on all ranks, got those with checksum"),
+        ("model", r"the model must be the same on all ranks, got Sequential\(.*UnitDropout"),
         ("epochs", "the number of epochs to train to must be the same on all ranks, got 3"),
         (
             "batches",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -55,14 +54,11 @@ def run_in_words(
     """What all ranks of a run must have in common before it begins, by how a message calls it."""
     rows = np.unique(np.linspace(0, len(data) - 1, _SAMPLES).astype(np.int64))
     batch = data.take(rows)
-    try:
-        config = json.dumps(model.to_config(), sort_keys=True)
-    except (TypeError, ValueError):  # with a function of one's own, say
-        config = repr(model)
+    frozen = sorted(model.frozen())
     return {
         "the version of dropcore": __version__,
         "the key": repr(address),
-        "the model": config,
+        "the model": f"{model!r}{f', frozen: {frozen}' if frozen else ''}",
         "the number of epochs to train to": str(epochs),
         "the number of samples": str(len(data)),
         "the shape of a sample": str(data.x.shape[1:]),
@@ -80,6 +76,8 @@ def state_in_words(model: Layer, state: TrainingState) -> dict[str, str]:
         "the factor of the learning rate": str(state.learning_rate_factor),
         "the state of the model": "that of checksum "
         + _checksum([*model.params.values(), *model.buffers.values()]),
+        "the state of the optimiser": "that of checksum "
+        + _checksum(array for slot in state.slots.values() for array in slot.values()),
     }
 
 
