@@ -168,6 +168,21 @@ def refusals():
     return found
 
 
+def wrong_ranks():
+    """What `Ranks` refuses, and how it shows."""
+    found = []
+    for comm, options in (
+        ("MPI.COMM_WORLD", {}), (MPI.COMM_NULL, {}), (COMM, {"timeout": 0}),
+        (COMM, {"cuda_aware": 1}),
+    ):  # fmt: skip
+        try:
+            Ranks(comm, **options)
+        except (TypeError, ValueError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    found.append(repr(Ranks(COMM, timeout=9.0)))
+    return found
+
+
 class At(Callback):
     """Calls a function on one rank after an update."""
 

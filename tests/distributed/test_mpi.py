@@ -88,6 +88,19 @@ def test_an_error_of_one_rank_is_raised_on_all_with_its_number():
         assert found["blocks"] == "ValueError: blocks=2 is for 1, 2 ranks, got 3"
 
 
+def test_arguments_of_ranks():
+    (found,) = results(1, "wrong_ranks")
+    assert found == [
+        "TypeError: comm must be a communicator of mpi4py, such as MPI.COMM_WORLD, or "
+        "dropcore.distributed.Ranks, got 'MPI.COMM_WORLD'",
+        "ValueError: comm must be an intracommunicator that this process belongs to, got "
+        "MPI.COMM_NULL",
+        "ValueError: Ranks: timeout must be positive and finite, got 0",
+        "TypeError: Ranks: cuda_aware must be True or False, got 1",
+        "Ranks(MPI_COMM_WORLD, timeout=9.0, cuda_aware=False)",
+    ]
+
+
 def test_ranks_can_train_after_they_were_refused():
     after = {found["after"] for found in refusals()}
     assert len(after) == 1

@@ -29,7 +29,7 @@ _NUMBERS, _HERE = 1, 2
 
 
 class RankError(RuntimeError):
-    """Another rank of the run has failed."""
+    """Another rank of the run cannot train; the message says which one, and why."""
 
 
 class Alone:
