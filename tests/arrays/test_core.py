@@ -26,6 +26,7 @@ from dropcore._ops.normalization import (
 )
 from dropcore.nn import GELU
 from dropcore.updates import adam_, global_norm
+from support.limits import NEEDS_LIMITS
 
 F4, F8 = np.float32, np.float64
 NEEDS_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
@@ -551,7 +552,7 @@ def in_new_process(code, **environ):
     )  # fmt: skip
 
 
-@NEEDS_LINUX
+@NEEDS_LIMITS
 def test_memory_that_waits_is_given_back_before_memory_runs_out():
     done = in_new_process(
         """
@@ -620,7 +621,7 @@ def test_small_stacks_mean_one_thread():
         assert "dropcore runs" not in done.stderr
 
 
-@NEEDS_LINUX
+@NEEDS_LIMITS
 @pytest.mark.skipif(not _core.has_openmp(), reason="built without OpenMP")
 def test_a_team_fits_into_the_address_space():
     done = in_new_process(

@@ -20,6 +20,7 @@ from dropcore.constraints import MaxNorm
 from dropcore.nn import BatchNorm, Dense, Dropout, Parallel, Sequential
 from dropcore.nn._file import MAX_DEPTH, MAX_HEADER
 from dropcore.training.state import UnfinishedEpoch
+from support.limits import NEEDS_LIMITS
 
 pytest.importorskip(
     "safetensors", reason="models are saved by safetensors, which has no free-threaded wheels"
@@ -538,6 +539,7 @@ def test_random_changes_of_the_document_are_refused_or_load(saved, tmp_path):
     assert 0 < loaded < 1000
 
 
+@NEEDS_LIMITS
 def test_memory_is_that_of_the_arrays(tmp_path):
     """Under a limit of memory that holds the model once, and not one and a half times."""
     code = f"""
