@@ -414,6 +414,20 @@ def test_results_of_another_experiment_are_not_mixed_in(tmp_path, changes, diffe
         ('{"format": "other"}', "holds no results of sensitivity"),
         ('{"format": "dropcore results", "version": 9}', "has version 9 of its format"),
         ('{"format": "dropcore results", "version": 1}', "is damaged: delete it"),
+        *(
+            (
+                f'{{"format": "dropcore results", "version": 1, "experiment": {{}}, "results": '
+                f'{{"a": {result}}}}}',
+                "is damaged: delete it",
+            )
+            for result in (
+                "3",
+                "{}",
+                '{"score": "0.5", "train_score": 1}',
+                '{"score": 0.5}',
+                f'{{"score": 1{"0" * 400}, "train_score": 1.0}}',
+            )
+        ),
     ],
 )
 def test_a_file_with_something_else_is_refused(tmp_path, content, message):

@@ -7,9 +7,11 @@ their memory: a call may write to what it is told to write to, and to nothing el
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import math
 import os
+import tempfile
 import warnings
 from fractions import Fraction
 
@@ -17,8 +19,13 @@ import ml_dtypes
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from dropcore import Key, Mask, reference
+
+_home = tempfile.TemporaryDirectory(prefix="dropcore-hypothesis-")  # instead of one in the tree
+atexit.register(_home.cleanup)
+set_hypothesis_home_dir(_home.name)
 
 CASES = {}
 """By full name: the case, and its share of all calls."""

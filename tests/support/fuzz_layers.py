@@ -283,10 +283,15 @@ def reshape(draw, name):
 @layer("Sequential", "Parallel", "Residual")
 def containers(draw, name):
     parts = [
-        lambda: nn.Dense(4, activation="relu"), lambda: nn.Dropout(0.4), lambda: nn.UnitDropout(0.5),
-        lambda: nn.LayerNorm(), lambda: nn.Tanh(), lambda: nn.AlphaDropout(0.2),
-        lambda: nn.Dense(4), lambda: nn.Sequential([nn.Dropout(0.2), nn.Dense(4)]),
-    ]  # fmt: skip
+        lambda: nn.Dense(4, activation="relu"),
+        lambda: nn.Dropout(0.4),
+        lambda: nn.UnitDropout(0.5),
+        lambda: nn.LayerNorm(),
+        lambda: nn.Tanh(),
+        lambda: nn.AlphaDropout(0.2),
+        lambda: nn.Dense(4),
+        lambda: nn.Sequential([nn.Dropout(0.2), nn.Dense(4)]),
+    ]
     chosen = [draw.choose(parts)() for _ in range(draw.integer(1, 4))]
     no_layers = (None, 3, "Dense", [None], [3], [nn.Dense], ["Dense"])
     if name == "Parallel":
@@ -399,15 +404,31 @@ class Call:
         self.draw.expect_unchanged()
         value = plain(dy)
         other = np.float64 if value.dtype == np.float32 else np.float32
-        wrong = (None, "a", value.tolist(), value[None], value.astype(other), value.astype(int),
-                 np.ma.array(value, mask=True), np.zeros((3, *value.shape), value.dtype))  # fmt: skip
+        wrong = (
+            None,
+            "a",
+            value.tolist(),
+            value[None],
+            value.astype(other),
+            value.astype(int),
+            np.ma.array(value, mask=True),
+            np.zeros((3, *value.shape), value.dtype),
+        )
         bad = self.draw.choose(wrong)
         self.draw.refuse(lambda: self.backward(bad), f"dy={bad!r:.60}")
 
     def check_refusals(self):
         value = plain(self.x)
-        wrong = [None, "a", value.tolist(), value.astype(complex), value.astype("O"),
-                 np.ma.array(value, mask=True), np.array(1.0), np.full(value.shape, "a")]  # fmt: skip
+        wrong = [
+            None,
+            "a",
+            value.tolist(),
+            value.astype(complex),
+            value.astype("O"),
+            np.ma.array(value, mask=True),
+            np.array(1.0),
+            np.full(value.shape, "a"),
+        ]
         if self.made.integer_input and value.size:
             wrong += [value.astype(np.int64) + 11, value.astype(np.int64) - 11, value + 0.5]
         bad = self.draw.choose(wrong)

@@ -85,7 +85,11 @@ class Results:
                 f"of dropcore reads {_VERSION}"
             )
         experiment, results = content.get("experiment"), content.get("results")
-        if not isinstance(experiment, dict) or not isinstance(results, dict):
+        if (
+            not isinstance(experiment, dict)
+            or not isinstance(results, dict)
+            or not all(map(_is_result, results.values()))
+        ):
             raise ValueError(f"{where} is damaged: delete it, or name another file")
         differ = [name for name, value in self.experiment.items() if experiment.get(name) != value]
         differ += [name for name in experiment if name not in self.experiment]
@@ -95,3 +99,15 @@ class Results:
                 f"{', '.join(differ)}: name another file, or delete it"
             )
         return results
+
+
+def _is_result(result: Any) -> bool:
+    """Whether it has both scores, which are None of a model that diverged."""
+    return isinstance(result, dict) and all(
+        name in result and _is_score(result[name]) for name in ("score", "train_score")
+    )
+
+
+def _is_score(score: Any) -> bool:
+    whole = type(score) is int and abs(score) < 1 << 53
+    return score is None or type(score) is float or whole
