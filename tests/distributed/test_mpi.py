@@ -46,6 +46,21 @@ def test_the_masks_are_those_of_one_process():
     assert joined == one
 
 
+def test_each_rank_reads_its_row_groups_of_a_parquet_file(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(0)
+    columns = {f"x{i}": rng.standard_normal(640) for i in range(3)} | {"y": np.arange(640) % 3}
+    path = tmp_path / "x.parquet"
+    parquet.write_table(arrow.table(columns), path, row_group_size=10)
+    ((digest, history, every),) = results(1, "parquet", path, 4)
+    assert set(every) == set(range(64))
+    parts = results(4, "parquet", path, 4)
+    for found in parts:
+        assert found[:2] == [digest, history]
+        assert 32 <= len(found[2]) <= 2 * (64 / 4 + 2)  # of two epochs, two of them at the cuts
+    assert set().union(*(found[2] for found in parts)) == set(range(64))
+
+
 def test_rank_0_writes_and_one_rank_may_stop_all(tmp_path):
     for rank, (seen, same, stopped) in enumerate(results(3, "files", tmp_path)):
         assert seen == [[rank, 3], 1, 2]

@@ -2,6 +2,7 @@
 
 ==================  =======================================================================
 `_tables`           tables from CSV and Parquet files: read_table, split_target
+`_parquet`          rows of Parquet files that need not fit into memory: ParquetRows
 `_arrays`           arrays from .npy, .npz and idx files, memory-mapped: read_arrays
 `_preprocessing`    Preprocessing: mixed tables as arrays, by scikit-learn's transformers
 `_learned`          what a preprocessing has learned, also as plain data
@@ -15,6 +16,7 @@
 """
 
 from dropcore.data._arrays import read_arrays
+from dropcore.data._parquet import ParquetRows
 from dropcore.data._prefetch import prefetch
 from dropcore.data._preprocessing import Preprocessing
 from dropcore.data._scaling import TargetScaling
@@ -22,6 +24,7 @@ from dropcore.data._splits import split, split_rows
 from dropcore.data._tables import read_table, split_target
 
 __all__ = [
+    "ParquetRows",
     "Preprocessing",
     "TargetScaling",
     "prefetch",

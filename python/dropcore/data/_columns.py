@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -16,7 +17,16 @@ from dropcore._base.checks import expect_unmasked, listed, shown
 from dropcore._base.device import on_device
 from dropcore._base.extras import require
 
-__all__ = ["CATEGORY", "EMPTY", "NUMBER", "Table", "as_table", "category", "is_number_text"]
+__all__ = [
+    "CATEGORY",
+    "EMPTY",
+    "NUMBER",
+    "Table",
+    "as_table",
+    "category",
+    "expect_column",
+    "is_number_text",
+]
 
 NUMBER: Final = "number"
 CATEGORY: Final = "category"
@@ -269,3 +279,14 @@ def _of_frame(what: str, x: Any) -> Table:
     if twice:
         raise ValueError(f"{what} must have columns of different names, got {listed(twice)} twice")
     return Table(x, names, named=True)
+
+
+def expect_column(caller: str, columns: Iterable[Any], name: str, where: str) -> None:
+    """ValueError if there is no column of that name; it lists those there are."""
+    found = [str(column) for column in columns]
+    if name in found:
+        return
+    folded = {column.strip().casefold(): column for column in found}
+    near = difflib.get_close_matches(name.strip().casefold(), folded, 1)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
+    raise ValueError(f"{caller}: no column {name!r} {where}, which has {listed(found, 12)}{hint}")

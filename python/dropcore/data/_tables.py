@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import io
 import itertools
 import os
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from dropcore._base.checks import listed, shown, users_level
 from dropcore._base.extras import require
-from dropcore.data._columns import is_number_text
+from dropcore.data._columns import expect_column, is_number_text
 from dropcore.data._files import existing_file
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def read_table(
     if not len(table):
         raise ValueError(f"read_table: {file} has names of columns and no rows below them")
     for name in (*targets, *unwanted):
-        _expect_column("read_table", table, name, f"in {file}")
+        expect_column("read_table", table.columns, name, f"in {file}")
     if targets:
         table = _with_targets(file, table, targets)
     table = table.drop(columns=unwanted)
@@ -183,7 +182,7 @@ def split_target(table: DataFrame, target: str | Sequence[str]) -> tuple[DataFra
     if not names:
         raise ValueError("split_target: target must name a column, got none")
     for name in names:
-        _expect_column("split_target", table, name, "in the table")
+        expect_column("split_target", table.columns, name, "in the table")
     x = table.drop(columns=names)
     if not x.shape[1]:
         raise ValueError("split_target: the table has no columns besides the target")
@@ -228,16 +227,6 @@ def _given_names(what: str, names: Any) -> list[str]:
     if len(set(found)) < len(found):
         raise ValueError(f"read_table: {what} names a column twice, got {shown(names)}")
     return list(found)
-
-
-def _expect_column(caller: str, table: Any, name: str, where: str) -> None:
-    columns = [str(column) for column in table.columns]
-    if name in columns:
-        return
-    folded = {column.strip().casefold(): column for column in columns}
-    near = difflib.get_close_matches(name.strip().casefold(), folded, 1)
-    hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
-    raise ValueError(f"{caller}: no column {name!r} {where}, which has {listed(columns, 12)}{hint}")
 
 
 def _check_names(file: Path, names: Sequence[str]) -> None:

@@ -110,11 +110,12 @@ def fit(
     model : Layer
         Its missing weights are drawn, in float32. For float64 call ``model.build`` first. The
         parameters of frozen layers stay as they are; moments of BatchNorm move in any case.
-    x : array_like, shape (samples, ...), or iterable of batches
+    x : array_like, shape (samples, ...), or ParquetRows, or iterable of batches
         Real numbers, converted batch by batch to the dtype of the weights. May be read-only or a
         memory map. For a model on a GPU batches are copied there, unless x and y are there already,
         as CuPy arrays, which is faster. The columns of a data frame are remembered: later ones must
-        have the same, in the same order. Without y, an iterable whose items are ``(x, y)`` or ``(x,
+        have the same, in the same order. Without y, rows of files that need not fit into memory
+        (`dropcore.data.ParquetRows`), or an iterable whose items are ``(x, y)`` or ``(x,
         y, sample_weight)``, or dicts of x, y, lengths and sample_weight, of arrays or of anything
         that ``np.asarray`` takes, such as a PyTorch DataLoader. It is gone through once an epoch,
         and need not have a length; a generator, which ends after one, suits ``epochs=1``.
@@ -129,7 +130,7 @@ def fit(
     optimizer : str or Optimizer, default "adam"
         "adam" is ``Adam(1e-3)``, "sgd" is ``SGD(0.01, momentum=0.9)``: both suit standardised data.
     batch_size : int, optional
-        Samples in an update of arrays, by default 32; the last one of an epoch may have fewer.
+        Samples in an update of arrays or rows, by default 32; the last of an epoch may have fewer.
     loss : str or callable, optional
         A name or an object from `dropcore.losses`, or any function ``loss(outputs, targets) ->
         (value, doutputs)``, the mean over the batch and its gradient. Regularisers add their
@@ -173,7 +174,8 @@ def fit(
         part. The loss is that of the standardised targets; `predict` and metrics by name are in the
         units of y. It stays with the model, too.
     shuffle : bool, optional
-        Whether each epoch takes the samples of arrays in an order of its own, by default true.
+        Whether each epoch takes the samples of arrays or rows in an order of its own, by default
+        true. It is computed, not stored: see `dropcore.Permutation` and `ParquetRows`.
     metrics : sequence of str or Metric, default ()
         Measured in each epoch beside the loss and the accuracy of a classifier: names such as "f1"
         or "rmse", and objects, see `dropcore.training.metrics`. Those of the training data are
@@ -296,10 +298,9 @@ def fit(
             )
             source, data, held_out = sets.training, sets.training.data, sets.validation
             shares = checked_blocks(blocks, group, source.size)
-            if cuda_graph and isinstance(source, Batches):
-                raise ValueError(
-                    "cuda_graph is for arrays, and x without y is an iterable of batches"
-                )
+            if cuda_graph and not isinstance(source, Arrays):
+                kind = "an iterable of batches" if isinstance(source, Batches) else "rows of files"
+                raise ValueError(f"cuda_graph is for arrays, and x without y is {kind}")
             measures = measures_of(model, metrics, data, "the data of an epoch")
             held_out_measures = None
             if held_out is not None:

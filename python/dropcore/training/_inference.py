@@ -27,7 +27,7 @@ from dropcore.training._labels import in_words
 from dropcore.training._means import Found, Means, loss_of
 from dropcore.training._measures import Measures
 from dropcore.training._monte_carlo import check_sampling, sampled
-from dropcore.training._sources import Arrays, Batches, Source, is_array
+from dropcore.training._sources import Arrays, Batches, Rows, Source, is_array, is_rows
 from dropcore.training.metrics import Metric
 
 if TYPE_CHECKING:
@@ -282,10 +282,14 @@ def evaluate(
         for name, given in (("lengths", lengths), ("sample_weight", sample_weight)):
             if given is not None:
                 raise ValueError(
-                    f"{name} is for arrays, and x without y is an iterable of batches, which may "
+                    f"{name} is for arrays, and x without y is "
+                    f"{'rows of files' if is_rows(x) else 'an iterable of batches'}: batches may "
                     "be dicts of x, y, lengths and sample_weight"
                 )
-        source = Batches(model, "x", x, criterion)
+        if is_rows(x):
+            source = Rows(model, "x", x, batch_size, criterion)
+        else:
+            source = Batches(model, "x", x, criterion)
     else:
         state = model.training_state
         check_feature_names("x", x, None if state is None else state.feature_names)

@@ -26,7 +26,15 @@ from dropcore.training._data import (
     known_of,
 )
 from dropcore.training._labels import plain, takes_labels
-from dropcore.training._sources import Arrays, Batches, Source, is_array, refuse_iterator
+from dropcore.training._sources import (
+    Arrays,
+    Batches,
+    Rows,
+    Source,
+    is_array,
+    is_rows,
+    refuse_iterator,
+)
 
 if TYPE_CHECKING:
     from dropcore.nn.layer import Layer
@@ -83,21 +91,26 @@ def sets_of(
         scale_targets.
     """
     training: Source
-    if y is None and not is_array(x):
+    size = batch_size or DEFAULT_SIZE
+    order = key if shuffle is None or shuffle else None
+    if y is None and is_rows(x):
+        _refuse_options("rows of files", class_weight, options)
+        training = Rows(model, "x", x, size, loss, key=order)
+        validation: Data | Source | None = None
+    elif y is None and not is_array(x):
         training = _batches(model, x, loss, epochs, batch_size, shuffle, class_weight, options)
-        validation: Data | Batches | Arrays | None = None
+        validation = None
     else:
         data, validation = _arrays(model, x, y, loss, key, validation_data, group, **options)
-        shuffled = shuffle is None or shuffle
-        training = Arrays(data, batch_size or DEFAULT_SIZE, key if shuffled else None)
+        training = Arrays(data, size, order)
     if validation_data is not None:
-        validation = _validation(model, validation_data, training.data, epochs)
+        validation = _validation(model, validation_data, training.data, epochs, max(size, 1024))
     assert training.data.loss is not None
     training_loss = training.data.loss
     if class_weight is not None:
         training_loss = _weighted(model, training.data, class_weight)
     if isinstance(validation, Data):
-        validation = Arrays(validation, max(batch_size or DEFAULT_SIZE, 1024))
+        validation = Arrays(validation, max(size, 1024))
     return Sets(training, validation, training_loss)
 
 
@@ -171,28 +184,36 @@ def _batches(
     TypeError, ValueError
         Also if an argument of `fit` needs all samples.
     """
+    for name, given in (("batch_size", batch_size), ("shuffle", shuffle)):
+        if given is not None:
+            raise ValueError(
+                f"{name} is for arrays, and x without y is an iterable of batches: the batches are "
+                "taken as they come"
+            )
+    _refuse_options("an iterable of batches", class_weight, options)
+    refuse_iterator("x", x, epochs)
+    return Batches(model, "x", x, loss)
+
+
+def _refuse_options(what: str, class_weight: Any, options: Mapping[str, Any]) -> None:
+    """TypeError or ValueError if an argument of `fit` needs arrays of all samples."""
     for name, given, advice in (
-        ("batch_size", batch_size is not None, "the batches are taken as they come"),
-        ("shuffle", shuffle is not None, "the batches are taken as they come"),
-        ("lengths", options["lengths"] is not None, "a batch may be a dict of x, y and lengths"),
+        ("lengths", options["lengths"] is not None,
+         "batches may be dicts of x, y and lengths"),
         ("sample_weight", options["sample_weight"] is not None,
-         "a batch may be (x, y, sample_weight)"),
+         "batches may be (x, y, sample_weight)"),
         ("validation_split", options["validation_split"] is not None,
-         "hold some batches out and give them as validation_data"),
+         "hold some batches or rows out and give them as validation_data"),
         ("class_weight='balanced'", isinstance(class_weight, str),
          "give a dict of a number for each label"),
         ("preprocessing", options["preprocessing"] is not None,
-         "fit it to some data, and transform the batches that x yields"),
+         "fit it to some data, and transform what x yields"),
         ("scale_targets", bool(options["scale_targets"]),
-         "standardise the targets that x yields, by dropcore.data.TargetScaling"),
+         "standardise the targets of x, by dropcore.data.TargetScaling"),
     ):  # fmt: skip
         if given:
-            raise ValueError(
-                f"{name} is for arrays, and x without y is an iterable of batches: {advice}"
-            )
+            raise ValueError(f"{name} is for arrays, and x without y is {what}: {advice}")
     check_bool("scale_targets", options["scale_targets"])
-    refuse_iterator("x", x, epochs)
-    return Batches(model, "x", x, loss)
 
 
 def _learning(model: Layer, preprocessing: Any, scale_targets: Any) -> Learning:
@@ -280,8 +301,12 @@ def _strata(y: Any, loss: Loss | None) -> NDArray[Any] | None:
     return found
 
 
-def _validation(model: Layer, given: Any, data: Data, epochs: int) -> Data | Batches:
+def _validation(
+    model: Layer, given: Any, data: Data, epochs: int, batch_size: int
+) -> Data | Source:
     """Validation data as the user gave them, checked."""
+    if is_rows(given):
+        return Rows(model, "validation_data", given, batch_size, data.loss, data)
     if _yields_batches(given):
         refuse_iterator("validation_data", given, epochs)
         return Batches(model, "validation_data", given, data.loss, data)

@@ -6,7 +6,8 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,12 +18,17 @@ from dropcore.distributed._blocks import WHOLE, Blocks
 from dropcore.key import Key
 from dropcore.losses import Loss
 from dropcore.permutation import Permutation
-from dropcore.training._data import Batch, Data, checked_data
+from dropcore.training._data import Batch, Data, check_feature_names, checked_data, feature_names
 
 if TYPE_CHECKING:
+    from dropcore.data import ParquetRows
     from dropcore.nn.layer import Layer
 
-__all__ = ["Arrays", "Batches", "Piece", "Source", "is_array", "refuse_iterator"]
+__all__ = ["Arrays", "Batches", "Piece", "Rows", "Source", "is_array", "is_rows", "refuse_iterator"]
+
+
+_FIRST: Final = 1024
+"""Rows of files for which the model is built and the loss is chosen."""
 
 
 class Piece(NamedTuple):
@@ -115,6 +121,82 @@ class Arrays(Source):
     def arguments(self) -> dict[str, Any]:
         shuffled = self._key is not None
         return {"batch_size": self.size, "shuffle": shuffled, "samples": len(self.data)}
+
+
+class Rows(Source):
+    """Rows of files, which are checked as they are read.
+
+    Parameters
+    ----------
+    model : Layer
+    name : str
+        Of the argument, for messages, such as "x".
+    rows : ParquetRows
+    batch_size : int
+    loss : Loss, optional
+        Which checks the targets. By default it is chosen for the first rows.
+    like : Data, optional
+        Samples that the model will be built for.
+    key : Key, optional
+        Of the order of the rows; by default that of the files.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model cannot take the first rows.
+    """
+
+    size: int
+
+    def __init__(
+        self,
+        model: Layer,
+        name: str,
+        rows: ParquetRows,
+        batch_size: int,
+        loss: Loss | None,
+        like: Data | None = None,
+        key: Key | None = None,
+    ) -> None:
+        self._model, self._name, self._rows, self._key = model, name, rows, key
+        self.size, self.count = batch_size, math.ceil(len(rows) / batch_size)
+        state = model.training_state
+        names = None if state is None else state.feature_names
+        check_feature_names(name, rows, names if like is None else like.names)
+        x, y = rows.read(0, min(len(rows), _FIRST))
+        first = checked_data(model, x, y, loss=loss, name=f"{name}: ", like=like)
+        self.data = replace(first, names=feature_names(rows))
+
+    def pieces(
+        self, blocks: Blocks, epoch: int = 0, skip: int = 0, *, turn: int = 0, turns: int = 1
+    ) -> Iterator[list[Piece]]:
+        key = None if self._key is None else Key(self._key.seed, step=epoch)
+        batches = self._rows.batches(self.size, key=key)
+        for number in range(skip + turn, len(batches), turns):
+            n = min(self.size, len(self._rows) - number * self.size)
+            yield [
+                Piece(self._batch(batches, number, block), block.start, n)
+                for block in blocks.rows(n)
+            ]
+
+    def _batch(self, batches: Any, number: int, block: range) -> Batch:
+        if not block:
+            return self.data.take(slice(0, 0))
+        x, y = batches.take(number, block.start, block.stop)
+        name = f"{self._name}: batch {number + 1}: "
+        found = checked_data(self._model, x, y, loss=self.data.loss, name=name, like=self.data)
+        return found.take(slice(None))
+
+    def arguments(self) -> dict[str, Any]:
+        rows = self._rows
+        return {
+            "batch_size": self.size,
+            "shuffle": self._key is not None,
+            "samples": len(rows),
+            "columns": rows.columns,
+            "streams": rows.streams,
+            "window": rows.window,
+        }
 
 
 class Batches(Source):
@@ -212,6 +294,13 @@ class Batches(Source):
         return checked_data(
             self._model, **parts, loss=self._loss, name=f"{name}: ", like=self._like
         )
+
+
+def is_rows(x: Any) -> TypeGuard[ParquetRows]:
+    """Whether x are rows of files."""
+    from dropcore.data import ParquetRows
+
+    return isinstance(x, ParquetRows)
 
 
 def is_array(x: Any) -> TypeGuard[ArrayLike]:
