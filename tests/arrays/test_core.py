@@ -153,12 +153,16 @@ DRIVERS = {
                             x, y, mean, variance, 1e-5, gamma, beta),
                         {"x": X, "y": np.empty((5, 4), F4), "mean": np.zeros(4),
                          "variance": np.ones(4), "gamma": X[0], "beta": X[1]}, "y", ""),
-    "batch_normalize_back": (lambda x, dy, dx, mean, variance, gamma, dgamma, dbeta:
+    "batch_sums": (lambda x, dy, mean, variance, sums: _core.batch_sums(
+                       x, dy, mean, variance, 1e-5, sums),
+                   {"x": X, "dy": X, "mean": np.zeros(4), "variance": np.ones(4),
+                    "sums": np.empty(8)}, "sums", ""),
+    "batch_normalize_back": (lambda x, dy, dx, mean, variance, gamma, sums:
                              _core.batch_normalize_back(x, dy, dx, mean, variance, 1e-5, gamma,
-                                                        dgamma, dbeta),
+                                                        sums, 5.0),
                              {"x": X, "dy": X, "dx": np.empty((5, 4), F4), "mean": np.zeros(4),
-                              "variance": np.ones(4), "gamma": X[0], "dgamma": np.empty(4, F4),
-                              "dbeta": np.empty(4, F4)}, "dx dgamma dbeta", "dx"),
+                              "variance": np.ones(4), "gamma": X[0], "sums": np.zeros(8)},
+                             "dx", ""),
     "layer_normalize": (lambda x, y, mean, scale, gamma, beta: _core.layer_normalize(
                             x, y, mean, scale, 1e-5, gamma, beta),
                         {"x": X, "y": np.empty((5, 4), F4), "mean": np.empty(5),
@@ -457,14 +461,14 @@ def test_batch_normalisation_of_any_deviation(deviation):
     rng = np.random.default_rng(3)
     x = (rng.normal(size=(40, 5)) * deviation).astype(F4)
     dy, gamma = rng.normal(size=(40, 5)).astype(F4), rng.normal(size=5).astype(F4)
-    mean, variance = batch_moments(x)
-    dx, dgamma, _ = batch_normalize_backward(dy, x, mean, variance, gamma, epsilon=0.0)
+    moments = batch_moments(x)
+    dx, dgamma, _ = batch_normalize_backward(dy, x, moments, gamma, epsilon=0.0)
     exact = x.astype(F8)
     h = (exact - exact.mean(0)) / exact.std(0)
     wanted = gamma / exact.std(0) * (dy - dy.mean(0, F8) - h * (dy * h).mean(0))
     np.testing.assert_allclose(dx, wanted, rtol=1e-4, atol=1e-5 * abs(wanted).max())
     np.testing.assert_allclose(dgamma, (dy * h).sum(0), rtol=1e-4, atol=1e-4)
-    y = batch_normalize(x, mean, variance, gamma, gamma, epsilon=0.0)
+    y = batch_normalize(x, moments.mean, moments.variance, gamma, gamma, epsilon=0.0)
     np.testing.assert_allclose(y, h * gamma + gamma, rtol=1e-5, atol=1e-5)
 
 
@@ -483,11 +487,11 @@ def test_normalisation_of_numbers_whose_differences_overflow():
 
     columns = np.ascontiguousarray(x.T)
     gamma, beta = np.array([1, 2], F4), np.array([0, 1], F4)
-    mean, variance = batch_moments(columns)
-    y = batch_normalize(columns, mean, variance, gamma, beta, epsilon=1e-5)
+    moments = batch_moments(columns)
+    y = batch_normalize(columns, moments.mean, moments.variance, gamma, beta, epsilon=1e-5)
     np.testing.assert_allclose(y, h.T * gamma + beta, rtol=1e-6)
     dx, dgamma, dbeta = batch_normalize_backward(
-        np.ascontiguousarray(dy.T), columns, mean, variance, gamma, epsilon=1e-5
+        np.ascontiguousarray(dy.T), columns, moments, gamma, epsilon=1e-5
     )
     np.testing.assert_allclose(dx, wanted.T * gamma, rtol=1e-5, atol=3e-45)
     np.testing.assert_allclose(dgamma, (dy * h).sum(1), rtol=1e-6)
