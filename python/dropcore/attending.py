@@ -256,6 +256,8 @@ class _Call:
         else:
             factor = check_number(f"{what}: scale", scale)
         dropped = self._dropped(rate, keep, key, mask, offset, mask_heads)
+        if 0 in self.shape:  # there are no weights to drop, and the mask may lie at 2**63
+            dropped = None
         self.bias = self._bias(bias, allowed)
         self.run = self.backend.attention(
             self.q, self.k, self.v, factor, causal, self._lengths(lengths), self.bias,
@@ -360,8 +362,7 @@ class _Call:
         size = ((batch - 1) * drawn + heads) * queries * keys if batch else 0
         own = (batch, heads, queries, keys) if drawn == heads else (size,)
         strides = (drawn * queries * keys, queries * keys, keys, 1)
-        drawn_mask = Mask(own, keep=kept, key=key, offset=offset)
-        return _Dropped(drawn_mask, strides) if size else None  # no weights, nothing to drop
+        return _Dropped(Mask(own, keep=kept, key=key, offset=offset), strides)
 
     def _given(
         self,

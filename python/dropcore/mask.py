@@ -16,6 +16,7 @@ from dropcore._base.checks import (
     expect_no_tensor,
     expect_one_of_rate_and_keep,
     expect_unmasked,
+    is_several,
 )
 from dropcore._base.decisions import INDEX_LIMIT, Decisions, Keep
 from dropcore._base.device import on_device
@@ -417,4 +418,8 @@ def _outside(what: str, name: str, found: object) -> str:
 
 
 def _as_tuple(shape: Any) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, numbers.Integral) else tuple(shape)
+    if isinstance(shape, numbers.Integral):
+        return (int(shape),)
+    if not is_several(shape):
+        raise TypeError(f"Mask: shape must be an integer or several, got {shape!r}")
+    return tuple(shape)

@@ -245,6 +245,8 @@ def test_a_mask_without_weights_may_lie_at_the_end_of_the_contract():
     q = np.ones((0, 2, 3, 4), np.float32)
     for heads in ({}, {"mask_heads": 5}):
         assert attention(q, q, q, 0.5, key=7, offset=2**63, **heads).shape == q.shape
+    mask = Mask((0, 2, 3, 3), 0.5, key=7, offset=2**63)
+    assert attention(q, q, q, mask=mask).shape == q.shape
 
 
 def test_misaligned_heads_that_share_memory():

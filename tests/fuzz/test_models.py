@@ -188,4 +188,4 @@ class Models(RuleBasedStateMachine):
 
 
 class TestModels(Models.TestCase):
-    settings = settings(fuzz.SETTINGS, max_examples=20 * fuzz.TIMES, stateful_step_count=12)
+    settings = settings(fuzz.SETTINGS, max_examples=40 * fuzz.TIMES, stateful_step_count=12)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+import dropcore
 from dropcore import Key, Mask
 from dropcore._ops.activation import Activation
 from dropcore.nn import (
@@ -349,3 +350,20 @@ def test_a_mask_has_a_plain_shape():
     for mask in (Dropout(0.5).mask(Size((2, np.int64(3))), 1), Mask(Size((2, 3)), 0.5, key=1)):
         assert type(mask.shape) is type(mask.drawn_shape) is tuple
         assert [type(n) for n in mask.shape] == [int, int]
+
+
+def test_bytes_are_no_numbers_of_axes_or_lengths():
+    x = np.ones((2, 3), np.float32)
+    for call in (
+        lambda: Conv2D(2, b"\2\3"),
+        lambda: Conv2D(2, 3, padding=b"\1\1"),
+        lambda: Dropout(0.5, shared_axes=b"\1"),
+        lambda: Reshape(b"\2\3"),
+        lambda: Dense(3).build(b"\2", key=1),
+        lambda: dropcore.Mask(b"\2", 0.5, key=1),
+        lambda: dropcore.dropout(x, 0.5, key=1, shared_axes=b"\1"),
+        lambda: dropcore.max_norm_(x, 0.5, axis=b"\1"),
+    ):
+        with pytest.raises(TypeError, match="got b'"):
+            call()
+    assert (x == 1).all()

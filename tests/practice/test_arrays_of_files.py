@@ -199,6 +199,7 @@ GOOD = idx(np.arange(6, dtype="u1").reshape(2, 3), 8)
         (b"\0\0\x08\0x", "must have 1 to 32 axes, got 0"),
         (b"\0\0\x08\xff" + bytes(4 * 255), "must have 1 to 32 axes, got 255"),
         (b"\0\0\x08\x02" + b"\xff" * 8, r"of shape \(4294967295, 4294967295\) takes"),
+        (b"\0\0\x08\x03" + bytes(4) + b"\xff" * 8, r"of shape \(0, .* is too large"),
         (b"\0\1\x08\x01", "idx file, .* begins with"),
         (b"\0\0\x07\x01" + bytes(8), "idx file, .* begins with"),
     ],

@@ -8,9 +8,11 @@ their memory: a call may write to what it is told to write to, and to nothing el
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import math
 import os
+import random
 import tempfile
 import warnings
 from fractions import Fraction
@@ -46,6 +48,7 @@ def case(*names, share=1):
 FLOATS = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 REAL = (np.float32, np.float64)
 MARGIN = 64
+WRONG_AT_ONCE = 8
 FILLER = 0xA5
 
 KEEPS = (
@@ -101,6 +104,10 @@ class Draw:
     """Draws the arguments of a call, and watches the memory of its arrays."""
 
     def __init__(self, draw):
+        # Hypothesis makes many calls that are alike. Three of four are drawn from a seed, and the
+        # others by it: only these get simpler when they fail.
+        seed = draw(st.integers(0, 2**64 - 1))
+        self._random = random.Random(seed) if seed % 4 else None
         self._draw = draw
         self._watched = []
 
@@ -108,13 +115,15 @@ class Draw:
 
     def choose(self, values):
         values = list(values)
-        return values[self._draw(st.integers(0, len(values) - 1))]
+        return values[self.integer(0, len(values) - 1)]
 
     def integer(self, low, high):
+        if self._random is not None:
+            return self._random.randint(low, high)
         return self._draw(st.integers(low, high))
 
     def flag(self):
-        return self._draw(st.booleans())
+        return self.integer(0, 1) == 1
 
     def often(self):
         """True three times out of four."""
@@ -124,6 +133,8 @@ class Draw:
         return np.random.default_rng(self.integer(0, 2**32 - 1))
 
     def number(self, low, high):
+        if self._random is not None:
+            return self._random.uniform(low, high)
         return self._draw(st.floats(low, high, allow_nan=False, width=64))
 
     def dtype(self, dtypes=FLOATS):
@@ -302,15 +313,17 @@ class Draw:
     # --- calls -----------------------------------------------------------------------------------
 
     def call(self, function, arguments, wrong=None):
-        """The result of the call; None if it was made with one wrong argument, and refused.
+        """The result of the call; None if it was made with wrong arguments, and refused.
 
-        `wrong` has values for some arguments with which the call must be refused.
+        `wrong` has values for some arguments with any of which the call must be refused.
         """
         if not wrong or self.often():
             return function(**arguments)
-        name = self.choose(sorted(wrong))
-        value = self.choose(wrong[name])
-        self.refuse(lambda: function(**(arguments | {name: value})), f"{name}={value!r}")
+        rng, names = self.rng(), sorted(name for name in wrong if wrong[name])
+        for _ in range(WRONG_AT_ONCE):
+            name = names[rng.integers(len(names))]
+            one = {name: wrong[name][rng.integers(len(wrong[name]))]}
+            self.refuse(functools.partial(function, **(arguments | one)), repr(one))
         return None
 
     def refuse(self, function, why=""):

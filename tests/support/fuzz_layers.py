@@ -414,8 +414,8 @@ class Call:
             np.ma.array(value, mask=True),
             np.zeros((3, *value.shape), value.dtype),
         )
-        bad = self.draw.choose(wrong)
-        self.draw.refuse(lambda: self.backward(bad), f"dy={bad!r:.60}")
+        for bad in wrong:
+            self.draw.refuse(lambda bad=bad: self.backward(bad), f"dy={bad!r:.60}")
 
     def check_refusals(self):
         value = plain(self.x)
@@ -431,8 +431,10 @@ class Call:
         ]
         if self.made.integer_input and value.size:
             wrong += [value.astype(np.int64) + 11, value.astype(np.int64) - 11, value + 0.5]
-        bad = self.draw.choose(wrong)
-        self.draw.refuse(lambda: self.made.forward(bad, **self.extras), f"x={bad!r:.60}")
+        for bad in wrong:
+            self.draw.refuse(
+                lambda bad=bad: self.made.forward(bad, **self.extras), f"x={bad!r:.60}"
+            )
         if not self.made.n_streams:
             return
         key = self.draw.choose(fuzz.NO_KEYS)

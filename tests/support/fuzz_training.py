@@ -86,7 +86,7 @@ def compact(draw, shape, dtype):
     return gradient, plain(gradient)
 
 
-@case(*(f"dropcore.updates.{name}" for name in UPDATES), share=25)
+@case(*(f"dropcore.updates.{name}" for name in UPDATES), share=50)
 def update(draw, target):
     oracle, kinds, names = UPDATES[target.__name__]
     shape, dtype = draw.shape(), draw.dtype(REAL)
@@ -175,7 +175,7 @@ NO_GRADIENTS = (
 )
 
 
-@case("dropcore.updates.global_norm", share=10)
+@case("dropcore.updates.global_norm", share=30)
 def global_norm(draw, target):
     given, numbers = gradients(draw)
     size = draw.choose((1.0, 1e-30, 1e-300, 1e300))
@@ -189,7 +189,7 @@ def global_norm(draw, target):
     draw.expect_unchanged()
 
 
-@case("dropcore.updates.clipping_factor", share=10)
+@case("dropcore.updates.clipping_factor", share=30)
 def clipping_factor(draw, target):
     given, numbers = gradients(draw)
     bound = draw.choose((1e-3, 1, 100.0, 1e-300, 1e300))
@@ -204,7 +204,7 @@ def clipping_factor(draw, target):
     draw.expect_unchanged()
 
 
-@case("dropcore.updates.dense", share=10)
+@case("dropcore.updates.dense", share=30)
 def dense(draw, target):
     dtype = draw.dtype(REAL)
     rows, columns = (np.flatnonzero(draw.rng().random(n) < 0.5) for n in (7, 5))
@@ -264,7 +264,7 @@ def an_optimizer(draw, name):
     return draw.call(getattr(optim, name), given, wrong)
 
 
-@case(*(f"dropcore.optim.{name}" for name in OPTIMIZERS), share=12)
+@case(*(f"dropcore.optim.{name}" for name in OPTIMIZERS), share=36)
 def optimizer(draw, target):
     made = an_optimizer(draw, target.__name__)
     if made is None:
@@ -336,7 +336,7 @@ def apply_rule(rule, numbers, w, g, states):
         state[...] = new
 
 
-@case("dropcore.optim.Clip", share=12)
+@case("dropcore.optim.Clip", share=36)
 def clip(draw, target):
     inner = an_optimizer(draw, draw.choose(OPTIMIZERS))
     if inner is None:
@@ -415,7 +415,7 @@ def axis_of(draw, options):
 Hidden = fuzz.Hidden
 
 
-@case("dropcore.constraints.MaxNorm", share=15)
+@case("dropcore.constraints.MaxNorm", share=45)
 def max_norm(draw, target):
     options = {"max_norm": draw.choose(BOUNDS[:4])}
     wrong = axis_of(draw, options) | {"max_norm": fuzz.NO_POSITIVE}
@@ -434,7 +434,7 @@ def max_norm(draw, target):
         draw.refuse(lambda: target.paper(2.0, **given), "a bound of 0")
 
 
-@case("dropcore.constraints.UnitNorm", "dropcore.constraints.MinMaxNorm", share=12)
+@case("dropcore.constraints.UnitNorm", "dropcore.constraints.MinMaxNorm", share=36)
 def norms_between(draw, target):
     options, wrong, low, high, rate = {}, {}, 1.0, 1.0, 1.0
     if target is MinMaxNorm:
@@ -465,7 +465,7 @@ def norms_between(draw, target):
     ).all()
 
 
-@case("dropcore.constraints.NonNeg", share=8)
+@case("dropcore.constraints.NonNeg", share=24)
 def non_negative(draw, target):
     found = constrained(draw, target(), 0)
     if found is not None:
@@ -474,7 +474,7 @@ def non_negative(draw, target):
         np.testing.assert_array_equal(after.astype(np.float64), wanted)
 
 
-@case("dropcore.constraints.with_default_axis", share=5)
+@case("dropcore.constraints.with_default_axis", share=15)
 def with_default_axis(draw, target):
     axis = draw.choose((0, 1, -1, (0, 1)))
     for constraint in (MaxNorm(1.0), UnitNorm(), MinMaxNorm(0.5, 1)):
@@ -490,7 +490,7 @@ def with_default_axis(draw, target):
 # --- regularisers --------------------------------------------------------------------------------
 
 
-@case(*(f"dropcore.regularizers.{name}" for name in ("L1", "L2", "L1L2")), share=10)
+@case(*(f"dropcore.regularizers.{name}" for name in ("L1", "L2", "L1L2")), share=30)
 def regularizer(draw, target):
     names = ("l1", "l2") if target is regularizers.L1L2 else ("strength",)
     options = {name: draw.choose((0, 0.0, 0.1, 2, np.float32(0.5))) for name in names}
@@ -522,7 +522,7 @@ def regularizer(draw, target):
     draw.expect_unchanged()
 
 
-@case("dropcore.regularizers.KLSparsity", share=8)
+@case("dropcore.regularizers.KLSparsity", share=24)
 def kl_sparsity(draw, target):
     numbers = (*fuzz.NO_NUMBERS, None, -0.1, math.nan, math.inf)
     options = {
@@ -628,7 +628,7 @@ def check_loss(draw, made, outputs, targets, oracle, wrong_targets):
     draw.expect_unchanged()
 
 
-@case("dropcore.losses.SoftmaxCrossEntropy", "dropcore.losses.softmax_cross_entropy", share=12)
+@case("dropcore.losses.SoftmaxCrossEntropy", "dropcore.losses.softmax_cross_entropy", share=36)
 def softmax_cross_entropy(draw, target):
     classes = draw.choose((2, 3, 7))
     options, made = {}, target
@@ -697,7 +697,7 @@ def mean_of(each, slope, sample, counts=1.0):
     return (each * weight).sum() * share, slope * along * share
 
 
-@case("dropcore.losses.BinaryCrossEntropy", "dropcore.losses.binary_cross_entropy", share=10)
+@case("dropcore.losses.BinaryCrossEntropy", "dropcore.losses.binary_cross_entropy", share=30)
 def binary_cross_entropy(draw, target):
     made, weights = target, None
     if isinstance(target, type) and draw.flag():
@@ -734,7 +734,7 @@ def binary_cross_entropy(draw, target):
 
 
 @case(
-    *(f"dropcore.losses.{n}" for n in ("MeanSquaredError", "MeanAbsoluteError", "Huber")), share=8
+    *(f"dropcore.losses.{n}" for n in ("MeanSquaredError", "MeanAbsoluteError", "Huber")), share=24
 )
 def of_differences(draw, target):
     made, delta = target(), 1.0
@@ -771,7 +771,7 @@ def of_differences(draw, target):
     check_loss(draw, made, outputs, targets, oracle, wrong)
 
 
-@case("dropcore.losses.GaussianNLL", share=8)
+@case("dropcore.losses.GaussianNLL", share=24)
 def gaussian_nll(draw, target):
     outputs = Outputs(draw, draw.choose(((2,), (3, 2))))
     targets = draw.numbers(outputs.shape[:-1], np.float64)
@@ -786,7 +786,7 @@ def gaussian_nll(draw, target):
     check_loss(draw, target(), outputs, targets, oracle, wrong)
 
 
-@case("dropcore.losses.accuracy", share=8)
+@case("dropcore.losses.accuracy", share=24)
 def accuracy(draw, target):
     classes = draw.choose((2, 5))
     outputs = Outputs(draw, (classes,))
@@ -839,7 +839,7 @@ NO_REALS = (*fuzz.NO_NUMBERS, None, math.nan, math.inf, 10**400)
 NO_COUNTS = (*fuzz.NO_INTEGERS, 0, -1)
 
 
-@case("dropcore.schedules.Constant", "dropcore.schedules.Scaled", share=4)
+@case("dropcore.schedules.Constant", "dropcore.schedules.Scaled", share=15)
 def constant(draw, target):
     value = draw.choose((0.1, 3, -2.0, 0))
     if target is schedules.Constant:
@@ -854,7 +854,7 @@ def constant(draw, target):
         at_steps(draw, made, lambda step: value * factor)
 
 
-@case("dropcore.schedules.Piecewise", share=4)
+@case("dropcore.schedules.Piecewise", share=15)
 def piecewise(draw, target):
     boundaries = sorted(
         draw.rng().choice(np.arange(1, 30), draw.integer(0, 4), replace=False).tolist()
@@ -869,7 +869,7 @@ def piecewise(draw, target):
         at_steps(draw, made, lambda step: values[sum(step >= b for b in boundaries)])
 
 
-@case("dropcore.schedules.Exponential", share=6)
+@case("dropcore.schedules.Exponential", share=18)
 def exponential(draw, target):
     start, factor = (
         draw.choose((0.1, -2.0, 0, 5, np.float32(0.5))),
@@ -903,7 +903,7 @@ def exponential(draw, target):
     draw.refuse(lambda: made(-1), "a negative step")
 
 
-@case("dropcore.schedules.Linear", share=4)
+@case("dropcore.schedules.Linear", share=15)
 def linear(draw, target):
     start, end, steps = (
         draw.choose((0.5, -1, 0)),
@@ -916,7 +916,7 @@ def linear(draw, target):
         at_steps(draw, made, lambda step: start + (end - start) * min(step / steps, 1.0))
 
 
-@case("dropcore.schedules.Cosine", share=6)
+@case("dropcore.schedules.Cosine", share=18)
 def cosine(draw, target):
     start, end, steps = (
         draw.choose((0.5, -1, 0)),
@@ -956,7 +956,7 @@ def cosine(draw, target):
     at_steps(draw, made, formula)
 
 
-@case("dropcore.schedules.WarmUp", share=4)
+@case("dropcore.schedules.WarmUp", share=15)
 def warm_up(draw, target):
     inner = draw.choose((0.7, 2, schedules.Linear(1.0, 0.5, 7)))
     steps, start = draw.choose((0, 1, 9, 10**400)), draw.choose((0.0, 0.1, -1))
@@ -974,7 +974,7 @@ def warm_up(draw, target):
         )
 
 
-@case("dropcore.schedules.value_at", share=5)
+@case("dropcore.schedules.value_at", share=15)
 def value_at(draw, target):
     value = draw.choose((0.5, 3, np.float32(0.25), np.array(0.5)))
     given = draw.choose((value, lambda step: value))

@@ -9,7 +9,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = [
     "expect_no_tensor",
     "expect_one_of_rate_and_keep",
     "expect_unmasked",
+    "is_several",
     "listed",
     "rounded",
     "shown",
@@ -150,6 +151,11 @@ def check_integer(what: str, value: Any, least: int, most: int | None = None) ->
     return number
 
 
+def is_several(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it is several values: bytes, whose items are integers, are not."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray)
+
+
 def _index(value: Any) -> int | None:
     """An integer of any type as an int. None for anything else, also for a bool."""
     try:
@@ -173,7 +179,7 @@ def check_axis_numbers(what: str, axes: int | Iterable[int]) -> tuple[int, ...]:
         If an axis is not an integer.
     """
     found = []
-    one = _index(axes) is not None or not isinstance(axes, Iterable)
+    one = _index(axes) is not None or not is_several(axes)
     for axis in (axes,) if one else cast(Iterable[int], axes):
         number = _index(axis)
         if number is None:

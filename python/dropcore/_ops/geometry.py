@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from dropcore._base.checks import is_several
+
 __all__ = [
     "Geometry",
     "Padding",
@@ -47,7 +49,7 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Pair:
     ValueError
         For another count of them, or one below `least` or above `LARGEST`.
     """
-    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    given = tuple(value) if is_several(value) else (value,) * axes
     kind = "a positive integer" if least == 1 else f"an integer >= {least}"
     allowed = kind if axes == 1 else f"{kind} or {axes} of them"
     try:
@@ -77,14 +79,14 @@ def padding_of(what: str, value: Any, axes: int) -> str | Sides:
         if value not in ("valid", "same"):
             raise ValueError(f"{what} must be {allowed}, got {value!r}")
         return value
-    given = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    given = tuple(value) if is_several(value) else (value,) * axes
     if axes == 1 and len(given) == 2:
         given = (given,)
     try:
         sides = tuple(
             (_index(pad_before), _index(after))
             for pad_before, after in (
-                tuple(side) if isinstance(side, Iterable) else (side, side) for side in given
+                tuple(side) if is_several(side) else (side, side) for side in given
             )
         )
     except TypeError:

@@ -167,6 +167,9 @@ def _expect_size(what: str, size: int, shape: tuple[int, ...], dtype: np.dtype[A
         raise ValueError(
             f"{what} is damaged: {dtype} of shape {shape} takes {count} bytes, and it holds {size}"
         )
+    # NumPy has no such array, even if another axis has the length 0.
+    if math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) >= 1 << 63:
+        raise ValueError(f"{what} is damaged: an array of shape {shape} is too large")
     return count
 
 

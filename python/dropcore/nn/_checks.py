@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def checked_shape(what: str, shape: Any) -> Shape:
             f"{what}: input_shape must be the shape of one sample, got an array of shape "
             f"{np.shape(shape)}; use x.shape[1:]"
         )
-    found = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else None
+    found = tuple(shape) if checks.is_several(shape) else None
     if found is None or any(
         n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")) for n in found
     ):

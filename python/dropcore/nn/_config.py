@@ -118,7 +118,7 @@ def decode(config: Any, custom: Mapping[str, type], depth: int = 0) -> Any:
     if not isinstance(name, str):
         raise ValueError(
             "from_config: expected a dict with a class, as to_config returns, got the keys "
-            f"{sorted(config, key=str)}"
+            f"{sorted(config, key=str)!s:.300}"
         )
     kind = custom.get(name) or KNOWN.get(name)
     if kind is None:

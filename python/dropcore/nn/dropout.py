@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dropcore._backends.gradients import Gradient
-from dropcore._base.checks import check_integer
+from dropcore._base.checks import check_integer, is_several
 from dropcore._base.decisions import INDEX_LIMIT
 from dropcore._base.device import array_namespace
 from dropcore._ops.epilogue import CompactActivation
@@ -583,7 +583,7 @@ class DropPath(Dropout):
 
 def tuple_of_axes(axes: int | Iterable[int]) -> tuple[int, ...]:
     """`shared_axes` as a tuple of int."""
-    given = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+    given: tuple[Any, ...] = tuple(axes) if is_several(axes) else (axes,)
     try:
         found = tuple(map(operator.index, given))
     except TypeError:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dropcore._backends.gradients import Gradient
+from dropcore._base.checks import is_several
 from dropcore.key import Key
 from dropcore.nn._checks import check_array, check_gradient
 from dropcore.nn.layer import Array, Backward, Layer, Shape
@@ -33,7 +34,7 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: Iterable[int]) -> None:
         super().__init__()
-        if isinstance(target_shape, int) or not isinstance(target_shape, Iterable):
+        if isinstance(target_shape, int) or not is_several(target_shape):
             raise TypeError(
                 f"Reshape: target_shape must be a tuple, the shape of one sample, got "
                 f"{target_shape!r}; did you mean ({target_shape},)?"
