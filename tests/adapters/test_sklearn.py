@@ -926,7 +926,7 @@ def test_a_search_on_a_dask_cluster(iris):
 
     scoring = {"accuracy": "accuracy", "process": process}
     search = GridSearchCV(estimator, grid, cv=3, scoring=scoring, refit="accuracy")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         workers = set(client.run(os.getpid).values())
         with joblib.parallel_config(backend="dask"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 
 import joblib
 import numpy as np
@@ -13,6 +15,7 @@ from dropcore.data import Preprocessing
 from dropcore.optim import SGD, Adam
 from dropcore.training import Callback
 from dropcore.training.metrics import Metric
+from dropcore.tuning import _search
 from dropcore.tuning._experiment import fingerprint_of, holdout_of, splits_of
 from dropcore.tuning._verdict import difference_of, verdict_of
 
@@ -706,11 +709,9 @@ def test_a_search_repeats_and_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         searched(interrupts, n_trials=14, storage=path)
     again = searched(interrupts, n_trials=14, storage=str(path))
-    finished = [t for t in again.study.trials if t.state.name in ("COMPLETE", "PRUNED")]
-    assert len(again.study.trials) == 15
     # From the eleventh trial on the sampler looks at the results of those before.
-    assert [t.params for t in finished] == params_of(whole)
-    assert [t.value for t in finished] == [t.value for t in whole.study.trials]
+    assert params_of(again) == params_of(whole)
+    assert [t.value for t in again.study.trials] == [t.value for t in whole.study.trials]
     left[0] = 99
     assert searched(interrupts, n_trials=14, storage=path).best_params == whole.best_params
     assert left[0] == 98  # a model is built to find the loss
@@ -833,8 +834,8 @@ def test_numbers_of_a_space_are_not_searched():
 def test_trials_run_side_by_side(tmp_path):
     with joblib.parallel_config(backend="threading", n_jobs=2):
         assert len(params_of(searched())) == 4
-    # Without a storage they stay in this process.
-    assert len(params_of(searched(n_jobs=2))) == 4
+    # Other processes need no storage; with one, it is written here.
+    assert params_of(searched(n_jobs=2)) == params_of(searched(n_jobs=1))
     with joblib.parallel_config(backend="loky"):
         beside = searched(n_jobs=2, storage=tmp_path / "trials.log", sampler="random", pruner=None)
     alone = searched(sampler="random", pruner=None)
@@ -842,12 +843,67 @@ def test_trials_run_side_by_side(tmp_path):
     assert sorted(map(key, beside.study.trials)) == sorted(map(key, alone.study.trials))
 
 
+class Delays:
+    """A callback that makes every other training finish last, after those that began later."""
+
+    def __init__(self, number):
+        self.left, self.number, self.lock = 0, number, threading.Lock()
+
+    def __call__(self, epoch, metrics):
+        with self.lock:
+            self.left += 1
+            first = self.left % self.number == 1
+        time.sleep(0.02 if first else 0.0)
+        return False
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_trials_that_run_side_by_side_do_not_depend_on_timing(pruner):
+    options = {"n_trials": 20, "n_jobs": 3, "pruner": pruner, "epochs": 9}
+    found = []
+    with joblib.parallel_config(backend="threading"):
+        for number in (1000, 2, 5):
+            study = searched(callbacks=[Delays(number)], **options).study
+            found.append([(t.params, t.value, t.state, t.intermediate_values)
+                          for t in study.trials])  # fmt: skip
+    assert found[0] == found[1] == found[2]
+    # A round learns from those before it, of which there are fewer than one by one.
+    assert found[0] != [(t.params, t.value, t.state, t.intermediate_values)
+                        for t in searched(**options | {"n_jobs": 1}).study.trials]  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [12, 13, 14])
+def test_a_round_that_was_interrupted_is_completed(tmp_path, monkeypatch, finished):
+    options = {"n_trials": 18, "n_jobs": 3, "storage": tmp_path / "trials.log"}
+    with joblib.parallel_config(backend="threading"):
+        whole = searched(**options | {"storage": None})
+        keep, left = _search._Rounds.keep, [finished]
+
+        def interrupts(rounds, trained):
+            keep(rounds, trained)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_search._Rounds, "keep", interrupts)
+            with pytest.raises(KeyboardInterrupt):
+                searched(**options)
+        again = searched(**options)
+    assert params_of(again) == params_of(whole)
+    assert [t.value for t in again.study.trials] == [t.value for t in whole.study.trials]
+
+
 def test_objects_of_optuna_are_taken_as_they_are():
     optuna = pytest.importorskip("optuna", reason=WITHOUT_OPTUNA)
 
     storage = optuna.storages.InMemoryStorage()
     grid = optuna.samplers.GridSampler({"rate": [0.0, 0.25]}, seed=0)
-    result = searched(n_trials=2, sampler=grid, pruner=optuna.pruners.NopPruner(), storage=storage)
+    # The sampler asks to stop when both were tried.
+    result = searched(n_trials=5, sampler=grid, pruner=optuna.pruners.NopPruner(), storage=storage)
     assert sorted(p["rate"] for p in params_of(result)) == [0.0, 0.25]
     assert optuna.load_study(study_name="dropcore", storage=storage).best_value == result.best_value
     assert len(params_of(searched(n_trials=2, pruner="hyperband", sampler="random"))) == 2

@@ -22,6 +22,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "tables": ("pandas", "pyarrow", "sklearn"),
     "save": ("safetensors",),
     "tune": ("optuna", "joblib", "sklearn"),
+    "cluster": ("dask", "distributed", "optuna", "joblib", "sklearn"),
     "datasets": ("pooch", "sklearn"),
     "report": ("matplotlib", "jinja2"),
     "plot": ("matplotlib",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +68,8 @@ def run(options: argparse.Namespace) -> Result:
     job = Job(kind, options.output, options.data, options.target, parts, Preprocessing())
     tuned = _by_rate if options.by == "rate" else _by_search
     try:
-        model, optimizer, text, data = tuned(job, options, n_outputs)
+        with _workers(options.cluster):
+            model, optimizer, text, data = tuned(job, options, n_outputs)
     except KeyboardInterrupt:
         if options.storage is not None:
             note(f"\ninterrupted: {options.storage} has the trials; the same command goes on")
@@ -79,6 +81,13 @@ def run(options: argparse.Namespace) -> Result:
     learn(job, model, optimizer, options, network="mlp")
     found = summary(job, model, what=f"mlp for {kind}", extra={"tuning": data})
     return Result(f"{text}\n\n{found.text}", found.data)
+
+
+def _workers(cluster: str | None) -> AbstractContextManager[None]:
+    """Where networks are trained: by the workers of a cluster, or by this process."""
+    from dropcore.tuning._cluster import connected
+
+    return nullcontext() if cluster is None else connected("--cluster", cluster)
 
 
 def _by_search(
@@ -234,6 +243,7 @@ COMMAND = Command(
         "dropcore tune cancer.csv --target diagnosis -o cancer.dropcore",
         "dropcore tune prices.csv --target price --trials 100 --storage trials.db -o p.dropcore",
         "dropcore tune prices.csv --target price --by rate --units 256 -o p.dropcore",
+        "dropcore tune prices.csv --target price --cluster 10.0.0.5:8786 --jobs 8 -o p.dropcore",
     ),
     options=(
         DATA,
@@ -315,10 +325,18 @@ COMMAND = Command(
         ),
         Option(
             "--jobs",
-            "number of networks trained in parallel, -1 for one for each processor",
+            "number of networks trained in parallel, -1 for one for each processor; by default 1, "
+            "with --cluster one for each thread of its workers. Each N trials of a search learn "
+            "from those before",
             kind=jobs,
-            default=1,
             metavar="N",
+            group=_SEARCH,
+        ),
+        Option(
+            "--cluster",
+            "train the networks that are tried on the workers of a Dask cluster: host:port of its "
+            "scheduler. Data and results stay here, and scores are those of this machine",
+            metavar="ADDRESS",
             group=_SEARCH,
         ),
         UNITS,

@@ -25,6 +25,7 @@ from dropcore.nn import Model
 from dropcore.training import TrainingState, fit
 from dropcore.training.callbacks import EpochEnd
 from dropcore.training.metrics import METRICS, Metric, top_of
+from dropcore.tuning._cluster import end_if_unwanted, on_worker
 
 __all__ = [
     "Experiment",
@@ -106,6 +107,8 @@ class Experiment:
         if report is not None:
             options["callbacks"] = [*options.get("callbacks", ()), report]
             options["metrics"] = self.measured
+        if on_worker():
+            options["callbacks"] = [*options.get("callbacks", ()), end_if_unwanted]
         options |= self._by_row(rows, BY_ROW)
         # Known classes are the same in all folds, and are not announced again.
         model.training_state = TrainingState(classes=self.classes)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from dropcore.tuning._experiment import (
     key_of_fold,
     splits_of,
 )
-from dropcore.tuning._parallel import run_jobs
+from dropcore.tuning._parallel import jobs_of
 from dropcore.tuning._progress import Bar
 
 __all__ = ["Search", "search"]
@@ -171,7 +171,7 @@ def search(
     n_trials : int, default 50
         Total number of trials, including those already in `storage`; pruned ones count.
     timeout : float, optional
-        Seconds after which no further trial begins.
+        Seconds after which no further round of trials begins.
     validation : float, default 0.2
         Fraction of the samples that trials are scored on, stratified for classes.
     folds : int, splitter or iterable of (train, test), optional
@@ -190,13 +190,14 @@ def search(
         chosen as in other trials.
     storage : str, path or optuna.storages.BaseStorage, optional
         Where trials are kept, so that a stopped search can be resumed: a file that ends in .db
-        (SQLite) or .log (Optuna's journal, recommended for several processes), or a URL such as
-        ``"mysql://..."``. By default they are kept in memory.
+        (SQLite) or .log (Optuna's journal, the faster one), or a URL such as ``"mysql://..."``. By
+        default they are kept in memory. Only this process uses it, and one search at a time.
     key : Key or int, default 0
     n_jobs : int, optional
-        Trials in parallel, as in `sensitivity`; without `storage` in threads of this process. Which
-        trials are finished before a choice then depends on timing: only ``n_jobs=1`` is
-        reproducible.
+        Trials at a time, as in `sensitivity`, also on a Dask cluster. They are chosen in rounds:
+        each `n_jobs` trials learn from the rounds before theirs, and are pruned by comparison with
+        those. The result depends on `n_jobs`, and neither on timing nor on where trials are
+        trained. Make `n_trials` several times as large.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal and in a notebook.
     **fit_options
@@ -210,10 +211,13 @@ def search(
     ------
     TypeError, ValueError
         If an argument is invalid, or `storage` holds a search on other data or with other options.
+    ConnectionError, ImportError
+        As in `sensitivity`.
     FloatingPointError
         If training diverged in every trial.
     KeyboardInterrupt
-        If the user interrupts. Finished trials are in `storage`.
+        If the user interrupts. Finished trials are in `storage`, and those that were begun are
+        trained again, with the same parameters, when the search goes on.
 
     References
     ----------
@@ -294,12 +298,17 @@ def search(
         kept, study = _opened(optuna, storage, higher, identity)
         if start is not None and not study.get_trials(False):
             study.enqueue_trial(dict(start))
-    trials = _Trials(build, experiment, splits, address, kept, make_sampler, trim, deadline)
-    done = len(_finished(optuna, study))
-    with Bar("search", max(n_trials - done, 0), progress) as bar, _quiet(optuna):
-        jobs = [(trials, index) for index in range(done, n_trials)]
-        for _ in run_jobs("search", _run_trial, jobs, n_jobs, share_memory=storage is None):
-            bar.update(_note(study, name))
+        study.pruner = trim  # Hyperband also says which trials a sampler looks at
+        shared = _Trials(build, experiment, splits, address, trim)
+        jobs = jobs_of("search", _train, shared, n_jobs, modules=("optuna",))
+        rounds = _Rounds(optuna, study, kept, make_sampler, n_trials, jobs.together)
+        with Bar("search", max(n_trials - rounds.finished, 0), progress) as bar:
+            while not rounds.ended and monotonic() < deadline:
+                chosen = rounds.choose(lambda trial: _built(build, trial, options))
+                with closing(jobs.run(chosen)) as results:
+                    for trained in results:
+                        rounds.keep(trained)
+                        bar.update(_note(study, name))
     complete = study.get_trials(False, (optuna.trial.TrialState.COMPLETE,))
     if not complete:
         raise FloatingPointError(
@@ -318,30 +327,40 @@ def search(
 
 @dataclass(frozen=True)
 class _Trials:
-    """How a trial is trained and scored."""
+    """How a trial is trained and scored, with parameters that were chosen before."""
 
     build: Build
     experiment: Experiment
     splits: list[Split]
     key: Key
-    storage: Any
-    make_sampler: Callable[[int], Any]
     pruner: Any
-    deadline: float
 
-    def run(self, index: int) -> None:
-        """Trial number `index` of those that finish."""
-        if monotonic() > self.deadline:
-            return
+    def trained(self, chosen: Any, before: Sequence[Any]) -> Any:
+        """A trial with its reports, value and state.
+
+        Parameters
+        ----------
+        chosen : optuna.trial.FrozenTrial
+            With parameters.
+        before : sequence of optuna.trial.FrozenTrial
+            The trials with smaller numbers, as they were when this one was chosen: the pruner
+            compares with them.
+        """
         optuna = require("optuna", "tune", "search")
-        study = optuna.load_study(
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # also in a worker
+        higher = self.experiment.higher_is_better
+        # A study of its own: what the pruner sees then does not depend on what other trials do
+        # meanwhile, and the storage is needed in one process only.
+        study = optuna.create_study(
             study_name=_NAME,
-            storage=self.storage,
-            sampler=self.make_sampler(index),
+            direction="maximize" if higher else "minimize",
+            sampler=_random(optuna, self.key),
             pruner=self.pruner,
         )
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # also in a worker
+        study.add_trials(before)
+        study.enqueue_trial(chosen.params)
         study.optimize(partial(self._score, optuna), n_trials=1)
+        return study.trials[chosen.number]
 
     def _score(self, optuna: Any, trial: Any) -> float:
         """The mean score of the folds; TrialPruned if the trial falls behind or diverges."""
@@ -393,8 +412,8 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str)
 
 
-def _run_trial(trials: _Trials, index: int) -> None:
-    trials.run(index)
+def _train(trials: _Trials, chosen: Any, before: Sequence[Any]) -> Any:
+    return trials.trained(chosen, before)
 
 
 def _built(build: Build, trial: Any, options: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
@@ -417,6 +436,105 @@ def _built(build: Build, trial: Any, options: Mapping[str, Any]) -> tuple[Model,
             "arguments of search"
         )
     return model, dict(more)
+
+
+@dataclass
+class _Rounds:
+    """Chooses trials round by round, and keeps their results in the study.
+
+    A round has as many trials as there are jobs at a time, and learns from the rounds before it.
+    All its trials are chosen before the first is trained: the choices do not depend on which trial
+    is finished first, nor on where it is trained.
+
+    Parameters
+    ----------
+    optuna : module
+    study : optuna.study.Study
+    storage : optuna.storages.BaseStorage
+        Of the study.
+    make_sampler : callable
+        Makes the sampler for the trial of a number.
+    n_trials : int
+    together : int
+        Trials of a round.
+    """
+
+    optuna: Any
+    study: Any
+    storage: Any
+    make_sampler: Callable[[int], Any]
+    n_trials: int
+    together: int
+    exhausted: bool = False
+
+    @property
+    def finished(self) -> int:
+        """The number of trials that were trained to the end or pruned."""
+        states = self.optuna.trial.TrialState
+        return len(self.study.get_trials(False, (states.COMPLETE, states.PRUNED)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether no trial is left, or the sampler has tried everything."""
+        return self.exhausted or self.finished >= self.n_trials
+
+    def choose(self, build: Callable[[Any], Any]) -> list[tuple[Any, list[Any]]]:
+        """The trials of the next round, each with those before it.
+
+        Trials of a round that was interrupted come first, with the parameters that they had.
+        """
+        states = self.optuna.trial.TrialState
+        known = self.study.get_trials(False)
+        left = {t.number: t.state for t in known if t.state in (states.RUNNING, states.WAITING)}
+        first = min(left, default=len(known))
+        begin = first // self.together * self.together
+        numbers = [
+            number
+            for number in range(first, begin + self.together)
+            if number in left or number >= len(known)
+        ][: self.n_trials - self.finished]
+        for number in numbers:
+            self.study.sampler = self.make_sampler(number)
+            running = left.get(number) == states.RUNNING
+            trial_class = self.optuna.trial.Trial
+            build(trial_class(self.study, self._id(number)) if running else self.study.ask())
+        trials = self.study.get_trials(False)
+        return [
+            (trials[number], trials[:begin] + [self._begun(t) for t in trials[begin:number]])
+            for number in numbers
+        ]
+
+    def keep(self, trained: Any) -> None:
+        """Write the reports, the value and the state of a trial to the study."""
+        storage, number = self.storage, self._id(trained.number)
+        for step, value in trained.intermediate_values.items():
+            storage.set_trial_intermediate_value(number, step, value)
+        for name, value in trained.user_attrs.items():
+            storage.set_trial_user_attr(number, name, value)
+        for name, value in trained.system_attrs.items():
+            if name != "fixed_params":
+                storage.set_trial_system_attr(number, name, value)
+        complete = trained.state == self.optuna.trial.TrialState.COMPLETE
+        try:
+            self.study.tell(trained.number, trained.value if complete else None, trained.state)
+        except RuntimeError as error:
+            # The sampler of a grid says so when all of it was tried; the trial is kept.
+            if "Study.stop" not in str(error):
+                raise
+            self.exhausted = True
+
+    def _id(self, number: int) -> int:
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        found: int = self.storage.get_trial_id_from_study_id_trial_number(study, number)
+        return found
+
+    def _begun(self, trial: Any) -> Any:
+        """A trial of the same round as it was when the round began."""
+        return self.optuna.trial.create_trial(
+            state=self.optuna.trial.TrialState.RUNNING,
+            params=trial.params,
+            distributions=trial.distributions,
+        )
 
 
 # --- Optuna --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from dropcore.tuning._experiment import (
     key_of_fold,
     splits_of,
 )
-from dropcore.tuning._parallel import run_jobs
+from dropcore.tuning._parallel import jobs_of
 from dropcore.tuning._progress import Bar
 from dropcore.tuning._results import Results
 from dropcore.tuning._verdict import Difference, difference_of, verdict_of
@@ -233,10 +234,10 @@ def sensitivity(
         the same arguments skips the models in the file; `keeps` may have changed. The file is
         replaced atomically.
     n_jobs : int, optional
-        Models that are trained in parallel, as joblib takes it: -1 is one for each processor. By
+        Models that are trained at a time, as joblib takes it: -1 is one for each processor. By
         default the number of ``joblib.parallel_config``, else 1. With
-        ``parallel_config(backend="dask")`` a Dask cluster trains them. The results do not depend on
-        it.
+        ``parallel_config(backend="dask", client=client)`` the workers of a Dask cluster train them,
+        by default one for each thread of the workers. The results do not depend on it.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal and in a notebook.
     **fit_options
@@ -252,6 +253,12 @@ def sensitivity(
     TypeError, ValueError
         If an argument is invalid, `build` returns the same model for every keep or one that was
         trained before, or `resume` holds results of other data, folds or options.
+    ConnectionError
+        If the cluster has no workers, is lost, or its workers die again and again. Finished models
+        are in the file `resume`.
+    ImportError
+        If joblib or scikit-learn is missing, or a worker of the cluster has another version of
+        dropcore or none.
     FloatingPointError
         If training diverged at every keep. Otherwise the scores of a model that diverged are NaN.
     KeyboardInterrupt
@@ -314,9 +321,11 @@ def sensitivity(
         for cell in cells
     }
     todo = [cell for cell in cells if names[cell] not in results.found]
-    jobs = _Jobs(build, experiment, splits, address)
-    with Bar("sensitivity", len(todo), progress) as bar:
-        for cell, result in run_jobs("sensitivity", _run, [(jobs, c) for c in todo], n_jobs):
+    shared = _Grid(build, experiment, splits, address)
+    jobs = jobs_of("sensitivity", _run, shared, n_jobs)
+    running = jobs.run([(cell,) for cell in todo])
+    with Bar("sensitivity", len(todo), progress) as bar, closing(running) as trained:
+        for cell, result in trained:
             results.add(names[cell], result)
             bar.update()
 
@@ -350,7 +359,7 @@ class _Cell:
 
 
 @dataclass(frozen=True)
-class _Jobs:
+class _Grid:
     """How the model of a cell is trained and scored."""
 
     build: Callable[..., Model]
@@ -365,8 +374,8 @@ class _Jobs:
         return self.experiment.run(model, self.splits[cell.fold], key)
 
 
-def _run(jobs: _Jobs, cell: _Cell) -> tuple[_Cell, dict[str, Any]]:
-    return cell, jobs.result(cell)
+def _run(grid: _Grid, cell: _Cell) -> tuple[_Cell, dict[str, Any]]:
+    return cell, grid.result(cell)
 
 
 def _built(build: Callable[..., Model], cell: _Cell) -> Model:
