@@ -140,7 +140,7 @@ class ClusterJobs:
             return future.result()
         except distributed.KilledWorker as error:
             raise ConnectionError(
-                f"{self._what}: several workers of {self._address} died while they trained the "
+                f"{self._what}: workers of {self._address} died while they trained the "
                 f"same model, as when their memory does not suffice: {error}"
             ) from error
 
@@ -189,6 +189,8 @@ class ClusterJobs:
         )
         sets = set()
         for address, answer in sorted(found.items()):
+            if isinstance(answer, OSError):
+                continue  # it was lost meanwhile; what comes in its place is checked by its tasks
             if isinstance(answer, Exception):
                 raise ConnectionError(
                     f"{self._what}: the worker {address} does not answer: {shown(answer)}"
