@@ -173,6 +173,15 @@ def test_rows_are_mixed(tmp_path):
     assert len(np.unique(np.array(first) // 100)) > 50
 
 
+def test_each_window_has_an_order_of_its_own(tmp_path):
+    path = write(tmp_path / "x.parquet", table(rows=640), [10] * 64)
+    for streams in (1, 4):
+        rows = ParquetRows(path, "label", streams=streams, window=1)
+        order = np.concatenate(numbers(rows, streams, Key(0)))
+        within = [tuple(order[order // 10 == group] % 10) for group in range(64)]
+        assert len(set(within)) > 60
+
+
 def test_many_rows_in_few_groups_are_mixed_in_place(tmp_path):
     path = write(tmp_path / "x.parquet", table(rows=1000), [1000])
     order = np.concatenate(numbers(ParquetRows(path, "label", streams=1), 100, Key(0)))
