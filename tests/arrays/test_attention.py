@@ -305,6 +305,18 @@ def test_a_mask_that_is_given_is_the_one_that_is_drawn(isa, dtype, offset):
         same(both(*values, mask=given), wanted)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_low_word_of_the_counter_begins_again_within_a_mask(isa, causal):
+    shape = (1, 2, 97, 97)
+    values = arrays(*shape, 20)
+    for before in (130, 3000, 97 * 97 + 4000):
+        offset = 2**34 - before
+        drawn = both(*values, keep=0.7, key=KEY, offset=offset, causal=causal)
+        mask = Mask(shape, keep=0.7, key=KEY, offset=offset)
+        given = Mask.given(mask.to_bool(), keep=0.7)
+        same(both(*values, mask=given, causal=causal), drawn)
+
+
 @pytest.mark.parametrize("domain", [0, 2])
 def test_every_part_of_the_key_counts(isa, domain):
     values = arrays(*SHAPE, 4)

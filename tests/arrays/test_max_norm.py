@@ -57,6 +57,15 @@ def test_what_is_inside_is_not_written(isa, axis, dtype):
     assert w.tobytes() == before
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_on_the_ball_is_not_written(isa, dtype):
+    w = np.array([[3, 4, 0], [0, 0, 5], [-4, 0, 3]], dtype)
+    for array, axis in ((w, 1), (np.ascontiguousarray(w.T), 0)):
+        found = array.copy()
+        max_norm_(found, 5.0, axis=axis)
+        np.testing.assert_array_equal(found, array)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("size", [1e-320, 1e-200, 1e-150, 1e150, 1e200, 1.5e308])
 def test_no_overflow_or_underflow_in_float64(isa, axis, size):

@@ -493,3 +493,21 @@ def test_out_must_not_overlap_an_input():
         masked_matmul(x, x.copy(), out=x)
     with pytest.raises(ValueError, match="overlaps w"):
         masked_matmul(x.copy(), x, out=x.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_keeps_nan(isa, dtype):
+    x = np.ones((3, 4), dtype)
+    x[1, 2] = np.nan
+    for columns in (5, 32, 75):
+        y = masked_matmul(x, np.ones((4, columns), dtype), activation="relu")
+        assert np.isnan(y[1]).all()
+        assert np.array_equal(y[[0, 2]], np.full((2, columns), 4, dtype))
+
+
+def test_denormal_numbers_are_numbers_again_after_a_product(isa):
+    x = np.ones((8, 8), np.float32)
+    masked_matmul(x, x)
+    tiny = np.full(64, 1e-40, np.float32)
+    assert (tiny * np.float32(1) == tiny).all()
+    assert (tiny * np.float32(1) > 0).all()

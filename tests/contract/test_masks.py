@@ -546,6 +546,13 @@ def test_masks_as_numbers_are_float32_by_default_and_of_no_other_dtypes():
             mask.to_array(other)
 
 
+def test_a_key_at_another_place_keeps_the_rest():
+    key = Key(7, 1, 2, domain=2)
+    assert key.at() == key
+    assert key.at(stream=3) == Key(7, 3, 2, domain=2)
+    assert key.at(step=4) == Key(7, 1, 4, domain=2)
+
+
 def test_a_key_from_two_words():
     assert Key.from_words(0x89ABCDEF, 0x01234567, 5, 1000) == KEY
     words = np.array([2**32 - 1, 2**31], np.uint32)

@@ -164,6 +164,13 @@ def test_the_update_of_an_embedding_is_that_of_the_whole_gradient(optimizer):
     assert not np.allclose(results[0][3], layer.params["weight"][3])
 
 
+def test_the_weights_of_padding_are_zero():
+    layer = built(Embedding(6, 4, padding_index=2), 7)
+    weight = layer.params["weight"]
+    assert not weight[2].any()
+    assert weight[[0, 1, 3, 4, 5]].all()
+
+
 def test_fit_hands_indices_on_as_they_are():
     rng = np.random.default_rng(0)
     words = rng.integers(0, 50, (300, 8))

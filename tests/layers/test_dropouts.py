@@ -155,6 +155,19 @@ def test_unit_dropout_takes_the_product_of_what_lives():
     np.testing.assert_array_equal(grads["1.weight"].columns, live[1])
 
 
+def test_gradients_of_units_that_live_are_scaled():
+    model = built(Sequential([UnitDropout(0.3), Dense(5)]), 40, dtype=np.float32)
+    x, dy = normal(9, 40, dtype=np.float32), normal(9, 5, dtype=np.float32)
+    y, dx, grads = step(model, x, dy)
+    mask = Mask((1, 40), 0.3, key=KEY)
+    weight, bias = model.params["1.weight"], model.params["1.bias"]
+    live = dropcore.dropout(x, mask=mask)
+    np.testing.assert_allclose(y, live @ weight + bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grads["1.weight"], live.T @ dy, rtol=1e-4, atol=1e-5)
+    wanted = dropcore.dropout_backward(dy @ weight.T, mask=mask)
+    np.testing.assert_allclose(dx, wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layer", "options"),
     [

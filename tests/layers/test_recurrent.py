@@ -265,6 +265,42 @@ def test_gradients_of_both_directions(merge, cell, sequences):
     check_gradients(layer, normal(3, 4, 4, seed=2), state, KEY, np.array([4, 2, 3]))
 
 
+def test_both_directions_are_two_layers():
+    layer = built(Bidirectional(LSTM(3, return_sequences=True)), None, 4)
+    x = normal(2, 5, 4, seed=2)
+    forward, backward = layer.branches
+    assert (forward.reverse, backward.reverse) == (False, True)
+    y = layer(x)
+    assert np.array_equal(y[..., :3], forward(x))
+    # The other one as a layer that reads forward what is turned round.
+    other = LSTM(3, return_sequences=True)
+    other.build((None, 4), key=1, dtype=x.dtype)
+    for name, array in other.params.items():
+        array[...] = backward.params[name]
+    np.testing.assert_allclose(y[..., 3:], other(x[:, ::-1])[:, ::-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_nan_stays_from_its_step_on(cell):
+    layer = built(layer_of(cell, 3, return_sequences=True), None, 4)
+    x = normal(2, 5, 4, seed=2)
+    x[0, 2] = np.nan
+    y = layer(x)
+    assert np.isnan(y[0, 2:]).all()
+    assert np.isfinite(y[0, :2]).all()
+    assert np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_padding_may_hold_anything(cell):
+    layer = built(layer_of(cell, 3), None, 4)
+    x, lengths = normal(2, 5, 4, seed=2), np.array([3, 5])
+    x[0, 3:] = np.nan
+    y, backward = layer.forward(x, lengths=lengths)
+    dx, grads = backward(np.ones_like(y))
+    assert all(np.isfinite(array).all() for array in (y, dx, *grads.values()))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_for_an_update_are_the_same(cell):
     layer = built(layer_of(cell, 9, recurrent_dropout=0.3, weight_dropout=0.3), None, 4)

@@ -146,3 +146,9 @@ def test_arrays_on_a_gpu_stay_there(gpu):
 def test_wrong_splits_are_refused(data, options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         split(*data, **options)
+
+
+def test_shares_are_rounded_to_the_nearest_number():
+    assert [len(rows) for rows in split_rows(7, validation=0.25)] == [5, 2]
+    assert [len(rows) for rows in split_rows(100, validation=0.29)] == [71, 29]
+    assert [len(rows) for rows in split_rows(9, validation=0.25)] == [7, 2]

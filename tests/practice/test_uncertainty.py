@@ -15,7 +15,7 @@ import scipy.stats
 from dropcore import Key
 from dropcore.data import Preprocessing, TargetScaling
 from dropcore.key import MONTE_CARLO
-from dropcore.nn import LSTM, Dense, Dropout, Sequential
+from dropcore.nn import LSTM, Dense, Dropout, GaussianNoise, Sequential
 from dropcore.uncertainty import (
     AveragingCurve,
     Mixture,
@@ -131,6 +131,15 @@ def test_without_noise_nothing_is_uncertain():
     assert not found.mutual_information.any()
     np.testing.assert_array_equal(found.entropy, found.expected_entropy)
     np.testing.assert_array_equal(found.mean, probabilities(model.predict(X)))
+
+
+def test_rounding_makes_no_information_negative():
+    """Of noise so small that the two entropies differ by rounding."""
+    model = Sequential([GaussianNoise(1e-9)])
+    logits = np.random.default_rng(0).normal(size=(2000, 5))
+    found = sample(model, logits, key=5, samples=3, kind="classes")
+    assert (found.entropy - found.expected_entropy).min() < 0
+    assert found.mutual_information.min() == 0
 
 
 def test_entropies_of_extreme_predictions():

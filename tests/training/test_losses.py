@@ -157,6 +157,7 @@ def test_extreme_logits():
 def test_hits():
     z, t = np.array([1.0, -1, 1, -1, 2]), np.array([1, 0, 0, 1, 1])
     assert BinaryCrossEntropy().n_correct(z, t) == (3, 5)
+    assert BinaryCrossEntropy().n_correct(np.zeros(3), np.array([0, 1, 0])) == (2, 3)  # a no
     assert SoftmaxCrossEntropy().n_correct(np.eye(3), np.array([0, 1, 1])) == (2, 3)
     assert SoftmaxCrossEntropy(ignore_label=0).n_correct(np.eye(3), np.array([0, 1, 1])) == (1, 2)
 

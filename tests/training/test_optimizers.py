@@ -401,3 +401,18 @@ def test_bounds_that_are_numbers_of_numpy_leave_the_dtype():
     grads = {"a": np.full(3, 2, np.float32)}
     for clip in (Clip(SGD(0.1), value=np.float64(0.5)), Clip(SGD(0.1), norm=np.float64(0.5))):
         assert clip.clipped(grads)["a"].dtype == np.float32
+
+
+class LooseMaxNorm(MaxNorm):
+    """Does something else than `MaxNorm`, which a step could apply itself."""
+
+    def __call__(self, weight):
+        weight[...] = 3
+        return weight
+
+
+def test_a_subclass_of_max_norm_is_called():
+    params, grads = {"a": np.ones((2, 2))}, {"a": np.zeros((2, 2))}
+    optimizer = SGD(0.1)
+    optimizer.apply(params, grads, optimizer.init(params), 0, {"a": LooseMaxNorm(0.5)})
+    assert np.array_equal(params["a"], np.full((2, 2), 3.0))
