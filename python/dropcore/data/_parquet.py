@@ -156,6 +156,7 @@ class ParquetRows:
 
     @property
     def groups(self) -> int:
+        """Number of row groups that have rows."""
         return len(self._groups)
 
     @property
@@ -194,7 +195,7 @@ class ParquetRows:
         """
         first = check_integer(f"{_WHAT}.read: start", start, 0, len(self))
         last = check_integer(f"{_WHAT}.read: stop", stop, first, len(self))
-        return self.of_groups(np.arange(self.groups), self._starts, first, last)
+        return self._of_groups(np.arange(self.groups), self._starts, first, last)
 
     def batches(self, batch_size: int, *, key: Key | int | None = None) -> RowBatches:
         """The batches of an epoch, as `fit` takes them.
@@ -224,7 +225,7 @@ class ParquetRows:
         size = check_integer(f"{_WHAT}.batches: batch_size", batch_size, 1)
         return RowBatches(self, size, None if key is None else as_key(key))
 
-    def of_groups(
+    def _of_groups(
         self, order: NDArray[np.int64], starts: NDArray[np.int64], first: int, last: int
     ) -> Part:
         """The rows [first, last) of row groups in some order, which begin at `starts`."""
@@ -268,11 +269,6 @@ class ParquetRows:
             found[name] = column.to_numpy()
         return found
 
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Rows of each row group."""
-        return self._sizes
-
 
 @dataclass(frozen=True)
 class _Window:
@@ -301,7 +297,7 @@ class RowBatches:
         self._order = np.arange(groups)
         if key is not None:
             self._order = Permutation(groups, key.at(stream=_OF_GROUPS)).rows()
-        self._starts = np.concatenate([[0], np.cumsum(rows.sizes[self._order])])
+        self._starts = np.concatenate([[0], np.cumsum(rows._sizes[self._order])])
         whole, rest = divmod(self._total, batch_size)
         lengths = [
             whole * len(self._share(s, batch_size)) + len(self._share(s, rest))
@@ -368,7 +364,7 @@ class RowBatches:
             max(begin, int(self._starts[left])),
             min(end, int(self._starts[right])),
         )
-        part = self._rows.of_groups(self._order, self._starts, window.first, window.last)
+        part = self._rows._of_groups(self._order, self._starts, window.first, window.last)
         self._open[stream] = window, part
         return self._open[stream]
 
