@@ -3,7 +3,7 @@
 Variables, each 0 when unset:
 DROPCORE_DEBUG=1      no optimisation, assertions, debug information
 DROPCORE_SYMBOLS=1    debug information beside full optimisation, for profilers
-DROPCORE_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
+DROPCORE_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer; `thread`: ThreadSanitizer
 DROPCORE_COVERAGE=1   gcov counters
 DROPCORE_WERROR=1     warnings are errors
 DROPCORE_NO_OPENMP=1  single-threaded even where OpenMP is there
@@ -49,6 +49,11 @@ GNU_FLAGS = [
 ]
 MSVC_FLAGS = ["/O2", "/fp:precise", "/std:c11"]
 
+SANITIZERS = {
+    "1": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-fsanitize=thread"],
+}
+
 NO_COMPILER = """\
 dropcore: no C compiler found (looked for {command!r}).
   Debian, Ubuntu:  apt-get install build-essential python3-dev
@@ -81,7 +86,7 @@ class BuildExt(build_ext):
             if chosen("DEBUG"):
                 extension.extra_compile_args += ["-O0", "-UNDEBUG"]
             if chosen("SANITIZE"):
-                flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+                flags = SANITIZERS[os.environ["DROPCORE_SANITIZE"]]
                 extension.extra_compile_args += [*flags, "-O1", "-fno-omit-frame-pointer"]
                 extension.extra_link_args += flags
             if chosen("COVERAGE"):

@@ -206,9 +206,8 @@ def main():
     sets = 3 if options.seconds < 60 else 20
     changed, memory = soak(options.seconds, sets, CALLS + planted)
     more = growth(memory, sets)
-    print(
-        f"{len(memory)} rounds, {memory[-1] / 2**20:.1f} MiB, {more / 2**20:+.2f} MiB by the line"
-    )
+    quarters = " ".join(f"{part.mean() / 2**20:.1f}" for part in np.array_split(memory, 4))
+    print(f"{len(memory)} rounds, in quarters {quarters} MiB, {more / 2**20:+.2f} MiB by the line")
     for each in changed[:5]:
         print(f"another result: {each}")
     if more > ALLOWED:
