@@ -98,7 +98,7 @@ def mask(draw, target):
         -1,
         [None],
         (True,),
-        (2**62, 2**62),
+        (2**62, 2**62, 2),
         Fuzzy(),
     )
     if kind == "given":
@@ -830,7 +830,7 @@ def noise(draw, target):
     key, fields = draw.key()
     offset = draw.offset(math.prod(shape))
     wrong = {
-        "shape": ((-1,), (1.0,), "3", None, 2.5, -1, (True,), (2**62, 2**62), [3]),
+        "shape": ((-1,), (1.0,), "3", None, 2.5, -1, (True,), (2**62, 2**62, 2), [3]),
         "key": (*fuzz.NO_KEYS, None),
         "offset": (*fuzz.NO_OFFSETS, LIMIT - math.prod(shape) + 1),
         "dtype": (*fuzz.NO_DTYPES, "no such", ">f4", Fuzzy(), 3.5),
