@@ -637,3 +637,12 @@ def test_a_team_fits_into_the_address_space():
     assert done.returncode == 0, done.stderr
     threads, team = map(int, done.stdout.split())
     assert 1 <= team <= threads <= 128
+
+
+def test_an_index_and_a_packed_mask_end_with_their_arrays():
+    x = np.ones(8, F4)
+    with pytest.raises(ValueError, match="bits must have at least 1 elements, got 0"):
+        _core.apply(np.empty_like(x), x, 0, np.empty(0, np.uint8), (1,), 1.0, None)
+    with pytest.raises(IndexError, match=r"kept_columns: index 3 is outside \[0, 3\)"):
+        _core.sgd(np.ones((2, 3), F4), np.ones((1, 1), F4), None, 0.1, 0.0, False, (2, 3, 1), 0.0,
+                  np.array([0, -1]), np.array([3]))  # fmt: skip
