@@ -50,15 +50,14 @@ class Wire:
 
         return Request(finish)
 
-    def Iallreduce(self, in_place, array):
+    def Iallreduce(self, array, result):
+        assert array is not result
         self.Isend(array, 1 - self.rank, 0)
-        return self.Irecv(array, 1 - self.rank, 0, self.on_host(array))
+        return self.Irecv(result, 1 - self.rank, 0, self.on_host(array))
 
 
 class Pair(Group):
     """One of two ranks."""
-
-    in_place = None
 
     def __init__(self, rank, comm, cuda_aware):
         self.rank, self.size, self.comm, self.aware = rank, 2, comm, cuda_aware

@@ -102,11 +102,6 @@ class Group(Alone):
         """Whether messages may be arrays of a GPU."""
         return self._ranks.cuda_aware
 
-    @property
-    def in_place(self) -> Any:
-        """What stands for the own numbers where a sum replaces them."""
-        return self._mpi.IN_PLACE
-
     def close(self) -> None:
         """Free the communicators, on all ranks."""
         self.comm.Free()

@@ -161,7 +161,7 @@ class _Bucket:
             aware = isinstance(group, Group) and group.cuda_aware
             self._staged = self._on_device and not aware
             make = self._backend.empty if self._on_device and aware else np.empty
-            self._room = make(self._size // 2 if fixed else 0, self._dtype)
+            self._room = make(self._size // 2 if fixed else self._size, self._dtype)
             if self._staged:
                 self._wire = np.empty(self._size, self._dtype)
 
@@ -210,12 +210,16 @@ class _Bucket:
             wire[...] = to_device(own, "cpu")
         elif self._on_device:
             cuda_backend().synchronize()
+        found = wire
         if self._fixed:
             yield from self._in_tree(group, wire)
         else:
-            yield [group.comm.Iallreduce(group.in_place, wire)]
+            found = self._room
+            yield [group.comm.Iallreduce(wire, found)]
         if self._staged:
-            own[...] = to_device(wire, "cuda")
+            own[...] = to_device(found, "cuda")
+        elif found is not wire:
+            self._sum, self._room = found, wire
 
     def _in_tree(self, group: Group, wire: Array) -> Iterator[Requests]:
         comm, rank, tag = group.comm, group.rank, self._tag
