@@ -14,7 +14,8 @@ import pytest
 import scipy.sparse
 
 import dropcore
-from dropcore import Mask, _core
+from dropcore import Key, Mask, _core
+from dropcore._backends import cpu
 from dropcore._backends.gradients import ProductGradient
 from dropcore._ops.convolution import ConvolutionOp
 from dropcore._ops.normalization import (
@@ -646,3 +647,12 @@ def test_an_index_and_a_packed_mask_end_with_their_arrays():
     with pytest.raises(IndexError, match=r"kept_columns: index 3 is outside \[0, 3\)"):
         _core.sgd(np.ones((2, 3), F4), np.ones((1, 1), F4), None, 0.1, 0.0, False, (2, 3, 1), 0.0,
                   np.array([0, -1]), np.array([3]))  # fmt: skip
+
+
+@pytest.mark.parametrize("offset", [0, 1, 127, 128, 2**40 + 5])
+def test_scattered_decisions_are_those_of_the_mask(offset):
+    mask = Mask((1000,), keep=0.3, key=Key(5, stream=2, step=9), offset=offset)
+    indices = np.random.default_rng(1).integers(0, 1000, 300)
+    kept = np.empty(300, np.uint8)
+    cpu.kept_at(kept, indices, mask.key, mask.domain, mask.threshold, mask.offset)
+    assert np.array_equal(kept.astype(bool), mask.to_bool()[indices])
