@@ -137,6 +137,7 @@ core = Extension(
     sources=[
         "src/cdrop/_core.pyx",
         "src/cdrop/runtime.c",
+        "src/cdrop/permutation.c",
         "src/cdrop/serial.c",
         "src/cdrop/attention.c",
         "src/cdrop/capi.c",

@@ -1,4 +1,5 @@
-# The C blocks, as the drivers see them: see kernels.h, serial.h and runtime.h.
+# The C blocks, as the drivers see them: see kernels.h, serial.h, permutation.h and
+# runtime.h.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -343,8 +344,6 @@ cdef extern from "serial.h" nogil:
     int CDROP_NORMAL_F32
     int CDROP_NORMAL_F64
     int CDROP_UNIFORM
-    void cdrop_permutation_for(cdrop_permutation *p, uint64_t n, uint64_t seed, uint32_t stream,
-                               uint32_t step)
     void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out)
     int64_t cdrop_segments(const cdrop_layout *layout)
     void cdrop_apply_segments(int dtype, const cdrop_layout *layout, const char *x, char *out,
@@ -400,3 +399,8 @@ cdef extern from "attention.h" nogil:
 
 cdef extern from "capi.h":
     const void *cdrop_api "(&cdrop_api)"
+
+
+cdef extern from "permutation.h" nogil:
+    void cdrop_permutation_for(cdrop_permutation *p, uint64_t n, uint64_t seed, uint32_t stream,
+                               uint32_t step)

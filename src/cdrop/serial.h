@@ -37,10 +37,6 @@ enum { CDROP_WORDS, CDROP_NORMAL_F32, CDROP_NORMAL_F64, CDROP_UNIFORM };
 /* out__n of the elements [index, index + n). */
 void cdrop_fill(int what, const dropcore_address *address, uint64_t index, size_t n, void *out);
 
-/* The constants of the permutation of [0, n): n in [1, 2^63), stream < CDROP_PERMUTATION_STREAMS. */
-void cdrop_permutation_for(cdrop_permutation *p, uint64_t n, uint64_t seed, uint32_t stream,
-                           uint32_t step);
-
 /* A row is the last axis; long rows are cut, so that work items are about equal. */
 #define CDROP_SEGMENT 4096
 int64_t cdrop_segments(const cdrop_layout *layout);

@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "check.h"
-#include "serial.h"
+#include "permutation.h"
 
 static const char *isa; /* whose kernels are being checked, for the messages */
 
