@@ -360,8 +360,8 @@ def test_workers_of_several_instruction_sets_are_announced(client, monkeypatch):
 
 def test_a_cluster_without_workers_is_an_error(monkeypatch):
     monkeypatch.setattr(_cluster, "_TIMEOUT", 0.3)
-    options = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
-    message = r"has no workers after 0\.3 seconds: start some by `dask worker inproc://"
+    options = {"n_workers": 0, "host": "127.0.0.1", "dashboard_address": ":0"}
+    message = r"has no workers after 0\.3 seconds: start some by `dask worker tcp://127\.0\.0\.1:"
     with (
         distributed.LocalCluster(**options) as cluster,
         distributed.Client(cluster) as client,
