@@ -1,13 +1,14 @@
 """A batch that is cut into blocks has the update of the whole."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 
 from dropcore import Key
 from dropcore.distributed._blocks import Blocks, checked_blocks, computed, tree
-from dropcore.distributed._group import ALONE
+from dropcore.distributed._group import ALONE, RankError
 from dropcore.nn import (
     ActivityRegularization,
     BatchNorm,
@@ -232,3 +233,9 @@ def test_callbacks_and_frozen_layers():
 def test_a_key_is_an_address():
     assert same(fitted(key=Key(3), blocks=2), fitted(key=3, blocks=2))
     assert not same(fitted(key=4, blocks=2), fitted(key=3, blocks=2))
+
+
+def test_an_error_of_a_rank_can_be_pickled():
+    error = pickle.loads(pickle.dumps(RankError(2, "ValueError: no")))
+    assert str(error) == "rank 2 cannot train, so none does: ValueError: no"
+    assert error.rank == 2

@@ -29,7 +29,22 @@ _NUMBERS, _HERE = 1, 2
 
 
 class RankError(RuntimeError):
-    """Another rank of the run cannot train; the message says which one, and why."""
+    """Another rank of the run cannot train; the message says which one, and why.
+
+    Parameters
+    ----------
+    rank : int
+        The one that has failed.
+    reason : str
+        Its error.
+    """
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(f"rank {rank} cannot train, so none does: {reason}")
+        self.rank, self.reason = rank, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RankError, (self.rank, self.reason)
 
 
 class Alone:
@@ -194,7 +209,7 @@ class Group(Alone):
             raise error
         for rank, message in enumerate(told):
             if message is not None:
-                raise RankError(f"rank {rank} cannot train, so none does: {message}")
+                raise RankError(rank, message)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
