@@ -6,9 +6,10 @@
 For each number of ranks the script starts itself under mpirun, each rank on a processor of its own
 as far as there are enough, and with one thread. The numbers of ranks take turns, there and back, so
 that a drift of the machine's speed meets all alike. Reported are medians over the epochs, or the
-calls, of all rounds: an update without and with blocks, which take turns within a process; forward and backward
-pass, gradients into buckets, and the update of the weights, in processor time of rank 0; and on two
-ranks the time of messages by their size. ``bench/ranks_model.py`` fits a model to the file.
+calls, of all rounds: an update without and with blocks, which take turns within a process; forward
+and backward pass, gradients into buckets, and the update of the weights, in processor time of rank
+0; and on two ranks the time of messages by their size. ``bench/ranks_model.py`` fits a model to the
+file.
 """
 
 from __future__ import annotations
