@@ -221,7 +221,7 @@ def nonfinite():
 
 
 def checkpointed(folder, blocks, mode="", epochs=6):
-    """A run that saves every 2 updates, and goes on from there; one rank may be killed."""
+    """Train, saving every 2 updates, or resume from the file; one rank may be killed."""
     path = Path(folder) / "model.dropcore"
     callbacks = [Checkpoint(path, every_updates=2), EarlyStopping("loss", patience=50)]
     if mode == "kill":
