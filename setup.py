@@ -25,6 +25,7 @@ from extension_helpers import add_openmp_flags_if_available
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 
@@ -97,6 +98,20 @@ class BuildExt(build_ext):
         super().build_extensions()
 
 
+class BuildPy(build_py):
+    """Installs the scripts of examples/papers with the package, for `dropcore reproduce`."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for script in sorted(glob("examples/papers/*.py")):
+                target = (
+                    f"{self.build_lib}/dropcore/reproduction/scripts/{os.path.basename(script)}"
+                )
+                self.mkpath(os.path.dirname(target))
+                self.copy_file(script, target)
+
+
 class BdistWheel(bdist_wheel):
     """Ignores the stable ABI of setup.cfg on free-threaded Python, which has none."""
 
@@ -160,5 +175,10 @@ setup(
         include_path=["src/cdrop"],
         compiler_directives={"language_level": 3},
     ),
-    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel, "sdist": Sdist},
+    cmdclass={
+        "build_py": BuildPy,
+        "build_ext": BuildExt,
+        "bdist_wheel": BdistWheel,
+        "sdist": Sdist,
+    },
 )

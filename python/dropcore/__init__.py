@@ -78,6 +78,7 @@ _MODULES = (
     "reference",
     "regularizers",
     "report",
+    "reproduction",
     "schedules",
     "sklearn",
     "thinc",

@@ -30,7 +30,7 @@ LEVELS = (
     ("nn/*",),
     ("datasets", "uncertainty/*", "tuning/*", "diagnosis/*"),
     ("plotting/*", "report/*"),
-    ("demo",),
+    ("demo", "reproduction/*"),
     ("cli/*", "cli", "__main__"),
     # Doors into other libraries: nothing else of the package imports them.
     ("jax", "keras", "numba", "onnx", "sklearn/*", "thinc", "torch/*"),

@@ -23,6 +23,7 @@ from dropcore.cli.explain import COMMAND as EXPLAIN
 from dropcore.cli.info import COMMAND as INFO
 from dropcore.cli.predict import COMMAND as PREDICT
 from dropcore.cli.report import COMMAND as REPORT
+from dropcore.cli.reproduce import COMMAND as REPRODUCE
 from dropcore.cli.train import COMMAND as TRAIN
 from dropcore.cli.tune import COMMAND as TUNE
 from dropcore.distributed._group import joined
@@ -31,7 +32,18 @@ __all__ = ["COMMANDS", "main", "parser"]
 
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command
-    for command in (TRAIN, TUNE, PREDICT, EVALUATE, REPORT, EXPLAIN, DEMO, INFO, BENCH)
+    for command in (
+        TRAIN,
+        TUNE,
+        PREDICT,
+        EVALUATE,
+        REPORT,
+        EXPLAIN,
+        DEMO,
+        REPRODUCE,
+        INFO,
+        BENCH,
+    )
 }
 
 FAILURES: Final = (

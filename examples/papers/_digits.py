@@ -1,0 +1,57 @@
+"""What the experiments with dense networks on MNIST share."""
+
+import numpy as np
+
+from dropcore.constraints import MaxNorm
+from dropcore.datasets import load_mnist
+from dropcore.nn import Dense, Dropout, Sequential
+from dropcore.optim import SGD
+from dropcore.schedules import Cosine
+
+LOSS = "softmax_cross_entropy"
+
+
+def digits(run):
+    """Images (n, 784) and their labels: those to train on, and those to measure on."""
+    data = load_mnist()
+    x, x_test = (images.reshape(len(images), -1) for images in (data.x_train, data.x_test))
+    return run.split(x, data.y_train, x_test, data.y_test, samples=run.settings.samples)
+
+
+def network(units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", **dense):
+    """Hidden layers of these widths, and ten logits.
+
+    The incoming weights of hidden units have at most the norm c, in the paper's meaning: c is
+    that of weights that are trained without the factor 1/keep. `dense` goes to the hidden layers.
+    """
+    layers, before = [], input_keep
+    for width in units:
+        bound = None if c is None else MaxNorm.paper(c, keep=before)
+        layers += [
+            Dropout(keep=before),
+            Dense(width, activation=activation, constraint=bound, **dense),
+        ]
+        before = keep
+    return Sequential([*layers, Dropout(keep=before), Dense(10)])
+
+
+def train(run, model, *, name="model"):
+    """Train with momentum and a learning rate that falls to 0; return the model and its error.
+
+    The settings are those of the run: epochs, batch, learning_rate and momentum.
+    """
+    settings = run.settings
+    x, y, x_test, y_test = digits(run)
+    updates = settings.epochs * -(-len(x) // settings.batch)
+    model = run.fit(
+        model, x, y, name=name, epochs=settings.epochs, batch_size=settings.batch, loss=LOSS,
+        optimizer=SGD(Cosine(settings.learning_rate, steps=updates), momentum=settings.momentum),
+        validation_data=(x_test, y_test),
+    )  # fmt: skip
+    run.add_errors(model)
+    return model, error(model, x_test, y_test)
+
+
+def error(model, x, y):
+    """The fraction of wrong labels, in %."""
+    return 100 * float(np.mean(model.predict_labels(x) != y))

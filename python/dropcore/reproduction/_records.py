@@ -1,0 +1,207 @@
+"""Finished runs: a line of JSON each, in a file that is appended to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcore.reproduction._experiment import Experiment
+
+__all__ = ["Record", "Results", "append_record", "read_records", "read_results", "write_records"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes
+    ----------
+    row : str
+    seed : int
+    settings : dict
+        All of them.
+    values : dict of str to float
+        Of each measure.
+    curves : dict of str to pair of lists
+        Such as the number of updates, and the error after it.
+    updates : int
+        Of all networks that were trained.
+    seconds : float
+        Of their training, with the evaluations after each epoch.
+    machine : dict
+        Processor, instruction set, threads, versions of dropcore and NumPy.
+    """
+
+    row: str
+    seed: int
+    settings: dict[str, Any]
+    values: dict[str, float]
+    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    updates: int = 0
+    seconds: float = 0.0
+    machine: dict[str, Any] = field(default_factory=dict)
+
+
+class Results:
+    """Finished runs of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    records : iterable of Record
+    """
+
+    def __init__(self, experiment: Experiment, records: Iterable[Record]) -> None:
+        self.experiment = experiment
+        self.records = list(records)
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows with at least one run, in the order of the experiment."""
+        return [row.name for row in self.experiment.rows if self.of(row.name)]
+
+    def of(self, row: str) -> list[Record]:
+        """The runs of a row."""
+        return [record for record in self.records if record.row == row]
+
+    def values(self, row: str, measure: str | None = None) -> NDArray[np.float64]:
+        """A value for each run of a row; of the first measure by default."""
+        name = self.experiment.measures[0].name if measure is None else measure
+        return np.array([record.values[name] for record in self.of(row)])
+
+    def mean(self, row: str, measure: str | None = None) -> float:
+        """Over the runs of a row."""
+        return float(self.values(row, measure).mean())
+
+    def standard_error(self, row: str, measure: str | None = None) -> float:
+        """Of the mean over the runs; NaN for a single run."""
+        values = self.values(row, measure)
+        if len(values) < 2:
+            return math.nan
+        return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+    def curve(
+        self, row: str, name: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """A curve of a row: the abscissae, the mean over the runs, and its standard error.
+
+        Raises
+        ------
+        ValueError
+            If the runs have other abscissae.
+        """
+        curves = [record.curves[name] for record in self.of(row)]
+        x = np.array(curves[0][0], np.float64)
+        if any(list(x) != list(other[0]) for other in curves):
+            raise ValueError(f"the runs of {row!r} have curves {name!r} of different abscissae")
+        y = np.array([values for _, values in curves], np.float64)
+        spread = y.std(axis=0, ddof=1) / math.sqrt(len(y)) if len(y) > 1 else np.zeros(len(x))
+        return x, y.mean(axis=0), spread
+
+    def table(self) -> str:
+        """Rows with the published figures, ours with their standard errors, updates and time."""
+        measures = self.experiment.measures
+        several = len(measures) > 1
+        head = [""]
+        for measure in measures:
+            head += [f"{measure.label}: published" if several else "published"]
+            head += ["ours" if several else measure.label]
+        lines = [[*head, "runs", "updates", "minutes a run"]]
+        for row in self.rows:
+            records, published = self.of(row), self.experiment.published(row)
+            line = [row]
+            for measure in measures:
+                figure = published.get(measure.name)
+                line += ["-" if figure is None else f"{figure:.{measure.digits}f}"]
+                line += [self.shown(row, measure.name)]
+            updates = round(np.mean([record.updates for record in records]))
+            minutes = np.mean([record.seconds for record in records]) / 60
+            lines.append([*line, f"{len(records)}", f"{updates:,}", f"{minutes:.1f}"])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *(
+                cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
+            )]).rstrip()
+            for line in lines
+        )  # fmt: skip
+
+    def shown(self, row: str, measure: str | None = None) -> str:
+        """The mean and its standard error as text, "1.06 +- 0.02"."""
+        name = self.experiment.measures[0].name if measure is None else measure
+        digits = next(m.digits for m in self.experiment.measures if m.name == name)
+        error = self.standard_error(row, name)
+        spread = "" if math.isnan(error) else f" +- {error:.{digits}f}"
+        return f"{self.mean(row, name):.{digits}f}{spread}"
+
+
+def read_results(experiment: Experiment, path: str | Path) -> Results:
+    """The runs that a file has of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    path : str or path
+        A file that `reproduce` has written.
+
+    Returns
+    -------
+    Results
+        Without runs if the file does not exist.
+
+    Raises
+    ------
+    ValueError
+        If a line is no record.
+    """
+    return Results(experiment, read_records(Path(path)))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The runs in a file, the last one of each row and seed; none if there is no file.
+
+    A last line without its end, which a process left that was killed, is ignored.
+    """
+    if not path.exists():
+        return []
+    found: dict[tuple[str, int], Record] = {}
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            record = Record(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is no record of a run: {error}") from None
+        found[record.row, record.seed] = record
+    return list(found.values())
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a run by a single write, so that several processes may share a file."""
+    line = _line(record).encode()
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a process was killed while it wrote
+                line = b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Replace a file."""
+    from dropcore._base.files import replacing
+
+    with replacing("reproduce", path) as temporary:
+        temporary.write_text("".join(map(_line, records)), encoding="utf-8")
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record), allow_nan=False) + "\n"

@@ -1,0 +1,206 @@
+"""A run: one row of an experiment with one seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import dropcore
+from dropcore.nn import Model
+from dropcore.training import Checkpoint, TrainingState
+
+__all__ = ["Run"]
+
+CHECKPOINTS: Final = 40
+HELD_OUT: Final = 1 / 6
+"""10,000 of the 60,000 digits of MNIST, as in the paper."""
+
+
+class Run:
+    """One row of an experiment with one seed, as `Experiment.train` gets it.
+
+    Parameters
+    ----------
+    row : str
+    seed : int
+    settings : dict
+    folder : path
+        Where a run that is stopped keeps what it needs to continue.
+    held_out : bool
+        Whether to train without a part of the training data, and to measure on that part.
+    progress : bool or None
+        As in `dropcore.training.fit`.
+
+    Attributes
+    ----------
+    row : str
+    seed : int
+        The key of everything random.
+    settings : SimpleNamespace
+        ``run.settings.units`` is the setting "units".
+    held_out : bool
+    progress : bool or None
+    curves : dict of str to pair of lists
+        Recorded with the run, see `add_curve`.
+    updates : int
+    seconds : float
+        Of training, those of runs that were stopped included. `fit` adds to both; a loop of one's
+        own does itself.
+    """
+
+    def __init__(
+        self,
+        row: str,
+        seed: int,
+        settings: Mapping[str, Any],
+        folder: Path,
+        *,
+        held_out: bool = False,
+        progress: bool | None = None,
+    ) -> None:
+        self.row, self.seed, self.held_out, self.progress = row, seed, held_out, progress
+        self.settings = SimpleNamespace(**settings)
+        self.curves: dict[str, tuple[list[float], list[float]]] = {}
+        self.updates, self.seconds = 0, 0.0
+        digest = hashlib.sha256(json.dumps([settings, held_out], sort_keys=True).encode())
+        name = re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
+        self._stem = f"{name}-{seed}-{digest.hexdigest()[:8]}"
+        self._folder = folder
+        self._files: list[Path] = []
+
+    def file(self, name: str) -> Path:
+        """A file of this run, for what it needs to continue; deleted once the run is finished.
+
+        Other settings, seeds and rows have other files.
+
+        Parameters
+        ----------
+        name : str
+            With its suffix, such as "model.dropcore".
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._stem}-{name}"
+        if path not in self._files:
+            self._files.append(path)
+        return path
+
+    def finish(self) -> None:
+        """Delete the files of the run."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+
+    def fit(
+        self,
+        model: Model,
+        x: ArrayLike | Iterable[Any],
+        y: ArrayLike | None = None,
+        *,
+        epochs: int,
+        name: str = "model",
+        callbacks: Sequence[Any] = (),
+        **arguments: Any,
+    ) -> Model:
+        """Train a model as `dropcore.training.fit` does, from the last checkpoint if there is one.
+
+        The key is the seed of the run.
+
+        Parameters
+        ----------
+        model : Model
+            Not yet trained.
+        x, y, epochs, callbacks, **arguments
+            As of `dropcore.training.fit`.
+        name : str, default "model"
+            Different for each model that a run trains.
+
+        Returns
+        -------
+        Model
+            The trained model: `model` itself, or what was loaded from the checkpoint.
+        """
+        path = self.file(f"{name}.dropcore")
+        if path.exists():
+            model = dropcore.load(path)
+        saved = Checkpoint(path, every_epochs=max(1, epochs // CHECKPOINTS))
+        given: dict[str, Any] = {"key": self.seed, "progress": self.progress, **arguments}
+        history = model.fit(
+            x, y, epochs=epochs, callbacks=[*callbacks, saved], resume=True, **given
+        )
+        self.seconds += float(np.sum(history["seconds"]))
+        self.updates += _state(model).step
+        return model
+
+    def add_curve(self, name: str, x: ArrayLike, y: ArrayLike) -> None:
+        """Record a curve, with 6 significant digits.
+
+        Parameters
+        ----------
+        name : str
+        x, y : array_like, shape (points,)
+        """
+        across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        if across.ndim != 1 or across.shape != up.shape:
+            raise ValueError(
+                f"curve {name!r}: x and y must be vectors of one length, got shapes "
+                f"{across.shape} and {up.shape}"
+            )
+        self.curves[name] = (
+            [float(f"{value:.6g}") for value in across],
+            [float(f"{value:.6g}") for value in up],
+        )
+
+    def add_errors(self, model: Model, name: str = "test error") -> None:
+        """Record the curve of the error in %, on ``validation_data``, against the updates.
+
+        Parameters
+        ----------
+        model : Model
+            A classifier that `fit` has returned.
+        name : str, default "test error"
+        """
+        state = _state(model)
+        errors = 100 * (1 - np.array(state.history["val_accuracy"]))
+        each = state.step / len(errors)
+        self.add_curve(name, np.round(each * np.arange(1, len(errors) + 1)), errors)
+
+    def split(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        x_test: NDArray[Any],
+        y_test: NDArray[Any],
+        *,
+        samples: int | None = None,
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """What to train on, and what to measure on: the test data, or training data held out.
+
+        Parameters
+        ----------
+        x, y, x_test, y_test : ndarray, shape (samples, ...)
+            The training data in a random order.
+        samples : int, optional
+            Train on the first so many.
+
+        Returns
+        -------
+        x, y, x_test, y_test : ndarray
+            With `held_out` the last sixth of the training data instead of the test data.
+        """
+        if self.held_out:
+            rest = len(x) - round(HELD_OUT * len(x))
+            x, y, x_test, y_test = x[:rest], y[:rest], x[rest:], y[rest:]
+        return x[:samples], y[:samples], x_test, y_test
+
+
+def _state(model: Model) -> TrainingState:
+    state = model.training_state
+    assert state is not None  # the model has been trained
+    return state
