@@ -29,8 +29,8 @@ from dropcore.reproduction._experiment import Experiment, Measure, Row
 from dropcore.reproduction._pictures import draw_curves, draw_rows
 from dropcore.reproduction._records import Record, Results, read_results
 from dropcore.reproduction._reproduce import reproduce
-from dropcore.reproduction._run import Run
 from dropcore.reproduction._scripts import load_script, script_names
+from dropcore.reproduction._seeded_run import SeededRun
 
 __all__ = [
     "Experiment",
@@ -38,7 +38,7 @@ __all__ = [
     "Record",
     "Results",
     "Row",
-    "Run",
+    "SeededRun",
     "draw_curves",
     "draw_rows",
     "load_script",

@@ -9,7 +9,7 @@ from dropcore._base.checks import listed, shown
 
 if TYPE_CHECKING:
     from dropcore.reproduction._records import Results
-    from dropcore.reproduction._run import Run
+    from dropcore.reproduction._seeded_run import SeededRun
 
 __all__ = ["Experiment", "Measure", "Row"]
 
@@ -73,8 +73,8 @@ class Experiment:
         Authors, year, and the number of the table or figure.
     rows : sequence of Row
     train : callable
-        ``train(run) -> dict``: trains one row with one seed, given as a `Run`, and returns the
-        value of each measure by its name. Values are finite numbers.
+        ``train(run) -> dict``: trains one row with one seed, given as a `SeededRun`, and returns
+        the value of each measure by its name. Values are finite numbers.
     settings : dict
         What all rows have in common. They are recorded with every run.
     quick : dict
@@ -99,7 +99,7 @@ class Experiment:
         title: str,
         paper: str,
         rows: Sequence[Row],
-        train: Callable[[Run], Mapping[str, float]],
+        train: Callable[[SeededRun], Mapping[str, float]],
         settings: Mapping[str, Any],
         quick: Mapping[str, Any],
         measures: Sequence[Measure] = (Measure("test error", "%"),),

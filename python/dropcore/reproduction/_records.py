@@ -34,8 +34,9 @@ class Record:
         Such as the number of updates, and the error after it.
     updates : int
         Of all networks that were trained.
-    seconds : float
-        Of their training, with the evaluations after each epoch.
+    seconds, cpu_seconds : float
+        Of their training, with the evaluations after each epoch: the time that passed, and that of
+        all threads, which does not depend on what else the machine does.
     machine : dict
         Processor, instruction set, threads, versions of dropcore and NumPy.
     """
@@ -47,6 +48,7 @@ class Record:
     curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     updates: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     machine: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ class Results:
         for measure in measures:
             head += [f"{measure.label}: published" if several else "published"]
             head += ["ours" if several else measure.label]
-        lines = [[*head, "runs", "updates", "minutes a run"]]
+        lines = [[*head, "runs", "updates", "CPU minutes a run"]]
         for row in self.rows:
             records, published = self.of(row), self.experiment.published(row)
             line = [row]
@@ -123,7 +125,7 @@ class Results:
                 line += ["-" if figure is None else f"{figure:.{measure.digits}f}"]
                 line += [self.shown(row, measure.name)]
             updates = round(np.mean([record.updates for record in records]))
-            minutes = np.mean([record.seconds for record in records]) / 60
+            minutes = np.mean([record.cpu_seconds for record in records]) / 60
             lines.append([*line, f"{len(records)}", f"{updates:,}", f"{minutes:.1f}"])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(

@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from dropcore.reproduction._records import (
     read_records,
     write_records,
 )
-from dropcore.reproduction._run import Run
+from dropcore.reproduction._seeded_run import SeededRun
 
 __all__ = ["reproduce"]
 
@@ -154,8 +154,8 @@ def _finished(
 ) -> Record:
     unfinished = path.with_suffix(".unfinished")
     held_out = settings["held_out"]
-    run = Run(row, seed, settings, unfinished, held_out=held_out, progress=progress)
-    started = perf_counter()
+    run = SeededRun(row, seed, settings, unfinished, held_out=held_out, progress=progress)
+    started, cpu_started = perf_counter(), process_time()
     values = {name: float(value) for name, value in experiment.train(run).items()}
     names = {measure.name for measure in experiment.measures}
     if set(values) != names or not all(map(math.isfinite, values.values())):
@@ -164,7 +164,8 @@ def _finished(
         )
     record = Record(
         row, seed, settings, values, run.curves, run.updates,
-        round(run.seconds or perf_counter() - started, 2), _machine(),
+        round(run.seconds or perf_counter() - started, 2),
+        round(run.cpu_seconds or process_time() - cpu_started, 2), _machine(),
     )  # fmt: skip
     run.finish()
     if unfinished.is_dir() and not any(unfinished.iterdir()):

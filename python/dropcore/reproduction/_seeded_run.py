@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from time import process_time
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -17,14 +18,14 @@ import dropcore
 from dropcore.nn import Model
 from dropcore.training import Checkpoint, TrainingState
 
-__all__ = ["Run"]
+__all__ = ["SeededRun"]
 
 CHECKPOINTS: Final = 40
 HELD_OUT: Final = 1 / 6
 """10,000 of the 60,000 digits of MNIST, as in the paper."""
 
 
-class Run:
+class SeededRun:
     """One row of an experiment with one seed, as `Experiment.train` gets it.
 
     Parameters
@@ -51,9 +52,9 @@ class Run:
     curves : dict of str to pair of lists
         Recorded with the run, see `add_curve`.
     updates : int
-    seconds : float
-        Of training, those of runs that were stopped included. `fit` adds to both; a loop of one's
-        own does itself.
+    seconds, cpu_seconds : float
+        Of training: the time that passed, and that of all threads. They include those of a run that
+        was stopped. `fit` adds to all three; a loop of one's own does so itself.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Run:
         self.row, self.seed, self.held_out, self.progress = row, seed, held_out, progress
         self.settings = SimpleNamespace(**settings)
         self.curves: dict[str, tuple[list[float], list[float]]] = {}
-        self.updates, self.seconds = 0, 0.0
+        self.updates, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         digest = hashlib.sha256(json.dumps([settings, held_out], sort_keys=True).encode())
         name = re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
         self._stem = f"{name}-{seed}-{digest.hexdigest()[:8]}"
@@ -130,11 +131,21 @@ class Run:
         if path.exists():
             model = dropcore.load(path)
         saved = Checkpoint(path, every_epochs=max(1, epochs // CHECKPOINTS))
+        started = process_time()
+
+        def add_time(epoch: int, metrics: Mapping[str, float]) -> None:
+            nonlocal started
+            notes = _state(model).notes
+            now = process_time()
+            notes["cpu_seconds"] = notes.get("cpu_seconds", 0.0) + now - started
+            started = now
+
         given: dict[str, Any] = {"key": self.seed, "progress": self.progress, **arguments}
         history = model.fit(
-            x, y, epochs=epochs, callbacks=[*callbacks, saved], resume=True, **given
+            x, y, epochs=epochs, callbacks=[*callbacks, add_time, saved], resume=True, **given
         )
         self.seconds += float(np.sum(history["seconds"]))
+        self.cpu_seconds += _state(model).notes["cpu_seconds"]
         self.updates += _state(model).step
         return model
 
