@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_help_documents_the_commands_and_the_exit_statuses(capsys):
     assert stopped.value.code == 0
     out = capsys.readouterr().out
     for command in COMMANDS.values():
-        assert f"\n    {command.name} " in out
+        assert re.search(rf"\n    {command.name}\s", out)
     for status in ("0    success", "1    ", "2    ", "3    ", "130  "):
         assert f"\n  {status}" in out
 

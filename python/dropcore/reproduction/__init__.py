@@ -24,6 +24,8 @@ dropout papers are in ``examples/papers``, and installed with the package::
 continues from its last checkpoint.
 """
 
+import dropcore.nn
+import dropcore.plotting
 import dropcore.training  # noqa: F401
 from dropcore.reproduction._experiment import Experiment, Measure, Row
 from dropcore.reproduction._pictures import draw_curves, draw_rows

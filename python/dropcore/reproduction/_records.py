@@ -186,13 +186,10 @@ def read_records(path: Path) -> list[Record]:
 
 def append_record(path: Path, record: Record) -> None:
     """Add a run by a single write, so that several processes may share a file."""
-    line = _line(record).encode()
     with open(path, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a process was killed while it wrote
-                line = b"\n" + line
-        file.write(line)
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)  # what a killed process has begun to write
+        file.write(_line(record).encode())
         file.flush()
         os.fsync(file.fileno())
 

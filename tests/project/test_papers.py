@@ -1,0 +1,109 @@
+"""The scripts of the papers, in their quick form, on small data."""
+
+import gzip
+import math
+import struct
+
+import numpy as np
+import pytest
+
+from dropcore.reproduction import load_script, reproduce, script_names
+
+pytest.importorskip("safetensors", reason="safetensors is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+
+def written(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes(), compresslevel=1))
+
+
+def write_mnist(folder, rng):
+    """Digits that are a bright row each."""
+    folder.mkdir()
+    for part, n in (("train", 1200), ("t10k", 300)):
+        labels = rng.integers(0, 10, n).astype(np.uint8)
+        images = rng.integers(0, 60, (n, 28, 28)).astype(np.uint8)
+        images[np.arange(n), 2 * labels] = 255
+        written(folder / f"{part}-images-idx3-ubyte.gz", images)
+        written(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+
+
+def write_mr(folder, rng):
+    """Sentences with one word that tells their class."""
+    folder.mkdir()
+    for kind, word in (("pos", "good"), ("neg", "bad")):
+        sentences = []
+        for length in rng.integers(3, 20, 150):
+            words = [f"word{n}" for n in rng.integers(0, 60, length)]
+            sentences.append(" ".join([*words, word, "."]))
+        (folder / f"rt-polarity.{kind}").write_text("\n".join(sentences) + "\n")
+
+
+def write_ptb(folder, rng):
+    """Lines of few different words."""
+    folder.mkdir()
+    words = np.array([f"w{n}" for n in range(30)])
+    for part, lines in (("train", 300), ("valid", 60), ("test", 60)):
+        text = [" ".join(words[rng.integers(0, 30, 9)]) for _ in range(lines)]
+        if part == "train":
+            text.append(" ".join(words))
+        (folder / f"ptb.{part}.txt").write_text("".join(f" {line} \n" for line in text))
+
+
+def write_uci(folder, rng):
+    """Tables with a linear target and noise."""
+    for name, features in (("concrete", 8), ("energy", 8), ("yacht", 6)):
+        (folder / name).mkdir(parents=True)
+        x = rng.normal(size=(120, features))
+        y = x @ np.arange(1, features + 1) + rng.normal(size=120)
+        np.savetxt(folder / name / "data.txt", np.column_stack([x, y]))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with small sets in place of the real ones."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    write_mnist(folder / "MNIST", rng)
+    write_mr(folder / "MR", rng)
+    write_ptb(folder / "PTB", rng)
+    write_uci(folder / "UCI", rng)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def chosen(data, monkeypatch):
+    monkeypatch.setenv("DROPCORE_DATA", str(data))
+
+
+def test_there_are_scripts():
+    assert "mnist-max-norm" in script_names()
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_quick_form(name, tmp_path):
+    experiment = load_script(name)
+    path = tmp_path / f"{name}.jsonl"
+    results = reproduce(experiment, path, quick=True)
+    assert results.rows == [row.name for row in experiment.rows]
+    assert path.with_suffix(".png").stat().st_size > 5000
+    assert not path.with_suffix(".unfinished").exists()
+    for record in results.records:
+        assert record.updates > 0
+        for value in record.values.values():
+            assert math.isfinite(value)
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_a_seed_repeats_its_numbers_and_held_out_data_changes_them(name, tmp_path):
+    experiment = load_script(name)
+    row = experiment.rows[-1].name
+    first, again, held_out = (
+        reproduce(
+            experiment, tmp_path / f"{n}.jsonl", quick=True, rows=[row], held_out=n == 2
+        ).records[0]
+        for n in range(3)
+    )  # fmt: skip
+    assert (first.values, first.curves) == (again.values, again.curves)
+    assert (first.values, first.curves) != (held_out.values, held_out.curves)
