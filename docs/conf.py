@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "public_api",
+    "reproduced",
 ]
 root_doc = "index"
 exclude_patterns = ["gallery"]  # sphinx-gallery reads it and writes auto_gallery
