@@ -20,10 +20,12 @@ FOLDER = "papers"
 
 
 def results_of(name: str, folder: Path) -> Results:
+    """The recorded runs of an experiment."""
     return read_results(load_script(name), folder / f"{name}.jsonl")
 
 
 def shown(number: float | None, digits: int) -> str:
+    """A number, or nothing."""
     return "" if number is None else f"{number:.{digits}f}"
 
 
@@ -41,6 +43,7 @@ def summary(results: Results) -> str:
 
 
 def threads(record: Any) -> str:
+    """How many threads a run had."""
     count = record.machine["threads"]
     return f"{count} thread{'s' * (count != 1)}"
 
@@ -77,6 +80,8 @@ class Page(SphinxDirective):
 
 
 class Reproduced(Page):
+    """One experiment."""
+
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
@@ -112,6 +117,8 @@ class Reproduced(Page):
 
 
 class AllReproduced(Page):
+    """A row for each experiment."""
+
     def run(self) -> list[nodes.Node]:
         lines = []
         for name in script_names():
@@ -144,6 +151,7 @@ class AllReproduced(Page):
 
 
 def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
     app.add_directive("reproduced", Reproduced)
     app.add_directive("all-reproduced", AllReproduced)
     return {"parallel_read_safe": True}

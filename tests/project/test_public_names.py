@@ -20,7 +20,8 @@ NOUNS = [
 MODULES = [
     "constraints", "data", "datasets", "diagnosis", "distributed", "jax", "keras", "losses", "nn",
     "noise", "numba", "onnx", "optim", "plotting", "reference", "regularizers", "report",
-    "reproduction", "schedules", "sklearn", "thinc", "torch", "training", "tuning", "uncertainty", "updates",
+    "reproduction", "schedules", "sklearn", "thinc", "torch", "training", "tuning", "uncertainty",
+    "updates",
 ]  # fmt: skip
 
 # Adapters, and the module of the library that each of them needs.
