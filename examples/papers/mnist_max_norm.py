@@ -3,6 +3,10 @@
 Srivastava et al. 2014, table 2: 784-1024-1024-1024-10 with ReLU. Inputs are kept at 0.8, hidden
 units at 0.5; momentum 0.95, a learning rate that falls to 0, and c = 2. Beside them the same
 network without dropout, which is trained for fewer epochs, because it gains nothing from more.
+
+The paper made a million updates, and here there are 234,500. The learning rate was chosen with seed
+0 on digits that were held out, for the row with max-norm. Errors after 40 epochs: 1.45 % for 0.02
+and 0.05, 1.70 % for 0.1, and 0.2 diverged; after 120 epochs: 1.31 % for 0.02, 1.33 % for 0.05.
 """
 
 from dropcore.reproduction import Experiment, Row, draw_curves
@@ -37,8 +41,8 @@ EXPERIMENT = Experiment(
     train=one,
     draw=draw,
     settings={
-        "units": 1024, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 400, "batch": 128,
-        "learning_rate": 0.05, "momentum": 0.95, "samples": None,
+        "units": 1024, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 500, "batch": 128,
+        "learning_rate": 0.02, "momentum": 0.95, "samples": None,
     },
     quick={"units": 32, "epochs": 2, "samples": 500},
 )  # fmt: skip
