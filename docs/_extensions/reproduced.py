@@ -17,6 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from dropcore.reproduction import Results, load_script, read_results, script_names
 
 FOLDER = "papers"
+FEW = 6
 
 
 def results_of(name: str, folder: Path) -> Results:
@@ -42,6 +43,13 @@ def summary(results: Results) -> str:
     )
 
 
+def in_short(results: Results) -> list[str]:
+    """Rows for a list: all if they are few, else those with a published figure."""
+    if len(results.rows) <= FEW:
+        return results.rows
+    return [row for row in results.rows if results.experiment.published(row)]
+
+
 def threads(record: Any) -> str:
     """How many threads a run had."""
     count = record.machine["threads"]
@@ -62,11 +70,13 @@ class Page(SphinxDirective):
             raise self.error(f"no results have been recorded of {name}: {path} is missing")
         return results_of(name, self.folder)
 
-    def table(self, head: Iterable[str], lines: Iterable[Iterable[Any]]) -> nodes.table:
-        """A table of texts, or of nodes."""
-        head, lines = list(head), [list(line) for line in lines]
+    def table(
+        self, head: Iterable[str], lines: Iterable[Iterable[Any]], widths: Iterable[int] = ()
+    ) -> nodes.table:
+        """A table of texts, or of nodes; columns have these relative widths, if there are any."""
+        head, lines, widths = list(head), [list(line) for line in lines], list(widths)
         group = nodes.tgroup(cols=len(head))
-        group += [nodes.colspec(colwidth=1) for _ in head]
+        group += [nodes.colspec(colwidth=width) for width in widths or [1] * len(head)]
         rows = []
         for line in [head, *lines]:
             row = nodes.row()
@@ -76,7 +86,8 @@ class Page(SphinxDirective):
             rows.append(row)
         group += nodes.thead("", rows[0])
         group += nodes.tbody("", *rows[1:])
-        return nodes.table("", group, classes=["reproduced"])
+        given = ["colwidths-given"] * bool(widths)
+        return nodes.table("", group, classes=["reproduced", *given])
 
 
 class Reproduced(Page):
@@ -133,7 +144,7 @@ class AllReproduced(Page):
                         results.shown(row).replace("+-", "±"),
                     ))
                 )
-                for row in results.rows
+                for row in in_short(results)
             ]  # fmt: skip
             thumbnail = nodes.image(uri=f"{FOLDER}/{name}.png", alt=experiment.title, width="220px")
             listed = nodes.bullet_list(
@@ -147,7 +158,8 @@ class AllReproduced(Page):
                     nodes.paragraph("", "", nodes.literal(text=f"dropcore reproduce {name}")),
                 ]
             )
-        return [self.table(["experiment", "published / ours", "picture", "command"], lines)]
+        head = ["experiment", "published / ours", "picture", "command"]
+        return [self.table(head, lines, widths=(22, 30, 28, 20))]
 
 
 def setup(app: Any) -> dict[str, bool]:
