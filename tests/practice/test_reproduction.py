@@ -275,6 +275,31 @@ def test_command(script, tmp_path, capsys):
     assert capsys.readouterr().out == "blobs  Blobs (Somebody 2000, table 1)\n"
 
 
+def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
+    started = []
+
+    def run(command, **options):
+        assert command[1:3] == ["-m", "dropcore"]
+        started.append(command[3:])
+        return subprocess.CompletedProcess(command, main(command[3:]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    arguments = [
+        "reproduce", "blobs", "--quick", "--jobs", "2", "--seeds", "0,1", "-o", str(tmp_path),
+        "--set", "units=3",
+    ]  # fmt: skip
+    assert main([*arguments, "--rows", "dropout"]) == 0
+    assert sorted(words[-1] for words in started) == ["0", "1"]
+    found = lines(tmp_path / "blobs-quick.jsonl")
+    assert {(r["row"], r["settings"]["units"]) for r in found} == {("dropout", 3)}
+    assert sorted(r["seed"] for r in found) == [0, 1]
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1)
+    )
+    assert main(arguments) == 2
+    assert "2 of 2 runs failed, the first one blobs, 'plain', seed 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

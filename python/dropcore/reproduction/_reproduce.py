@@ -24,7 +24,7 @@ from dropcore.reproduction._records import (
 )
 from dropcore.reproduction._seeded_run import SeededRun
 
-__all__ = ["reproduce"]
+__all__ = ["missing_runs", "reproduce"]
 
 
 def reproduce(
@@ -85,26 +85,40 @@ def reproduce(
         If matplotlib or safetensors is missing.
     """
     path = Path(path)
-    wanted = [row.name for row in experiment.rows] if rows is None else list(rows)
-    chosen = list(experiment.seeds[:1] if quick else experiment.seeds) if seeds is None else seeds
-    given = {
-        row: {**experiment.settings_of(row, quick=quick, changed=settings), "held_out": held_out}
-        for row in wanted
-    }
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder: {path.parent}")
     _check_packages()
-    done = _done(path, given, again)
-    for seed in chosen:
-        for row in wanted:
-            if (row, seed) in done:
-                continue
-            record = _finished(experiment, row, seed, given[row], path, progress)
-            append_record(path, record)
-            report(_line(experiment, record))
+    missing = missing_runs(
+        experiment, path, rows=rows, seeds=seeds, quick=quick, held_out=held_out,
+        settings=settings, again=again,
+    )  # fmt: skip
+    for row, seed in missing:
+        own = _settings(experiment, row, quick, held_out, settings)
+        record = _finished(experiment, row, seed, own, path, progress)
+        append_record(path, record)
+        report(_line(experiment, record))
     found = Results(experiment, read_records(path))
     draw(found, path.with_suffix(".png"))
     return found
+
+
+def missing_runs(
+    experiment: Experiment,
+    path: Path,
+    *,
+    rows: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    quick: bool = False,
+    held_out: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    again: bool = False,
+) -> list[tuple[str, int]]:
+    """Rows and seeds that `reproduce` has to train, in its order; its arguments, and its errors."""
+    wanted = [row.name for row in experiment.rows] if rows is None else list(rows)
+    chosen = list(experiment.seeds[:1] if quick else experiment.seeds) if seeds is None else seeds
+    given = {row: _settings(experiment, row, quick, held_out, settings) for row in wanted}
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {path.parent}")
+    done = _done(path, given, again)
+    return [(row, seed) for seed in chosen for row in wanted if (row, seed) not in done]
 
 
 def draw(results: Results, path: Path) -> None:
@@ -116,6 +130,17 @@ def draw(results: Results, path: Path) -> None:
     (results.experiment.draw or draw_rows)(figure, results)
     with replacing("reproduce", path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix("."))
+
+
+def _settings(
+    experiment: Experiment,
+    row: str,
+    quick: bool,
+    held_out: bool,
+    changed: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What is recorded of a run."""
+    return {**experiment.settings_of(row, quick=quick, changed=changed), "held_out": held_out}
 
 
 def _done(path: Path, given: Mapping[str, Mapping[str, Any]], again: bool) -> set[tuple[str, int]]:
