@@ -98,29 +98,13 @@ class Reproduced(Page):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         results = self.results(name)
-        measures = results.experiment.measures
-        several = len(measures) > 1
-        head = [""]
-        for measure in measures:
-            head += [f"{measure.label}: published" if several else "published"]
-            head += ["ours" if several else f"ours: {measure.label}"]
-        lines = []
-        for row in results.rows:
-            published = results.experiment.published(row)
-            records = results.of(row)
-            line = [row]
-            for measure in measures:
-                line += [shown(published.get(measure.name), measure.digits)]
-                line += [results.shown(row, measure.name).replace("+-", "±")]
-            updates = sum(record.updates for record in records) / len(records)
-            minutes = sum(record.cpu_seconds for record in records) / len(records) / 60
-            lines.append([*line, f"{len(records)}", f"{updates:,.0f}", f"{minutes:.1f}"])
+        head, *lines = [[cell.replace("+-", "±") for cell in line] for line in results.cells()]
         picture = nodes.image(
             uri=f"{FOLDER}/{name}.png", alt=results.experiment.title, width="100%"
         )
         command = f"dropcore reproduce {name}"
         return [
-            self.table([*head, "runs", "updates", "CPU minutes a run"], lines),
+            self.table(head, lines),
             nodes.paragraph(text=summary(results)),
             picture,
             nodes.literal_block(command, command, language="none"),

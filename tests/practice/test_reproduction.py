@@ -330,5 +330,5 @@ def test_measures():
         two, [reproduction.Record("a", 0, {}, {"RMSE": 1.26, "log likelihood": -3})]
     )
     head, line = results.table().splitlines()
-    assert head.split()[:2] == ["RMSE:", "published"]
-    assert line.split() == ["a", "2.0", "1.3", "-", "-3.00", "1", "0", "0.0"]
+    assert head.split()[:5] == ["RMSE:", "published", "ours", "log", "likelihood"]
+    assert line.split() == ["a", "2.0", "1.3", "-3.00", "1", "0", "0.0"]  # no figure, no column

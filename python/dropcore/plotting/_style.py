@@ -61,7 +61,17 @@ def axes_for(ax: Any, *, width: float = 4.8, height: float = 3.2) -> Any:
 
 
 def styled(ax: Any) -> Any:
-    """Thin lines, a grid of values, and no box around."""
+    """The look of all pictures: thin lines, a grid of values, and no box around.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+
+    Returns
+    -------
+    matplotlib Axes
+        `ax` itself.
+    """
     ax.tick_params(colors=INK, length=3)
     for label in (ax.xaxis.label, ax.yaxis.label, ax.title):
         label.set_color(INK)
@@ -74,7 +84,14 @@ def styled(ax: Any) -> Any:
 
 
 def legend(ax: Any, **options: Any) -> None:
-    """Names of the lines, without a box."""
+    """Names of the lines, without a box.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    **options
+        As of its method ``legend``.
+    """
     ax.legend(frameon=False, labelcolor=INK, fontsize="small", **options)
 
 

@@ -28,13 +28,14 @@ import dropcore.nn
 import dropcore.plotting
 import dropcore.training  # noqa: F401
 from dropcore.reproduction._experiment import Experiment, Measure, Row
-from dropcore.reproduction._pictures import draw_curves, draw_rows
+from dropcore.reproduction._pictures import COLORS, draw_curves, draw_rows, legend, styled
 from dropcore.reproduction._records import Record, Results, read_results
 from dropcore.reproduction._reproduce import reproduce
 from dropcore.reproduction._scripts import load_script, script_names
 from dropcore.reproduction._seeded_run import SeededRun
 
 __all__ = [
+    "COLORS",
     "Experiment",
     "Measure",
     "Record",
@@ -43,8 +44,10 @@ __all__ = [
     "SeededRun",
     "draw_curves",
     "draw_rows",
+    "legend",
     "load_script",
     "read_results",
     "reproduce",
     "script_names",
+    "styled",
 ]

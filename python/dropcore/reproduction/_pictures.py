@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from dropcore.plotting._style import BLUE, CYCLE, INK, ORANGE, legend, styled, title
 from dropcore.reproduction._records import Results
 
-__all__ = ["draw_curves", "draw_rows"]
+__all__ = ["COLORS", "draw_curves", "draw_rows", "legend", "styled"]
+
+COLORS: Final = CYCLE
+"""Of rows and lines, in their order; colour-blind readers tell them apart."""
 
 
 def draw_rows(figure: Any, results: Results) -> None:

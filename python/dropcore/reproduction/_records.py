@@ -108,25 +108,45 @@ class Results:
         spread = y.std(axis=0, ddof=1) / math.sqrt(len(y)) if len(y) > 1 else np.zeros(len(x))
         return x, y.mean(axis=0), spread
 
-    def table(self) -> str:
-        """Rows with the published figures, ours with their standard errors, updates and time."""
+    def cells(self) -> list[list[str]]:
+        """A table: its head, and a line for each row with at least one run.
+
+        It has the published figures, ours with their standard errors, the number of runs, their
+        updates and time. A measure without any published figure has no column for it.
+
+        Returns
+        -------
+        list of list of str
+            All of one length.
+        """
         measures = self.experiment.measures
-        several = len(measures) > 1
+        published = {row.name: self.experiment.published(row.name) for row in self.experiment.rows}
+        known = {name for figures in published.values() for name in figures}
         head = [""]
         for measure in measures:
-            head += [f"{measure.label}: published" if several else "published"]
-            head += ["ours" if several else measure.label]
+            if len(measures) == 1:
+                head += ["published", measure.label] if known else [measure.label]
+            elif measure.name in known:
+                head += [f"{measure.label}: published", "ours"]
+            else:
+                head.append(measure.label)
         lines = [[*head, "runs", "updates", "CPU minutes a run"]]
         for row in self.rows:
-            records, published = self.of(row), self.experiment.published(row)
+            records = self.of(row)
             line = [row]
             for measure in measures:
-                figure = published.get(measure.name)
-                line += ["-" if figure is None else f"{figure:.{measure.digits}f}"]
-                line += [self.shown(row, measure.name)]
+                if measure.name in known:
+                    figure = published[row].get(measure.name)
+                    line.append("-" if figure is None else f"{figure:.{measure.digits}f}")
+                line.append(self.shown(row, measure.name))
             updates = round(np.mean([record.updates for record in records]))
             minutes = np.mean([record.cpu_seconds for record in records]) / 60
             lines.append([*line, f"{len(records)}", f"{updates:,}", f"{minutes:.1f}"])
+        return lines
+
+    def table(self) -> str:
+        """`cells` as text."""
+        lines = self.cells()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join([line[0].ljust(widths[0]), *(
