@@ -505,7 +505,7 @@ class UnitDropout(Dropout):
         As for `Dropout`.
     group : int, optional
         Rows of the global batch that share a mask, 0 ... group - 1, group ... and so on. By default
-        all of them.
+        all of them. Products under several masks are computed whole: groups save no time.
     scaling
         As for `Dropout`.
 

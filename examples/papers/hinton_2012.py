@@ -1,0 +1,43 @@
+"""MNIST without knowledge of the pixels' positions: the first three figures of dropout.
+
+Hinton et al. 2012: standard backpropagation, hidden units dropped at 0.5, and the inputs at 0.2 as
+well. The network is 784-800-800-10 with ReLU; the paper shows nets of two to four layers with 800
+to 2000 logistic units.
+"""
+
+from dropcore.reproduction import Experiment, Measure, Row, draw_curves
+
+from ._digits import network, train
+
+
+def one(run):
+    settings = run.settings
+    _, error = train(run, network(
+        [settings.units] * 2, input_keep=settings.input_keep, keep=settings.keep, c=settings.c
+    ))  # fmt: skip
+    return {"errors in 10,000": 100 * error}
+
+
+def draw(figure, results):
+    ax = figure.subplots()
+    draw_curves(ax, results, "test error")
+    ax.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.2))
+
+
+EXPERIMENT = Experiment(
+    title="784-800-800-10 on MNIST: dropout of hidden units, and of inputs",
+    paper="Hinton et al. 2012, figure 1",
+    rows=[
+        Row("standard", 160, epochs=50),
+        Row("hidden units dropped", 130, keep=0.5, c=2.0),
+        Row("hidden units and inputs dropped", 110, keep=0.5, input_keep=0.8, c=2.0),
+    ],
+    train=one,
+    draw=draw,
+    measures=[Measure("errors in 10,000", digits=0)],
+    settings={
+        "units": 800, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 140, "batch": 128,
+        "learning_rate": 0.05, "momentum": 0.95, "samples": None,
+    },
+    quick={"units": 32, "epochs": 2, "samples": 500},
+)  # fmt: skip

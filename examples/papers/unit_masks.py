@@ -1,0 +1,65 @@
+"""Masks of units, shared by the batch, against masks of elements.
+
+Graham et al. 2015: a mask that is shared by all samples of a batch makes a training step cheaper,
+because dropped units are not multiplied. It is another estimator, and a noisier one. Both are
+compared at equal epochs and, in the last row, at equal time: an epoch with unit masks takes half
+the time, so that row has twice the epochs. Masks that are shared by 16 samples each lie between the
+two; their products are computed whole.
+"""
+
+import numpy as np
+
+from dropcore.constraints import MaxNorm
+from dropcore.nn import Dense, Dropout, Sequential, UnitDropout
+from dropcore.reproduction import COLORS, Experiment, Row, draw_curves, styled
+
+from ._digits import train
+
+
+def one(run):
+    settings = run.settings
+
+    def dropout(keep):
+        if settings.mask == "elements":
+            return Dropout(keep=keep)
+        return UnitDropout(keep=keep, group=settings.group)
+
+    layers, before = [], settings.input_keep
+    for _ in range(2):
+        bound = MaxNorm.paper(settings.c, keep=before)
+        layers += [dropout(before), Dense(settings.units, activation="relu", constraint=bound)]
+        before = settings.keep
+    _, error = train(run, Sequential([*layers, dropout(before), Dense(10)]))
+    return {"test error": error}
+
+
+def draw(figure, results):
+    figure.set_size_inches(8.4, 3.8)
+    by_epoch, by_time = figure.subplots(1, 2, sharey=True)
+    draw_curves(by_epoch, results, "test error")
+    styled(by_time)
+    for row, colour in zip(results.rows, COLORS):
+        updates, error, _ = results.curve(row, "test error")
+        minutes = np.mean([record.cpu_seconds for record in results.of(row)]) / 60
+        by_time.plot(minutes * updates / updates[-1], error, color=colour, linewidth=1.6)
+    by_epoch.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.5))
+    by_time.set(xlabel="CPU minutes")
+
+
+EXPERIMENT = Experiment(
+    title="784-800-800-10 on MNIST: masks of units against masks of elements",
+    paper="Graham et al. 2015",
+    rows=[
+        Row("elements", mask="elements", keep=0.5),
+        Row("units, groups of 16", group=16, keep=0.5),
+        Row("units", keep=0.5),
+        Row("units, equal time", keep=0.5, epochs=200),
+    ],
+    train=one,
+    draw=draw,
+    settings={
+        "units": 800, "mask": "units", "group": None, "input_keep": 0.8, "keep": 0.5, "c": 2.0,
+        "epochs": 100, "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": None,
+    },
+    quick={"units": 32, "epochs": 2, "samples": 500},
+)  # fmt: skip
