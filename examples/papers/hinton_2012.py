@@ -1,8 +1,13 @@
 """MNIST without knowledge of the pixels' positions: the first three figures of dropout.
 
-Hinton et al. 2012: standard backpropagation, hidden units dropped at 0.5, and the inputs at 0.2 as
-well. The network is 784-800-800-10 with ReLU; the paper shows nets of two to four layers with 800
-to 2000 logistic units.
+Hinton et al. 2012: standard backpropagation, dropout of hidden units at 0.5, and dropout of inputs
+at 0.2 as well, with a bound on the norm of the incoming weights. The network is 784-800-800-10 with
+ReLU; those of the paper have up to four layers. The standard network is trained for fewer epochs,
+because it gains nothing from more.
+
+Learning rate and bound were chosen with seed 0 on 10,000 digits that were held out. Errors with
+both dropouts after 25 epochs: 164 for 0.02 and 151 for 0.05 with c = 2, 172 for 0.05 with c = 3.9.
+Errors of the standard network after 12 epochs: 184 for 0.02, 176 for 0.05.
 """
 
 from dropcore.reproduction import Experiment, Measure, Row, draw_curves
