@@ -18,8 +18,8 @@ def digits(run):
     return run.split(x, data.y_train, x_test, data.y_test, samples=run.settings.samples)
 
 
-def network(units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", **dense):
-    """Hidden layers of these widths, and ten logits.
+def network(units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", classes=10, **dense):
+    """Hidden layers of these widths, and the logits of the classes.
 
     The incoming weights of hidden units have at most the norm c, in the paper's meaning: c is
     that of weights that are trained without the factor 1/keep. `dense` goes to the hidden layers.
@@ -32,16 +32,17 @@ def network(units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", **den
             Dense(width, activation=activation, constraint=bound, **dense),
         ]
         before = keep
-    return Sequential([*layers, Dropout(keep=before), Dense(10)])
+    return Sequential([*layers, Dropout(keep=before), Dense(classes)])
 
 
-def train(run, model, *, name="model"):
+def train(run, model, data=None, *, name="model"):
     """Train with momentum and a learning rate that falls to 0; return the model and its error.
 
-    The settings are those of the run: epochs, batch, learning_rate and momentum.
+    The settings are those of the run: epochs, batch, learning_rate and momentum. Without `data`
+    it is `digits`.
     """
     settings = run.settings
-    x, y, x_test, y_test = digits(run)
+    x, y, x_test, y_test = data or digits(run)
     updates = settings.epochs * -(-len(x) // settings.batch)
     model = run.fit(
         model, x, y, name=name, epochs=settings.epochs, batch_size=settings.batch, loss=LOSS,
