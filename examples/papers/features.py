@@ -4,16 +4,22 @@ Srivastava et al. 2014, figures 7 and 8: one hidden layer of 256 units with ReLU
 back the digits of MNIST. With dropout of 0.5 the features turn from noise into strokes, spots and
 edges, and the mean activation of the hidden units on test images falls from about 2.0 to 0.7.
 
-Activations are those of the paper's scale: training is unscaled, and afterwards the weights behind
-the hidden layer are multiplied by keep. The loss is the cross-entropy of each pixel.
+Activations have the paper's scale: training is unscaled, and afterwards the weights behind the
+hidden layer are multiplied by keep. The loss is the cross-entropy of each pixel.
+
+The settings were chosen with seed 0 on 10,000 digits that were held out. With a standard deviation
+of 0.01 for the initial weights and no warm-up, 81 and 83 of the 256 units are never active; with
+0.02 and a warm-up of one epoch, all but one are. The mean activations after 12 epochs are then 2.66
+and 0.74.
 """
 
 import numpy as np
 
 from dropcore.nn import Dense, Dropout, Sequential
-from dropcore.optim import SGD
+from dropcore.nn.initializers import Normal
+from dropcore.optim import Adam
 from dropcore.reproduction import COLORS, Experiment, Measure, Row, legend, styled
-from dropcore.schedules import Cosine
+from dropcore.schedules import Cosine, WarmUp
 
 from ._digits import digits
 
@@ -25,20 +31,21 @@ def one(run):
     settings = run.settings
     x, _, x_test, _ = digits(run)
     updates = settings.epochs * -(-len(x) // settings.batch)
+    falling = Cosine(settings.learning_rate, steps=updates - settings.warm_up)
     model = run.fit(
         Sequential([
-            Dense(settings.units, activation="relu"),
+            Dense(settings.units, activation="relu", initializer=Normal(settings.deviation)),
             Dropout(keep=settings.keep, scaling="test"),
             Dense(x.shape[1]),
         ]),
         x, x, epochs=settings.epochs, batch_size=settings.batch, loss=settings.loss,
-        optimizer=SGD(Cosine(settings.learning_rate, steps=updates), momentum=settings.momentum),
+        optimizer=Adam(WarmUp(falling, steps=settings.warm_up)),
     )  # fmt: skip
     hidden = model[0](x_test)
     counts, _ = np.histogram(hidden, BINS)
     run.add_curve("activations", BINS[:-1], counts / hidden.size)
     run.add_curve("mean of a unit", np.arange(settings.units), np.sort(hidden.mean(axis=0)))
-    if run.seed == 0:  # that are drawn; no digit reaches beyond the inner 20 x 20 pixels
+    if run.seed == 0:  # whose features are drawn: the inner 20 x 20 pixels, which a digit fills
         weight = model[0].params["weight"].T[:SHOWN].reshape(-1, 28, 28)[:, 4:-4, 4:-4]
         levels = np.round(99 * weight / abs(weight).max(axis=(1, 2), keepdims=True))
         run.add_curve("features", np.arange(levels.size), levels.ravel())
@@ -55,12 +62,18 @@ def draw(figure, results):
     styled(ax)
     for row, grid, colour in zip(results.rows, grids, COLORS):
         bins, share, _ = results.curve(row, "activations")
-        ax.stairs(share, [*bins, BINS[-1]], color=colour, linewidth=1.6, label=row)
+        ax.stairs(share, [*bins, BINS[-1]], baseline=None, color=colour, linewidth=1.6, label=row)
         ax.axvline(results.mean(row), color=colour, linestyle=":", linewidth=1.4)
+        published = results.experiment.published(row)["mean activation"]
+        ax.plot(published, 0.03, "D", mfc="none", color=colour, transform=ax.get_xaxis_transform())
         features = next((r.curves["features"][1] for r in results.of(row) if r.seed == 0), [])
         draw_features(grid, np.reshape(features, (-1, 20, 20)))
         grid.set_title(row, loc="left", fontsize="medium")
-    ax.set(xlabel="activation (dotted: mean)", ylabel="share of activations", yscale="log")
+    ax.set(
+        xlabel="activation; dotted: mean,\ndiamond: that of the paper",
+        ylabel="share of activations",
+        yscale="log",
+    )
     legend(ax)
 
 
@@ -87,7 +100,7 @@ EXPERIMENT = Experiment(
     ],
     settings={
         "units": 256, "keep": 1.0, "loss": "binary_cross_entropy", "epochs": 60, "batch": 128,
-        "learning_rate": 0.05, "momentum": 0.95, "samples": None,
+        "learning_rate": 0.001, "warm_up": 400, "deviation": 0.02, "samples": None,
     },
-    quick={"units": 36, "epochs": 2, "samples": 500},
+    quick={"units": 36, "epochs": 2, "warm_up": 2, "samples": 500},
 )  # fmt: skip
