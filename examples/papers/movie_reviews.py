@@ -3,7 +3,13 @@
 The recipe of Srivastava et al. 2014 for text: inputs are kept at 0.8, hidden units at 0.5, and
 norms are at most 4. The paper has Reuters' documents (31.05 % of errors without dropout, 29.62 %
 with it), and no figure for these sentences. A seed chooses the half of the sentences that the
-networks are trained on, and the other half is the test data. An input says whether a word occurs.
+networks are trained on, and the other half is the test data. The 5,000 most common words are
+inputs, 1 where a word occurs; two hidden layers have 512 units.
+
+The learning rate was chosen with seed 0 on a sixth of the training half that was held out. Errors
+without dropout and with it after 20 epochs: 28.4 and 31.9 % for 0.005, 27.9 and 27.7 % for 0.01,
+27.1 and 25.9 % for 0.02, 28.0 and 26.9 % for 0.05. 60 epochs are worse than 20: 27.0 % with dropout
+at 0.02.
 """
 
 import numpy as np
@@ -53,8 +59,8 @@ EXPERIMENT = Experiment(
     train=one,
     draw=draw,
     settings={
-        "words": 5000, "units": 512, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 40,
-        "batch": 128, "learning_rate": 0.05, "momentum": 0.95, "samples": None,
+        "words": 5000, "units": 512, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 20,
+        "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": None,
     },
     quick={"words": 200, "units": 16, "epochs": 2, "samples": 500},
 )  # fmt: skip
