@@ -5,8 +5,8 @@ filters each of 3, 4 and 5 words, and of each the maximum over the sentence; dro
 of at most 3 in the output layer; batches of 50. Ten folds, each with the seed of its number, and in
 each a tenth of the other sentences chooses the epoch. The vocabulary is that of all sentences.
 
-Nothing was tuned: settings and optimiser, Adadelta, are the paper's. In the first fold, with a sixth
-of its training data held out, dropout reached 76.3 %, and the best epoch was the last of 12.
+Nothing was tuned: settings and optimiser, Adadelta, are the paper's. In the first fold, with a
+sixth of its training data held out, dropout reached 76.3 %, and the last of 12 epochs was the best.
 """
 
 import numpy as np
