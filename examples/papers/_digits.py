@@ -4,7 +4,7 @@ import numpy as np
 
 from dropcore.constraints import MaxNorm
 from dropcore.datasets import load_mnist
-from dropcore.nn import Dense, Dropout, Sequential
+from dropcore.nn import ActivityRegularization, Dense, Dropout, Sequential
 from dropcore.optim import SGD
 from dropcore.schedules import Cosine
 
@@ -18,28 +18,34 @@ def digits(run):
     return run.split(x, data.y_train, x_test, data.y_test, samples=run.settings.samples)
 
 
-def network(units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", classes=10, **dense):
+def network(
+    units, *, input_keep=1.0, keep=1.0, c=None, activation="relu", classes=10, dropout=Dropout,
+    regularizer=None, sparsity=None, **dense,
+):  # fmt: skip
     """Hidden layers of these widths, and the logits of the classes.
 
     The incoming weights of hidden units have at most the norm c, in the paper's meaning: c is
-    that of weights that are trained without the factor 1/keep. `dense` goes to the hidden layers.
+    that of weights that are trained without the factor 1/keep. `regularizer` is that of all weights
+    and `sparsity` that of the activations of hidden units. `dense` goes to the hidden layers.
     """
     layers, before = [], input_keep
     for width in units:
         bound = None if c is None else MaxNorm.paper(c, keep=before)
         layers += [
-            Dropout(keep=before),
-            Dense(width, activation=activation, constraint=bound, **dense),
+            dropout(keep=before),
+            Dense(width, activation=activation, constraint=bound, regularizer=regularizer, **dense),
         ]
+        if sparsity is not None:
+            layers.append(ActivityRegularization(sparsity))
         before = keep
-    return Sequential([*layers, Dropout(keep=before), Dense(classes)])
+    return Sequential([*layers, dropout(keep=before), Dense(classes, regularizer=regularizer)])
 
 
-def train(run, model, data=None, *, name="model"):
+def train(run, model, data=None, *, name="model", **arguments):
     """Train with momentum and a learning rate that falls to 0; return the model and its error.
 
     The settings are those of the run: epochs, batch, learning_rate and momentum. Without `data`
-    it is `digits`.
+    it is `digits`. `arguments` go to `run.fit`.
     """
     settings = run.settings
     x, y, x_test, y_test = data or digits(run)
@@ -47,7 +53,7 @@ def train(run, model, data=None, *, name="model"):
     model = run.fit(
         model, x, y, name=name, epochs=settings.epochs, batch_size=settings.batch, loss=LOSS,
         optimizer=SGD(Cosine(settings.learning_rate, steps=updates), momentum=settings.momentum),
-        validation_data=(x_test, y_test),
+        validation_data=(x_test, y_test), **arguments,
     )  # fmt: skip
     run.add_errors(model)
     return model, error(model, x_test, y_test)

@@ -184,6 +184,25 @@ def slow(seconds):
     )  # fmt: skip
 
 
+class Plain(Dense):
+    """A layer that dropcore does not know."""
+
+
+def test_a_run_with_classes_of_its_own_continues(tmp_path):
+    x, y = blobs()
+    found = []
+    for epochs in (2, 3):
+        run = SeededRun("plain", 0, {}, tmp_path)
+        model = run.fit(
+            Sequential([Plain(2)]), x, y, epochs=epochs, loss="softmax_cross_entropy",
+            custom={"Plain": Plain},
+        )  # fmt: skip
+        found.append(model.training_state.epoch)
+    assert found == [2, 3]
+    with pytest.raises(ValueError, match="custom"):
+        SeededRun("plain", 0, {}, tmp_path).fit(Sequential([Plain(2)]), x, y, epochs=4)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_run_that_is_killed_continues(tmp_path):
     (whole,) = reproduce(slow(0), tmp_path / "whole.jsonl").records

@@ -107,6 +107,7 @@ class SeededRun:
         epochs: int,
         name: str = "model",
         callbacks: Sequence[Any] = (),
+        custom: Mapping[str, type] | None = None,
         **arguments: Any,
     ) -> Model:
         """Train a model as `dropcore.training.fit` does, from the last checkpoint if there is one.
@@ -121,6 +122,8 @@ class SeededRun:
             As of `dropcore.training.fit`.
         name : str, default "model"
             Different for each model that a run trains.
+        custom : dict of str to type, optional
+            Classes of your own that the model uses, as `dropcore.load` takes them.
 
         Returns
         -------
@@ -129,7 +132,7 @@ class SeededRun:
         """
         path = self.file(f"{name}.dropcore")
         if path.exists():
-            model = dropcore.load(path)
+            model = dropcore.load(path, custom=custom)
         saved = Checkpoint(path, every_epochs=max(1, epochs // CHECKPOINTS))
         started = process_time()
 

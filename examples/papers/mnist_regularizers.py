@@ -1,0 +1,65 @@
+"""Dropout against other ways to regularise a network, on MNIST.
+
+Srivastava et al. 2014, table 9.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dropcore.regularizers import L1L2, L2, KLSparsity
+from dropcore.reproduction import Experiment, Row
+
+from ._digits import network, train
+
+
+@dataclass(frozen=True)
+class Sparsity(KLSparsity):
+    """For units of ReLU: an activation above 1 counts as 1."""
+
+    def activity_penalty(self, y):
+        return super().activity_penalty(np.minimum(y, 1))
+
+    def activity_gradient(self, y):
+        return super().activity_gradient(np.minimum(y, 1)) * (y < 1)
+
+
+def one(run):
+    settings = run.settings
+    model = network(
+        settings.units, input_keep=settings.input_keep, keep=settings.keep, c=settings.c,
+        regularizer=weights(settings),
+        sparsity=Sparsity(settings.kl, settings.target) if settings.kl else None,
+    )  # fmt: skip
+    _, error = train(run, model, custom={"Sparsity": Sparsity})
+    return {"test error": error}
+
+
+def weights(settings):
+    """The penalty for the weights; L1 takes time also where it is 0."""
+    if settings.l1:
+        return L1L2(settings.l1, settings.l2)
+    return L2(settings.l2) if settings.l2 else None
+
+
+DROPOUT = {"input_keep": 0.8, "keep": 0.5, "epochs": 130}
+
+EXPERIMENT = Experiment(
+    title="784-1024-1024-2048-10 on MNIST: ways to regularise",
+    paper="Srivastava et al. 2014, table 9",
+    rows=[
+        Row("L2", 1.62, l2=1e-5),
+        Row("L2 + L1", 1.60, l2=1e-5, l1=1e-6),
+        Row("L2 + KL sparsity", 1.55, l2=1e-5, kl=1e-4),
+        Row("max-norm", 1.35, c=2.0, epochs=40),
+        Row("dropout + L2", 1.25, l2=1e-6, **DROPOUT),
+        Row("dropout + max-norm", 1.05, c=2.0, **DROPOUT),
+    ],
+    train=one,
+    settings={
+        "units": [1024, 1024, 2048], "input_keep": 1.0, "keep": 1.0, "c": None, "l2": 0.0,
+        "l1": 0.0, "kl": 0.0, "target": 0.1, "epochs": 30, "batch": 256, "learning_rate": 0.04,
+        "momentum": 0.95, "samples": None,
+    },
+    quick={"units": [32, 32], "epochs": 2, "samples": 500},
+)  # fmt: skip
