@@ -7,6 +7,10 @@ the network without noise, in which every weight is multiplied by keep.
 The network of the paper is 784-800-800-10. Here it is 784-512-512-10, because a mask for each
 sample costs eight times the time of an epoch. Both hidden layers drop half: of their outputs
 (dropout), or of their incoming weights (DropConnect). Images are not augmented.
+
+The learning rate was chosen with seed 0 on 10,000 digits that were held out: DropConnect has errors
+without noise of 2.88 % for 0.02 and 2.48 % for 0.05 after 5 epochs, and 0.05 was better in
+`hinton_2012` with dropout and without.
 """
 
 import numpy as np
@@ -49,7 +53,7 @@ EXPERIMENT = Experiment(
     measures=[Measure("test error", "%"), Measure("error without noise", "%")],
     settings={
         "units": 512, "keep": 1.0, "weights": False, "epochs": 60, "batch": 128,
-        "learning_rate": 0.02, "momentum": 0.95, "samples": None, "networks": 100,
+        "learning_rate": 0.05, "momentum": 0.95, "samples": None, "networks": 100,
     },
     quick={"units": 32, "epochs": 2, "samples": 500, "networks": 10},
 )  # fmt: skip
