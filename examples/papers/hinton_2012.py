@@ -9,7 +9,7 @@ both dropouts after 25 epochs: 164 for 0.02 and 151 for 0.05 with c = 2, 172 for
 Errors of the standard network after 12 epochs: 184 for 0.02, 176 for 0.05.
 """
 
-from dropcore.reproduction import Experiment, Measure, Row, draw_curves
+from dropcore.reproduction import COLORS, Experiment, Measure, Row, draw_curves
 
 from ._digits import network, train
 
@@ -25,7 +25,10 @@ def one(run):
 def draw(figure, results):
     ax = figure.subplots()
     draw_curves(ax, results, "test error")
-    ax.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.2))
+    for row, colour in zip(results.rows, COLORS):
+        published = results.experiment.published(row)["errors in 10,000"] / 100
+        ax.axhline(published, color=colour, linestyle=":", linewidth=1.4)
+    ax.set(xlabel="updates (dotted: published)", ylabel="test error, %", ylim=(0.8, 2.2))
 
 
 EXPERIMENT = Experiment(

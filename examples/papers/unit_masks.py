@@ -44,6 +44,8 @@ def draw(figure, results):
         by_time.plot(minutes * updates / updates[-1], error, color=colour, linewidth=1.6)
     by_epoch.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.5))
     by_time.set(xlabel="CPU minutes")
+    for ax in (by_epoch, by_time):
+        ax.locator_params(axis="x", nbins=5)
 
 
 EXPERIMENT = Experiment(

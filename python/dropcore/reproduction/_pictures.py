@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dropcore.plotting._style import BLUE, CYCLE, INK, ORANGE, legend, styled, title
+from dropcore.plotting._style import BLUE, CYCLE, GRID, INK, ORANGE, legend, styled, title
 from dropcore.reproduction._records import Results
 
 __all__ = ["COLORS", "draw_curves", "draw_rows", "legend", "styled"]
@@ -28,7 +28,7 @@ def draw_rows(figure: Any, results: Results) -> None:
     axes = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     heights = np.arange(len(results.rows))[::-1]
     for ax, measure in zip(axes, measures, strict=True):
-        styled(ax).grid(axis="x")
+        styled(ax).grid(axis="x", color=GRID, linewidth=0.8)
         means = [results.mean(row, measure.name) for row in results.rows]
         errors = [results.standard_error(row, measure.name) for row in results.rows]
         ax.errorbar(
