@@ -46,7 +46,7 @@ def one(run):
 def draw(figure, results):
     ax = figure.subplots()
     draw_curves(ax, results, "test error")
-    ax.set(xlabel="updates", ylabel="test error, %", ylim=(22, 32))
+    ax.set(xlabel="updates", ylabel="test error, %", ylim=(24, 32))
 
 
 EXPERIMENT = Experiment(
