@@ -101,8 +101,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     settings={
         "units": 512, "activation": "relu", "input_rate": 0.0, "rate": 0.0, "epochs": 100,
-        "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": 10_000, "search": False, "trials": 30,
-        "search_epochs": 30,
+        "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": 10_000,
+        "search": False, "trials": 30, "search_epochs": 30,
     },
     quick={"units": 16, "epochs": 2, "samples": 200, "trials": 2, "search_epochs": 1},
 )  # fmt: skip

@@ -93,7 +93,7 @@ EXPERIMENT = Experiment(
     ],
     seeds=range(20),
     settings={
-        "units": 50, "rates": [0.005, 0.01, 0.05, 0.1], "l2": 1e-5, "epochs": 400, "batch": 32,
+        "units": 50, "rates": [0.005, 0.01, 0.05, 0.1], "l2": 1e-5, "epochs": 1000, "batch": 32,
         "learning_rate": 0.01, "networks": 200,
     },
     quick={"epochs": 5, "networks": 10},
