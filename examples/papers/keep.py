@@ -4,8 +4,13 @@ Srivastava et al. 2014, figure 9. With n units in each layer for every p, the er
 0.4 <= p <= 0.8. With p * n units kept on average the layers of a small p are wider, and the error
 at p = 0.1 falls from 2.7 to 1.7 %.
 
-The hidden layers are two of 512 units, or of 256 / p, which is the same at p = 0.5; the paper has
-three of 2048. Inputs are all kept, so that the error at p = 1 is that without dropout.
+The hidden layers are two of 768 units, or of 192 / p; the paper has three, of 2048, or of 256 / p
+and 512 / p. Inputs are all kept, so that the error at p = 1 is that without dropout. Networks of a
+small p are not fully trained here, after 14,070 updates.
+
+The settings were chosen with seed 0 on digits that were held out. With 512 units, errors after 6
+epochs of batches of 256 at p = 0.1, 0.5 and 1 are 9.2, 2.6 and 2.1 % for a learning rate of 0.04
+and c = 2; 54, 2.6 and 2.1 % without a bound; and 37, 4.0 and 3.4 % for 0.01 without a bound.
 """
 
 import numpy as np
@@ -28,7 +33,7 @@ def one(run):
             network([n] * settings.layers, input_keep=settings.input_keep, keep=p, c=settings.c),
             data,
             name=f"p-{p}",
-        )  # fmt: skip
+        )
         errors.append((found, error(model, *data[:2])))
     test, training = np.transpose(errors)
     run.curves.clear()  # those of the networks against updates
