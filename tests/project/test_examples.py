@@ -74,33 +74,6 @@ def test_mnist_without_a_device(mnist, monkeypatch):
     kernels.forget()
 
 
-@pytest.fixture
-def uci(tmp_path, monkeypatch):
-    """The example, with a table of which half of the variance is noise of deviation 3."""
-    folder = tmp_path / "UCI" / "yacht"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 6))
-    y = 3 * x[:, 0] + 3 * rng.normal(size=300)
-    np.savetxt(folder / "data.txt", np.column_stack([x, y]))
-    monkeypatch.setenv("DROPCORE_DATA", str(tmp_path))
-    spec = importlib.util.spec_from_file_location("uci_intervals", EXAMPLES / "uci_intervals.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "uci_intervals", module)  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_intervals_of_targets_with_known_noise(uci, capsys):
-    found = uci.main(["--sets", "yacht", "--splits", "2", "--epochs", "10", "--samples", "50"])
-    scores = found["yacht"]
-    assert 2.5 < scores.rmse < 4.2
-    assert scores.log_likelihood == pytest.approx(-2.6, abs=0.3)  # -log(3 sqrt(2 pi e)) = -2.52
-    assert 0.8 < scores.coverage <= 1
-    assert 9 < scores.width < 15  # of the noise alone: 9.9
-    assert capsys.readouterr().out.startswith("yacht, 2 splits: RMSE ")
-
-
 TINY = [
     "--layers", "1", "--width", "16", "--heads", "2", "--context", "12", "--batch", "16",
     "--updates", "120", "--every", "40", "--learning-rate", "0.02", "--prompt", "ab",

@@ -107,3 +107,22 @@ def test_a_seed_repeats_its_numbers_and_held_out_data_changes_them(name, tmp_pat
     )  # fmt: skip
     assert (first.values, first.curves) == (again.values, again.curves)
     assert (first.values, first.curves) != (held_out.values, held_out.curves)
+
+
+def test_regression_with_known_noise(tmp_path, monkeypatch):
+    """Half of the variance of the targets is noise of deviation 3."""
+    folder = tmp_path / "UCI" / "yacht"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6))
+    y = 3 * x[:, 0] + 3 * rng.normal(size=300)
+    np.savetxt(folder / "data.txt", np.column_stack([x, y]))
+    monkeypatch.setenv("DROPCORE_DATA", str(tmp_path))
+    results = reproduce(
+        load_script("uci"), tmp_path / "uci.jsonl", rows=["yacht"], seeds=[0, 1],
+        settings={"epochs": 10, "networks": 50},
+    )  # fmt: skip
+    assert 2.5 < results.mean("yacht", "RMSE") < 4.2
+    # -log(3 sqrt(2 pi e)) = -2.52
+    assert results.mean("yacht", "log likelihood") == pytest.approx(-2.6, abs=0.3)
+    assert 80 < results.mean("yacht", "coverage") <= 100
