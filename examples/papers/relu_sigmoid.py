@@ -7,6 +7,8 @@ and the learning rate by the error on a fifth of the digits, and its best networ
 all of them.
 """
 
+from time import perf_counter, process_time
+
 import numpy as np
 
 from dropcore.optim import SGD
@@ -27,9 +29,17 @@ def candidate(run, trial, updates):
     rate = trial.suggest_float("rate", 0.0, 0.8)
     learning_rate = trial.suggest_float("learning_rate", 0.002, 0.5, log=True)
     schedule = Cosine(learning_rate, steps=updates)
-    return network(
+    model = network(
         [run.settings.units] * 2, input_keep=1 - input_rate, keep=1 - rate, activation=activation
-    ), {"optimizer": SGD(schedule, momentum=run.settings.momentum)}
+    )
+    started = perf_counter(), process_time()
+
+    def time(epoch, metrics):
+        taken = perf_counter() - started[0], process_time() - started[1]
+        trial.set_user_attr("seconds", taken)
+
+    optimizer = SGD(schedule, momentum=run.settings.momentum)
+    return model, {"optimizer": optimizer, "callbacks": [time]}
 
 
 def found(run):
@@ -42,6 +52,10 @@ def found(run):
         validation=0.2, metric="accuracy", storage=run.file("search.log"), key=run.seed,
         progress=False, loss=LOSS, epochs=settings.search_epochs, batch_size=settings.batch,
     )  # fmt: skip
+    for trial in result.study.trials:
+        run.updates += len(trial.intermediate_values) * updates // settings.search_epochs
+        seconds, cpu_seconds = trial.user_attrs.get("seconds", (0.0, 0.0))
+        run.seconds, run.cpu_seconds = run.seconds + seconds, run.cpu_seconds + cpu_seconds
     for activation in ACTIVATIONS:
         trials = [
             (trial.params["rate"], 100 * (1 - trial.value))
@@ -78,11 +92,11 @@ def draw(figure, results):
         if points:
             rates, errors = np.concatenate([np.array(p) for p in points], axis=1)
             trials.plot(rates, errors, "o", ms=4, color=colour, label=activation)
+            legend(trials)
     trials.set(
         xlabel="rate of hidden units that the search tried", ylabel="error on held-out digits, %",
         ylim=(1.5, 10),
     )  # fmt: skip
-    legend(trials)
 
 
 DROPOUT = {"input_rate": 0.2, "rate": 0.5}
