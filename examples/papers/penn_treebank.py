@@ -12,7 +12,7 @@ papers have only wider networks (2x650: 82.7 and 79.7).
 The LSTM has the learning rate and the clipping of Zaremba et al.: 1 and 5 for a loss that is summed
 over 20 words, 20 and 0.25 for its mean. After one epoch without dropout the perplexity of the words
 for validation was 205 with them, and 217 with Adam at 0.003; in pieces of 35 words it was 287 and
-231. The transformer has Adam. The rates of dropout were not tuned.
+231. The transformer has Adam: 242 at 0.001, 351 at 0.003. The rates of dropout were not tuned.
 """
 
 from time import perf_counter, process_time
