@@ -1,13 +1,16 @@
 """The scripts of the papers, in their quick form, on small data."""
 
 import gzip
+import json
 import math
+import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dropcore.reproduction import load_script, reproduce, script_names
+from dropcore.reproduction import load_script, read_results, reproduce, script_names
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -126,3 +129,39 @@ def test_regression_with_known_noise(tmp_path, monkeypatch):
     # -log(3 sqrt(2 pi e)) = -2.52
     assert results.mean("yacht", "log likelihood") == pytest.approx(-2.6, abs=0.3)
     assert 80 < results.mean("yacht", "coverage") <= 100
+
+
+# --- what the documents show ---------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+RECORDS = sorted((ROOT / "docs" / "papers").glob("*.jsonl"))
+
+
+def recorded(name):
+    return read_results(load_script(name), ROOT / "docs" / "papers" / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECORDS])
+def test_a_record_is_that_of_the_script_as_it_is(name):
+    results = recorded(name)
+    assert results.records
+    for record in results.records:
+        wanted = results.experiment.settings_of(record.row) | {"held_out": False}
+        assert record.settings == json.loads(json.dumps(wanted))
+        assert record.seed in results.experiment.seeds
+    assert (ROOT / "docs" / "papers" / f"{name}.png").is_file()
+
+
+def test_the_page_shows_each_record():
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    assert re.findall(r"^```\{reproduced\} (\S+)$", text, re.M) != []
+    assert sorted(re.findall(r"^```\{reproduced\} (\S+)$", text, re.M)) == [
+        path.stem for path in RECORDS
+    ]
+
+
+def test_ridge_regression_is_reached():
+    results = recorded("ridge")
+    for row in results.rows:
+        assert results.values(row, "difference from ridge").max() < 1
+        assert results.mean(row, "least squares from ridge") > 50
