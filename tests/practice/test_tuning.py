@@ -902,6 +902,24 @@ def test_a_round_that_was_interrupted_is_completed(tmp_path, monkeypatch, finish
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_search_killed_between_two_suggestions_chooses_the_same(tmp_path, sampler):
+    def build(trial):
+        rates = [trial.suggest_float(name, 0.0, 0.8) for name in "abc"]
+        return nn.mlp(4, 2, rate=rates[0])
+
+    options = {"n_trials": 2, "epochs": 1, "sampler": sampler}
+    path = tmp_path / "whole.log"
+    whole = params_of(searched(build, storage=path, **options))
+    lines = path.read_bytes().splitlines(keepends=True)
+    suggested = [n for n, line in enumerate(lines) if b"param_name" in line]
+    assert len(suggested) == 6
+    for n in suggested:
+        killed = tmp_path / f"{n}.log"
+        killed.write_bytes(b"".join(lines[:n]))
+        assert params_of(searched(build, storage=killed, **options)) == whole
+
+
 def test_objects_of_optuna_are_taken_as_they_are():
     optuna = pytest.importorskip("optuna", reason=WITHOUT_OPTUNA)
 

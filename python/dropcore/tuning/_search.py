@@ -495,14 +495,39 @@ class _Rounds:
         ][: self.n_trials - self.finished]
         for number in numbers:
             self.study.sampler = self.make_sampler(number)
-            running = left.get(number) == states.RUNNING
-            trial_class = self.optuna.trial.Trial
-            build(trial_class(self.study, self._id(number)) if running else self.study.ask())
+            if left.get(number) == states.RUNNING:
+                before = known[:begin] + [self._begun(t) for t in known[begin:number]]
+                self._complete(known[number], before, build)
+                build(self.optuna.trial.Trial(self.study, self._id(number)))
+            else:
+                build(self.study.ask())
         trials = self.study.get_trials(False)
         return [
             (trials[number], trials[:begin] + [self._begun(t) for t in trials[begin:number]])
             for number in numbers
         ]
+
+    def _complete(self, trial: Any, before: Sequence[Any], build: Callable[[Any], Any]) -> None:
+        """Suggest what a trial lacks if it was interrupted between two suggestions.
+
+        A sampler draws one parameter after the other. All of them are therefore drawn again, in a
+        study of its own, where none is known yet.
+        """
+        drafts = self.optuna.create_study(
+            directions=self.study.directions, sampler=self.study.sampler
+        )
+        drafts.add_trials(before)
+        drafts.add_trial(
+            self.optuna.trial.create_trial(
+                state=self.optuna.trial.TrialState.WAITING, system_attrs=trial.system_attrs
+            )
+        )
+        draft = drafts.ask()
+        build(draft)
+        for name, distribution in draft.distributions.items():
+            if name not in trial.params:
+                value = distribution.to_internal_repr(draft.params[name])
+                self.storage.set_trial_param(self._id(trial.number), name, value, distribution)
 
     def keep(self, trained: Any) -> None:
         """Write the reports, the value and the state of a trial to the study."""
