@@ -1,6 +1,16 @@
 """Dropout against other ways to regularise a network, on MNIST.
 
-Srivastava et al. 2014, table 9.
+Srivastava et al. 2014, table 9: 784-1024-1024-2048-10 with ReLU. L2 and L1 are of all weights,
+max-norm is of the incoming weights of hidden units, and the sparsity of hidden activations is the
+divergence of their means from 0.1. Rows without dropout are trained for fewer epochs, which takes
+less time: their errors on held-out digits hardly changed after 10 of 15 epochs.
+
+The settings were chosen with seed 0 on digits that were held out, with half the units and 15
+epochs, at which dropout is far from its best. Errors of L2 at a learning rate of 0.04: 1.75 % for
+1e-5, 1.86 % for 3e-5, 1.83 % for 1e-4; at 0.1: 1.78 % for 1e-5, with L1 of 3e-6 1.71 %, and with
+sparsity of 1e-4 1.63 %; these two strengths were not varied. Max-norm: 1.91 % for c = 2 at
+0.04, 1.80 % for c = 2 at 0.1, 1.57 % for c = 1 at 0.1. Dropout and L2 at 0.04: 2.15 % for 1e-6,
+2.28 % for 1e-5. Dropout and max-norm with c = 2: 2.03 % at 0.04, 2.11 % at 0.1.
 """
 
 from dataclasses import dataclass
@@ -42,23 +52,23 @@ def weights(settings):
     return L2(settings.l2) if settings.l2 else None
 
 
-DROPOUT = {"input_keep": 0.8, "keep": 0.5, "epochs": 130}
+DROPOUT = {"input_keep": 0.8, "keep": 0.5, "epochs": 130, "learning_rate": 0.04}
 
 EXPERIMENT = Experiment(
     title="784-1024-1024-2048-10 on MNIST: ways to regularise",
     paper="Srivastava et al. 2014, table 9",
     rows=[
         Row("L2", 1.62, l2=1e-5),
-        Row("L2 + L1", 1.60, l2=1e-5, l1=1e-6),
+        Row("L2 + L1", 1.60, l2=1e-5, l1=3e-6),
         Row("L2 + KL sparsity", 1.55, l2=1e-5, kl=1e-4),
-        Row("max-norm", 1.35, c=2.0, epochs=40),
+        Row("max-norm", 1.35, c=1.0, epochs=40),
         Row("dropout + L2", 1.25, l2=1e-6, **DROPOUT),
         Row("dropout + max-norm", 1.05, c=2.0, **DROPOUT),
     ],
     train=one,
     settings={
         "units": [1024, 1024, 2048], "input_keep": 1.0, "keep": 1.0, "c": None, "l2": 0.0,
-        "l1": 0.0, "kl": 0.0, "target": 0.1, "epochs": 30, "batch": 256, "learning_rate": 0.04,
+        "l1": 0.0, "kl": 0.0, "target": 0.1, "epochs": 30, "batch": 256, "learning_rate": 0.1,
         "momentum": 0.95, "samples": None,
     },
     quick={"units": [32, 32], "epochs": 2, "samples": 500},
