@@ -18,6 +18,7 @@ from dropcore.reproduction import Results, load_script, read_results, script_nam
 
 FOLDER = "papers"
 FEW = 6
+ISAS = {"scalar": "no SIMD", "avx2": "AVX2", "avx512": "AVX-512", "neon": "NEON"}
 
 
 def results_of(name: str, folder: Path) -> Results:
@@ -33,7 +34,7 @@ def shown(number: float | None, digits: int) -> str:
 def summary(results: Results) -> str:
     """The machines, the seeds and the time, in a sentence."""
     records = results.records
-    machines = sorted({f"{r.machine['isa'].upper()}, {threads(r)}" for r in records})
+    machines = sorted({f"{ISAS[r.machine['isa']]}, {threads(r)}" for r in records})
     seeds = sorted({record.seed for record in records})
     hours = sum(record.cpu_seconds for record in records) / 3600
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{seeds[0]} to {seeds[-1]}"
