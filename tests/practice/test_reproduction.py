@@ -84,6 +84,16 @@ def test_every_row_is_run_with_every_seed(experiment, tmp_path):
     assert results.standard_error("plain") == pytest.approx(abs(errors[0] - errors[1]) / 2)
 
 
+def test_a_row_may_have_seeds_of_its_own(experiment, tmp_path):
+    experiment.rows[0].seeds = (1,)
+    path = tmp_path / "blobs.jsonl"
+    reproduce(experiment, path)
+    wanted = [("dropout", 0), ("plain", 1), ("dropout", 1)]
+    assert [(run["row"], run["seed"]) for run in lines(path)] == wanted
+    results = reproduce(experiment, tmp_path / "quick.jsonl", quick=True)
+    assert [(r.row, r.seed) for r in results.records] == [("plain", 1), ("dropout", 0)]
+
+
 def test_a_seed_repeats_its_numbers(experiment, tmp_path):
     first, second, other = (
         [(r.values, r.curves) for r in reproduce(experiment, tmp_path / name, seeds=[seed]).records]

@@ -148,7 +148,7 @@ def test_a_record_is_that_of_the_script_as_it_is(name):
     for record in results.records:
         wanted = results.experiment.settings_of(record.row) | {"held_out": False}
         assert record.settings == json.loads(json.dumps(wanted))
-        assert record.seed in results.experiment.seeds
+        assert record.seed in results.experiment.seeds_of(record.row)
     assert (ROOT / "docs" / "papers" / f"{name}.png").is_file()
 
 
@@ -165,3 +165,7 @@ def test_ridge_regression_is_reached():
     for row in results.rows:
         assert results.values(row, "difference from ridge").max() < 1
         assert results.mean(row, "least squares from ridge") > 50
+
+
+def test_dropout_with_max_norm_is_reached():
+    assert recorded("mnist-max-norm").mean("dropout + max-norm") <= 1.15

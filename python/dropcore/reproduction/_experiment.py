@@ -48,14 +48,22 @@ class Row:
         Unique in its experiment.
     published : float or dict of str to float, optional
         The figure of the paper: of the first measure, or of several by their names.
+    seeds : sequence of int, optional
+        Instead of those of the experiment, for a row that takes long.
     **settings : int, float, str, bool, None, list or dict
         Added to the settings of the experiment, or instead of them.
     """
 
     def __init__(
-        self, name: str, published: float | Mapping[str, float] | None = None, **settings: Any
+        self,
+        name: str,
+        published: float | Mapping[str, float] | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
     ) -> None:
         self.name, self.published, self.settings = name, published, settings
+        self.seeds = None if seeds is None else tuple(seeds)
 
     def __repr__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
@@ -133,6 +141,11 @@ class Experiment:
         if found is None:
             return {}
         return dict(found) if isinstance(found, Mapping) else {self.measures[0].name: found}
+
+    def seeds_of(self, row: str) -> tuple[int, ...]:
+        """The seeds of a row: its own, or those of the experiment."""
+        own = self.row(row).seeds
+        return self.seeds if own is None else own
 
     def settings_of(
         self, row: str, *, quick: bool = False, changed: Mapping[str, Any] | None = None

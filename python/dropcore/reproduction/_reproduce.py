@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -113,12 +114,19 @@ def missing_runs(
 ) -> list[tuple[str, int]]:
     """Rows and seeds that `reproduce` has to train, in its order; its arguments, and its errors."""
     wanted = [row.name for row in experiment.rows] if rows is None else list(rows)
-    chosen = list(experiment.seeds[:1] if quick else experiment.seeds) if seeds is None else seeds
+    chosen = {row: experiment.seeds_of(row) if seeds is None else tuple(seeds) for row in wanted}
+    if quick and seeds is None:
+        chosen = {row: own[:1] for row, own in chosen.items()}
     given = {row: _settings(experiment, row, quick, held_out, settings) for row in wanted}
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}")
     done = _done(path, given, again)
-    return [(row, seed) for seed in chosen for row in wanted if (row, seed) not in done]
+    return [
+        (row, seed)
+        for seed in dict.fromkeys(chain.from_iterable(chosen.values()))
+        for row in wanted
+        if seed in chosen[row] and (row, seed) not in done
+    ]
 
 
 def draw(results: Results, path: Path) -> None:
