@@ -91,7 +91,7 @@ def test_a_row_may_have_seeds_of_its_own(experiment, tmp_path):
     wanted = [("dropout", 0), ("plain", 1), ("dropout", 1)]
     assert [(run["row"], run["seed"]) for run in lines(path)] == wanted
     results = reproduce(experiment, tmp_path / "quick.jsonl", quick=True)
-    assert [(r.row, r.seed) for r in results.records] == [("plain", 1), ("dropout", 0)]
+    assert [(r.row, r.seed) for r in results.records] == [("dropout", 0), ("plain", 1)]
 
 
 def test_a_seed_repeats_its_numbers(experiment, tmp_path):

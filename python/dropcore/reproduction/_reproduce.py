@@ -123,7 +123,7 @@ def missing_runs(
     done = _done(path, given, again)
     return [
         (row, seed)
-        for seed in dict.fromkeys(chain.from_iterable(chosen.values()))
+        for seed in sorted(set(chain.from_iterable(chosen.values())))
         for row in wanted
         if seed in chosen[row] and (row, seed) not in done
     ]
