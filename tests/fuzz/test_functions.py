@@ -31,6 +31,7 @@ ELSEWHERE = {
     "dropcore.datasets": "files from the network: tests/practice",
     "dropcore.diagnosis": "tests/practice", "dropcore.plotting": "pictures: tests/practice",
     "dropcore.report": "pages: tests/practice",
+    "dropcore.reproduction": "runs of experiments: tests/practice",
 }  # fmt: skip
 """The modules whose names have no case here, and where they are tested."""
 
