@@ -9,6 +9,9 @@ network is then fitted to all rows of training. Test rows take part in nothing b
     RMSE            of the mean of the samples, in the units of the target
     log likelihood  of the mixture of a Gaussian for each sample, in nats
     coverage        of the intervals of 90 %
+
+The paper trains for 400 epochs. On training rows of four splits of concrete that were held out, the
+RMSE was 5.31 after 400 epochs and 5.14 after 1000.
 """
 
 import numpy as np
