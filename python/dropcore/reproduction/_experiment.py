@@ -120,14 +120,28 @@ class Experiment:
         names = [row.name for row in self.rows]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"rows: need different names, got {listed(names, 12)}")
-        self.check_settings("quick", self.quick)
+        self._check_settings("quick", self.quick)
         for row in self.rows:
             for name in self.published(row.name):
                 if name not in [measure.name for measure in self.measures]:
                     raise ValueError(f"row {row.name!r}: {name!r} is no measure of the experiment")
 
     def row(self, name: str) -> Row:
-        """The row of a name; ValueError if there is none."""
+        """The row of a name.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        Row
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
         for row in self.rows:
             if row.name == name:
                 return row
@@ -136,14 +150,33 @@ class Experiment:
         )
 
     def published(self, row: str) -> dict[str, float]:
-        """The published figures of a row, by the names of the measures."""
+        """The published figures of a row.
+
+        Parameters
+        ----------
+        row : str
+
+        Returns
+        -------
+        dict of str to float
+            By the names of the measures; empty if none was published.
+        """
         found = self.row(row).published
         if found is None:
             return {}
         return dict(found) if isinstance(found, Mapping) else {self.measures[0].name: found}
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
-        """The seeds of a row: its own, or those of the experiment."""
+        """The seeds of a row: its own, or those of the experiment.
+
+        Parameters
+        ----------
+        row : str
+
+        Returns
+        -------
+        tuple of int
+        """
         own = self.row(row).seeds
         return self.seeds if own is None else own
 
@@ -160,16 +193,20 @@ class Experiment:
         changed : dict, optional
             Instead of some of them.
 
+        Returns
+        -------
+        dict of str to value
+
         Raises
         ------
         ValueError
             If there is no such row, or `changed` names a setting that does not exist.
         """
-        self.check_settings("settings", changed or {})
+        self._check_settings("settings", changed or {})
         own = self.row(row).settings
         return {**self.settings, **own, **(self.quick if quick else {}), **(changed or {})}
 
-    def check_settings(self, what: str, given: Mapping[str, Any]) -> None:
+    def _check_settings(self, what: str, given: Mapping[str, Any]) -> None:
         """ValueError for a name that is no setting of the experiment or of one of its rows."""
         known = {*self.settings, *(name for row in self.rows for name in row.settings)}
         for name in given:

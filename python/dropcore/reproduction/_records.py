@@ -71,20 +71,63 @@ class Results:
         return [row.name for row in self.experiment.rows if self.of(row.name)]
 
     def of(self, row: str) -> list[Record]:
-        """The runs of a row."""
+        """The runs of a row.
+
+        Parameters
+        ----------
+        row : str
+
+        Returns
+        -------
+        list of Record
+        """
         return [record for record in self.records if record.row == row]
 
     def values(self, row: str, measure: str | None = None) -> NDArray[np.float64]:
-        """A value for each run of a row; of the first measure by default."""
+        """A value for each run of a row.
+
+        Parameters
+        ----------
+        row : str
+        measure : str, optional
+            By default the first one.
+
+        Returns
+        -------
+        float64 array (runs,)
+        """
         name = self.experiment.measures[0].name if measure is None else measure
         return np.array([record.values[name] for record in self.of(row)])
 
     def mean(self, row: str, measure: str | None = None) -> float:
-        """Over the runs of a row."""
+        """The mean over the runs of a row.
+
+        Parameters
+        ----------
+        row : str
+        measure : str, optional
+            By default the first one.
+
+        Returns
+        -------
+        float
+        """
         return float(self.values(row, measure).mean())
 
     def standard_error(self, row: str, measure: str | None = None) -> float:
-        """Of the mean over the runs; NaN for a single run."""
+        """The standard error of the mean over the runs.
+
+        Parameters
+        ----------
+        row : str
+        measure : str, optional
+            By default the first one.
+
+        Returns
+        -------
+        float
+            NaN for a single run.
+        """
         values = self.values(row, measure)
         if len(values) < 2:
             return math.nan
@@ -93,7 +136,21 @@ class Results:
     def curve(
         self, row: str, name: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """A curve of a row: the abscissae, the mean over the runs, and its standard error.
+        """A curve of a row.
+
+        Parameters
+        ----------
+        row, name : str
+            Of a row, and of one of its curves.
+
+        Returns
+        -------
+        x : float64 array (points,)
+            The abscissae.
+        mean : float64 array (points,)
+            Over the runs.
+        standard_error : float64 array (points,)
+            Of the mean; 0 for a single run.
 
         Raises
         ------
@@ -145,7 +202,12 @@ class Results:
         return lines
 
     def table(self) -> str:
-        """`cells` as text."""
+        """Write `cells` as text.
+
+        Returns
+        -------
+        str
+        """
         lines = self.cells()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
@@ -156,7 +218,19 @@ class Results:
         )  # fmt: skip
 
     def shown(self, row: str, measure: str | None = None) -> str:
-        """The mean and its standard error as text, "1.06 +- 0.02"."""
+        """The mean and its standard error as text.
+
+        Parameters
+        ----------
+        row : str
+        measure : str, optional
+            By default the first one.
+
+        Returns
+        -------
+        str
+            Such as "1.06 +- 0.02", or "1.06" for a single run.
+        """
         name = self.experiment.measures[0].name if measure is None else measure
         digits = next(m.digits for m in self.experiment.measures if m.name == name)
         error = self.standard_error(row, name)

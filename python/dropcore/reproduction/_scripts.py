@@ -19,7 +19,13 @@ _CLONE: Final = Path(__file__).parents[3] / "examples" / "papers"
 
 
 def script_names() -> list[str]:
-    """Names of the experiments, such as "mnist-max-norm"."""
+    """The names of the experiments of the papers.
+
+    Returns
+    -------
+    list of str
+        Sorted; such as "mnist-max-norm".
+    """
     return sorted(path.stem.replace("_", "-") for path in _folder().glob("[a-z]*.py"))
 
 
@@ -30,6 +36,10 @@ def load_script(name: str) -> Experiment:
     ----------
     name : str
         One of `script_names`.
+
+    Returns
+    -------
+    Experiment
 
     Raises
     ------

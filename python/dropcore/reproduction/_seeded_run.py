@@ -86,6 +86,11 @@ class SeededRun:
         ----------
         name : str
             With its suffix, such as "model.dropcore".
+
+        Returns
+        -------
+        pathlib.Path
+            In a folder that exists.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._stem}-{name}"
@@ -118,12 +123,16 @@ class SeededRun:
         ----------
         model : Model
             Not yet trained.
-        x, y, epochs, callbacks, **arguments
+        x, y, epochs
             As of `dropcore.training.fit`.
         name : str, default "model"
             Different for each model that a run trains.
+        callbacks : sequence of Callback or callable, default ()
+            Called before the run records its time and saves the model.
         custom : dict of str to type, optional
             Classes of your own that the model uses, as `dropcore.load` takes them.
+        **arguments
+            As of `dropcore.training.fit`.
 
         Returns
         -------
@@ -205,8 +214,10 @@ class SeededRun:
 
         Returns
         -------
-        x, y, x_test, y_test : ndarray
-            With `held_out` the last sixth of the training data instead of the test data.
+        x, y : ndarray
+            To train on.
+        x_test, y_test : ndarray
+            To measure on: with `held_out` the last sixth of the training data.
         """
         if self.held_out:
             rest = len(x) - round(HELD_OUT * len(x))
