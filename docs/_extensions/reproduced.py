@@ -40,7 +40,7 @@ def summary(results: Results) -> str:
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{seeds[0]} to {seeds[-1]}"
     return (
         f"Seed{'s' * (len(seeds) > 1)} {listed}; x86-64, {' and '.join(machines)}; "
-        f"{hours:.2g} hours of CPU time for all {len(records)} runs."
+        f"{hours:.2g} hours of CPU time for {len(records)} runs."
     )
 
 
