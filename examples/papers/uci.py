@@ -10,8 +10,8 @@ network is then fitted to all rows of training. Test rows take part in nothing b
     log likelihood  of the mixture of a Gaussian for each sample, in nats
     coverage        of the intervals of 90 %
 
-The paper trains for 400 epochs. On training rows of four splits of concrete that were held out, the
-RMSE was 5.31 after 400 epochs and 5.14 after 1000.
+The number of epochs was chosen on training rows of four splits of concrete that were held out: the
+RMSE was 5.31 after 400 and 5.14 after 1000.
 """
 
 import numpy as np
@@ -78,7 +78,7 @@ def one(run):
 
 
 def published(rmse, log_likelihood):
-    return {"RMSE": rmse, "log likelihood": log_likelihood, "coverage": 100 * LEVEL}
+    return {"RMSE": rmse, "log likelihood": log_likelihood}
 
 
 EXPERIMENT = Experiment(

@@ -169,3 +169,12 @@ def test_ridge_regression_is_reached():
 
 def test_dropout_with_max_norm_is_reached():
     assert recorded("mnist-max-norm").mean("dropout + max-norm") <= 1.15
+
+
+def test_regression_is_as_good_as_published():
+    results = recorded("uci")
+    for row in results.rows:
+        assert len(results.of(row)) == 20
+        published = results.experiment.published(row)
+        assert results.mean(row, "RMSE") <= published["RMSE"]
+        assert results.mean(row, "log likelihood") >= published["log likelihood"]

@@ -41,6 +41,8 @@ def draw_rows(figure: Any, results: Results) -> None:
             ax.plot(*zip(*known, strict=True), "D", mfc="none", color=ORANGE, label="published")
         ax.set_yticks(heights, results.rows, color=INK)
         ax.set_ylim(-0.5, len(heights) - 0.5)
+        if len(measures) > 2:
+            ax.locator_params(axis="x", nbins=6 - min(len(measures), 4))
         ax.set_xlabel(measure.label, color=INK)
     title(axes[0], results.experiment.title)
     figure.legend(
