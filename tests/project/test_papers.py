@@ -178,3 +178,11 @@ def test_regression_is_as_good_as_published():
         published = results.experiment.published(row)
         assert results.mean(row, "RMSE") <= published["RMSE"]
         assert results.mean(row, "log likelihood") >= published["log likelihood"]
+
+
+def test_dropout_makes_activations_sparse():
+    results = recorded("features")
+    without, dropout = (results.mean(row, "mean activation") for row in results.rows)
+    assert dropout < without / 2
+    without, dropout = (results.mean(row, "activations above 0") for row in results.rows)
+    assert dropout < without - 30
