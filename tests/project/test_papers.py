@@ -186,3 +186,11 @@ def test_dropout_makes_activations_sparse():
     assert dropout < without / 2
     without, dropout = (results.mean(row, "activations above 0") for row in results.rows)
     assert dropout < without - 30
+
+
+def test_the_average_of_fifty_networks_is_as_good_as_scaled_weights():
+    results = recorded("averaging")
+    (row,) = results.rows
+    scaled = results.mean(row, "weights scaled")
+    assert results.mean(row, "k = 1") > 1.5 * scaled
+    assert abs(results.mean(row, "k = 50") - scaled) < 0.1
