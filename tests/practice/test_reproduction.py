@@ -225,7 +225,7 @@ def test_a_run_that_is_killed_continues(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not path.exists()
-    (checkpoint,) = tmp_path.glob("killed.unfinished/*")
+    (checkpoint,) = tmp_path.glob("killed.unfinished/plain-0-*-model.dropcore")
     assert 0 < dropcore.load(checkpoint).training_state.epoch < 30
     (killed,) = reproduce(slow(0), path).records
     assert killed.cpu_seconds > 0
