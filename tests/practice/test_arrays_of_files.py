@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dropcore.data import read_arrays
+from support.idx import idx
 
 ARRAYS = [
     np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -26,12 +27,6 @@ def is_mapped(array):
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None
-
-
-def idx(array, code):
-    """The idx file of an array."""
-    lengths = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, code, array.ndim]) + lengths + array.tobytes()
 
 
 # --- NumPy's formats -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import io
 import os
-import struct
 import tarfile
 import threading
 from pathlib import Path
@@ -15,23 +14,19 @@ import numpy as np
 import pytest
 
 from dropcore import datasets
+from support.idx import idx
 
 pytest.importorskip("pooch", reason="pooch is not installed")
-
-
-def idx(array, magic):
-    lengths = struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(struct.pack(">I", magic) + lengths + array.tobytes())
 
 
 IMAGES = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3) * 8
 LABELS = np.array([3, 0, 9, 1, 1], np.uint8)
 
 FILES = {
-    f"{folder}/{part}-{what}-ubyte.gz": idx(array[:count], magic)
+    f"{folder}/{part}-{what}-ubyte.gz": gzip.compress(idx(array[:count]))
     for folder in ("MNIST", "FashionMNIST")
     for part, count in (("train", 5), ("t10k", 2))
-    for what, array, magic in (("images-idx3", IMAGES, 2051), ("labels-idx1", LABELS, 2049))
+    for what, array in (("images-idx3", IMAGES), ("labels-idx1", LABELS))
 } | {
     "MR/rt-polarity.neg": b"simplistic , silly . \nna\xefve\x85 yes\n",
     "MR/rt-polarity.pos": b'a " conan " . \n\ngood .\ngreat\n',
@@ -136,12 +131,12 @@ def test_images(data, load):
 
 
 def test_images_that_do_not_fit_their_labels_are_refused(data):
-    (data / "MNIST/train-labels-idx1-ubyte.gz").write_bytes(idx(LABELS[:4], 2049))
+    (data / "MNIST/train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[:4])))
     with pytest.raises(
         ValueError, match=r"must hold uint8 images and as many labels below 10, got"
     ):
         datasets.load_mnist()
-    (data / "MNIST/train-labels-idx1-ubyte.gz").write_bytes(idx(LABELS + 1, 2049))
+    (data / "MNIST/train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS + 1)))
     with pytest.raises(ValueError, match="labels below 10"):
         datasets.load_mnist()
 

@@ -125,7 +125,25 @@ def test_other_settings_are_refused_or_replace(experiment, tmp_path):
         reproduce(experiment, path, seeds=[0], settings={"units": 4})
     results = reproduce(experiment, path, seeds=[0], settings={"units": 4}, again=True)
     assert [r.settings["units"] for r in results.records] == [4, 4]
-    assert len(lines(path)) == 2
+
+
+def test_what_is_replaced_counts_until_a_new_run_is_finished(experiment, tmp_path):
+    path = tmp_path / "blobs.jsonl"
+    reproduce(experiment, path)
+    before = path.read_text()
+
+    def stopped(run):
+        raise KeyboardInterrupt
+
+    changed = {"settings": {"units": 4}, "again": True}
+    experiment.train, train = stopped, experiment.train
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(experiment, path, **changed)
+    assert path.read_text() == before
+    experiment.train = train
+    results = reproduce(experiment, path, rows=["plain"], seeds=[1], **changed)
+    found = sorted((r.row, r.seed, r.settings["units"]) for r in results.records)
+    assert found == [("dropout", 0, 8), ("dropout", 1, 8), ("plain", 1, 4)]
 
 
 def test_held_out_data_takes_the_place_of_the_test_data(experiment, tmp_path):
@@ -319,11 +337,13 @@ def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", run)
     arguments = [
         "reproduce", "blobs", "--quick", "--jobs", "2", "--seeds", "0,1", "-o", str(tmp_path),
-        "--set", "units=3",
+        "--set", "units=3", "--again",
     ]  # fmt: skip
+    assert main([*arguments[:-1], "--set", "units=2", "--rows", "dropout"]) == 0
+    started.clear()
     assert main([*arguments, "--rows", "dropout"]) == 0
     assert sorted(words[-1] for words in started) == ["0", "1"]
-    found = lines(tmp_path / "blobs-quick.jsonl")
+    found = lines(tmp_path / "blobs-quick.jsonl")[-2:]
     assert {(r["row"], r["settings"]["units"]) for r in found} == {("dropout", 3)}
     assert sorted(r["seed"] for r in found) == [0, 1]
     monkeypatch.setattr(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +13,16 @@ import pytest
 
 import dropcore
 from dropcore import nn
+from support.idx import write_mnist
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--units", "24", "--epochs", "3", "--samples", "300"]
 
 
-def written(path, array):
-    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(head + array.tobytes(), compresslevel=1))
-
-
 @pytest.fixture
 def mnist(tmp_path, monkeypatch):
     """The example, with digits that are a bright row each."""
-    folder = tmp_path / "MNIST"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 400), ("t10k", 10_000)):
-        labels = rng.integers(0, 10, n).astype(np.uint8)
-        images = rng.integers(0, 60, (n, 28, 28)).astype(np.uint8)
-        images[np.arange(n), 2 * labels] = 255
-        written(folder / f"{part}-images-idx3-ubyte.gz", images)
-        written(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+    write_mnist(tmp_path / "MNIST", np.random.default_rng(0), train=400, test=10_000)
     monkeypatch.setenv("DROPCORE_DATA", str(tmp_path))
     spec = importlib.util.spec_from_file_location("mnist_8192", EXAMPLES / "mnist_8192.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,35 +1,18 @@
 """The scripts of the papers, in their quick form, on small data."""
 
-import gzip
 import json
 import math
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dropcore.reproduction import load_script, read_results, reproduce, script_names
+from support.idx import write_mnist
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-
-
-def written(path, array):
-    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(head + array.tobytes(), compresslevel=1))
-
-
-def write_mnist(folder, rng):
-    """Digits that are a bright row each."""
-    folder.mkdir()
-    for part, n in (("train", 1200), ("t10k", 300)):
-        labels = rng.integers(0, 10, n).astype(np.uint8)
-        images = rng.integers(0, 60, (n, 28, 28)).astype(np.uint8)
-        images[np.arange(n), 2 * labels] = 255
-        written(folder / f"{part}-images-idx3-ubyte.gz", images)
-        written(folder / f"{part}-labels-idx1-ubyte.gz", labels)
 
 
 def write_mr(folder, rng):
@@ -68,7 +51,7 @@ def data(tmp_path_factory):
     """A folder with small sets in place of the real ones."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    write_mnist(folder / "MNIST", rng)
+    write_mnist(folder / "MNIST", rng, train=1200, test=300)
     write_mr(folder / "MR", rng)
     write_ptb(folder / "PTB", rng)
     write_uci(folder / "UCI", rng)

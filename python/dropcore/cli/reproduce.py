@@ -78,7 +78,7 @@ def _in_processes(runs: Sequence[tuple[str, str, int]], options: argparse.Namesp
     """Train each run in a process of its own, several at once, with their share of the threads."""
     threads = max(1, (options.threads or dropcore.get_num_threads()) // options.jobs)
     common = ["--output", str(options.output), "--threads", str(threads)]
-    for flag in ("quick", "held_out", "quiet"):
+    for flag in ("quick", "held_out", "again", "quiet"):
         common += [f"--{flag.replace('_', '-')}"] * getattr(options, flag)
     if options.set:
         common += ["--set", ";".join(f"{n}={json.dumps(value)}" for n, value in options.set)]

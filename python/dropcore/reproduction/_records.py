@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dropcore.reproduction._experiment import Experiment
 
-__all__ = ["Record", "Results", "append_record", "read_records", "read_results", "write_records"]
+__all__ = ["Record", "Results", "append_record", "read_records", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,13 @@ def read_results(experiment: Experiment, path: str | Path) -> Results:
 def read_records(path: Path) -> list[Record]:
     """The runs in a file, the last one of each row and seed; none if there is no file.
 
-    A last line without its end, which a process left that was killed, is ignored.
+    The last run of a row replaces earlier ones with other settings. A last line without its end,
+    which a process left that was killed, is ignored.
     """
     if not path.exists():
         return []
     found: dict[tuple[str, int], Record] = {}
+    settings: dict[str, dict[str, Any]] = {}
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         try:
@@ -275,7 +277,8 @@ def read_records(path: Path) -> list[Record]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is no record of a run: {error}") from None
         found[record.row, record.seed] = record
-    return list(found.values())
+        settings[record.row] = record.settings
+    return [record for record in found.values() if record.settings == settings[record.row]]
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -286,14 +289,6 @@ def append_record(path: Path, record: Record) -> None:
         file.write(_line(record).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Replace a file."""
-    from dropcore._base.files import replacing
-
-    with replacing("reproduce", path) as temporary:
-        temporary.write_text("".join(map(_line, records)), encoding="utf-8")
 
 
 def _line(record: Record) -> str:

@@ -16,13 +16,7 @@ import dropcore
 from dropcore._base.checks import shown
 from dropcore.reproduction._experiment import Experiment
 from dropcore.reproduction._pictures import draw_rows
-from dropcore.reproduction._records import (
-    Record,
-    Results,
-    append_record,
-    read_records,
-    write_records,
-)
+from dropcore.reproduction._records import Record, Results, append_record, read_records
 from dropcore.reproduction._seeded_run import SeededRun
 
 __all__ = ["missing_runs", "reproduce"]
@@ -65,7 +59,8 @@ def reproduce(
     settings : dict, optional
         Instead of those of the experiment.
     again : bool, default False
-        Whether to replace runs that the file has with other settings.
+        Whether to replace runs that the file has with other settings. Those of a row count until
+        the first new run of that row is finished, and stay in the file.
     report : callable, optional
         Called with a line of text for each run.
     progress : bool, optional
@@ -171,10 +166,7 @@ def _done(path: Path, given: Mapping[str, Mapping[str, Any]], again: bool) -> se
             f"{path} has runs of {record.row!r} with {then}, and now it is {now}: write to another "
             "file, or set again=True, which replaces them"
         )
-    kept = [record for record in records if record not in other]
-    if other:
-        write_records(path, kept)
-    return {(record.row, record.seed) for record in kept}
+    return {(record.row, record.seed) for record in records if record not in other}
 
 
 def _finished(
