@@ -2,11 +2,15 @@
 
 Kim 2014, table 2, CNN-rand: vectors of 300 numbers for each word, which begin at random; 100
 filters each of 3, 4 and 5 words, and of each the maximum over the sentence; dropout of 0.5; norms
-of at most 3 in the output layer; batches of 50. Ten folds, each with the seed of its number, and in
-each a tenth of the other sentences chooses the epoch. The vocabulary is that of all sentences.
+of at most 3 in the output layer; batches of 50. Ten folds, each with the seed of its number. The
+vocabulary is that of all sentences.
 
-Nothing was tuned: settings and optimiser, Adadelta, are the paper's. In the first fold, with a
-sixth of its training data held out, dropout reached 76.3 %, and the last of 12 epochs was the best.
+Settings and optimiser, Adadelta, are the paper's, and one thing differs: there a tenth of the other
+nine folds chooses the epoch, and here they are all trained on, for 15 epochs. With a sixth of the
+nine folds held out, of the first three folds, the accuracy with dropout still rose a little: 75.9 %
+after epoch 10, 76.3 % after epoch 12 and 76.5 % after epoch 15. Dropout of 0.2 of the word vectors,
+filters that begin within 0.01 and a learning rate that falls to 0 changed it by less than the
+difference between two folds.
 """
 
 import numpy as np
@@ -17,7 +21,6 @@ from dropcore.nn import Conv1D, Dense, Dropout, Embedding, GlobalMaxPool1D, Para
 from dropcore.nn.initializers import Uniform
 from dropcore.optim import Adadelta
 from dropcore.reproduction import Experiment, Measure, Row
-from dropcore.training import EarlyStopping
 
 from ._reviews import tokens_of, vocabulary_of
 
@@ -60,9 +63,9 @@ def one(run):
     model = run.fit(
         network(settings, vocabulary), x, y, epochs=settings.epochs, batch_size=settings.batch,
         loss="softmax_cross_entropy", optimizer=Adadelta(settings.learning_rate),
-        validation_split=0.1, callbacks=[EarlyStopping("val_accuracy", patience=settings.epochs)],
+        validation_data=(x_test, y_test),
     )  # fmt: skip
-    run.add_errors(model, "error of the tenth that chooses")
+    run.add_errors(model)
     return {"accuracy": 100 * model.evaluate(x_test, y_test)["accuracy"]}
 
 
