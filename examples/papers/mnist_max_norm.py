@@ -2,7 +2,8 @@
 
 Srivastava et al. 2014, table 2: 784-1024-1024-1024-10 with ReLU. Inputs are kept at 0.8, hidden
 units at 0.5; momentum 0.95, a learning rate that falls to 0, and c = 2. Beside them the same
-network without dropout, which is trained for fewer epochs, because it gains nothing from more.
+network without dropout, which is trained for fewer epochs, because it gains nothing from more. The
+row without a bound has one seed, because a run takes an hour of CPU time.
 
 The paper made a million updates, and here there are 234,500. The learning rate was chosen with seed
 0 on digits that were held out, for the row with max-norm. Errors after 40 epochs: 1.45 % for 0.02
@@ -35,7 +36,7 @@ EXPERIMENT = Experiment(
     paper="Srivastava et al. 2014, table 2",
     rows=[
         Row("without dropout", epochs=60),
-        Row("dropout", 1.25, **DROPOUT),
+        Row("dropout", 1.25, seeds=(0,), **DROPOUT),
         Row("dropout + max-norm", 1.06, c=2.0, **DROPOUT),
     ],
     train=one,

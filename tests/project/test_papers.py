@@ -177,3 +177,32 @@ def test_the_average_of_fifty_networks_is_as_good_as_scaled_weights():
     scaled = results.mean(row, "weights scaled")
     assert results.mean(row, "k = 1") > 1.5 * scaled
     assert abs(results.mean(row, "k = 50") - scaled) < 0.1
+
+
+def test_errors_are_flat_in_the_middle_and_wide_layers_help_a_small_p():
+    results = recorded("keep")
+    fixed, wide = (
+        dict(zip(*results.curve(row, "test error")[:2], strict=True)) for row in results.rows
+    )
+    middle = [fixed[p] for p in (0.4, 0.5, 0.6, 0.8)]
+    assert max(middle) - min(middle) < 0.3
+    assert fixed[0.1] > max(middle) + 1
+    assert fixed[1.0] > max(middle)
+    assert wide[0.1] < fixed[0.1] - 1
+
+
+def test_the_gain_of_dropout_rises_and_declines_with_the_training_set():
+    results = recorded("data-size")
+    (sizes, without, _), (_, dropout, _) = (
+        results.curve(row, "test error") for row in results.rows
+    )
+    gain = dict(zip(sizes, 1 - dropout / without, strict=True))
+    assert gain[100] < gain[500] < gain[1_000]
+    assert gain[1_000] > gain[5_000] > gain[10_000] > gain[50_000]
+
+
+def test_sentences_are_classified_as_well_as_published():
+    results = recorded("sentences")
+    assert len(results.of("dropout")) == 10
+    assert results.mean("dropout") >= 76.0
+    assert results.mean("dropout") > results.mean("without dropout")
