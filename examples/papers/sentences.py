@@ -8,9 +8,8 @@ vocabulary is that of all sentences.
 Settings and optimiser, Adadelta, are the paper's, and one thing differs: there a tenth of the other
 nine folds chooses the epoch, and here they are all trained on, for 15 epochs. With a sixth of the
 nine folds held out, of the first three folds, the accuracy with dropout still rose a little: 75.9 %
-after epoch 10, 76.3 % after epoch 12 and 76.5 % after epoch 15. Dropout of 0.2 of the word vectors,
-filters that begin within 0.01 and a learning rate that falls to 0 changed it by less than the
-difference between two folds.
+after epoch 10, 76.3 % after epoch 12 and 76.5 % after epoch 15. Dropout of 0.2 of the word vectors
+(77.0 %) and a learning rate that falls to 0 (76.2 %) changed it by less than folds differ.
 """
 
 import numpy as np
