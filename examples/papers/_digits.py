@@ -6,6 +6,7 @@ from dropcore.constraints import MaxNorm
 from dropcore.datasets import load_mnist
 from dropcore.nn import ActivityRegularization, Dense, Dropout, Sequential
 from dropcore.optim import SGD
+from dropcore.reproduction import draw_curves
 from dropcore.schedules import Cosine
 
 LOSS = "softmax_cross_entropy"
@@ -62,3 +63,14 @@ def train(run, model, data=None, *, name="model", **arguments):
 def error(model, x, y):
     """The fraction of wrong labels, in %."""
     return 100 * float(np.mean(model.predict_labels(x) != y))
+
+
+def errors_within(low, high):
+    """Draws the test errors of all rows against updates, between these bounds in %."""
+
+    def draw(figure, results):
+        ax = figure.subplots()
+        draw_curves(ax, results, "test error")
+        ax.set(xlabel="updates", ylabel="test error, %", ylim=(low, high))
+
+    return draw

@@ -12,9 +12,9 @@ Made smaller: the first 5,000 digits of MNIST, 16, 32 and 64 filters of 3 x 3 pi
 from dropcore.constraints import MaxNorm
 from dropcore.datasets import load_mnist
 from dropcore.nn import Conv2D, Dense, Dropout, Flatten, MaxPool2D, Sequential
-from dropcore.reproduction import Experiment, Row, draw_curves
+from dropcore.reproduction import Experiment, Row
 
-from ._digits import train
+from ._digits import errors_within, train
 
 
 def network(settings):
@@ -41,12 +41,6 @@ def one(run):
     return {"test error": train(run, network(run.settings), images)[1]}
 
 
-def draw(figure, results):
-    ax = figure.subplots()
-    draw_curves(ax, results, "test error")
-    ax.set(xlabel="updates", ylabel="test error, %", ylim=(0.9, 3))
-
-
 EXPERIMENT = Experiment(
     title="A convolutional network on 5,000 digits of MNIST",
     paper="Srivastava et al. 2014, tables 3 and 4",
@@ -56,7 +50,7 @@ EXPERIMENT = Experiment(
         Row("everywhere", keep=[0.9, 0.75, 0.75, 0.5, 0.5, 0.5], c=4.0),
     ],
     train=one,
-    draw=draw,
+    draw=errors_within(0.9, 3),
     settings={
         "filters": [16, 32, 64], "units": 256, "c": None, "epochs": 100, "batch": 64,
         "learning_rate": 0.02, "momentum": 0.95, "samples": 5000,

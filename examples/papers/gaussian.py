@@ -10,9 +10,9 @@ Bernoulli dropout with three layers, and the same for both rows. Here there are 
 """
 
 from dropcore.nn import Dropout, GaussianDropout
-from dropcore.reproduction import Experiment, Row, draw_curves
+from dropcore.reproduction import Experiment, Row
 
-from ._digits import network, train
+from ._digits import errors_within, network, train
 
 NOISE = {"bernoulli": Dropout, "gaussian": GaussianDropout}
 
@@ -26,18 +26,12 @@ def one(run):
     return {"test error": error}
 
 
-def draw(figure, results):
-    ax = figure.subplots()
-    draw_curves(ax, results, "test error")
-    ax.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.2))
-
-
 EXPERIMENT = Experiment(
     title="784-1024-1024-10 on MNIST: Gaussian noise against Bernoulli dropout",
     paper="Srivastava et al. 2014, table 10",
     rows=[Row("Bernoulli", 1.08, noise="bernoulli"), Row("Gaussian", 0.95, noise="gaussian")],
     train=one,
-    draw=draw,
+    draw=errors_within(0.8, 2.2),
     settings={
         "noise": "bernoulli", "units": 1024, "input_keep": 0.8, "keep": 0.5, "c": 2.0,
         "epochs": 80, "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": None,

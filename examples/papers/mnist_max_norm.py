@@ -10,9 +10,9 @@ The paper made a million updates, and here there are 234,500. The learning rate 
 and 0.05, 1.70 % for 0.1, and 0.2 diverged; after 120 epochs: 1.31 % for 0.02, 1.33 % for 0.05.
 """
 
-from dropcore.reproduction import Experiment, Row, draw_curves
+from dropcore.reproduction import Experiment, Row
 
-from ._digits import network, train
+from ._digits import errors_within, network, train
 
 
 def one(run):
@@ -21,12 +21,6 @@ def one(run):
         [settings.units] * 3, input_keep=settings.input_keep, keep=settings.keep, c=settings.c
     ))  # fmt: skip
     return {"test error": error}
-
-
-def draw(figure, results):
-    ax = figure.subplots()
-    draw_curves(ax, results, "test error")
-    ax.set(xlabel="updates", ylabel="test error, %", ylim=(0.8, 2.2))
 
 
 DROPOUT = {"input_keep": 0.8, "keep": 0.5}
@@ -40,7 +34,7 @@ EXPERIMENT = Experiment(
         Row("dropout + max-norm", 1.06, c=2.0, **DROPOUT),
     ],
     train=one,
-    draw=draw,
+    draw=errors_within(0.8, 2.2),
     settings={
         "units": 1024, "input_keep": 1.0, "keep": 1.0, "c": None, "epochs": 500, "batch": 128,
         "learning_rate": 0.02, "momentum": 0.95, "samples": None,
