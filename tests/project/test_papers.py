@@ -209,3 +209,12 @@ def test_sentences_are_classified_as_well_as_published():
     assert len(results.of("dropout")) == 10
     assert results.mean("dropout") >= 76.0
     assert results.mean("dropout") > results.mean("without dropout")
+
+
+def test_masks_for_sequences_are_far_better_than_no_dropout():
+    results = recorded("penn-treebank")
+    assert (
+        results.mean("without dropout")
+        <= results.experiment.published("without dropout")["test perplexity"]
+    )
+    assert results.mean("Gal: a mask each sequence") < 0.95 * results.mean("without dropout")
