@@ -4,6 +4,9 @@ Krizhevsky et al. 2012 drop half of the outputs of the first two dense layers of
 convolutional network, and report that this about doubles the number of iterations to converge. Here
 it is the network of `convolution.py`, on the same digits, with a constant learning rate. It has
 converged when the error, as a mean over five epochs, comes within 5 % of the lowest such mean.
+
+The learning rate, 0.002, was taken without a search. With seed 0, on digits that were held out, it
+gave 2,765 updates without dropout and 4,977 with it.
 """
 
 import numpy as np

@@ -5,6 +5,11 @@ optimisation, given the choice, took the two together. There it was speech; here
 784-512-512-10 on the first 10,000 digits of MNIST. The search chooses the activation, both rates
 and the learning rate by the error on a fifth of the digits, and its best network is then trained on
 all of them.
+
+The learning rates of the other rows were chosen with seed 0 on digits that were held out. Errors in
+% without dropout and with it, for sigmoid: 4.78 and 3.82 for 0.05, 4.01 and 3.16 for 0.1, 4.42 and
+3.02 for 0.2; at 0.3 the row with dropout does not learn. For ReLU: 3.97 and 2.86 for 0.01, 3.76 and
+2.62 for 0.02, 3.32 and 2.63 for 0.04.
 """
 
 from time import perf_counter, process_time
@@ -105,7 +110,7 @@ EXPERIMENT = Experiment(
     title="ReLU and sigmoid, with dropout and without, on 10,000 digits",
     paper="Dahl et al. 2013",
     rows=[
-        Row("sigmoid", activation="sigmoid", learning_rate=0.2),
+        Row("sigmoid", activation="sigmoid", learning_rate=0.1),
         Row("sigmoid, dropout", activation="sigmoid", learning_rate=0.2, **DROPOUT),
         Row("ReLU"),
         Row("ReLU, dropout", **DROPOUT),
@@ -115,7 +120,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     settings={
         "units": 512, "activation": "relu", "input_rate": 0.0, "rate": 0.0, "epochs": 100,
-        "batch": 128, "learning_rate": 0.02, "momentum": 0.95, "samples": 10_000,
+        "batch": 128, "learning_rate": 0.04, "momentum": 0.95, "samples": 10_000,
         "search": False, "trials": 30, "search_epochs": 30,
     },
     quick={"units": 16, "epochs": 2, "samples": 200, "trials": 2, "search_epochs": 1},
