@@ -5,8 +5,14 @@ for the inputs, 0.75, 0.75 and 0.5 behind the convolutions and 0.5 behind the de
 The paper has 3.95 % of errors without dropout, 3.02 % with dropout in the dense layers and 2.55 %
 with dropout everywhere on the house numbers of SVHN, and 15.60 %, 14.32 % and 12.61 % on CIFAR-10.
 
-Made smaller: the first 5,000 digits of MNIST, 16, 32 and 64 filters of 3 x 3 pixels instead of 96,
+Made smaller: the first 5,000 digits of MNIST, 32, 64 and 128 filters of 3 x 3 pixels instead of 96,
 128 and 256 of 5 x 5, and 256 units instead of 2048. What can be compared is the order of the rows.
+
+The settings were chosen with seed 0 on digits that were held out. Errors in % without dropout, in
+the dense layers and everywhere, with half as many filters: 1.77, 1.74 and 3.43 for a learning rate
+of 0.02 after 40 epochs; after 100 epochs 2.00, 1.45 and 2.36 for 0.01, 2.30, 1.52 and 2.13 for
+0.005. With all filters: 1.88, 1.19 and 1.54 for 0.01 after 60 epochs; with the two kinds of dropout
+1.26 and 1.28 for 0.01, 1.46 and 1.49 for 0.005 after 100 epochs.
 """
 
 from dropcore.constraints import MaxNorm
@@ -52,8 +58,8 @@ EXPERIMENT = Experiment(
     train=one,
     draw=errors_within(0.9, 3),
     settings={
-        "filters": [16, 32, 64], "units": 256, "c": None, "epochs": 100, "batch": 64,
-        "learning_rate": 0.02, "momentum": 0.95, "samples": 5000,
+        "filters": [32, 64, 128], "units": 256, "c": None, "epochs": 100, "batch": 64,
+        "learning_rate": 0.01, "momentum": 0.95, "samples": 5000,
     },
     quick={"filters": [2, 2, 2], "units": 16, "epochs": 1, "samples": 200},
 )  # fmt: skip
