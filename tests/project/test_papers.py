@@ -183,6 +183,16 @@ def test_dropout_makes_activations_sparse():
     assert dropout < without - 30
 
 
+def test_the_search_takes_rectified_units_with_dropout():
+    results = recorded("relu-sigmoid")
+    for unit in ("sigmoid", "ReLU"):
+        assert results.mean(f"{unit}, dropout") < 0.85 * results.mean(unit)
+    assert results.mean("search") < results.mean("ReLU, dropout") < results.mean("sigmoid, dropout")
+    for record in results.of("search"):
+        hidden_rate, input_rate, _ = record.curves["chosen: relu"][1]
+        assert min(hidden_rate, input_rate) > 0.05
+
+
 def test_the_average_of_fifty_networks_is_as_good_as_scaled_weights():
     results = recorded("averaging")
     (row,) = results.rows
