@@ -19,7 +19,7 @@ def one(run):
     _, error = train(run, network(
         [settings.units] * 2, input_keep=settings.input_keep, keep=settings.keep, c=settings.c
     ))  # fmt: skip
-    return {"errors in 10,000": 100 * error}
+    return {"errors in 10,000": round(100 * error)}
 
 
 def draw(figure, results):

@@ -183,6 +183,14 @@ def test_dropout_makes_activations_sparse():
     assert dropout < without - 30
 
 
+def test_dropout_of_hidden_units_and_then_of_inputs_removes_errors():
+    results = recorded("hinton-2012")
+    standard, hidden, inputs = (results.mean(row) for row in results.rows)
+    assert standard > hidden + 10
+    assert hidden > inputs
+    assert inputs < 120
+
+
 def test_the_search_takes_rectified_units_with_dropout():
     results = recorded("relu-sigmoid")
     for unit in ("sigmoid", "ReLU"):
