@@ -234,19 +234,47 @@ def test_a_run_with_classes_of_its_own_continues(tmp_path):
         SeededRun("plain", 0, {}, tmp_path).fit(Sequential([Plain(2)]), x, y, epochs=4)
 
 
+def test_a_run_that_finishes_leaves_the_folder_to_others(tmp_path):
+    folder = tmp_path / "shared.unfinished"
+    first, second = (SeededRun("plain", seed, {}, folder) for seed in (0, 1))
+    first.file("model.dropcore").write_text("first")
+    path = second.file("model.dropcore")
+    first.finish()
+    path.write_text("second")
+    first.file("model.dropcore").write_text("first, again")
+    second.finish()
+    assert [path.read_text() for path in folder.glob("*/*")] == ["first, again"]
+    first.finish()
+    assert not folder.exists()
+
+
+def test_a_checkpoint_counts_until_the_record_is_written(experiment, tmp_path, monkeypatch):
+    def fail(path, record):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dropcore.reproduction._reproduce.append_record", fail)
+        with pytest.raises(OSError, match="full"):
+            reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=[0])
+    (checkpoint,) = tmp_path.glob("a.unfinished/plain-0-*/model.dropcore")
+    assert dropcore.load(checkpoint).training_state.epoch == 4
+    reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=[0])
+    assert not (tmp_path / "a.unfinished").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_run_that_is_killed_continues(tmp_path):
     (whole,) = reproduce(slow(0), tmp_path / "whole.jsonl").records
     path = tmp_path / "killed.jsonl"
     script = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
     process = subprocess.Popen([sys.executable, "-c", script])
-    while not list(tmp_path.glob("killed.unfinished/plain-0-*-model.dropcore")):
+    while not list(tmp_path.glob("killed.unfinished/plain-0-*/model.dropcore")):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not path.exists()
-    (checkpoint,) = tmp_path.glob("killed.unfinished/plain-0-*-model.dropcore")
+    (checkpoint,) = tmp_path.glob("killed.unfinished/plain-0-*/model.dropcore")
     done, epochs = dropcore.load(checkpoint).training_state.epoch, []
     assert 0 < done < 30
     (killed,) = reproduce(slow(0, epochs), path).records

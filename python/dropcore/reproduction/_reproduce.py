@@ -88,8 +88,12 @@ def reproduce(
     )  # fmt: skip
     for row, seed in missing:
         own = _settings(experiment, row, quick, held_out, settings)
-        record = _finished(experiment, row, seed, own, path, progress)
+        run = SeededRun(
+            row, seed, own, path.with_suffix(".unfinished"), held_out=held_out, progress=progress
+        )
+        record = _record(experiment, run, own)
         append_record(path, record)
+        run.finish()  # its checkpoint counts until the record is in the file
         report(_line(experiment, record))
     found = Results(experiment, read_records(path))
     draw(found, path.with_suffix(".png"))
@@ -169,17 +173,8 @@ def _done(path: Path, given: Mapping[str, Mapping[str, Any]], again: bool) -> se
     return {(record.row, record.seed) for record in records if record not in other}
 
 
-def _finished(
-    experiment: Experiment,
-    row: str,
-    seed: int,
-    settings: dict[str, Any],
-    path: Path,
-    progress: bool | None,
-) -> Record:
-    unfinished = path.with_suffix(".unfinished")
-    held_out = settings["held_out"]
-    run = SeededRun(row, seed, settings, unfinished, held_out=held_out, progress=progress)
+def _record(experiment: Experiment, run: SeededRun, settings: dict[str, Any]) -> Record:
+    """Train, and return what has come out."""
     started, cpu_started = perf_counter(), process_time()
     values = {name: float(value) for name, value in experiment.train(run).items()}
     names = {measure.name for measure in experiment.measures}
@@ -187,15 +182,11 @@ def _finished(
         raise ValueError(
             f"train must return a finite number for each of {sorted(names)}, got {values}"
         )
-    record = Record(
-        row, seed, settings, values, run.curves, run.updates,
+    return Record(
+        run.row, run.seed, settings, values, run.curves, run.updates,
         round(run.seconds or perf_counter() - started, 2),
         round(run.cpu_seconds or process_time() - cpu_started, 2), _machine(),
     )  # fmt: skip
-    run.finish()
-    if unfinished.is_dir() and not any(unfinished.iterdir()):
-        unfinished.rmdir()
-    return record
 
 
 def _line(experiment: Experiment, record: Record) -> str:

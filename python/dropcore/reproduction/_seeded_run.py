@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import process_time
 from types import SimpleNamespace
@@ -34,7 +36,7 @@ class SeededRun:
     seed : int
     settings : dict
     folder : path
-        Where a run that is stopped keeps what it needs to continue.
+        Where a run that is stopped keeps what it needs to continue, in a folder of its own.
     held_out : bool
         Whether to train without a part of the training data, and to measure on that part.
     progress : bool or None
@@ -73,9 +75,7 @@ class SeededRun:
         self.updates, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         digest = hashlib.sha256(json.dumps([settings, held_out], sort_keys=True).encode())
         name = re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
-        self._stem = f"{name}-{seed}-{digest.hexdigest()[:8]}"
-        self._folder = folder
-        self._files: list[Path] = []
+        self._folder = folder / f"{name}-{seed}-{digest.hexdigest()[:8]}"
 
     def file(self, name: str) -> Path:
         """A file of this run, for what it needs to continue; deleted once the run is finished.
@@ -92,16 +92,17 @@ class SeededRun:
         pathlib.Path
             In a folder that exists.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{self._stem}-{name}"
-        if path not in self._files:
-            self._files.append(path)
-        return path
+        while not self._folder.is_dir():
+            with suppress(FileNotFoundError):  # another run deletes the folder above, see `finish`
+                self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / name
 
     def finish(self) -> None:
-        """Delete the files of the run."""
-        for path in self._files:
-            path.unlink(missing_ok=True)
+        """Delete the files of the run, and the folder of all runs if this was the last one."""
+        if self._folder.is_dir():
+            shutil.rmtree(self._folder)
+        with suppress(OSError):  # other runs have files there
+            self._folder.parent.rmdir()
 
     def fit(
         self,
