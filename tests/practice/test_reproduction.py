@@ -248,6 +248,20 @@ def test_a_run_that_finishes_leaves_the_folder_to_others(tmp_path):
     assert not folder.exists()
 
 
+def test_a_folder_that_another_run_deletes_is_made_again(tmp_path, monkeypatch):
+    make, shared, deleted = Path.mkdir, tmp_path / "shared.unfinished", []
+
+    def mkdir(path, **options):
+        if path.parent == shared and not deleted:
+            deleted.append(path)
+            shared.rmdir()
+        make(path, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    SeededRun("plain", 0, {}, shared).file("model.dropcore").write_text("a model")
+    assert deleted
+
+
 def test_a_checkpoint_counts_until_the_record_is_written(experiment, tmp_path, monkeypatch):
     def fail(path, record):
         raise OSError("the disk is full")

@@ -92,9 +92,12 @@ class SeededRun:
         pathlib.Path
             In a folder that exists.
         """
+        shared = self._folder.parent
+        shared.parent.mkdir(parents=True, exist_ok=True)
         while not self._folder.is_dir():
-            with suppress(FileNotFoundError):  # another run deletes the folder above, see `finish`
-                self._folder.mkdir(parents=True, exist_ok=True)
+            shared.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # another run has deleted `shared`, see `finish`
+                self._folder.mkdir(exist_ok=True)
         return self._folder / name
 
     def finish(self) -> None:
