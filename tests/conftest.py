@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import signal
@@ -20,6 +21,12 @@ ISAS = ("scalar", "avx2", "avx512", "neon")
 # A shell starts what it runs in the background with Ctrl-C ignored, and tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session):
+    """Leave the thousands of tests out of every pass of the garbage collector from here on."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=ISAS)

@@ -19,7 +19,7 @@ from dropcore.distributed._ranks import Ranks, ranks_of
 __all__ = ["ALONE", "Alone", "Group", "RankError", "joined"]
 
 _GRACE: Final = 5.0
-"""Seconds in which the ranks that have failed, or wait, find each other."""
+"""Seconds in which the ranks that have failed, or wait, find each other; at most the timeout."""
 
 _SPINS: Final = 200
 """Tests of a request before the processor is given to others between them."""
@@ -101,6 +101,7 @@ class Group(Alone):
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks, self._given = ranks, ranks.comm
+        self._grace = min(_GRACE, ranks.timeout)
         self._mpi: Any = sys.modules["mpi4py.MPI"]
         self.rank, self.size = ranks.comm.rank, ranks.comm.size
         self._doing = "the start of fit"
@@ -218,7 +219,7 @@ class Group(Alone):
         except BaseException as error:
             message = f"{type(error).__name__}: {error}"
             # Where all ranks fail, as by a loss that is not finite, each raises its error.
-            if self._gathered(self._control, message, _GRACE) is None:
+            if self._gathered(self._control, message, self._grace) is None:
                 self._end_job(f"rank {self.rank} failed in {self._doing}: {message}")
             raise
 
@@ -258,7 +259,7 @@ class Group(Alone):
         for rank in others:
             control.Isend(here, rank, _HERE)
         heard: set[int] = set()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + self._grace
         while len(heard) < len(others) and time.monotonic() < deadline:
             status = self._mpi.Status()
             if control.Iprobe(self._mpi.ANY_SOURCE, _HERE, status):
