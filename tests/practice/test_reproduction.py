@@ -1,11 +1,14 @@
 """Experiments: their runs, their file, and the command that repeats them."""
 
+import dataclasses
+import errno
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from dropcore import reproduction
 from dropcore.cli import main
 from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.reproduction import Experiment, Measure, Row, SeededRun, read_results, reproduce
+from dropcore.reproduction._records import append_record
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -274,6 +278,72 @@ def test_a_checkpoint_counts_until_the_record_is_written(experiment, tmp_path, m
     assert dropcore.load(checkpoint).training_state.epoch == 4
     reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=[0])
     assert not (tmp_path / "a.unfinished").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of POSIX")
+def test_processes_that_share_a_file_share_its_runs(experiment, tmp_path):
+    """The second call, which has files and locks of its own, is made during the first."""
+    path, trained, said = tmp_path / "a.jsonl", [], []
+
+    def train(run):
+        trained.append((run.row, run.seed))
+        if len(trained) == 1:
+            reproduce(experiment, path, report=said.append)
+            assert len(list(tmp_path.glob("a.unfinished/plain-0-*"))) == 1
+        return one(run)
+
+    experiment.train = train
+    reproduce(experiment, path)
+    assert trained == [("plain", 0), ("dropout", 0), ("plain", 1), ("dropout", 1)]
+    assert sorted((run["row"], run["seed"]) for run in lines(path)) == sorted(trained)
+    assert said[0] == "plain, seed 0: another process trains it"
+    assert len(said) == 4
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.png"]
+
+
+def test_a_run_that_fails_can_be_claimed_again(experiment, tmp_path):
+    def fail(run):
+        raise KeyError("a fault of the script")
+
+    good, experiment.train = experiment.train, fail
+    with pytest.raises(KeyError, match="fault"):
+        reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=[0])
+    assert os.listdir(tmp_path) == []
+    experiment.train = good
+    assert len(reproduce(experiment, tmp_path / "a.jsonl").records) == 4
+
+
+@pytest.mark.parametrize("cause", ["the system", "the file system"])
+def test_runs_where_there_are_no_locks(experiment, tmp_path, monkeypatch, cause):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if cause == "the system":
+        monkeypatch.setattr("dropcore._base.files.fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", flock)
+    assert len(reproduce(experiment, tmp_path / "a.jsonl").records) == 4
+
+
+def test_a_record_waits_for_the_line_that_another_process_writes(experiment, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "a.jsonl"
+    reproduce(experiment, path, rows=["plain"], seeds=[0])
+    (first,) = read_results(experiment, path).records
+    line, second = path.read_text(), dataclasses.replace(first, seed=1)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(line[:100])
+        file.flush()
+        writer = threading.Thread(target=append_record, args=(path, second))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+        file.write(line[100:])
+    writer.join()
+    assert read_results(experiment, path).records == [first, second]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

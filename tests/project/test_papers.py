@@ -191,6 +191,14 @@ def test_dropout_of_hidden_units_and_then_of_inputs_removes_errors():
     assert inputs < 120
 
 
+def test_dropout_in_dense_layers_takes_more_updates_and_ends_lower():
+    results = recorded("convergence")
+    without, dropout = (results.mean(row, "updates to converge") for row in results.rows)
+    assert 1.5 < dropout / without < 4
+    without, dropout = (results.mean(row, "test error") for row in results.rows)
+    assert dropout < without - 0.3
+
+
 def test_the_search_takes_rectified_units_with_dropout():
     results = recorded("relu-sigmoid")
     for unit in ("sigmoid", "ReLU"):

@@ -154,11 +154,44 @@ def _own_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
         except BaseException:
             folder.rmdir()
             raise
-        with suppress(OSError):  # not every file system has locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_open(lock)
         if folder.exists():
             return folder, lock
         os.close(lock)  # another writer took it for abandoned, before it was locked
+
+
+def lock_open(handle: int, *, wait: bool = True) -> bool:
+    """Lock an open file or folder until it is closed; True also where there are no locks.
+
+    Without `wait`, False if another process has locked it.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError:  # not every file system has locks
+            pass
+    return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[bool]:
+    """Lock a folder within the block; False if another process has locked or removed it."""
+    if fcntl is None:
+        yield True
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        own = lock_open(handle, wait=False)
+        # Who had the lock before may have removed the folder, and another may be in its place.
+        yield own and folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
+    finally:
+        os.close(handle)
 
 
 def _synchronize(path: Path, flags: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.files import lock_open
 from dropcore.reproduction._experiment import Experiment
 
 __all__ = ["Record", "Results", "append_record", "read_records", "read_results"]
@@ -282,8 +283,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a run by a single write, so that several processes may share a file."""
+    """Add a run; several processes may share a file."""
     with open(path, "ab+") as file:
+        lock_open(file.fileno())  # or a line that another process writes now would be truncated
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)  # what a killed process has begun to write
         file.write(_line(record).encode())

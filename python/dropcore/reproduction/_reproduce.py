@@ -38,7 +38,8 @@ def reproduce(
     """Train every row of an experiment with every seed, and draw the result.
 
     Runs that the file has are not repeated, and one that was stopped continues from its last
-    checkpoint, to the same bits.
+    checkpoint, to the same bits. Several processes may work on one file: each trains the runs that
+    no other process trains at the time.
 
     Parameters
     ----------
@@ -91,10 +92,14 @@ def reproduce(
         run = SeededRun(
             row, seed, own, path.with_suffix(".unfinished"), held_out=held_out, progress=progress
         )
-        record = _record(experiment, run, own)
-        append_record(path, record)
-        run.finish()  # its checkpoint counts until the record is in the file
-        report(_line(experiment, record))
+        with run.claimed() as mine:
+            if not mine:
+                report(f"{row}, seed {seed}: another process trains it")
+            elif (row, seed) not in _done(path, {row: own}, again):  # perhaps by now
+                record = _record(experiment, run, own)
+                append_record(path, record)
+                run.finish()  # its checkpoint counts until the record is in the file
+                report(_line(experiment, record))
     found = Results(experiment, read_records(path))
     draw(found, path.with_suffix(".png"))
     return found

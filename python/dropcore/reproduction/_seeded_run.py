@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import process_time
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import dropcore
+from dropcore._base.files import locked_folder
 from dropcore.nn import Model
 from dropcore.training import Checkpoint, TrainingState
 
@@ -92,13 +93,35 @@ class SeededRun:
         pathlib.Path
             In a folder that exists.
         """
+        return self._made_folder() / name
+
+    def _made_folder(self) -> Path:
         shared = self._folder.parent
         shared.parent.mkdir(parents=True, exist_ok=True)
         while not self._folder.is_dir():
             shared.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):  # another run has deleted `shared`, see `finish`
                 self._folder.mkdir(exist_ok=True)
-        return self._folder / name
+        return self._folder
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Keep other processes from training the same run within a ``with`` block.
+
+        Yields
+        ------
+        bool
+            False if another process trains the run now, or has finished it at this moment. Always
+            True where files cannot be locked, as on Windows.
+        """
+        with locked_folder(self._made_folder()) as own:
+            try:
+                yield own
+            finally:
+                if own:
+                    with suppress(OSError):  # there is a checkpoint, or other runs have files
+                        self._folder.rmdir()
+                        self._folder.parent.rmdir()
 
     def finish(self) -> None:
         """Delete the files of the run, and the folder of all runs if this was the last one."""
