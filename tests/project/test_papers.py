@@ -166,6 +166,21 @@ def test_dropout_with_max_norm_is_reached():
     assert results.mean("without dropout") > 1.3 * results.mean("dropout + max-norm")
 
 
+def test_ways_to_regularise_have_the_published_order():
+    results = recorded("mnist-regularizers")
+
+    def is_better(row, other):
+        """Whether the means differ by more than two standard errors of their difference."""
+        errors = [results.standard_error(name) for name in (row, other)]
+        return results.mean(other) - results.mean(row) > 2 * math.hypot(*errors)
+
+    assert is_better("dropout + max-norm", "dropout + L2")
+    assert is_better("dropout + L2", "max-norm")
+    for row in ("L2", "L2 + L1", "L2 + KL sparsity"):
+        assert is_better("max-norm", row)
+    assert all(len(results.of(row)) == 3 for row in results.rows)
+
+
 def test_regression_is_as_good_as_published():
     results = recorded("uci")
     for row in results.rows:
