@@ -14,6 +14,7 @@ from mpi4py import MPI
 import dropcore
 from dropcore.data import ParquetRows
 from dropcore.distributed import Ranks
+from dropcore.distributed._group import Group
 from dropcore.nn import BatchNorm, ConcreteDropout, Dense, Dropout, Sequential, UnitDropout
 from dropcore.optim import SGD, Adam, Clip
 from dropcore.regularizers import L2
@@ -247,6 +248,14 @@ def hanging(how):
         "interrupt": lambda run: os.kill(os.getpid(), signal.SIGINT),
         "exit": lambda run: sys.exit(3),
     }[how]
+    gathered = Group._gathered
+
+    def noted(self, comm, value, seconds=None):
+        if seconds is not None:
+            os.write(2, f"waits {seconds:g} s for the error of the others\n".encode())
+        return gathered(self, comm, value, seconds)
+
+    Group._gathered = noted
     begun = time.monotonic()
     try:
         fitted(comm=Ranks(COMM, timeout=2.0), callbacks=[At(4, 1, act)])

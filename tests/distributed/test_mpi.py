@@ -154,6 +154,8 @@ def test_a_rank_that_hangs_or_fails_ends_the_job_in_time(how, message):
     done = launch(3, "hanging", how, timeout=60)
     assert done.returncode != 0
     assert re.search(message, done.stderr), done.stderr
+    if how != "stop":
+        assert "waits 2 s for the error of the others" in done.stderr
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -313,6 +313,26 @@ def test_a_run_that_fails_can_be_claimed_again(experiment, tmp_path):
     assert len(reproduce(experiment, tmp_path / "a.jsonl").records) == 4
 
 
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_run_that_another_process_finishes_now_is_not_claimed(tmp_path, monkeypatch, made_again):
+    """The folder is removed, and perhaps made by a third process, while the lock is waited for."""
+    fcntl = pytest.importorskip("fcntl")
+    run = SeededRun("plain", 0, {}, tmp_path / "a.unfinished")
+    folder = run.file("model.dropcore").parent
+    flock = fcntl.flock
+
+    def late(handle, operation):
+        folder.rename(tmp_path / "finished")
+        if made_again:
+            folder.mkdir()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run.claimed() as mine:
+        assert not mine
+    assert folder.exists() == made_again
+
+
 @pytest.mark.parametrize("cause", ["the system", "the file system"])
 def test_runs_where_there_are_no_locks(experiment, tmp_path, monkeypatch, cause):
     fcntl = pytest.importorskip("fcntl")

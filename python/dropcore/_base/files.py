@@ -188,8 +188,12 @@ def locked_folder(folder: Path) -> Iterator[bool]:
         return
     try:
         own = lock_open(handle, wait=False)
-        # Who had the lock before may have removed the folder, and another may be in its place.
-        yield own and folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
+        try:
+            # The process that had the lock may have removed the folder, and another made it again.
+            own = own and os.path.samestat(os.fstat(handle), folder.stat())
+        except FileNotFoundError:
+            own = False
+        yield own
     finally:
         os.close(handle)
 

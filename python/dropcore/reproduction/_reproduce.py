@@ -39,7 +39,7 @@ def reproduce(
 
     Runs that the file has are not repeated, and one that was stopped continues from its last
     checkpoint, to the same bits. Several processes may work on one file: each trains the runs that
-    no other process trains at the time.
+    no other process trains at the time. On Windows, give them different rows or seeds instead.
 
     Parameters
     ----------
