@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl: Any = None  # type: ignore[no-redef]
 
-__all__ = ["check_replaceable", "checked_path", "replacing"]
+__all__ = ["check_replaceable", "checked_path", "lock_open", "locked_folder", "replacing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

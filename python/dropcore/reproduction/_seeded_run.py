@@ -119,16 +119,18 @@ class SeededRun:
                 yield own
             finally:
                 if own:
-                    with suppress(OSError):  # there is a checkpoint, or other runs have files
-                        self._folder.rmdir()
-                        self._folder.parent.rmdir()
+                    self._remove_empty_folders()
 
     def finish(self) -> None:
         """Delete the files of the run, and the folder of all runs if this was the last one."""
         if self._folder.is_dir():
             shutil.rmtree(self._folder)
-        with suppress(OSError):  # other runs have files there
-            self._folder.parent.rmdir()
+        self._remove_empty_folders()
+
+    def _remove_empty_folders(self) -> None:
+        for folder in (self._folder, self._folder.parent):
+            with suppress(OSError):  # gone, or with a checkpoint of this run or another one
+                folder.rmdir()
 
     def fit(
         self,
