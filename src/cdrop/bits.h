@@ -53,6 +53,16 @@ CDROP_INLINE uint32_t cdrop_load_bits32(const uint8_t *bits, uint64_t at) {
     return (uint32_t)(((uint64_t)cdrop_load32(p) | (uint64_t)p[(shift + 31) / 8] << 32) >> shift);
 }
 
+/* The same of a mask that may be NULL, which keeps everything. */
+CDROP_INLINE uint32_t cdrop_load_mask32(const uint8_t *bits, uint64_t at) {
+    return bits ? cdrop_load_bits32(bits, at) : 0xFFFFFFFFu;
+}
+
+/* The last 32 bits of a mask of n, in which those of its whole words are 0: n > 32, n % 32 > 0. */
+CDROP_INLINE uint32_t cdrop_load_end32(const uint8_t *bits, uint64_t at, uint64_t n) {
+    return cdrop_load_mask32(bits, at + n - 32) & 0xFFFFFFFFu << (32 - n % 32);
+}
+
 /* n < 32 bits from anywhere, zeros behind them. */
 CDROP_INLINE uint32_t cdrop_load_bits_below32(const uint8_t *bits, uint64_t at, unsigned n) {
     const uint8_t *p = bits + at / 8;

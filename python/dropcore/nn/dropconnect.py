@@ -55,8 +55,7 @@ class DropConnect(RatedLayer, Dense):
         Fraction kept.
     mode : "row" or "batch", default "row"
         Whether each sample has a mask of its own, (batch, in, units), which is never stored, or the
-        batch shares one mask (in, units), which is much faster. Masks of samples take a third of
-        the time where `units` is a multiple of 32.
+        batch shares one mask (in, units), which is much faster.
     inference : "mean" or "gaussian", default "mean"
     activation, use_bias, initializer, constraint, regularizer
         As for `Dense`.

@@ -112,8 +112,7 @@ static void F(softmax_tile_back)(const cdrop_tile *tile, const T *level, const T
             x[i] = F(exp2_of)((T)0 < score ? (T)0 : score);
         }
         for (int64_t i = 0; i < whole; i += CDROP_TILE_STEP) {
-            const sel_t sel =
-                sel_set(tile->bits ? cdrop_load_bits32(tile->bits, bit + (uint64_t)i) : ~0u);
+            const sel_t sel = sel_set(cdrop_load_mask32(tile->bits, bit + (uint64_t)i));
             UNROLL
             for (int j = 0; j < CDROP_TILE_STEP / V(LANES); ++j) {
                 T *at = x + i + j * V(LANES), *back = dx + i + j * V(LANES);

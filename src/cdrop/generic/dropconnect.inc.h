@@ -7,45 +7,60 @@
  *   CDROP_DROPCONNECT_DX   out__k    += sum_n a__n * b__kn where kept, a = dz of the sample, b = w
  */
 
+static inline void F(axpy32)(sel_t sel, V(vec) a, const T *x, T *y) {
+    UNROLL
+    for (int j = 0; j < 32 / V(LANES); ++j) {
+        const size_t at = (size_t)j * V(LANES);
+        V(store)(y + at, V(add)(V(load)(y + at), V(keep_mul)(sel, j, V(load)(x + at), a)));
+    }
+}
+
+static inline void F(dot32)(sel_t sel, const T *x, const T *w, V(vec) *sum) {
+    UNROLL
+    for (int j = 0; j < 32 / V(LANES); ++j) {
+        const size_t at = (size_t)j * V(LANES);
+        sum[j] = V(add)(sum[j], V(keep_mul)(sel, j, V(load)(w + at), V(load)(x + at)));
+    }
+}
+
+static inline T F(if_bit)(uint32_t bits, T value) {
+    return bits & 1 ? value : (T)0;
+}
+
 static void F(axpy)(size_t n, const uint8_t *bits, uint64_t bit, T a, const T *x, T *y) {
     const V(vec) s = V(set1)(a);
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const sel_t sel = sel_set(bits ? cdrop_load_bits32(bits, bit + i) : 0xFFFFFFFFu);
-        UNROLL
-        for (int j = 0; j < 32 / V(LANES); ++j) {
-            const size_t at = i + (size_t)j * V(LANES);
-            V(store)(y + at, V(add)(V(load)(y + at), V(keep_mul)(sel, j, V(load)(x + at), s)));
-        }
+    if (n < 32) {
+        const uint32_t kept = bits ? cdrop_load_bits_below32(bits, bit, (unsigned)n) : 0xFFFFFFFFu;
+        for (size_t i = 0; i < n; ++i) y[i] += F(if_bit)(kept >> i, a * x[i]);
+        return;
     }
-    for (; i < n; ++i)
-        if (!bits || cdrop_bit(bits, bit + i)) y[i] += a * x[i];
+    for (size_t i = 0; i + 32 <= n; i += 32)
+        F(axpy32)(sel_set(cdrop_load_mask32(bits, bit + i)), s, x + i, y + i);
+    if (n % 32) F(axpy32)(sel_set(cdrop_load_end32(bits, bit, n)), s, x + n - 32, y + n - 32);
 }
 
 static T F(dot)(size_t n, const uint8_t *bits, uint64_t bit, const T *x, const T *w) {
     V(vec) sum[32 / V(LANES)];
     T lanes[V(LANES)], total = (T)0;
-    size_t i = 0;
-    for (int j = 0; j < 32 / V(LANES); ++j) sum[j] = V(zero)();
-    for (; i + 32 <= n; i += 32) {
-        const sel_t sel = sel_set(cdrop_load_bits32(bits, bit + i));
-        UNROLL
-        for (int j = 0; j < 32 / V(LANES); ++j) {
-            const size_t at = i + (size_t)j * V(LANES);
-            sum[j] = V(add)(sum[j], V(keep_mul)(sel, j, V(load)(w + at), V(load)(x + at)));
-        }
+    if (n < 32) {
+        const uint32_t kept = cdrop_load_bits_below32(bits, bit, (unsigned)n);
+        for (size_t i = 0; i < n; ++i) total += F(if_bit)(kept >> i, x[i] * w[i]);
+        return total;
     }
+    for (int j = 0; j < 32 / V(LANES); ++j) sum[j] = V(zero)();
+    for (size_t i = 0; i + 32 <= n; i += 32)
+        F(dot32)(sel_set(cdrop_load_bits32(bits, bit + i)), x + i, w + i, sum);
+    if (n % 32) F(dot32)(sel_set(cdrop_load_end32(bits, bit, n)), x + n - 32, w + n - 32, sum);
     for (int j = 1; j < 32 / V(LANES); ++j) sum[0] = V(add)(sum[0], sum[j]);
     V(store)(lanes, sum[0]);
     for (int l = 0; l < V(LANES); ++l) total += lanes[l];
-    for (; i < n; ++i)
-        if (cdrop_bit(bits, bit + i)) total += x[i] * w[i];
     return total;
 }
 
 static void F(dropconnect)(int part, const cdrop_draw *draw, const uint8_t *bits, uint64_t index,
                        int64_t first, int64_t last, int64_t n, const T *a, const T *b, T *out) {
     ALIGNED uint8_t drawn[CHUNK / 8];
+    int64_t k = first / n, column = first % n;
     decider d;
     if (!bits) decider_for(&d, draw, (index + (uint64_t)first) / DROPCORE_GROUP);
     while (first < last) {
@@ -62,7 +77,6 @@ static void F(dropconnect)(int part, const cdrop_draw *draw, const uint8_t *bits
             now_bits = drawn;
         }
         for (const int64_t end = first + now; first < end;) {
-            const int64_t k = first / n, column = first % n;
             const int64_t run = n - column < end - first ? n - column : end - first;
             if (part == CDROP_DROPCONNECT_Y)
                 F(axpy)((size_t)run, now_bits, bit, a[k], b + k * n + column, out + column);
@@ -72,6 +86,11 @@ static void F(dropconnect)(int part, const cdrop_draw *draw, const uint8_t *bits
                 out[k] += F(dot)((size_t)run, now_bits, bit, a + column, b + k * n + column);
             first += run;
             bit += (uint64_t)run;
+            column += run;
+            if (column == n) {
+                column = 0;
+                ++k;
+            }
         }
     }
 }

@@ -346,8 +346,7 @@ static void F(epilogue)(int64_t m, int64_t n, const T *bias, int relu, const uin
     for (int64_t r = 0; r < m; ++r, c += c_stride, bit += (uint64_t)bit_stride) {
         int64_t i = 0;
         for (; i + 32 <= n; i += 32) {
-            const sel_t sel =
-                sel_set(bits ? cdrop_load_bits32(bits, bit + (uint64_t)i) : 0xFFFFFFFFu);
+            const sel_t sel = sel_set(cdrop_load_mask32(bits, bit + (uint64_t)i));
             UNROLL
             for (int j = 0; j < 32 / V(LANES); ++j) {
                 const int64_t at = i + j * V(LANES);
