@@ -164,6 +164,7 @@ def test_dropout_with_max_norm_is_reached():
     assert len(results.of("dropout + max-norm")) == 3
     assert results.mean("dropout + max-norm") <= 1.15
     assert results.mean("without dropout") > 1.3 * results.mean("dropout + max-norm")
+    assert results.mean("dropout + max-norm") < results.mean("dropout") <= 1.25
 
 
 def test_ways_to_regularise_have_the_published_order():
