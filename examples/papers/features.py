@@ -10,7 +10,7 @@ hidden layer are multiplied by keep. The loss is the cross-entropy of each pixel
 The settings were chosen with seed 0 on 10,000 digits that were held out. With a standard deviation
 of 0.01 for the initial weights and no warm-up, 81 and 83 of the 256 units are never active; with
 0.02 and a warm-up of one epoch, all but one are. The mean activations after 12 epochs are then 2.66
-and 0.74.
+and 0.74. Learning rate and epochs were taken without a search.
 """
 
 import numpy as np

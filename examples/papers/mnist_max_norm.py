@@ -3,7 +3,7 @@
 Srivastava et al. 2014, table 2: 784-1024-1024-1024-10 with ReLU. Inputs are kept at 0.8, hidden
 units at 0.5; momentum 0.95, a learning rate that falls to 0, and c = 2. Beside them the same
 network without dropout, which is trained for fewer epochs, because it gains nothing from more. The
-row without a bound has one seed, because a run takes an hour of CPU time.
+row without a bound has one seed, to save two hours of CPU time.
 
 The paper made a million updates, and here there are 234,500. The learning rate was chosen with seed
 0 on digits that were held out, for the row with max-norm. Errors after 40 epochs: 1.45 % for 0.02

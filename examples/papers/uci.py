@@ -11,7 +11,8 @@ network is then fitted to all rows of training. Test rows take part in nothing b
     coverage        of the intervals of 90 %
 
 The number of epochs was chosen on training rows of four splits of concrete that were held out: the
-RMSE was 5.31 after 400 and 5.14 after 1000.
+RMSE was 5.31 after 400 and 5.14 after 1000. The learning rate, the batch and the strength of L2 were
+taken without a search.
 """
 
 import numpy as np

@@ -76,7 +76,7 @@ class Experiment:
     Parameters
     ----------
     title : str
-        One line.
+        A one-line title.
     paper : str
         Authors, year, and the number of the table or figure.
     rows : sequence of Row

@@ -57,7 +57,7 @@ class SeededRun:
     updates : int
     seconds, cpu_seconds : float
         Of training: the time that passed, and that of all threads. They include those of a run that
-        was stopped. `fit` adds to all three; a loop of one's own does so itself.
+        was stopped. `fit` adds to all three; a custom training loop must update them itself.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class SeededRun:
         return model
 
     def add_curve(self, name: str, x: ArrayLike, y: ArrayLike) -> None:
-        """Record a curve, with 6 significant digits.
+        """Record a curve, rounded to 6 significant digits.
 
         Parameters
         ----------
@@ -239,7 +239,7 @@ class SeededRun:
         x, y, x_test, y_test : ndarray, shape (samples, ...)
             The training data in a random order.
         samples : int, optional
-            Train on the first so many.
+            Use only this many of the first samples. By default all.
 
         Returns
         -------
