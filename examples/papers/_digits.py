@@ -7,7 +7,8 @@ from dropcore.datasets import load_mnist
 from dropcore.nn import ActivityRegularization, Dense, Dropout, Sequential
 from dropcore.optim import SGD
 from dropcore.reproduction import draw_curves
-from dropcore.schedules import Cosine
+
+from ._schedules import falling
 
 LOSS = "softmax_cross_entropy"
 
@@ -42,22 +43,32 @@ def network(
     return Sequential([*layers, dropout(keep=before), Dense(classes, regularizer=regularizer)])
 
 
-def train(run, model, data=None, *, name="model", **arguments):
+def train(run, model, data=None, *, name="model", curve="test error", **arguments):
     """Train with momentum and a learning rate that falls to 0; return the model and its error.
 
     The settings are those of the run: epochs, batch, learning_rate and momentum. Without `data`
-    it is `digits`. `arguments` go to `run.fit`.
+    it is `digits`. `curve` is the name of the errors against updates, None to leave them out.
+    `arguments` go to `run.fit`.
     """
     settings = run.settings
     x, y, x_test, y_test = data or digits(run)
-    updates = settings.epochs * -(-len(x) // settings.batch)
     model = run.fit(
         model, x, y, name=name, epochs=settings.epochs, batch_size=settings.batch, loss=LOSS,
-        optimizer=SGD(Cosine(settings.learning_rate, steps=updates), momentum=settings.momentum),
+        optimizer=SGD(falling(settings, len(x)), momentum=settings.momentum),
         validation_data=(x_test, y_test), **arguments,
     )  # fmt: skip
-    run.add_errors(model)
+    if curve is not None:
+        run.add_errors(model, curve)
     return model, error(model, x_test, y_test)
+
+
+def measured(run, units, data=None, **given):
+    """Train the `network` of the run's settings, and return what most experiments measure."""
+    settings = run.settings
+    model = network(
+        units, input_keep=settings.input_keep, keep=settings.keep, c=settings.c, **given
+    )  # fmt: skip
+    return {"test error": train(run, model, data)[1]}
 
 
 def error(model, x, y):

@@ -10,7 +10,7 @@ batch and so twice the learning rate. As in the figure, each network is trained 
 
 from dropcore.reproduction import COLORS, Experiment, Row, legend, styled
 
-from ._digits import network, train
+from ._digits import measured
 
 STYLES = {2: "-", 3: "--", 4: ":"}
 WIDTHS = 512, 1024
@@ -18,12 +18,7 @@ DROPOUT = {"input_keep": 0.8, "keep": 0.5, "c": 2.0}
 
 
 def one(run):
-    settings = run.settings
-    _, error = train(run, network(
-        [settings.units] * settings.layers, input_keep=settings.input_keep, keep=settings.keep,
-        c=settings.c,
-    ))  # fmt: skip
-    return {"test error": error}
+    return measured(run, [run.settings.units] * run.settings.layers)
 
 
 def draw(figure, results):

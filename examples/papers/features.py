@@ -19,9 +19,10 @@ from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.nn.initializers import Normal
 from dropcore.optim import Adam
 from dropcore.reproduction import COLORS, Experiment, Measure, Row, legend, styled
-from dropcore.schedules import Cosine, WarmUp
+from dropcore.schedules import WarmUp
 
 from ._digits import digits
+from ._schedules import falling
 
 SHOWN = 36  # units
 BINS = np.linspace(0, 6, 61)
@@ -30,8 +31,7 @@ BINS = np.linspace(0, 6, 61)
 def one(run):
     settings = run.settings
     x, _, x_test, _ = digits(run)
-    updates = settings.epochs * -(-len(x) // settings.batch)
-    falling = Cosine(settings.learning_rate, steps=updates - settings.warm_up)
+    rate = WarmUp(falling(settings, len(x), first=settings.warm_up), steps=settings.warm_up)
     model = run.fit(
         Sequential([
             Dense(settings.units, activation="relu", initializer=Normal(settings.deviation)),
@@ -39,7 +39,7 @@ def one(run):
             Dense(x.shape[1]),
         ]),
         x, x, epochs=settings.epochs, batch_size=settings.batch, loss=settings.loss,
-        optimizer=Adam(WarmUp(falling, steps=settings.warm_up)),
+        optimizer=Adam(rate),
     )  # fmt: skip
     hidden = model[0](x_test)
     counts, _ = np.histogram(hidden, BINS)

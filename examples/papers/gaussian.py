@@ -12,18 +12,13 @@ Bernoulli dropout with three layers, and the same for both rows. Here there are 
 from dropcore.nn import Dropout, GaussianDropout
 from dropcore.reproduction import Experiment, Row
 
-from ._digits import errors_within, network, train
+from ._digits import errors_within, measured
 
 NOISE = {"bernoulli": Dropout, "gaussian": GaussianDropout}
 
 
 def one(run):
-    settings = run.settings
-    _, error = train(run, network(
-        [settings.units] * 2, input_keep=settings.input_keep, keep=settings.keep, c=settings.c,
-        dropout=NOISE[settings.noise],
-    ))  # fmt: skip
-    return {"test error": error}
+    return measured(run, [run.settings.units] * 2, dropout=NOISE[run.settings.noise])
 
 
 EXPERIMENT = Experiment(

@@ -27,16 +27,16 @@ def one(run):
     data = digits(run)
     errors = []
     for p in settings.keep:
-        n = settings.units if settings.fixed == "n" else round(settings.kept / p)
+        n = {"n": settings.units, "p * n": round(settings.kept / p)}[settings.fixed]
         model, found = train(
             run,
             network([n] * settings.layers, input_keep=settings.input_keep, keep=p, c=settings.c),
             data,
             name=f"p-{p}",
+            curve=None,
         )
         errors.append((found, error(model, *data[:2])))
     test, training = np.transpose(errors)
-    run.curves.clear()  # those of the networks against updates
     run.add_curve("test error", settings.keep, test)
     run.add_curve("training error", settings.keep, training)
     return {f"p = {p}": test[settings.keep.index(p)] for p in SHOWN}

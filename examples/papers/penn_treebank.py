@@ -41,7 +41,7 @@ def language_model(settings, vocabulary):
             vocabulary=vocabulary, max_length=settings.steps, causal=True, return_sequences=True,
             rate=rate, input_rate=rate,
         )  # fmt: skip
-    masks = {"shared_axes": 1} if settings.mask_of == "sequence" else {}
+    masks = {"sequence": {"shared_axes": 1}, "step": {}}[settings.mask_of]
     layers = [EmbeddingDropout(Embedding(vocabulary, units), settings.word_rate)]
     for _ in range(2):
         recurrent = LSTM(

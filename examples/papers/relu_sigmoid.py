@@ -101,7 +101,7 @@ def draw(figure, results):
             legend(trials)
     trials.set(
         xlabel="rate of hidden units that the search tried", ylabel="error on held-out digits, %",
-        ylim=(1.5, 10),
+        yscale="log", ylim=(1.5, 100), yticks=(2, 5, 10, 20, 50), yticklabels=(2, 5, 10, 20, 50),
     )  # fmt: skip
 
 

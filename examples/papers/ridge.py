@@ -17,7 +17,8 @@ from dropcore.datasets import load_uci
 from dropcore.nn import Dense, Dropout, Sequential, linear_dropout_ridge
 from dropcore.optim import SGD
 from dropcore.reproduction import COLORS, Experiment, Measure, Row, legend, styled
-from dropcore.schedules import Cosine
+
+from ._schedules import falling
 
 
 def standardised(values):
@@ -31,11 +32,10 @@ def one(run):
         rows = data.splits[0][0]
         x, y = standardised(x[rows]), standardised(y[rows])
     model = Sequential([Dropout(keep=settings.keep), Dense(1, use_bias=False)])
-    updates = settings.epochs * -(-len(x) // settings.batch)
     model = run.fit(
         model, x.astype(np.float32), y.astype(np.float32), epochs=settings.epochs,
         batch_size=settings.batch, loss="mse",
-        optimizer=SGD(Cosine(settings.learning_rate, steps=updates)),
+        optimizer=SGD(falling(settings, len(x))),
     )  # fmt: skip
     ours, ridge = model[1].params["weight"][:, 0], linear_dropout_ridge(x, y, keep=settings.keep)
     run.add_curve("weights", ridge, ours)
@@ -64,7 +64,7 @@ def draw(figure, results):
 EXPERIMENT = Experiment(
     title="Linear regression with dropout against ridge regression",
     paper="Srivastava et al. 2014, section 9.1",
-    rows=[Row(f"keep {keep}", 0.0, keep=keep) for keep in (0.9, 0.8, 0.5, 0.2)],
+    rows=[Row(f"keep {keep}", keep=keep) for keep in (0.9, 0.8, 0.5, 0.2)],
     train=one,
     draw=draw,
     measures=[

@@ -54,7 +54,7 @@ def one(run):
     settings = run.settings
     words, y, vocabulary = sentences()
     folds = np.array_split(np.random.default_rng(0).permutation(len(y)), FOLDS)
-    test = folds.pop(run.seed % FOLDS)
+    test = folds.pop(run.fold(FOLDS))
     rest = np.concatenate(folds)
     x, y, x_test, y_test = run.split(
         words[rest], y[rest], words[test], y[test], samples=settings.samples

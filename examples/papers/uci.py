@@ -11,8 +11,8 @@ network is then fitted to all rows of training. Test rows take part in nothing b
     coverage        of the intervals of 90 %
 
 The number of epochs was chosen on training rows of four splits of concrete that were held out: the
-RMSE was 5.31 after 400 and 5.14 after 1000. The learning rate, the batch and the strength of L2 were
-taken without a search.
+RMSE was 5.31 after 400 and 5.14 after 1000. Learning rate, batch and strength of L2 were taken
+without a search.
 """
 
 import numpy as np
@@ -23,8 +23,9 @@ from dropcore.nn import Dense, Dropout, Sequential
 from dropcore.optim import Adam
 from dropcore.regularizers import L2
 from dropcore.reproduction import Experiment, Measure, Row
-from dropcore.schedules import Cosine
 from dropcore.uncertainty import noise_level, predictive
+
+from ._schedules import falling
 
 HELD_OUT = 0.2
 LEVEL = 0.9
@@ -37,10 +38,9 @@ def fitted(run, x, y, rate, name):
         Dropout(rate), Dense(settings.units, activation="relu", regularizer=small),
         Dropout(rate), Dense(1, regularizer=small),
     ])  # fmt: skip
-    updates = settings.epochs * -(-len(x) // settings.batch)
     return run.fit(
         model, x, y, name=name, loss="mse", epochs=settings.epochs, batch_size=settings.batch,
-        optimizer=Adam(Cosine(settings.learning_rate, steps=updates)),
+        optimizer=Adam(falling(settings, len(x))),
         preprocessing=Preprocessing(), scale_targets=True,
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def chosen(run, x, y):
 
 def one(run):
     data = load_uci(run.row)
-    train, test = data.splits[run.seed % len(data.splits)]
+    train, test = data.splits[run.fold(len(data.splits))]
     if run.held_out:
         train, test = np.split(train, [len(train) - len(test)])
     x, y = data.x[train], data.y[train]

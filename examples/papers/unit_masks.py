@@ -23,17 +23,12 @@ import numpy as np
 from dropcore.nn import Dropout, UnitDropout
 from dropcore.reproduction import COLORS, Experiment, Row, draw_curves, styled
 
-from ._digits import network, train
+from ._digits import measured
 
 
 def one(run):
-    settings = run.settings
-    units = partial(UnitDropout, group=settings.group)
-    _, error = train(run, network(
-        [settings.units] * 2, input_keep=settings.input_keep, keep=settings.keep, c=settings.c,
-        dropout=Dropout if settings.mask == "elements" else units,
-    ))  # fmt: skip
-    return {"test error": error}
+    masks = {"elements": Dropout, "units": partial(UnitDropout, group=run.settings.group)}
+    return measured(run, [run.settings.units] * 2, dropout=masks[run.settings.mask])
 
 
 def draw(figure, results):

@@ -78,9 +78,10 @@ def test_every_row_is_run_with_every_seed(experiment, tmp_path):
     assert 0 < found[0]["seconds"] < 60
     assert 0 < found[0]["cpu_seconds"] < 60
     assert found[0]["machine"]["isa"]
-    assert said[0].startswith("plain, seed 0: test error ")
-    assert "(published: 9.5), 40 updates" in said[0]
-    assert "published" not in said[1]
+    assert said[0] == "plain, seed 0: begins, run 1 of 4"
+    assert said[1].startswith("plain, seed 0: test error ")
+    assert "% (published: 9.5), 40 updates" in said[1]
+    assert "published" not in said[3]
     assert path.with_suffix(".png").stat().st_size > 1000
     assert sorted(p.name for p in tmp_path.iterdir()) == ["blobs.jsonl", "blobs.png"]
     errors = [run["values"]["test error"] for run in found if run["row"] == "plain"]
@@ -113,7 +114,8 @@ def test_finished_runs_are_kept(experiment, tmp_path):
     before = path.read_text()
     said = []
     reproduce(experiment, path, seeds=[0], report=said.append)
-    assert len(said) == 1
+    assert said[0] == "dropout, seed 0: begins"
+    assert len(said) == 2
     assert path.read_text().startswith(before)
 
 
@@ -185,9 +187,9 @@ def test_a_line_that_was_cut_is_ignored(experiment, tmp_path):
 
 
 def test_values_are_checked(experiment, tmp_path):
-    for values in ({"error": 1.0}, {}, {"test error": math.nan}):
+    for values in ({"error": 1.0}, {}, None, {"test error": math.nan}):
         experiment.train = lambda run, values=values: values
-        with pytest.raises(ValueError, match="a finite number for each of"):
+        with pytest.raises(ValueError, match=r"must return (a dict with|finite numbers)"):
             reproduce(experiment, tmp_path / "a.jsonl")
     assert not (tmp_path / "a.jsonl").exists()
 
@@ -297,7 +299,7 @@ def test_processes_that_share_a_file_share_its_runs(experiment, tmp_path):
     assert trained == [("plain", 0), ("dropout", 0), ("plain", 1), ("dropout", 1)]
     assert sorted((run["row"], run["seed"]) for run in lines(path)) == sorted(trained)
     assert said[0] == "plain, seed 0: another process trains it"
-    assert len(said) == 4
+    assert len(said) == 1 + 2 * 3
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "a.png"]
 
 
@@ -414,7 +416,7 @@ def test_names_that_do_not_exist(experiment, tmp_path):
         reproduce(experiment, path, rows=["maxout"])
     with pytest.raises(ValueError, match=r"settings: 'unit' is no setting .* 'epochs', 'rate'"):
         reproduce(experiment, path, settings={"unit": 3})
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         reproduce(experiment, tmp_path / "no" / "blobs.jsonl")
     with pytest.raises(ValueError, match="no experiment is called 'nothing': they are "):
         reproduction.load_script("nothing")
@@ -442,6 +444,7 @@ def test_command(script, tmp_path, capsys):
     assert main(["reproduce", "blobs", "--quick", "-o", str(out)]) == 0
     shown = capsys.readouterr()
     assert shown.err.count("seed 0: test error ") == 2
+    assert "plain, seed 0: begins, run 1 of 2" in shown.err
     assert "9.50" in shown.out
     assert sorted(os.listdir(out)) == ["blobs-quick.jsonl", "blobs-quick.png"]
     arguments = [
@@ -461,12 +464,20 @@ def test_command(script, tmp_path, capsys):
 def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
     started = []
 
-    def run(command, **options):
-        assert command[1:3] == ["-m", "dropcore"]
-        started.append(command[3:])
-        return subprocess.CompletedProcess(command, main(command[3:]))
+    class Process:
+        """Runs the command in this process; `returned`, if it is not None, stands for a failure."""
 
-    monkeypatch.setattr(subprocess, "run", run)
+        returned = None
+
+        def __init__(self, command, **options):
+            assert command[1:3] == ["-m", "dropcore"]
+            started.append(command[3:])
+            self.returncode = main(command[3:]) if self.returned is None else self.returned
+
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
     arguments = [
         "reproduce", "blobs", "--quick", "--jobs", "2", "--seeds", "0,1", "-o", str(tmp_path),
         "--set", "units=3", "--again",
@@ -478,9 +489,7 @@ def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
     found = lines(tmp_path / "blobs-quick.jsonl")[-2:]
     assert {(r["row"], r["settings"]["units"]) for r in found} == {("dropout", 3)}
     assert sorted(r["seed"] for r in found) == [0, 1]
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1)
-    )
+    Process.returned = 1
     assert main(arguments) == 2
     assert "2 of 2 runs failed, the first one blobs, 'plain', seed 0" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dropcore.reproduction import load_script, read_results, reproduce, script_names
-from dropcore.reproduction._reproduce import missing_runs
+from dropcore.reproduction._selection import Selection
 from support.idx import write_mnist
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
@@ -148,8 +148,8 @@ def test_the_page_shows_each_record():
 def test_the_page_says_where_runs_are_missing(name):
     text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
     (section,) = (part for part in text.split("\n## ") if f"{{reproduced}} {name}\n" in part)
-    missing = missing_runs(load_script(name), ROOT / "docs" / "papers" / f"{name}.jsonl")
-    assert ("been recorded yet" in section) == bool(missing)
+    selection = Selection(load_script(name), ROOT / "docs" / "papers" / f"{name}.jsonl")
+    assert ("been recorded yet" in section) == bool(selection.missing())
 
 
 def test_ridge_regression_is_reached():

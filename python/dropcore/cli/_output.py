@@ -28,8 +28,11 @@ WRITTEN: Final = ("output", "log", "storage")
 _CALLER: Final = re.compile(r"^(read_table|read_arrays|split_target|split|load|save): ")
 
 _ARGUMENT: Final = re.compile(
-    r"\b(sep|encoding|decimal|names|missing_values|target|drop)=\[?(\.\.\.|'[^']*'|\"[^\"]*\")?\]?"
+    r"\b(sep|encoding|decimal|names|missing_values|target|drop|rows)="
+    r"\[?(\.\.\.|'[^']*'|\"[^\"]*\")?\]?"
 )
+
+_FLAG: Final = re.compile(r"\b(again)=True")
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -48,7 +51,7 @@ def note(text: str) -> None:
 
 def as_options(message: str) -> str:
     """A message of the library in the words of the command line: ``sep=';'`` as ``--sep ';'``."""
-    found = _CALLER.sub("", message)
+    found = _FLAG.sub(r"--\1", _CALLER.sub("", message))
     return _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')} {match[2] or '...'}", found)
 
 

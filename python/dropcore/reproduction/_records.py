@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dropcore._base.checks import listed, shown
 from dropcore._base.files import lock_open
 from dropcore.reproduction._experiment import Experiment
 
@@ -56,20 +57,37 @@ class Record:
 class Results:
     """Finished runs of an experiment.
 
+    Methods that take a row or a measure raise ValueError if the experiment does not have it, or if
+    the row has no runs.
+
     Parameters
     ----------
     experiment : Experiment
     records : iterable of Record
+
+    Raises
+    ------
+    ValueError
+        If a run has a row that the experiment does not have, or no value of one of its measures.
     """
 
     def __init__(self, experiment: Experiment, records: Iterable[Record]) -> None:
         self.experiment = experiment
         self.records = list(records)
+        for record in self.records:
+            experiment.row(record.row)
+            for measure in experiment.measures:
+                if measure.name not in record.values:
+                    raise ValueError(
+                        f"the run of {record.row!r} with seed {record.seed} has no value of "
+                        f"{measure.name!r}, only {listed(record.values)}"
+                    )
 
     @property
     def rows(self) -> list[str]:
         """The rows with at least one run, in the order of the experiment."""
-        return [row.name for row in self.experiment.rows if self.of(row.name)]
+        recorded = {record.row for record in self.records}
+        return [row.name for row in self.experiment.rows if row.name in recorded]
 
     def of(self, row: str) -> list[Record]:
         """The runs of a row.
@@ -81,8 +99,10 @@ class Results:
         Returns
         -------
         list of Record
+            Empty if it has none yet.
         """
-        return [record for record in self.records if record.row == row]
+        name = self.experiment.row(row).name
+        return [record for record in self.records if record.row == name]
 
     def values(self, row: str, measure: str | None = None) -> NDArray[np.float64]:
         """A value for each run of a row.
@@ -97,8 +117,11 @@ class Results:
         -------
         float64 array (runs,)
         """
-        name = self.experiment.measures[0].name if measure is None else measure
-        return np.array([record.values[name] for record in self.of(row)])
+        name = self.experiment.measure(measure).name
+        found = [record.values[name] for record in self.of(row)]
+        if not found:
+            raise ValueError(f"row {row!r} has no runs yet; there are some of {listed(self.rows)}")
+        return np.array(found)
 
     def mean(self, row: str, measure: str | None = None) -> float:
         """The mean over the runs of a row.
@@ -156,9 +179,17 @@ class Results:
         Raises
         ------
         ValueError
-            If the runs have other abscissae.
+            If there is no such curve, or the runs have other abscissae.
         """
-        curves = [record.curves[name] for record in self.of(row)]
+        curves = []
+        for record in self.of(row):
+            if name not in record.curves:
+                raise ValueError(
+                    f"row {row!r} has no curve {name!r}; its curves are {listed(record.curves)}"
+                )
+            curves.append(record.curves[name])
+        if not curves:
+            raise ValueError(f"row {row!r} has no runs yet; there are some of {listed(self.rows)}")
         x = np.array(curves[0][0], np.float64)
         if any(list(x) != list(other[0]) for other in curves):
             raise ValueError(f"the runs of {row!r} have curves {name!r} of different abscissae")
@@ -232,11 +263,10 @@ class Results:
         str
             Such as "1.06 +- 0.02", or "1.06" for a single run.
         """
-        name = self.experiment.measures[0].name if measure is None else measure
-        digits = next(m.digits for m in self.experiment.measures if m.name == name)
-        error = self.standard_error(row, name)
+        chosen = self.experiment.measure(measure)
+        digits, error = chosen.digits, self.standard_error(row, chosen.name)
         spread = "" if math.isnan(error) else f" +- {error:.{digits}f}"
-        return f"{self.mean(row, name):.{digits}f}{spread}"
+        return f"{self.mean(row, chosen.name):.{digits}f}{spread}"
 
 
 def read_results(experiment: Experiment, path: str | Path) -> Results:
@@ -256,27 +286,37 @@ def read_results(experiment: Experiment, path: str | Path) -> Results:
     Raises
     ------
     ValueError
-        If a line is no record.
+        If a line is no record, or one of another experiment.
     """
-    return Results(experiment, read_records(Path(path)))
+    records = read_records(Path(path))
+    try:
+        return Results(experiment, records)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}: name the file of this experiment, or delete such lines"
+        ) from None
 
 
 def read_records(path: Path) -> list[Record]:
     """The runs in a file, the last one of each row and seed; none if there is no file.
 
-    The last run of a row replaces earlier ones with other settings. A last line without its end,
-    which a process left that was killed, is ignored.
+    The last run of a row replaces earlier ones with other settings. What a killed process has begun
+    to write at the end is ignored.
     """
     if not path.exists():
         return []
     found: dict[tuple[str, int], Record] = {}
     settings: dict[str, dict[str, Any]] = {}
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
+    content = path.read_bytes()
+    *lines, last = content[: _end_of_records(path, content)].split(b"\n")
+    for number, line in enumerate([*lines, last] if last else lines, 1):
         try:
-            record = Record(**json.loads(line))
+            record = _record(line)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no record of a run: {error}") from None
+            raise ValueError(
+                f"{path}, line {number} is no record of a run: {error}: correct the line, or "
+                "delete it, and its run is repeated"
+            ) from None
         found[record.row, record.seed] = record
         settings[record.row] = record.settings
     return [record for record in found.values() if record.settings == settings[record.row]]
@@ -287,10 +327,58 @@ def append_record(path: Path, record: Record) -> None:
     with open(path, "ab+") as file:
         lock_open(file.fileno())  # or a line that another process writes now would be truncated
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)  # what a killed process has begun to write
+        content = file.read()
+        end = _end_of_records(path, content)
+        file.truncate(end)
+        if end and content[end - 1 : end] != b"\n":
+            file.write(b"\n")
         file.write(_line(record).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _end_of_records(path: Path, content: bytes) -> int:
+    """Where the content of a file ends without what a killed process has begun to write.
+
+    A whole last line may have lost its end in an editor.
+    """
+    whole = content.rfind(b"\n") + 1
+    last = content[whole:]
+    try:
+        _record(last)
+    except (ValueError, TypeError):
+        if last[: len(_BEGIN)] != _BEGIN[: len(last)]:
+            raise ValueError(
+                f"{path}: the last line is no record of a run: name a file that reproduce has "
+                "written, or a new one"
+            ) from None
+        return whole
+    return len(content)
+
+
+_BEGIN: Final = b'{"row": '
+"""What each line begins with."""
+
+
+def _record(line: bytes) -> Record:
+    """The record of a line; ValueError or TypeError if it is none."""
+    found = json.loads(line.decode("utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"it must be an object of JSON, got {shown(found)}")
+    record = Record(**found)
+    for name, kind in _KINDS.items():
+        value = getattr(record, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {shown(value)}")
+    for name, value in record.values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"the value of {name!r} must be a number, got {shown(value)}")
+    return record
+
+
+_KINDS: Final[dict[str, type]] = {
+    "row": str, "seed": int, "settings": dict, "values": dict, "curves": dict, "machine": dict,
+}  # fmt: skip
 
 
 def _line(record: Record) -> str:

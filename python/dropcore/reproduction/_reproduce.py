@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -16,10 +15,11 @@ import dropcore
 from dropcore._base.checks import shown
 from dropcore.reproduction._experiment import Experiment
 from dropcore.reproduction._pictures import draw_rows
-from dropcore.reproduction._records import Record, Results, append_record, read_records
+from dropcore.reproduction._records import Record, Results, append_record, read_results
 from dropcore.reproduction._seeded_run import SeededRun
+from dropcore.reproduction._selection import Selection
 
-__all__ = ["missing_runs", "reproduce"]
+__all__ = ["draw", "repeat", "reproduce"]
 
 
 def reproduce(
@@ -45,9 +45,9 @@ def reproduce(
     ----------
     experiment : Experiment
     path : str or path
-        A JSON Lines file, to which each finished run is added. The picture is written beside it,
-        with the suffix ``.png``. Checkpoints are in a folder of the same name with the suffix
-        ``.unfinished``.
+        A JSON Lines file with the suffix ``.jsonl``, to which each finished run is added. The
+        picture is written beside it, with the suffix ``.png``. Checkpoints are in a folder of the
+        same name with the suffix ``.unfinished``.
     rows : sequence of str, optional
         Only these.
     seeds : sequence of int, optional
@@ -56,14 +56,14 @@ def reproduce(
         The small form, with the first seed alone. It shows that a script works, and nothing else.
     held_out : bool, default False
         Train without a part of the training data, and measure on that part: to choose settings.
-        The test data is then not touched.
     settings : dict, optional
-        Instead of those of the experiment.
+        Instead of those of the experiment. Values have the type that the setting has there. A
+        setting that differs between the rows can be given only for rows that share its value.
     again : bool, default False
-        Whether to replace runs that the file has with other settings. Those of a row count until
-        the first new run of that row is finished, and stay in the file.
+        Whether to replace runs that the file has with other settings. The old runs of a row are
+        used until its first new run has finished; they stay in the file.
     report : callable, optional
-        Called with a line of text for each run.
+        Called with a line of text when a run begins, and when it has finished.
     progress : bool, optional
         As in `dropcore.training.fit`.
 
@@ -74,63 +74,50 @@ def reproduce(
 
     Raises
     ------
-    ValueError
-        If an argument is invalid, or the file has runs with other settings.
+    TypeError, ValueError
+        If an argument is invalid, or the file has runs with other settings or of another
+        experiment.
     OSError
-        If the folder of `path` does not exist.
+        If the folder of `path` does not exist, or a file in it cannot be written.
     ImportError
         If matplotlib or safetensors is missing.
     """
-    path = Path(path)
-    _check_packages()
-    missing = missing_runs(
+    selection = Selection(
         experiment, path, rows=rows, seeds=seeds, quick=quick, held_out=held_out,
         settings=settings, again=again,
     )  # fmt: skip
-    for row, seed in missing:
-        own = _settings(experiment, row, quick, held_out, settings)
+    return repeat(selection, report=report, progress=progress)
+
+
+def repeat(
+    selection: Selection,
+    *,
+    report: Callable[[str], None] = lambda text: None,
+    progress: bool | None = False,
+) -> Results:
+    """Train the runs of a selection that its file does not have; as `reproduce`."""
+    _check_packages()
+    experiment, path = selection.experiment, selection.path
+    missing = selection.missing()
+    for number, (row, seed) in enumerate(missing, 1):
         run = SeededRun(
-            row, seed, own, path.with_suffix(".unfinished"), held_out=held_out, progress=progress
-        )
+            row, seed, selection.settings_of(row), selection.unfinished,
+            held_out=selection.held_out, progress=progress,
+        )  # fmt: skip
         with run.claimed() as mine:
             if not mine:
                 report(f"{row}, seed {seed}: another process trains it")
-            elif (row, seed) not in _done(path, {row: own}, again):  # perhaps by now
-                record = _record(experiment, run, own)
+            elif (row, seed) in selection.missing():  # still
+                begins = "continues from its checkpoint" if run.has_files() else "begins"
+                of_all = f", run {number} of {len(missing)}" * (len(missing) > 1)
+                report(f"{row}, seed {seed}: {begins}{of_all}")
+                record = _record(selection, run)
                 append_record(path, record)
                 run.finish()  # its checkpoint counts until the record is in the file
                 report(_line(experiment, record))
-    found = Results(experiment, read_records(path))
-    draw(found, path.with_suffix(".png"))
+    found = read_results(experiment, path)
+    draw(found, selection.picture)
     return found
-
-
-def missing_runs(
-    experiment: Experiment,
-    path: Path,
-    *,
-    rows: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    quick: bool = False,
-    held_out: bool = False,
-    settings: Mapping[str, Any] | None = None,
-    again: bool = False,
-) -> list[tuple[str, int]]:
-    """Rows and seeds that `reproduce` has to train, in its order; its arguments, and its errors."""
-    wanted = [row.name for row in experiment.rows] if rows is None else list(rows)
-    chosen = {row: experiment.seeds_of(row) if seeds is None else tuple(seeds) for row in wanted}
-    if quick and seeds is None:
-        chosen = {row: own[:1] for row, own in chosen.items()}
-    given = {row: _settings(experiment, row, quick, held_out, settings) for row in wanted}
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder: {path.parent}")
-    done = _done(path, given, again)
-    return [
-        (row, seed)
-        for seed in sorted(set(chain.from_iterable(chosen.values())))
-        for row in wanted
-        if seed in chosen[row] and (row, seed) not in done
-    ]
 
 
 def draw(results: Results, path: Path) -> None:
@@ -144,66 +131,49 @@ def draw(results: Results, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix.removeprefix("."))
 
 
-def _settings(
-    experiment: Experiment,
-    row: str,
-    quick: bool,
-    held_out: bool,
-    changed: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What is recorded of a run."""
-    return {**experiment.settings_of(row, quick=quick, changed=changed), "held_out": held_out}
-
-
-def _done(path: Path, given: Mapping[str, Mapping[str, Any]], again: bool) -> set[tuple[str, int]]:
-    """Rows and seeds that the file has; ValueError if it has them with other settings."""
-    records = read_records(path)
-    other = [r for r in records if r.row in given and r.settings != given[r.row]]
-    if other and not again:
-        record = other[0]
-        wanted = given[record.row]
-        differing = sorted(
-            name
-            for name in {*wanted, *record.settings}
-            if wanted.get(name) != record.settings.get(name)
-        )
-        then, now = (
-            ", ".join(f"{name}={shown(of.get(name))}" for name in differing)
-            for of in (record.settings, wanted)
-        )
-        raise ValueError(
-            f"{path} has runs of {record.row!r} with {then}, and now it is {now}: write to another "
-            "file, or set again=True, which replaces them"
-        )
-    return {(record.row, record.seed) for record in records if record not in other}
-
-
-def _record(experiment: Experiment, run: SeededRun, settings: dict[str, Any]) -> Record:
+def _record(selection: Selection, run: SeededRun) -> Record:
     """Train, and return what has come out."""
     started, cpu_started = perf_counter(), process_time()
-    values = {name: float(value) for name, value in experiment.train(run).items()}
-    names = {measure.name for measure in experiment.measures}
-    if set(values) != names or not all(map(math.isfinite, values.values())):
-        raise ValueError(
-            f"train must return a finite number for each of {sorted(names)}, got {values}"
-        )
+    values = _values(selection, run)
     return Record(
-        run.row, run.seed, settings, values, run.curves, run.updates,
+        run.row, run.seed, selection.settings_of(run.row), values, run.curves, run.updates,
         round(run.seconds or perf_counter() - started, 2),
         round(run.cpu_seconds or process_time() - cpu_started, 2), _machine(),
     )  # fmt: skip
 
 
+def _values(selection: Selection, run: SeededRun) -> dict[str, float]:
+    """Of each measure, as `Experiment.train` returns them."""
+    try:
+        returned = selection.experiment.train(run)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if not selection.changed:
+            raise
+        changed = ", ".join(f"{name}={shown(value)}" for name, value in selection.changed.items())
+        raise ValueError(
+            f"{run.row!r}, seed {run.seed}, cannot be trained with {changed}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    names = [measure.name for measure in selection.experiment.measures]
+    if not isinstance(returned, Mapping) or set(returned) != set(names):
+        raise ValueError(f"train must return a dict with {sorted(names)}, got {shown(returned)}")
+    values = {name: float(value) for name, value in returned.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError(f"train must return finite numbers, got {values}")
+    return values
+
+
 def _line(experiment: Experiment, record: Record) -> str:
-    values = ", ".join(
-        f"{measure.name} {record.values[measure.name]:.{measure.digits}f}"
-        + (f" {measure.unit}" if measure.unit else "")
-        for measure in experiment.measures
-    )
     published = experiment.published(record.row)
-    paper = f" (published: {', '.join(f'{v:g}' for v in published.values())})" * bool(published)
+    values = []
+    for measure in experiment.measures:
+        value = f"{measure.name} {record.values[measure.name]:.{measure.digits}f}"
+        value += f" {measure.unit}" * bool(measure.unit)
+        if measure.name in published:
+            value += f" (published: {published[measure.name]:g})"
+        values.append(value)
     return (
-        f"{record.row}, seed {record.seed}: {values}{paper}, {record.updates:,} updates, "
+        f"{record.row}, seed {record.seed}: {', '.join(values)}, {record.updates:,} updates, "
         f"{record.seconds:.0f} s"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -47,8 +48,10 @@ def load_script(name: str) -> Experiment:
         If there is no such script.
     """
     if name not in script_names():
+        near = get_close_matches(str(name).replace("_", "-"), script_names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"no experiment is called {shown(name)}: they are {listed(script_names(), 40)}"
+            f"no experiment is called {shown(name)}: they are {listed(script_names(), 40)}{hint}"
         )
     if _PACKAGE not in sys.modules:  # so that scripts may import what they share
         package = ModuleType(_PACKAGE)

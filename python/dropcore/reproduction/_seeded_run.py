@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import dropcore
+from dropcore._base.checks import check_integer
 from dropcore._base.files import locked_folder
 from dropcore.nn import Model
 from dropcore.training import Checkpoint, TrainingState
@@ -24,7 +25,7 @@ from dropcore.training import Checkpoint, TrainingState
 __all__ = ["SeededRun"]
 
 CHECKPOINTS: Final = 40
-HELD_OUT: Final = 1 / 6
+HELD_OUT_SHARE: Final = 1 / 6
 """10,000 of the 60,000 digits of MNIST, as in the paper."""
 
 
@@ -71,12 +72,13 @@ class SeededRun:
         progress: bool | None = None,
     ) -> None:
         self.row, self.seed, self.held_out, self.progress = row, seed, held_out, progress
+        self._fitted: set[str] = set()
         self.settings = SimpleNamespace(**settings)
         self.curves: dict[str, tuple[list[float], list[float]]] = {}
         self.updates, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         digest = hashlib.sha256(json.dumps([settings, held_out], sort_keys=True).encode())
         name = re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
-        self._folder = folder / f"{name}-{seed}-{digest.hexdigest()[:8]}"
+        self._folder = Path(folder) / f"{name}-{seed}-{digest.hexdigest()[:8]}"
 
     def file(self, name: str) -> Path:
         """A file of this run, for what it needs to continue; deleted once the run is finished.
@@ -94,6 +96,34 @@ class SeededRun:
             In a folder that exists.
         """
         return self._made_folder() / name
+
+    def has_files(self) -> bool:
+        """Whether a run that was stopped has left files."""
+        return self._folder.is_dir() and any(self._folder.iterdir())
+
+    def fold(self, count: int) -> int:
+        """The seed, as the number of a fold or of a split.
+
+        Parameters
+        ----------
+        count : int
+            Of the folds.
+
+        Returns
+        -------
+        int
+            In [0, count).
+
+        Raises
+        ------
+        ValueError
+            If the seed is not less than `count`.
+        """
+        if self.seed >= count:
+            raise ValueError(
+                f"seeds are the numbers of {count} folds, 0 to {count - 1}, got {self.seed}"
+            )
+        return self.seed
 
     def _made_folder(self) -> Path:
         shared = self._folder.parent
@@ -155,7 +185,7 @@ class SeededRun:
         x, y, epochs
             As of `dropcore.training.fit`.
         name : str, default "model"
-            Different for each model that a run trains.
+            Different for each model that the run trains.
         callbacks : sequence of Callback or callable, default ()
             Called before the run records its time and saves the model.
         custom : dict of str to type, optional
@@ -167,10 +197,25 @@ class SeededRun:
         -------
         Model
             The trained model: `model` itself, or what was loaded from the checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If the run has trained a model with that name, or the checkpoint has another network.
         """
+        if name in self._fitted:
+            raise ValueError(
+                f"this run has trained a model called {name!r}: give each its own name"
+            )
+        self._fitted.add(name)
         path = self.file(f"{name}.dropcore")
         if path.exists():
-            model = dropcore.load(path, custom=custom)
+            wanted, model = model, dropcore.load(path, custom=custom)
+            if model.to_config() != wanted.to_config():
+                raise ValueError(
+                    f"{path} is the checkpoint of another network: delete its folder to train from "
+                    "the start, or take back the change of the network"
+                )
         saved = Checkpoint(path, every_epochs=max(1, epochs // CHECKPOINTS))
         started = process_time()
 
@@ -185,8 +230,8 @@ class SeededRun:
         history = model.fit(
             x, y, epochs=epochs, callbacks=[*callbacks, add_time, saved], resume=True, **given
         )
-        self.seconds += float(np.sum(history["seconds"]))
-        self.cpu_seconds += _state(model).notes["cpu_seconds"]
+        self.seconds += float(np.sum(history.get("seconds", ())))
+        self.cpu_seconds += _state(model).notes.get("cpu_seconds", 0.0)
         self.updates += _state(model).step
         return model
 
@@ -217,8 +262,18 @@ class SeededRun:
         model : Model
             A classifier that `fit` has returned.
         name : str, default "test error"
+
+        Raises
+        ------
+        ValueError
+            If it has not been trained with ``validation_data``.
         """
-        state = _state(model)
+        state = model.training_state
+        if state is None or "val_accuracy" not in state.history:
+            raise ValueError(
+                "add_errors: the model must have been trained with validation_data, and its "
+                "history must have the accuracy"
+            )
         errors = 100 * (1 - np.array(state.history["val_accuracy"]))
         each = state.step / len(errors)
         self.add_curve(name, np.round(each * np.arange(1, len(errors) + 1)), errors)
@@ -239,7 +294,7 @@ class SeededRun:
         x, y, x_test, y_test : ndarray, shape (samples, ...)
             The training data in a random order.
         samples : int, optional
-            Use only this many of the first samples. By default all.
+            Use only this many of the first samples, of which there must be as many. By default all.
 
         Returns
         -------
@@ -247,10 +302,22 @@ class SeededRun:
             To train on.
         x_test, y_test : ndarray
             To measure on: with `held_out` the last sixth of the training data.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, or there are fewer samples than wanted.
         """
+        for one, other in ((x, y), (x_test, y_test)):
+            if len(one) != len(other):
+                raise ValueError(
+                    f"split: x and y must have one length, got {len(one)} and {len(other)}"
+                )
         if self.held_out:
-            rest = len(x) - round(HELD_OUT * len(x))
+            rest = len(x) - max(1, round(HELD_OUT_SHARE * len(x)))
             x, y, x_test, y_test = x[:rest], y[:rest], x[rest:], y[rest:]
+        if samples is not None:
+            check_integer("split: samples", samples, 1, len(x))
         return x[:samples], y[:samples], x_test, y_test
 
 
