@@ -501,11 +501,15 @@ def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
         (["blobs", "--seeds", "one"], "at least 0"),
         (["blobs", "--rows", "maxout"], "the rows are 'plain', 'dropout'"),
         (["blobs", "--set", "unit=3"], "'unit' is no setting"),
+        (["blobs", "--set", "units=many"], "units must be a value of the type of 8, got 'many'"),
+        (["blobs", "--set", "rate=0.1"], "set it for rows that share a value, chosen with --rows"),
+        (["all,blobs"], "'all' and 'list' stand alone"),
+        (["blobs", "-o", __file__], "is a file, or is in one: name a folder"),
     ],
 )
 def test_wrong_commands(script, arguments, message, tmp_path, capsys):
     try:
-        status = main(["reproduce", *arguments, "-o", str(tmp_path)])
+        status = main(["reproduce", "-o", str(tmp_path), *arguments])
     except SystemExit as error:
         status = error.code
     assert status == 2
@@ -526,3 +530,262 @@ def test_measures():
     head, line = results.table().splitlines()
     assert head.split()[:5] == ["RMSE:", "published", "ours", "log", "likelihood"]
     assert line.split() == ["a", "2.0", "1.3", "-3.00", "1", "0", "0.0"]  # no figure, no column
+
+
+# --- wrong use, and what must not be lost ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"measures": []}, ValueError, "measures: need different names, got "),
+        ({"measures": [Measure("e"), Measure("e")]}, ValueError, "measures: need different names"),
+        ({"train": None}, TypeError, "train must be a function"),
+        ({"seeds": []}, ValueError, "seeds must have at least one seed"),
+        ({"seeds": 3}, TypeError, "seeds must be a sequence of integers, got 3"),
+        ({"seeds": [1.5]}, TypeError, r"seeds must be an integer >= 0, got 1\.5"),
+        ({"settings": {"a": math.nan}}, ValueError, "settings must be numbers, texts"),
+        ({"settings": {"a": {1, 2}}}, TypeError, "settings must be numbers, texts"),
+        ({"settings": {"a": 1, "held_out": 2}}, ValueError, "'held_out' is recorded of every run"),
+    ],
+)
+def test_an_experiment_is_checked_when_it_is_made(changed, error, message):
+    given = {"train": one, "rows": [Row("a")], "settings": {"a": 1}, "quick": {}, **changed}
+    with pytest.raises(error, match=message):
+        Experiment(title="", paper="", **given)
+
+
+def test_rows_and_measures_are_checked():
+    for wrong in (3, "", None):
+        with pytest.raises(TypeError, match="Row: name must be a text"):
+            Row(wrong)
+        with pytest.raises(TypeError, match="Measure: name must be a text"):
+            Measure(wrong)
+    with pytest.raises(TypeError, match=r"row 'a': published must be a number, got '1\.0'"):
+        Row("a", "1.0")
+    with pytest.raises(TypeError, match="row 'a': RMSE must be a number"):
+        Row("a", {"RMSE": [1]})
+    with pytest.raises(ValueError, match="digits must be an integer >= 0, got -1"):
+        Measure("error", digits=-1)
+
+
+def test_settings_are_as_json_writes_them(experiment, tmp_path):
+    """So that a run is found again whose settings had a tuple or numbers as keys."""
+    experiment = Experiment(
+        title="", paper="", train=lambda run: {"test error": sum(run.settings.units)},
+        rows=[Row("a", units=(1, 2)), Row("b")], settings={"units": (3, 4)}, quick={}, seeds=(0,),
+    )  # fmt: skip
+    reproduce(experiment, tmp_path / "a.jsonl")
+    said = []
+    results = reproduce(experiment, tmp_path / "a.jsonl", report=said.append)
+    assert not said
+    assert [record.settings["units"] for record in results.records] == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"units": "8"}, TypeError, "settings: units must be a value of the type of 8, got '8'"),
+        ({"units": True}, TypeError, "settings: units must be a value of the type of 8, got True"),
+        ({"units": 2.5}, TypeError, r"got 2\.5"),
+        ({"units": None}, TypeError, "got None"),
+        ({"widths": [2, "a"]}, TypeError, "settings: widths: an item must be .* of 4, got 'a'"),
+        ({"widths": []}, ValueError, "widths must have at least one item"),
+        ({"rate": 0.2}, ValueError, r"'rate' differs between the rows, .* 0\.0, 0\.5: set it"),
+        ({"samples": "all"}, TypeError, "must be a value of the type of None, 10, got 'all'"),
+    ],
+)
+def test_settings_that_are_given_have_the_type_of_the_experiment(changed, error, message, tmp_path):
+    experiment = Experiment(
+        title="", paper="", train=one, rows=[Row("plain"), Row("dropout", rate=0.5)],
+        settings={"units": 8, "rate": 0.0, "widths": [4], "samples": None},
+        quick={"samples": 10},
+    )  # fmt: skip
+    with pytest.raises(error, match=message):
+        reproduce(experiment, tmp_path / "a.jsonl", settings=changed)
+    assert os.listdir(tmp_path) == []
+    good = {"units": 3, "widths": [1, 2], "samples": 5, "rate": 1}
+    assert experiment.settings_of("dropout", changed=good) == good
+
+
+def test_a_setting_that_tells_rows_apart_is_given_for_one_of_them(experiment, tmp_path):
+    path = tmp_path / "a.jsonl"
+    results = reproduce(experiment, path, rows=["dropout"], seeds=[0], settings={"rate": 0.2})
+    assert results.records[0].settings["rate"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"seeds": [-1]}, ValueError, "seeds must be an integer >= 0, got -1"),
+        ({"seeds": [True]}, TypeError, "seeds must be"),
+        ({"seeds": "01"}, TypeError, "seeds must be a sequence of integers"),
+        ({"seeds": []}, ValueError, "at least one seed"),
+        ({"rows": "plain"}, TypeError, "rows must be a sequence of names, got 'plain'"),
+        ({"rows": []}, ValueError, "rows must have at least one name"),
+        ({"quick": 1}, TypeError, "quick must be True or False"),
+    ],
+)
+def test_arguments_are_checked_before_training(experiment, changed, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        reproduce(experiment, tmp_path / "a.jsonl", **changed)
+    assert os.listdir(tmp_path) == []
+
+
+def test_seeds_of_numpy_are_integers(experiment, tmp_path):
+    reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=np.arange(1, 2))
+    assert lines(tmp_path / "a.jsonl")[0]["seed"] == 1
+
+
+def test_an_experiment_is_no_name(tmp_path):
+    with pytest.raises(TypeError, match="must be an Experiment, such as load_script returns"):
+        reproduce("ridge", tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.png", "a"])
+def test_other_files_are_refused(experiment, name, tmp_path):
+    path = tmp_path / name
+    path.write_text('{"precious": 1}')
+    with pytest.raises(ValueError, match=r"path must end in \.jsonl"):
+        reproduce(experiment, path)
+    assert path.read_text() == '{"precious": 1}'
+
+
+@pytest.mark.parametrize("content", ['{"precious": 1}', "text", '{"row": 1}\n', "3\n", "\xff\n"])
+def test_a_file_of_something_else_is_kept(experiment, content, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a\.jsonl.* is no record of a run"):
+        reproduce(experiment, path)
+    if not content.endswith("\n"):
+        with pytest.raises(ValueError, match="is no record of a run"):
+            append_record(path, reproduction.Record("plain", 0, {}, {"test error": 1.0}))
+    assert path.read_text(encoding="latin-1") == content
+
+
+def test_files_that_cannot_be_written_are_named_before_training(experiment, tmp_path):
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "b.jsonl").mkdir()
+    experiment.train = None
+    for name, found in (("a.jsonl", "a.png"), ("b.jsonl", "b.jsonl")):
+        with pytest.raises(IsADirectoryError, match=rf"{found} is a folder"):
+            reproduce(experiment, tmp_path / name)
+
+
+def test_a_last_line_without_its_end_counts(experiment, tmp_path):
+    """An editor may have removed the end, or a file was joined by hand."""
+    path = tmp_path / "a.jsonl"
+    reproduce(experiment, path, rows=["plain"], seeds=[0])
+    path.write_text(path.read_text().rstrip("\n"))
+    results = reproduce(experiment, path, rows=["plain"], seeds=[0, 1])
+    assert [run["seed"] for run in lines(path)] == [0, 1]
+    assert len(results.records) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"values": {}}, "has no value of 'test error'"),
+        ({"values": 3}, "values must be of type dict, got 3"),
+        ({"values": {"test error": "3"}}, "the value of 'test error' must be a number, got '3'"),
+        ({"row": [1]}, "row must be of type str"),
+        ({"seed": True}, "seed must be of type int, got True"),
+        ({"row": "maxout"}, "row 'maxout': the rows are 'plain', 'dropout'"),
+    ],
+)
+def test_damaged_records_are_named(experiment, changed, message, tmp_path):
+    path = tmp_path / "a.jsonl"
+    reproduce(experiment, path, rows=["plain"], seeds=[0])
+    path.write_text(json.dumps(lines(path)[0] | changed) + "\n")
+    with pytest.raises(ValueError, match=f"a.jsonl.*{message}.*delete"):
+        read_results(experiment, path)
+
+
+def test_results_are_asked_for_what_there_is(experiment, tmp_path):
+    results = reproduce(experiment, tmp_path / "a.jsonl", rows=["plain"], seeds=[0])
+    for ask in (results.of, results.mean, lambda row: results.curve(row, "test error")):
+        with pytest.raises(ValueError, match="row 'maxout': the rows are 'plain', 'dropout'"):
+            ask("maxout")
+    for ask in (results.mean, lambda row: results.curve(row, "test error")):
+        with pytest.raises(ValueError, match=r"row 'dropout' has no runs yet; there are .*'plain'"):
+            ask("dropout")
+    with pytest.raises(ValueError, match="measure 'RMSE': the measures are 'test error'"):
+        results.shown("plain", "RMSE")
+    with pytest.raises(ValueError, match="no curve 'RMSE'; its curves are 'test error'"):
+        results.curve("plain", "RMSE")
+
+
+def test_a_name_is_for_one_model(tmp_path):
+    x, y = blobs()
+    run = SeededRun("plain", 0, {}, tmp_path)
+    given = {"epochs": 1, "loss": "softmax_cross_entropy"}
+    run.fit(Sequential([Dense(2)]), x, y, **given)
+    with pytest.raises(ValueError, match="has trained a model called 'model'"):
+        run.fit(Sequential([Dense(2)]), x, y, **given)
+    run.fit(Sequential([Dense(2)]), x, y, name="second", **given)
+    assert run.updates == 2 * 13
+    with pytest.raises(ValueError, match=r"second\.dropcore is the checkpoint of another network"):
+        SeededRun("plain", 0, {}, tmp_path).fit(
+            Sequential([Dense(3), Dense(2)]), x, y, name="second", **given
+        )
+
+
+def test_what_a_run_is_given_is_checked(tmp_path):
+    run = SeededRun("plain", 7, {}, str(tmp_path), held_out=True)
+    assert run.fold(8) == 7
+    with pytest.raises(ValueError, match="the numbers of 7 folds, 0 to 6, got 7"):
+        run.fold(7)
+    x = np.arange(4)
+    with pytest.raises(ValueError, match="one length, got 4 and 3"):
+        run.split(x, x[1:], x, x)
+    for samples in (0, 4):  # one of the four is held out
+        with pytest.raises(ValueError, match=r"samples must be an integer in \[1, 3\]"):
+            run.split(x, x, x, x, samples=samples)
+    with pytest.raises(ValueError, match="must have been trained with validation_data"):
+        run.add_errors(Sequential([Dense(2)]))
+
+
+def test_an_error_of_training_names_the_settings_that_were_given(experiment, tmp_path):
+    experiment.train = lambda run: {"test error": 1 / run.settings.units}
+    with pytest.raises(ValueError, match=r"'plain', seed 0, cannot be .* units=0: ZeroDivisionErr"):
+        reproduce(experiment, tmp_path / "a.jsonl", settings={"units": 0})
+
+
+def test_all_experiments_are_checked_before_one_is_trained(tmp_path, capsys):
+    arguments = ["reproduce", "ridge,uci", "--quick", "--rows", "keep 0.9", "-o", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "the rows are 'concrete', 'energy', 'yacht'" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interruption_says_how_to_go_on(script, experiment, tmp_path, capsys):
+    def train(run):
+        raise KeyboardInterrupt
+
+    experiment.train = train
+    assert main(["reproduce", "blobs", "-o", str(tmp_path)]) == 130
+    assert "stopped; the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_processes_of_the_command(number, tmp_path):
+    waiting = "import sys, time; print('started', flush=True); time.sleep(60)"
+    code = f"""
+import argparse, subprocess, sys
+import dropcore.cli.reproduce as command
+start = subprocess.Popen
+command.subprocess.Popen = lambda words, **options: start([sys.executable, "-c", {waiting!r}])
+options = argparse.Namespace(
+    jobs=2, threads=None, output="", quick=False, held_out=False, again=False, quiet=False, set=None
+)
+command._in_processes([("a", "b", 0), ("a", "b", 1)], options)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert len(process.stdout.read(2 * len("started\n"))) == 2 * len("started\n")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)  # when the children have closed the pipe, too
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    assert ("stopped; the same command continues" in said) == (number == signal.SIGINT)
