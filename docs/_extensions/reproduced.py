@@ -45,10 +45,9 @@ def summary(results: Results) -> str:
 
 
 def in_short(results: Results) -> list[str]:
-    """Rows for a list: all if they are few, else those with a published figure."""
-    if len(results.rows) <= FEW:
-        return results.rows
-    return [row for row in results.rows if results.experiment.published(row)]
+    """Rows for a list: all if they are few, else those with a published figure if there are any."""
+    published = [row for row in results.rows if results.experiment.published(row)]
+    return published if published and len(results.rows) > FEW else results.rows
 
 
 def threads(record: Any) -> str:
@@ -138,7 +137,7 @@ class AllReproduced(Page):
             lines.append(
                 [
                     f"{experiment.title} ({experiment.paper})",
-                    listed,
+                    nodes.container("", nodes.paragraph(text=measure.label), listed),
                     thumbnail,
                     nodes.paragraph("", "", nodes.literal(text=f"dropcore reproduce {name}")),
                 ]

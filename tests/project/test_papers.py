@@ -167,6 +167,12 @@ def test_dropout_with_max_norm_is_reached():
     assert results.mean("dropout + max-norm") < results.mean("dropout") <= 1.25
 
 
+def test_dropout_gains_with_two_and_three_layers():
+    results = recorded("architectures")
+    gained = [results.mean(row) - results.mean(f"{row}, dropout") for row in results.rows[:6]]
+    assert [round(gain, 1) for gain in gained] == [0.1, 0.1, 0.0, 0.3, 0.3, 0.0]
+
+
 def test_ways_to_regularise_have_the_published_order():
     results = recorded("mnist-regularizers")
 
