@@ -214,6 +214,13 @@ def test_dropout_of_hidden_units_and_then_of_inputs_removes_errors():
     assert inputs < 120
 
 
+def test_dropout_in_a_convolutional_network_removes_errors():
+    results = recorded("convolution")
+    without, dense, everywhere = (results.mean(row) for row in results.rows)
+    assert (round(100 * (1 - dense / without)), round(100 * (1 - everywhere / without))) == (34, 23)
+    assert all(results.standard_error(row) < 0.06 for row in results.rows)
+
+
 def test_dropout_in_dense_layers_takes_more_updates_and_ends_lower():
     results = recorded("convergence")
     without, dropout = (results.mean(row, "updates to converge") for row in results.rows)
