@@ -381,10 +381,14 @@ def test_a_run_that_is_killed_continues(tmp_path):
     process.wait()
     assert not path.exists()
     (checkpoint,) = tmp_path.glob("killed.unfinished/plain-0-*/model.dropcore")
-    done, epochs = dropcore.load(checkpoint).training_state.epoch, []
+    state, epochs, said = dropcore.load(checkpoint).training_state, [], []
+    done, before = state.epoch, state.notes
     assert 0 < done < 30
-    (killed,) = reproduce(slow(0, epochs), path).records
+    (killed,) = reproduce(slow(0, epochs), path, report=said.append).records
     assert epochs == list(range(done + 1, 31))
+    assert said[0] == "plain, seed 0: continues from its checkpoint"
+    assert killed.seconds >= 0.05 * done  # an epoch slept so long before the process was killed
+    assert 0 < before["cpu_seconds"] < killed.cpu_seconds
     assert (killed.values, killed.updates) == (whole.values, whole.updates)
     assert killed.curves["test error"][1] == list(whole.curves["test error"][1])
     assert sorted(os.listdir(tmp_path)) == [
@@ -426,6 +430,8 @@ def test_curves_are_checked(tmp_path):
     run = SeededRun("plain", 0, {}, tmp_path)
     with pytest.raises(ValueError, match=r"vectors of one length, got shapes \(2,\) and \(3,\)"):
         run.add_curve("error", [1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="curve 'error': x and y must be finite numbers"):
+        run.add_curve("error", [1, 2], [1, math.nan])
     run.add_curve("error", [1, 2], [1 / 3, 2])
     assert run.curves["error"] == ([1.0, 2.0], [0.333333, 2.0])
 
@@ -467,31 +473,41 @@ def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
     class Process:
         """Runs the command in this process; `returned`, if it is not None, stands for a failure."""
 
-        returned = None
+        returned, running = None, 0
 
         def __init__(self, command, **options):
             assert command[1:3] == ["-m", "dropcore"]
             started.append(command[3:])
-            self.returncode = main(command[3:]) if self.returned is None else self.returned
+            Process.running += 1
+            assert Process.running <= 2
+            self.returncode, self.polled = None, 0
 
         def poll(self):
+            self.polled += 1
+            if self.polled == 2:
+                Process.running -= 1
+                self.returncode = main(started.pop(0)) if self.returned is None else self.returned
+                ended.append(self.returncode)
             return self.returncode
 
+    ended = []
     monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr("dropcore.cli.reproduce.POLLING", 0)
     arguments = [
-        "reproduce", "blobs", "--quick", "--jobs", "2", "--seeds", "0,1", "-o", str(tmp_path),
-        "--set", "units=3", "--again",
+        "reproduce", "blobs", "--quick", "--jobs", "2", "--seeds", "0,1,2", "--threads", "6",
+        "-o", str(tmp_path), "--held-out", "--quiet", "--again", "--rows", "dropout",
     ]  # fmt: skip
-    assert main([*arguments[:-1], "--set", "units=2", "--rows", "dropout"]) == 0
-    started.clear()
-    assert main([*arguments, "--rows", "dropout"]) == 0
-    assert sorted(words[-1] for words in started) == ["0", "1"]
-    found = lines(tmp_path / "blobs-quick.jsonl")[-2:]
+    assert main([*arguments, "--set", "units=2"]) == 0
+    assert main([*arguments, "--set", "units=3"]) == 0
+    assert ended == 6 * [0]
+    found = lines(tmp_path / "blobs-quick-held-out.jsonl")[-3:]
     assert {(r["row"], r["settings"]["units"]) for r in found} == {("dropout", 3)}
-    assert sorted(r["seed"] for r in found) == [0, 1]
+    assert sorted(r["seed"] for r in found) == [0, 1, 2]
+    assert [r["machine"]["threads"] for r in found] == 3 * [3]
+    assert capsys.readouterr().err == ""
     Process.returned = 1
-    assert main(arguments) == 2
-    assert "2 of 2 runs failed, the first one blobs, 'plain', seed 0" in capsys.readouterr().err
+    assert main([*arguments, "--set", "units=4"]) == 2
+    assert "3 of 3 runs failed, the first one blobs, 'dropout', seed 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -504,12 +520,15 @@ def test_command_with_several_processes(script, tmp_path, monkeypatch, capsys):
         (["blobs", "--set", "units=many"], "units must be a value of the type of 8, got 'many'"),
         (["blobs", "--set", "rate=0.1"], "set it for rows that share a value, chosen with --rows"),
         (["all,blobs"], "'all' and 'list' stand alone"),
-        (["blobs", "-o", __file__], "is a file, or is in one: name a folder"),
+        (["blobs", "--set", "units=1;units=2"], "units is set twice in 'units=1;units=2'"),
+        (["blobs", "--set", "units=1", "--set", "epochs=2"], "--set: is given twice"),
+        (["blobs", "--set", "units=None"], "got None"),
+        (["blobs", "--set", "units=False"], "got False"),
     ],
 )
 def test_wrong_commands(script, arguments, message, tmp_path, capsys):
     try:
-        status = main(["reproduce", "-o", str(tmp_path), *arguments])
+        status = main(["reproduce", *arguments, "-o", str(tmp_path)])
     except SystemExit as error:
         status = error.code
     assert status == 2
@@ -608,6 +627,53 @@ def test_settings_that_are_given_have_the_type_of_the_experiment(changed, error,
     assert experiment.settings_of("dropout", changed=good) == good
 
 
+def test_a_setting_that_the_quick_form_has_for_all_rows_may_be_given(tmp_path):
+    experiment = Experiment(
+        title="", paper="", train=lambda run: {"test error": run.settings.epochs},
+        rows=[Row("long"), Row("short", epochs=2)], settings={"epochs": 3}, quick={"epochs": 1},
+    )  # fmt: skip
+    results = reproduce(experiment, tmp_path / "a.jsonl", quick=True, settings={"epochs": 4})
+    assert [record.values["test error"] for record in results.records] == [4, 4]
+
+
+@pytest.mark.parametrize("other", [("α", {}, 0), ("β", {"a": 1}, 0), ("β", {}, 1), ("b", {}, 0)])
+def test_each_run_has_files_of_its_own(other, tmp_path):
+    row, settings, seed = other
+    first, second = SeededRun("β", 0, {}, tmp_path), SeededRun(row, seed, settings, tmp_path)
+    assert first.file("model.dropcore") != second.file("model.dropcore")
+    assert first.file("a") == SeededRun("β", 0, {}, tmp_path).file("a")
+
+
+def test_runs_that_were_replaced_do_not_return(experiment, tmp_path):
+    path, old, new = tmp_path / "a.jsonl", {"epochs": 3}, {"epochs": 2}
+    reproduce(experiment, path, rows=["plain"], seeds=[0, 1], settings=old)
+    reproduce(experiment, path, rows=["plain"], seeds=[0], settings=new, again=True)
+    reproduce(experiment, path, rows=["plain"], seeds=[0, 1], settings=old, again=True)
+    assert [run["seed"] for run in lines(path)] == [0, 1, 0, 0, 1]
+    assert len(read_results(experiment, path).records) == 2
+
+
+def test_a_picture_is_drawn_once_there_are_runs(experiment, tmp_path):
+    """Another process may train the only run; the scripts draw at least one."""
+
+    def draw(figure, results):
+        assert results.records
+
+    experiment.draw, experiment.train = draw, None
+    path = tmp_path / "a.jsonl"
+    run = SeededRun("plain", 0, experiment.settings_of("plain") | {"held_out": False},
+                    path.with_suffix(".unfinished"))  # fmt: skip
+    with run.claimed():
+        assert reproduce(experiment, path, rows=["plain"], seeds=[0]).records == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_in_the_place_of_checkpoints_is_refused(experiment, tmp_path):
+    (tmp_path / "a.unfinished").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"to the folder .*a\.unfinished, which is a file"):
+        reproduce(experiment, tmp_path / "a.jsonl")
+
+
 def test_a_setting_that_tells_rows_apart_is_given_for_one_of_them(experiment, tmp_path):
     path = tmp_path / "a.jsonl"
     results = reproduce(experiment, path, rows=["dropout"], seeds=[0], settings={"rate": 0.2})
@@ -651,7 +717,18 @@ def test_other_files_are_refused(experiment, name, tmp_path):
     assert path.read_text() == '{"precious": 1}'
 
 
-@pytest.mark.parametrize("content", ['{"precious": 1}', "text", '{"row": 1}\n', "3\n", "\xff\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"precious": 1}',
+        "text",
+        '{"row": 1}\n',
+        '{"row": 1}',
+        '{"row": "a", "b": 2}',
+        "3\n",
+        "\xff\n",
+    ],
+)
 def test_a_file_of_something_else_is_kept(experiment, content, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(content, encoding="latin-1")
@@ -690,6 +767,10 @@ def test_a_last_line_without_its_end_counts(experiment, tmp_path):
         ({"values": {"test error": "3"}}, "the value of 'test error' must be a number, got '3'"),
         ({"row": [1]}, "row must be of type str"),
         ({"seed": True}, "seed must be of type int, got True"),
+        ({"updates": None}, "updates must be of type int, got None"),
+        ({"cpu_seconds": "3"}, "cpu_seconds must be a number, got '3'"),
+        ({"curves": {"weights": 3}}, "the curve 'weights' must be two lists of one length"),
+        ({"curves": {"weights": [[1], []]}}, "the curve 'weights' must be two lists of one length"),
         ({"row": "maxout"}, "row 'maxout': the rows are 'plain', 'dropout'"),
     ],
 )
@@ -756,6 +837,20 @@ def test_all_experiments_are_checked_before_one_is_trained(tmp_path, capsys):
     assert main(arguments) == 2
     assert "the rows are 'concrete', 'energy', 'yacht'" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_all_files_are_checked_before_one_experiment_is_trained(script, tmp_path, capsys):
+    """The names are those of one experiment, which has a file of its own for each."""
+    given = ["reproduce", "--quick", "--quiet", "-o", str(tmp_path)]
+    assert main([*given, "second"]) == 0
+    assert main([*given, "first,second", "--set", "epochs=2"]) == 2
+    assert "has runs of 'plain' with epochs=1, and now it is epochs=2" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["second-quick.jsonl", "second-quick.png"]
+
+
+def test_the_output_is_a_folder(script, capsys):
+    assert main(["reproduce", "blobs", "-o", __file__]) == 2
+    assert "is a file, or is in one: name a folder" in capsys.readouterr().err
 
 
 def test_an_interruption_says_how_to_go_on(script, experiment, tmp_path, capsys):

@@ -214,6 +214,16 @@ def test_dropout_of_hidden_units_and_then_of_inputs_removes_errors():
     assert inputs < 120
 
 
+def test_dropping_weights_removes_errors():
+    results = recorded("drop-connect")
+    neither, dropout, weights = (results.mean(row) for row in results.rows)
+    assert round(100 * (1 - weights / dropout)) == 11
+    assert weights < neither - 0.1
+    assert results.mean("DropConnect", "error without noise") - weights == pytest.approx(
+        0.05, abs=0.005
+    )
+
+
 def test_dropout_in_a_convolutional_network_removes_errors():
     results = recorded("convolution")
     without, dense, everywhere = (results.mean(row) for row in results.rows)

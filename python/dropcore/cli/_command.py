@@ -62,11 +62,25 @@ class Option:
             settings["action"] = "store_true"
         else:
             settings |= {"type": self.kind, "default": self.default, "choices": self.choices}
+            if not self.positional:
+                settings["action"] = _Once
             if self.choices is None:
                 settings["metavar"] = self.metavar or self.name.lstrip("-").upper()
         if self.required and not self.positional:
             settings["required"] = True
         container.add_argument(*filter(None, (self.short, self.name)), **settings)
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one, which would replace the first without a word."""
+
+    _given: Any = None
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if self._given is namespace:
+            raise argparse.ArgumentError(self, "is given twice: give it once")
+        self._given = namespace
+        setattr(namespace, self.dest, values)
 
 
 @dataclass(frozen=True)

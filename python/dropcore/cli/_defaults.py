@@ -18,7 +18,7 @@ def with_defaults(words: Sequence[str], commands: Mapping[str, Command]) -> list
     """The words of a command line, with those that ``--config`` adds before the options.
 
     Values at the top of the file belong to every command that has such an option, values in a
-    table such as ``[train]`` to that command. What is typed comes later and so takes precedence.
+    table such as ``[train]`` to that command. What is typed takes their place.
 
     Raises
     ------
@@ -50,21 +50,28 @@ def with_defaults(words: Sequence[str], commands: Mapping[str, Command]) -> list
         _option(path, key, key, commands.values())
 
     command = commands[words[0]]
-    typed = {word.partition("=")[0] for word in words[1:]}
     chosen = {key: value for key, value in shared.items() if _find(key, command) is not None}
     added: list[str] = []
     for key, value in (chosen | tables.get(command.name, {})).items():
         option = _find(key, command)
         assert option is not None
-        rivals = {
-            flag
+        rivals = [
+            other
             for other in command.options
             if other.exclusive is not None and other.exclusive == option.exclusive
-            for flag in (other.name, other.short)
-        }
-        if not typed & rivals:
+        ]
+        if not any(_is_typed(other, words[1:]) for other in (option, *rivals)):
             added += _words(path, key, option, value)
     return [words[0], *added, *words[1:]]
+
+
+def _is_typed(option: Option, words: Sequence[str]) -> bool:
+    """Whether an option is among the words: ``--name value``, ``--name=value`` or ``-nvalue``."""
+    return any(
+        word.partition("=")[0] == option.name
+        or (option.short is not None and word.startswith(option.short))
+        for word in words
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

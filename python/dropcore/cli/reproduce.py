@@ -161,11 +161,13 @@ def _rows(text: str) -> tuple[str, ...]:
 
 
 def _settings(text: str) -> tuple[tuple[str, Any], ...]:
-    found = []
+    found: list[tuple[str, Any]] = []
     for part in text.split(";"):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not name:
             raise ArgumentTypeError(f"must be name=value, such as epochs=20, got {part!r}")
+        if name in dict(found):
+            raise ArgumentTypeError(f"{name} is set twice in {text!r}: set it once")
         found.append((name, _value(value)))
     return tuple(found)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcore._base.checks import listed, shown
+from dropcore._base.checks import check_number, listed, shown
 from dropcore._base.files import lock_open
 from dropcore.reproduction._experiment import Experiment
 
@@ -300,8 +300,8 @@ def read_results(experiment: Experiment, path: str | Path) -> Results:
 def read_records(path: Path) -> list[Record]:
     """The runs in a file, the last one of each row and seed; none if there is no file.
 
-    The last run of a row replaces earlier ones with other settings. What a killed process has begun
-    to write at the end is ignored.
+    A run replaces all earlier ones of its row that have other settings. What a killed process has
+    begun to write at the end is ignored.
     """
     if not path.exists():
         return []
@@ -317,9 +317,11 @@ def read_records(path: Path) -> list[Record]:
                 f"{path}, line {number} is no record of a run: {error}: correct the line, or "
                 "delete it, and its run is repeated"
             ) from None
+        if record.settings != settings.setdefault(record.row, record.settings):
+            found = {run: one for run, one in found.items() if one.row != record.row}
+            settings[record.row] = record.settings
         found[record.row, record.seed] = record
-        settings[record.row] = record.settings
-    return [record for record in found.values() if record.settings == settings[record.row]]
+    return list(found.values())
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -345,14 +347,17 @@ def _end_of_records(path: Path, content: bytes) -> int:
     whole = content.rfind(b"\n") + 1
     last = content[whole:]
     try:
+        json.loads(last)
+    except ValueError:  # also of bytes that are no text
+        if last[: len(_BEGIN)] == _BEGIN[: len(last)]:
+            return whole
+    try:
         _record(last)
-    except (ValueError, TypeError):
-        if last[: len(_BEGIN)] != _BEGIN[: len(last)]:
-            raise ValueError(
-                f"{path}: the last line is no record of a run: name a file that reproduce has "
-                "written, or a new one"
-            ) from None
-        return whole
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: the last line is no record of a run: {error}: name a file that reproduce has "
+            "written, or a new one"
+        ) from None
     return len(content)
 
 
@@ -370,14 +375,20 @@ def _record(line: bytes) -> Record:
         value = getattr(record, name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{name} must be of type {kind.__name__}, got {shown(value)}")
-    for name, value in record.values.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"the value of {name!r} must be a number, got {shown(value)}")
+    numbers = {f"the value of {name!r}": value for name, value in record.values.items()}
+    numbers |= {"seconds": record.seconds, "cpu_seconds": record.cpu_seconds}
+    for name, value in numbers.items():
+        check_number(name, value)
+    for name, curve in record.curves.items():
+        lists = isinstance(curve, list) and [type(axis) for axis in curve] == [list, list]
+        if not lists or len(curve[0]) != len(curve[1]):
+            raise ValueError(f"the curve {name!r} must be two lists of one length")
     return record
 
 
 _KINDS: Final[dict[str, type]] = {
-    "row": str, "seed": int, "settings": dict, "values": dict, "curves": dict, "machine": dict,
+    "row": str, "seed": int, "settings": dict, "values": dict, "curves": dict, "updates": int,
+    "machine": dict,
 }  # fmt: skip
 
 

@@ -116,7 +116,8 @@ def repeat(
                 run.finish()  # its checkpoint counts until the record is in the file
                 report(_line(experiment, record))
     found = read_results(experiment, path)
-    draw(found, selection.picture)
+    if found.records:  # another process may train the first runs
+        draw(found, selection.picture)
     return found
 
 

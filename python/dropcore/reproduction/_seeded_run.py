@@ -76,7 +76,7 @@ class SeededRun:
         self.settings = SimpleNamespace(**settings)
         self.curves: dict[str, tuple[list[float], list[float]]] = {}
         self.updates, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
-        digest = hashlib.sha256(json.dumps([settings, held_out], sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([row, settings, held_out], sort_keys=True).encode())
         name = re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
         self._folder = Path(folder) / f"{name}-{seed}-{digest.hexdigest()[:8]}"
 
@@ -242,6 +242,7 @@ class SeededRun:
         ----------
         name : str
         x, y : array_like, shape (points,)
+            Finite numbers.
         """
         across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if across.ndim != 1 or across.shape != up.shape:
@@ -249,6 +250,8 @@ class SeededRun:
                 f"curve {name!r}: x and y must be vectors of one length, got shapes "
                 f"{across.shape} and {up.shape}"
             )
+        if not np.isfinite([across, up]).all():
+            raise ValueError(f"curve {name!r}: x and y must be finite numbers, got NaN or infinity")
         self.curves[name] = (
             [float(f"{value:.6g}") for value in across],
             [float(f"{value:.6g}") for value in up],

@@ -69,6 +69,11 @@ class Selection:
         self.picture, self.unfinished = map(self.path.with_suffix, (".png", ".unfinished"))
         for file in (self.path, self.picture):
             check_replaceable("reproduce", file)
+        if self.unfinished.exists() and not self.unfinished.is_dir():
+            raise NotADirectoryError(
+                f"reproduce: checkpoints are written to the folder {self.unfinished}, which is a "
+                "file: move it, or name another path"
+            )
 
     def settings_of(self, row: str) -> dict[str, Any]:
         """What is recorded of a run of a row."""
@@ -113,10 +118,13 @@ class Selection:
 
     def _check_changed(self, rows: Sequence[str]) -> None:
         """ValueError for a setting that tells the wanted rows apart."""
-        of = {row: self.experiment.settings_of(row) for row in rows}
+        of = [self.experiment.settings_of(row, quick=self._quick) for row in rows]
         for name in self.changed:
-            values = [of[row][name] for row in rows if name in of[row]]
-            if any(value != values[0] for value in values):
+            values: list[Any] = []
+            for own in of:
+                if name in own and own[name] not in values:
+                    values.append(own[name])
+            if len(values) > 1:
                 raise ValueError(
                     f"settings: {name!r} differs between the rows, which have "
                     f"{listed(values, 12)}: set it for rows that share a value, chosen with rows="
