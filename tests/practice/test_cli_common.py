@@ -16,6 +16,7 @@ import dropcore
 import dropcore.demo
 from dropcore.cli import main
 from dropcore.cli._command import Result
+from dropcore.cli._defaults import with_defaults
 from dropcore.cli._main import COMMANDS
 from dropcore.cli._output import check_output, print_result
 
@@ -98,6 +99,22 @@ def test_a_file_gives_defaults_and_what_is_typed_takes_precedence(capsys, defaul
     assert (found["rate"], found["rounds"]) == (0.25, 2)
     found = bench(capsys, "--rounds=1", *config)
     assert (found["rate"], found["rounds"]) == (0.25, 1)
+
+
+@pytest.mark.parametrize("typed", [["-o", "b"], ["-ob"], ["--output", "b"], ["--output=b"]])
+def test_an_option_that_is_typed_is_not_taken_from_the_file(typed, defaults):
+    words = ["train", "a.csv", "--target", "y", *typed]
+    assert (
+        with_defaults([*words, "--config", defaults("output = 'a'")], COMMANDS)[: len(words)]
+        == words
+    )
+
+
+@pytest.mark.parametrize("again", [["--rounds", "2"], ["--rounds=1"]])
+def test_an_option_is_given_once(again, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--rounds", "1", *again])
+    assert "argument --rounds: is given twice: give it once" in capsys.readouterr().err
 
 
 def test_a_table_takes_precedence_over_the_top_of_the_file(capsys, defaults):

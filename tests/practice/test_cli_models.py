@@ -732,8 +732,9 @@ def test_tune_searches_and_trains_the_best(folder, capsys):
     pytest.importorskip("optuna", reason="dropcore tune searches by Optuna")
     command = ["tune", "data.csv", "--target", "kind", "--drop", "price", "--trials", "3",
                "--trial-epochs", "2", "--max-units", "40", "--max-depth", "1", "--epochs", "3",
-               "--folds", "2", "--quiet"]  # fmt: skip
-    found = as_json(capsys, *command, "-o", "m.dropcore", "--storage", "trials.log")
+               "--quiet"]  # fmt: skip
+    kept = ["--folds", "2", "--storage", "trials.log"]
+    found = as_json(capsys, *command, "-o", "m.dropcore", *kept)
     tuning = found["tuning"]
     assert (tuning["by"], tuning["metric"], tuning["trials"]) == ("search", "accuracy", 3)
     model = dropcore.load("m.dropcore")
@@ -742,7 +743,7 @@ def test_tune_searches_and_trains_the_best(folder, capsys):
     assert model[chosen["input_dropout"]].units == chosen["units"]
     assert model.training_state.notes["target"] == "kind"
     # The trials are kept: the same command trains the same model without new ones.
-    again = as_json(capsys, *command, "-o", "again.dropcore", "--storage", "trials.log")
+    again = as_json(capsys, *command, "-o", "again.dropcore", *kept)
     assert again["tuning"] == tuning
     assert again["scores"] == found["scores"]
     other = ["--storage", "trials.log", "--folds", "3"]
