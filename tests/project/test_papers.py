@@ -214,6 +214,13 @@ def test_dropout_of_hidden_units_and_then_of_inputs_removes_errors():
     assert inputs < 120
 
 
+def test_gaussian_noise_is_as_good_as_bernoulli_dropout():
+    results = recorded("gaussian")
+    bernoulli, gaussian = map(results.mean, results.rows)
+    spread = math.hypot(*map(results.standard_error, results.rows))
+    assert abs(bernoulli - gaussian) < spread < 0.07
+
+
 def test_dropping_weights_removes_errors():
     results = recorded("drop-connect")
     neither, dropout, weights = (results.mean(row) for row in results.rows)

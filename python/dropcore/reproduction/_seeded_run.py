@@ -98,7 +98,12 @@ class SeededRun:
         return self._made_folder() / name
 
     def has_files(self) -> bool:
-        """Whether a run that was stopped has left files."""
+        """Whether a run that was stopped has left files.
+
+        Returns
+        -------
+        bool
+        """
         return self._folder.is_dir() and any(self._folder.iterdir())
 
     def fold(self, count: int) -> int:
