@@ -32,7 +32,7 @@ def one(run):
         )  # fmt: skip
         errors.append(found)
     run.add_curve("test error", settings.sizes, errors)
-    return {f"{size:,}": error for size, error in zip(settings.sizes, errors)}
+    return {f"{size:,} digits": error for size, error in zip(settings.sizes, errors)}
 
 
 def draw(figure, results):
@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
     rows=[Row("without dropout"), Row("dropout", input_keep=0.8, keep=0.5)],
     train=one,
     draw=draw,
-    measures=[Measure(f"{size:,}", "%") for size in SIZES],
+    measures=[Measure(f"{size:,} digits", "%") for size in SIZES],
     settings={
         "sizes": SIZES, "images": 50_000, "units": [512, 512], "input_keep": 1.0,
         "keep": 1.0, "epochs": 24, "batch": 128, "learning_rate": 0.02, "momentum": 0.95,
