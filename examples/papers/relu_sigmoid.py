@@ -10,7 +10,8 @@ The learning rates of the other rows were chosen with seed 0 on digits that were
 % without dropout and with it, for sigmoid: 4.78 and 3.82 for 0.05, 4.01 and 3.16 for 0.1, 4.42 and
 3.02 for 0.2; at 0.3 the row with dropout does not learn. For ReLU: 3.97 and 2.86 for 0.01, 3.76 and
 2.62 for 0.02, 3.32 and 2.63 for 0.04. At first 0.2 was taken for sigmoid with dropout; one of three
-seeds then began to learn after 40 epochs, and had 6.29 % of errors on the test data.
+seeds then began to learn after 40 epochs, and had 6.29 % of errors on the test data. On held-out
+digits the three seeds have 3.11 +- 0.03 for 0.1 and 4.05 +- 1.10 for 0.2.
 """
 
 from time import perf_counter, process_time

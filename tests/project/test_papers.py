@@ -221,6 +221,17 @@ def test_gaussian_noise_is_as_good_as_bernoulli_dropout():
     assert abs(bernoulli - gaussian) < spread < 0.07
 
 
+def test_masks_of_groups_are_as_good_as_masks_of_elements():
+    results = recorded("unit-masks")
+    elements, groups, units, longer = map(results.mean, results.rows)
+    assert groups == pytest.approx(elements, abs=0.01)
+    assert (round(units - elements, 2), round(longer - elements, 2)) == (0.03, 0.04)
+
+
+def test_every_experiment_is_recorded():
+    assert [path.stem for path in RECORDS] == script_names()
+
+
 def test_dropping_weights_removes_errors():
     results = recorded("drop-connect")
     neither, dropout, weights = (results.mean(row) for row in results.rows)
