@@ -387,8 +387,8 @@ def test_a_run_that_is_killed_continues(tmp_path):
     (killed,) = reproduce(slow(0, epochs), path, report=said.append).records
     assert epochs == list(range(done + 1, 31))
     assert said[0] == "plain, seed 0: continues from its checkpoint"
-    assert killed.seconds >= 0.05 * done  # an epoch slept so long before the process was killed
-    assert 0 < before["cpu_seconds"] < killed.cpu_seconds
+    assert killed.seconds >= round(sum(state.history["seconds"]), 2)
+    assert killed.cpu_seconds >= round(before["cpu_seconds"], 2) > 0
     assert (killed.values, killed.updates) == (whole.values, whole.updates)
     assert killed.curves["test error"][1] == list(whole.curves["test error"][1])
     assert sorted(os.listdir(tmp_path)) == [
