@@ -796,6 +796,20 @@ def test_results_are_asked_for_what_there_is(experiment, tmp_path):
         results.curve("plain", "RMSE")
 
 
+def test_a_run_adds_up_the_time_of_its_models(tmp_path):
+    x, y = blobs()
+    run, notes, seconds = SeededRun("plain", 0, {}, tmp_path), [], []
+    for name in ("first", "second"):
+        model = run.fit(
+            Sequential([Dense(2)]), x, y, name=name, epochs=3, loss="softmax_cross_entropy"
+        )
+        notes.append(model.training_state.notes["cpu_seconds"])
+        seconds += model.training_state.history["seconds"]
+    assert min(notes) > 0
+    assert run.cpu_seconds == pytest.approx(sum(notes))
+    assert run.seconds == pytest.approx(sum(seconds))
+
+
 def test_a_name_is_for_one_model(tmp_path):
     x, y = blobs()
     run = SeededRun("plain", 0, {}, tmp_path)
